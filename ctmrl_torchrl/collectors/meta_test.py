@@ -1,0 +1,228 @@
+"""The meta-test: every task and repeat is a row of one batched environment, adapted side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import RandomPolicy
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.collectors.protocols import AdaptationProtocol
+
+#: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
+OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
+
+
+class _ContextPolicy(TensorDictModuleBase):
+    """The actor with a fixed context per row: writes it before acting, so that any rollout can use it."""
+
+    def __init__(self, actor: TensorDictModuleBase, context_key: NestedKey, task_context: Tensor) -> None:
+        super().__init__()
+        self.actor = actor
+        self.context_key = context_key
+        self.in_keys = [key for key in actor.in_keys if key != context_key]
+        self.out_keys = [*actor.out_keys, context_key]
+        self.task_context = task_context
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.actor(tensordict.set(self.context_key, self.task_context))
+
+
+class AdaptationRun:
+    """What one batched meta-test knows so far: the episodes collected, and the tools to collect and judge more.
+
+    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon.
+
+    Attributes:
+        task_ids (Tensor): ``[n]``.
+        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``; they are what a context is made of.
+        returns (list of Tensor): their returns ``[n]``.
+        generator (torch.Generator): for every draw of the protocol.
+    """
+
+    def __init__(self, collector: MetaTestCollector, generator: torch.Generator) -> None:
+        self._collector = collector
+        self.task_ids = collector.task_ids
+        self.generator = generator
+        self.episodes: list[TensorDictBase] = []
+        self.returns: list[Tensor] = []
+
+    @property
+    def prior_context(self) -> Tensor:
+        """The context before any evidence: zeros ``[n, d]``."""
+        return self._collector.prior_context()
+
+    def add(self, episode: TensorDictBase) -> None:
+        """Append an episode ``[n, H]`` to the evidence."""
+        self.episodes.append(episode)
+        self.returns.append(self.episode_return(episode))
+
+    def episode_return(self, episode: TensorDictBase) -> Tensor:
+        """Sum of the reported reward over the valid steps, ``[n]``."""
+        reward = episode.get(self._collector.return_key).squeeze(-1)
+        return (reward * episode.get("mask")).sum(-1)
+
+    def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
+        """One episode ``[n, H]`` of the policy with the given contexts ``[n, d]``."""
+        return self._collector.rollout(task_context, stochastic=stochastic)
+
+    def play_randomly(self) -> TensorDictBase:
+        """One episode ``[n, H]`` of uniformly random actions."""
+        return self._collector.rollout(None)
+
+    def draw_offline(self) -> TensorDictBase:
+        """One episode ``[n, H]`` from each row's own offline dataset."""
+        return self._collector.draw_offline(self.task_ids, self.generator)
+
+    def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
+        """Task contexts ``[n, d]`` of the given episodes, pooled together."""
+        return self._collector.encode(torch.cat(list(episodes), 1))
+
+
+class MetaTestCollector:
+    """Adapt to tasks by episodes: evidence is collected under a protocol, and the policy is measured after each.
+
+    One call of :meth:`run` plays, for every row of the environment at once, ``protocol.episodes`` measured episodes:
+    measurement k uses the context available after k collected episodes (k = 0, 1, ...), acts deterministically, and
+    adds nothing to the evidence.
+
+    Args:
+        env (EnvBase): batched, one row per task and repeat, with a ``task_id`` leaf; see
+            :func:`~ctmrl_torchrl.envs.make_env`.
+        actor (TensorDictModule): ``(observation, task_context) -> action``.
+        context_encoder (TensorDictModule): ``("context", ...) -> task_context``.
+
+    Keyword Args:
+        task_ids (Tensor): ``[n]``, the task of each row of ``env``.
+        horizon (int): H; an episode that ends early is masked after its end.
+        context_dim (int): d.
+        return_key (NestedKey): the reported reward. Defaults to ``("next", "reward")``.
+        context_key (NestedKey): Defaults to ``"task_context"``.
+        offline_draw (callable, optional): ``(task_ids, generator) -> [n, H]`` episodes with ``mask``; needed by the
+            ``offline`` protocol only.
+
+    Examples:
+        >>> from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
+        >>> collector = MetaTestCollector(env, actor, encoder, task_ids=ids, horizon=20, context_dim=20)  # doctest: +SKIP
+        >>> collector.run(NonPriorProtocol(), seed=0)["returns"].shape  # doctest: +SKIP
+        torch.Size([80, 20])
+    """
+
+    def __init__(
+        self,
+        env: EnvBase,
+        actor: TensorDictModuleBase,
+        context_encoder: TensorDictModuleBase,
+        *,
+        task_ids: Tensor,
+        horizon: int,
+        context_dim: int,
+        return_key: NestedKey = ("next", "reward"),
+        context_key: NestedKey = "task_context",
+        offline_draw: OfflineDraw | None = None,
+    ) -> None:
+        if env.batch_size.numel() != task_ids.numel():
+            raise ValueError(
+                f"MetaTestCollector: the environment has {env.batch_size.numel()} rows but task_ids names "
+                f"{task_ids.numel()}; build it with make_env(..., task_ids=task_ids)."
+            )
+        self.env = env
+        self.actor = actor
+        self.context_encoder = context_encoder
+        self.task_ids = task_ids
+        self.horizon = horizon
+        self.context_dim = context_dim
+        self.return_key = return_key
+        self.context_key = context_key
+        self._offline_draw = offline_draw
+        self._random_policy = RandomPolicy(env.action_spec)
+        self._evidence_keys = [key[1:] if isinstance(key, tuple) else key for key in context_encoder.in_keys]
+
+    def prior_context(self) -> Tensor:
+        """Zeros ``[n, d]``, on the environment's device."""
+        return torch.zeros(self.task_ids.numel(), self.context_dim, device=self.env.device)
+
+    def draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDictBase:
+        """Episodes from offline data; an error if the collector was built without."""
+        if self._offline_draw is None:
+            raise ValueError(
+                "MetaTestCollector: the 'offline' protocol needs episodes from the test tasks' own datasets; pass "
+                "offline_draw=, or choose another protocol."
+            )
+        return self._evidence(self._offline_draw(task_ids, generator))
+
+    def _evidence(self, episode: TensorDictBase) -> TensorDictBase:
+        """Keep what contexts and returns are computed from."""
+        return episode.select(*self._evidence_keys, "observation", ("next", "observation"), self.return_key, "mask")
+
+    @torch.no_grad()
+    def rollout(self, task_context: Tensor | None, *, stochastic: bool = False) -> TensorDictBase:
+        """One episode of every row: with its context, or of uniformly random actions when that is None."""
+        policy = self._random_policy
+        if task_context is not None:
+            policy = _ContextPolicy(self.actor, self.context_key, task_context)
+        exploration = ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC
+        with set_exploration_type(exploration):
+            episode = self.env.rollout(self.horizon, policy, break_when_any_done=False)
+        done = episode.get(("next", "done")).squeeze(-1).long()
+        return self._evidence(episode.set("mask", done.cumsum(-1) - done == 0))
+
+    @torch.no_grad()
+    def encode(self, context: TensorDictBase) -> Tensor:
+        """Task contexts ``[n, d]`` of contexts ``[n, L]``."""
+        view = TensorDict({"context": context}, batch_size=context.batch_size[:1])
+        return self.context_encoder(view).get(self.context_encoder.out_keys[0])
+
+    @torch.no_grad()
+    def run(self, protocol: AdaptationProtocol, *, seed: int = 0) -> TensorDict:
+        """Adapt all rows under a protocol.
+
+        The global random state is left as it was: random actions and stochastic policies draw from ``seed``.
+
+        Returns:
+            TensorDict ``[n]`` with ``task_id`` ``[n]``, ``returns`` ``[n, E]`` (entry k: measured after k collected
+            episodes), ``task_context`` ``[n, E, d]`` used for each measurement, ``first_path`` and ``last_path``
+            ``[n, H+1, observation]``: the first collected and the last measured episode.
+        """
+        training = self.actor.training, self.context_encoder.training
+        self.actor.eval()
+        self.context_encoder.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.env.set_seed(seed)
+            state = AdaptationRun(self, torch.Generator().manual_seed(seed))
+            protocol.reset(state)
+            contexts, returns = [], []
+            for collected in range(protocol.episodes):
+                contexts.append(protocol.context(state))
+                measured = state.play(contexts[-1])
+                returns.append(state.episode_return(measured))
+                if collected + 1 < protocol.episodes:
+                    protocol.collect(state, measured)
+        self.actor.train(training[0])
+        self.context_encoder.train(training[1])
+        first = state.episodes[0] if state.episodes else measured
+        return TensorDict(
+            {
+                "task_id": self.task_ids,
+                "returns": torch.stack(returns, 1),
+                "task_context": torch.stack(contexts, 1),
+                "first_path": _path(first),
+                "last_path": _path(measured),
+            },
+            batch_size=self.task_ids.shape,
+        )
+
+
+def _path(episode: TensorDictBase) -> Tensor:
+    """Observations along an episode ``[n, H]``, the last next observation included: ``[n, H+1, k]``."""
+    last = episode.get(("next", "observation"))[:, -1:]
+    return torch.cat([episode.get("observation"), last], 1)

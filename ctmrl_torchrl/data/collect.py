@@ -1,0 +1,238 @@
+"""From an environment's name to a dataset: train behaviour policies, record every snapshot, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torchrl._utils import logger as torchrl_logger
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from tqdm import tqdm
+
+from ctmrl_torchrl.data.behaviour import (
+    BatchedSAC,
+    CollectionRecipe,
+    get_recipe,
+    isolated_rng,
+    train_behaviours,
+)
+from ctmrl_torchrl.data.dataset import TaskDataset
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
+from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
+from ctmrl_torchrl.envs import TaskSet, get_family, make_env, make_task_set, optimal_returns
+
+
+def collect_task_dataset(
+    env_name: str,
+    *,
+    preset: str = "repo",
+    recipe: CollectionRecipe | str = "small",
+    seed: int = 0,
+    path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    task_set: TaskSet | None = None,
+    overwrite: bool = False,
+) -> TaskDataset:
+    """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
+
+    One SAC agent per task is trained, all together; every snapshot then plays
+    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data bit
+    for bit on the CPU. Global random state is left as it was.
+
+    Args:
+        env_name: a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
+        preset: the task set.
+        recipe: a :class:`CollectionRecipe` or the name of one in ``RECIPES``.
+        seed: of everything random.
+        path: folder to save into; it appears complete or not at all. None keeps the dataset in memory.
+        device: where agents and environments run; the data end up on the CPU.
+        progress: show progress bars.
+        task_set: tasks to use instead of a preset's.
+        overwrite: replace a dataset that is already at ``path``.
+
+    Returns:
+        The dataset, memory-mapped if ``path`` was given.
+
+    Raises:
+        DatasetError: before any work, if there is something at ``path`` that may not be replaced.
+        ValueError: if the environment, the preset or the recipe is unknown.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
+        >>> dataset.n_trajectories == 40 * 2 * 3
+        True
+    """
+    if path is not None and Path(path).exists() and not overwrite:
+        raise DatasetError(f"{path}: exists already; pass overwrite=True to replace it, or choose another path")
+    recipe_name = recipe if isinstance(recipe, str) else "custom"
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    tasks = make_task_set(env_name, preset) if task_set is None else task_set
+    family = tasks.family
+    init_seed, train_seed, record_seed = _spread_seed(seed, 3)
+    agents = BatchedSAC(
+        tasks.n_tasks,
+        family.observation_dim,
+        family.action_dim,
+        recipe,
+        discount=family.discount,
+        seed=init_seed,
+        device=device,
+    )
+    env = _task_rows(tasks, recipe.rows_per_task, device, train_seed)
+    snapshots = train_behaviours(
+        env, agents, recipe, horizon=family.horizon, seed=train_seed, progress=progress
+    )
+    env.close()
+    policies = [None, *snapshots] if recipe.random_snapshot else snapshots
+    transitions = record_snapshots(
+        tasks, agents, policies, recipe.trajectories_per_snapshot, seed=record_seed, progress=progress
+    )
+    manifest = DatasetManifest(
+        env=family.name,
+        preset=tasks.preset,
+        horizon=family.horizon,
+        tasks=tasks.to_dict(),
+        snapshots=[{"id": index, "step": step} for index, step in enumerate(recipe.all_steps)],
+        seeds={"collection": seed},
+        versions=library_versions(),
+        recipe={"name": recipe_name, "algorithm": "sac", **recipe.to_dict()},
+    )
+    dataset = TaskDataset.from_tensordict(transitions, manifest)
+    dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
+    returns = [entry["mean_return"] for entry in dataset.manifest.snapshots]
+    torchrl_logger.info(
+        f"collected {family.name} ({tasks.preset}): {tasks.n_tasks} tasks, {dataset.n_transitions} transitions, "
+        f"mean return per snapshot {', '.join(f'{value:.2f}' for value in returns)}"
+    )
+    if path is None:
+        return dataset
+    return TaskDataset.load(dataset.save(path, overwrite=overwrite))
+
+
+def record_snapshots(
+    tasks: TaskSet,
+    agents: BatchedSAC,
+    policies: list[TensorDict | None],
+    trajectories: int,
+    *,
+    seed: int,
+    progress: bool = False,
+) -> TensorDict:
+    """Play every policy on every task and return the transitions in the order of :class:`TaskDataset`.
+
+    Args:
+        tasks: the tasks; one agent each.
+        agents: its actor is loaded with each policy in turn.
+        policies: actor parameters by snapshot id; None is the uniformly random policy.
+        trajectories: stochastic episodes per policy and task.
+        seed: of the action sampling.
+        progress: show a progress bar over policies.
+    """
+    horizon = tasks.family.horizon
+    env = _task_rows(tasks, trajectories, agents.device, seed)
+    recorded = []
+    with (
+        torch.no_grad(),
+        isolated_rng(seed, agents.device),
+        set_exploration_type(ExplorationType.RANDOM),
+    ):
+        for parameters in tqdm(policies, desc="recording", disable=not progress):
+            if parameters is not None:
+                agents.load_snapshot(parameters)
+            policy = None if parameters is None else agents.policy()
+            rows = env.rollout(horizon, policy, break_when_any_done=False)
+            recorded.append(_stored_keys(rows).reshape(trajectories, tasks.n_tasks, horizon).cpu())
+    env.close()
+    data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
+    task, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
+    data = data.set("task_id", task).set("snapshot_id", snapshot)
+    # rows that ended early were reset and played on: only their first episode is whole
+    done = data["next", "done"].squeeze(-1).long()
+    first_episode = done.cumsum(-1) - done == 0
+    data = data[first_episode]
+    ends = data["next", "done"].squeeze(-1).long()
+    return data.set("trajectory_id", ends.cumsum(0) - ends)
+
+
+def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict[str, Any]:
+    """Mean return of every snapshot, overall, per split and per task.
+
+    Args:
+        dataset: any dataset of a registered environment family.
+        key: the reward to sum; None takes the family's reported one.
+
+    Returns:
+        Plain lists: ``snapshot_id``, ``step`` (None where the manifest has none), ``mean``, ``train``, ``test``
+        (NaN-free; None for a split without data), ``per_task`` ``[snapshots][tasks]`` and ``task_id``.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=2, hidden_sizes=(8,))
+        >>> returns = snapshot_returns(collect_task_dataset("point_robot", recipe=recipe))
+        >>> returns["step"], len(returns["mean"]), len(returns["per_task"][0])
+        ([0, 1], 2, 40)
+    """
+    manifest = dataset.manifest
+    key = get_family(manifest.env).return_key if key is None else key
+    returns = dataset.trajectory_returns(key).double()
+    task = torch.searchsorted(dataset.task_ids, dataset.trajectory_task)
+    snapshot = torch.searchsorted(dataset.snapshot_ids, dataset.trajectory_snapshot)
+    shape = (dataset.snapshot_ids.numel(), dataset.task_ids.numel())
+    cell = snapshot * shape[1] + task
+    total = returns.new_zeros(shape).flatten().index_add_(0, cell, returns)
+    per_task = (total / torch.bincount(cell, minlength=total.numel())).view(shape)
+    steps = {entry["id"]: entry.get("step") for entry in manifest.snapshots}
+
+    def mean_of(task_ids: tuple[int, ...]) -> list[float | None]:
+        kept = torch.isin(dataset.task_ids, torch.tensor(task_ids, dtype=torch.int64))
+        return _plain(per_task[:, kept].nanmean(1))
+
+    return {
+        "snapshot_id": dataset.snapshot_ids.tolist(),
+        "step": [steps.get(index) for index in dataset.snapshot_ids.tolist()],
+        "mean": _plain(per_task.nanmean(1)),
+        "train": mean_of(manifest.train_ids),
+        "test": mean_of(manifest.test_ids),
+        "per_task": [_plain(row) for row in per_task],
+        "task_id": dataset.task_ids.tolist(),
+    }
+
+
+def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, Any]]:
+    returns = snapshot_returns(dataset)
+    entries = [
+        {"id": index, "step": step, "mean_return": mean, "train_return": train, "test_return": test, "task_returns": row}
+        for index, step, mean, train, test, row in zip(
+            *(returns[name] for name in ("snapshot_id", "step", "mean", "train", "test", "per_task")),
+            strict=True,
+        )
+    ]
+    if tasks.family.has_optimum:
+        optimum = float(optimal_returns(tasks).mean())
+        entries = [{**entry, "optimal_return": optimum} for entry in entries]
+    return entries
+
+
+def _stored_keys(rows: TensorDictBase) -> TensorDictBase:
+    keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS, *FLAG_KEYS]
+    return rows.select(*keys, strict=False)
+
+
+def _task_rows(tasks: TaskSet, repeats: int, device: torch.device | str, seed: int) -> EnvBase:
+    """Rows ordered [repeat, task], as stacked actors expect them."""
+    task_ids = torch.arange(tasks.n_tasks).repeat(repeats)
+    return make_env(tasks.name, task_ids, task_set=tasks, device=device, seed=seed)
+
+
+def _spread_seed(seed: int, count: int) -> list[int]:
+    """Independent seeds for the stages of a collection."""
+    return torch.randint(2**31, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _plain(values: torch.Tensor) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]

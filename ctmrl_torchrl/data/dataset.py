@@ -1,0 +1,256 @@
+"""The offline meta-RL dataset: transitions of many tasks in one TensorDict, and its manifest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from ctmrl_torchrl.data.buffer import MetaReplayBuffer
+from ctmrl_torchrl.data.draws import RowTable
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.files import read_folder, write_folder
+from ctmrl_torchrl.data.layout import ID_KEYS, REWARD_KEYS, check_keys, check_layout, check_values
+from ctmrl_torchrl.data.manifest import DatasetManifest, describe_keys
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.data.sampler import TaskSampler
+
+
+class TaskDataset:
+    """Offline data of a set of tasks: one flat TensorDict of transitions, sorted, with a manifest.
+
+    Rows are task-major, then by snapshot (behaviour policy), then by trajectory, then time. Keys, with ``n``
+    transitions:
+
+    - ``observation``, ``action`` (in [-1, 1]), ``("next", "observation")``: float32 ``[n, d]``;
+    - ``("next", "reward")`` and optionally ``("next", "sparse_reward")``: float32 ``[n, 1]``;
+    - ``("next", "done")``, ``("next", "terminated")``, ``("next", "truncated")``: bool ``[n, 1]``;
+    - ``task_id``, ``trajectory_id``, ``snapshot_id``: int64 ``[n]``.
+
+    Build one with :meth:`load` (memory-mapped) or :meth:`from_tensordict` (in memory). The transitions are
+    locked and to be read only: writing into a loaded dataset in place would change its files.
+
+    Attributes:
+        transitions: the locked TensorDict, batch size ``[n]``.
+        manifest: what the data are.
+        path: the folder it was loaded from, or None.
+        task_ids: sorted ids of the tasks that have data, ``[n_tasks]``.
+        snapshot_ids: sorted ids of the snapshots that have data.
+        trajectory_start, trajectory_length, trajectory_task, trajectory_snapshot: int64 ``[n_trajectories]``;
+            first row, number of rows, task id and snapshot id of each trajectory.
+
+    Raises:
+        DatasetError: from the constructors, for anything wrong with the data.
+
+    Examples:
+        >>> end = torch.tensor([[False], [True]])
+        >>> flags = {"done": end, "terminated": torch.zeros_like(end), "truncated": end}
+        >>> step = {"observation": torch.zeros(2, 2), "reward": torch.ones(2, 1), **flags}
+        >>> transitions = TensorDict(
+        ...     {"observation": torch.zeros(2, 2), "action": torch.zeros(2, 2), "next": step,
+        ...      **{f"{key}_id": torch.zeros(2).long() for key in ("task", "trajectory", "snapshot")}}, [2])
+        >>> tasks = {"parameters": [[0.0]], "parameter_names": ["goal"], "train_ids": [0], "test_ids": []}
+        >>> manifest = DatasetManifest(env="toy", preset="repo", horizon=2, tasks=tasks)
+        >>> TaskDataset.from_tensordict(transitions, manifest).trajectory_returns()
+        tensor([2.])
+    """
+
+    def __init__(self, transitions: TensorDictBase, manifest: DatasetManifest, path: Path | None) -> None:
+        self.transitions = transitions
+        self.manifest = manifest
+        self.path = path
+        trajectory = transitions["trajectory_id"]
+        self.trajectory_length = torch.bincount(trajectory)
+        self.trajectory_start = self.trajectory_length.cumsum(0) - self.trajectory_length
+        self.trajectory_task = transitions["task_id"][self.trajectory_start]
+        self.trajectory_snapshot = transitions["snapshot_id"][self.trajectory_start]
+        self.task_ids = self.trajectory_task.unique_consecutive()
+        self.snapshot_ids = self.trajectory_snapshot.unique()
+
+    @classmethod
+    def from_tensordict(cls, transitions: TensorDictBase, manifest: DatasetManifest) -> TaskDataset:
+        """Validate ``transitions`` and wrap them, in memory, without a copy.
+
+        Args:
+            transitions: batch size ``[n]``, keys and order as above.
+            manifest: what the data are; ``counts`` and ``keys`` are filled in.
+
+        Raises:
+            DatasetError: naming the key, task or row that is wrong.
+        """
+        check_keys(transitions)
+        tensors = transitions.detach().cpu().to_dict()
+        transitions = TensorDict.from_dict(tensors, batch_size=transitions.batch_size).lock_()
+        check_values(transitions)
+        check_layout(transitions, manifest)
+        dataset = cls(transitions, manifest, None)
+        dataset.manifest = manifest.replace(
+            counts=dataset._counts(), keys=describe_keys(transitions), checksums={}
+        )
+        return dataset
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: Literal["quick", "full"] = "quick") -> TaskDataset:
+        """Open a saved dataset, memory-mapped, and validate it.
+
+        Args:
+            path: the dataset's folder.
+            verify: ``"quick"`` checks files, sizes, shapes, dtypes, values and the order of the rows;
+                ``"full"`` also compares every file with its checksum.
+
+        Raises:
+            DatasetError: naming the file, key, task or row that is wrong, and how to mend it.
+        """
+        if verify not in ("quick", "full"):
+            raise ValueError(f'verify must be "quick" or "full", got {verify!r}')
+        path = Path(path)
+        transitions, manifest = read_folder(path, check_checksums=verify == "full")
+        try:
+            check_keys(transitions)
+            check_values(transitions)
+            check_layout(transitions, manifest)
+            dataset = cls(transitions.lock_(), manifest, path)
+            if manifest.counts != dataset._counts():
+                raise DatasetError(f"manifest counts {manifest.counts}, the files hold {dataset._counts()}")
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {error}. Delete the folder and make the dataset again.") from None
+        return dataset
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write the dataset into the folder ``path`` and return it.
+
+        The folder appears complete or not at all: files are written beside it and renamed at the end.
+
+        Args:
+            path: the folder to make.
+            overwrite: replace an existing dataset. Anything else at ``path`` is never replaced.
+
+        Raises:
+            DatasetError: if ``path`` exists and may not be replaced.
+        """
+        return write_folder(Path(path), self.transitions, self.manifest, overwrite=overwrite)
+
+    @property
+    def n_transitions(self) -> int:
+        """Number of transitions."""
+        return len(self.transitions)
+
+    @property
+    def n_trajectories(self) -> int:
+        """Number of trajectories."""
+        return self.trajectory_length.numel()
+
+    @property
+    def horizon(self) -> int:
+        """The longest that a trajectory can be."""
+        return self.manifest.horizon
+
+    def __len__(self) -> int:
+        return self.n_transitions
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(env={self.manifest.env!r}, tasks={self.task_ids.numel()}, "
+            f"snapshots={self.snapshot_ids.numel()}, trajectories={self.n_trajectories}, "
+            f"transitions={self.n_transitions}, path={str(self.path) if self.path else None!r})"
+        )
+
+    def task_index(self, task_ids: Sequence[int] | Tensor) -> Tensor:
+        """Return the positions of ``task_ids`` in :attr:`task_ids`.
+
+        Raises:
+            ValueError: if none are given, or the dataset has no data of one.
+        """
+        ids = torch.as_tensor(task_ids, dtype=torch.int64).reshape(-1)
+        if not ids.numel():
+            raise ValueError("task_ids is empty; give at least one task id")
+        unknown = ids[~torch.isin(ids, self.task_ids)].unique().tolist()
+        if unknown:
+            raise ValueError(
+                f"no data of the tasks {unknown}; the dataset holds the tasks {self.task_ids.tolist()}"
+            )
+        return torch.searchsorted(self.task_ids, ids)
+
+    def trajectory_returns(self, key: NestedKey = ("next", "reward")) -> Tensor:
+        """Return the sum of ``key`` over each trajectory, float32 ``[n_trajectories]``."""
+        totals = torch.zeros(self.n_trajectories, dtype=torch.float64)
+        rewards = self.transitions[key].flatten().double()
+        return totals.index_add_(0, self.transitions["trajectory_id"], rewards).float()
+
+    def statistics(
+        self, task_ids: Sequence[int] | Tensor | None = None
+    ) -> dict[NestedKey, tuple[Tensor, Tensor]]:
+        """Return the mean and standard deviation per feature, over all transitions of some tasks.
+
+        Args:
+            task_ids: the tasks to count (the training tasks, for standardising); None counts all.
+
+        Returns:
+            ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation and
+            rewards. The standard deviation is the population's, and not bounded away from zero.
+        """
+        index = self.task_index(self.task_ids if task_ids is None else task_ids)
+        kept = torch.isin(self.transitions["task_id"], self.task_ids[index])
+        keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS]
+        available = self.transitions.keys(include_nested=True)
+        statistics = {}
+        for key in (key for key in keys if key in available):
+            values = self.transitions[key][kept].double()
+            statistics[key] = (values.mean(0).float(), values.std(0, correction=0).float())
+        return statistics
+
+    def replay_buffer(
+        self,
+        sampler: TaskSampler,
+        *,
+        generator: torch.Generator | None = None,
+        prefetch: int | None = None,
+        transform: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        in_memory: bool = False,
+        device: torch.device | str | None = None,
+    ) -> MetaReplayBuffer:
+        """Return a buffer whose ``sample()`` is the meta-batch described at :class:`TaskSampler`.
+
+        Args:
+            sampler: a :class:`TaskSampler` of this dataset.
+            generator: the CPU generator all draws come from; None uses torch's global one.
+            prefetch: batches drawn ahead in threads. More than 1 may reorder seeded batches.
+            transform: a callable or TorchRL transform for the meta-batch.
+            in_memory: copy the data into memory first, instead of reading the memory-mapped files.
+            device: put the data (and so the batches) on this device; implies a copy if it is not the CPU.
+
+        Raises:
+            ValueError: if the sampler was made for another dataset.
+        """
+        if sampler.dataset is not self:
+            raise ValueError("the sampler was made for another dataset; pass TaskSampler(this_dataset, ...)")
+        data = self.transitions.exclude(*ID_KEYS)
+        if in_memory:
+            data = data.apply(_plain_copy)
+        if device is not None:
+            data = data.to(device)
+        return MetaReplayBuffer(data, sampler, generator=generator, prefetch=prefetch, transform=transform)
+
+    @functools.cached_property
+    def rows(self) -> RowTable:
+        """Where the trajectories of each task and snapshot are; made on first use."""
+        return RowTable.of(self)
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "transitions": self.n_transitions,
+            "trajectories": self.n_trajectories,
+            "tasks": self.task_ids.numel(),
+            "snapshots": self.snapshot_ids.numel(),
+        }
+
+
+def _plain_copy(tensor: Tensor) -> Tensor:
+    """Copy into memory; a clone of a memory-mapped tensor may stay memory-mapped."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)

@@ -1,0 +1,148 @@
+"""Checks of a dataset's transitions: keys, shapes, dtypes, values, and the order of the rows."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.manifest import DatasetManifest, key_name
+
+ID_KEYS = ("task_id", "trajectory_id", "snapshot_id")
+FLAG_KEYS = (("next", "done"), ("next", "terminated"), ("next", "truncated"))
+REQUIRED_KEYS = ("observation", "action", ("next", "observation"), ("next", "reward"), *FLAG_KEYS, *ID_KEYS)
+REWARD_KEYS = (("next", "reward"), ("next", "sparse_reward"))
+ORDER = "task-major, then by snapshot, then by trajectory, then time"
+# float32 rounding of tanh and of affine maps may pass the bound by a few ulp
+ACTION_TOLERANCE = 1e-5
+
+
+def check_keys(transitions: TensorDictBase) -> None:
+    """Check that every key is there with the right shape and dtype.
+
+    Raises:
+        DatasetError: naming the key, what it is, and what was expected.
+    """
+    if len(transitions.batch_size) != 1 or not len(transitions):
+        raise DatasetError(
+            f"transitions must have batch size [n] with n > 0, got {list(transitions.batch_size)}"
+        )
+    present = dict(transitions.items(include_nested=True, leaves_only=True))
+    missing = [key_name(key) for key in REQUIRED_KEYS if key not in present]
+    if missing:
+        raise DatasetError(f"transitions lack the keys {', '.join(missing)}; present: {_names(present)}")
+    for key, value in present.items():
+        name, tail = key_name(key), list(value.shape[1:])
+        if key in ID_KEYS:
+            _expect(name, value, torch.int64, tail == [], "[n]")
+        elif key in FLAG_KEYS:
+            _expect(name, value, torch.bool, tail == [1], "[n, 1]")
+        elif key in REWARD_KEYS:
+            _expect(name, value, torch.float32, tail == [1], "[n, 1]")
+        elif key in ("observation", "action", ("next", "observation")):
+            _expect(name, value, torch.float32, len(tail) == 1 and tail[0] > 0, "[n, features]")
+    if present["observation"].shape != present["next", "observation"].shape:
+        raise DatasetError(
+            f"observation has shape {list(present['observation'].shape)} but next.observation "
+            f"{list(present['next', 'observation'].shape)}; they must be equal"
+        )
+
+
+def check_values(transitions: TensorDictBase) -> None:
+    """Check that every number is finite, and actions are in [-1, 1].
+
+    Raises:
+        DatasetError: naming the key, the row and its task.
+    """
+    task_id = transitions["task_id"]
+    for key, value in transitions.items(include_nested=True, leaves_only=True):
+        if value.is_floating_point():
+            _all_rows(value.isfinite(), f"{key_name(key)} is not finite (NaN or Inf)", value, task_id)
+    action = transitions["action"]
+    in_range = action.abs() <= 1 + ACTION_TOLERANCE
+    _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id)
+
+
+def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None:
+    """Check ids, the order of the rows, episode ends and lengths.
+
+    Raises:
+        DatasetError: naming the row, and the task or trajectory.
+    """
+    task, trajectory, snapshot = (transitions[key] for key in ID_KEYS)
+    _all_rows(
+        (task >= 0) & (task < manifest.n_tasks), f"task_id is outside 0..{manifest.n_tasks - 1}", task, task
+    )
+    _all_rows(snapshot >= 0, "snapshot_id is negative", snapshot, task)
+    if manifest.snapshots:
+        known = torch.tensor([entry["id"] for entry in manifest.snapshots])
+        _all_rows(torch.isin(snapshot, known), "snapshot_id is not among manifest.snapshots", snapshot, task)
+    if trajectory[0] != 0:
+        raise DatasetError(
+            f"trajectory_id of row 0 is {int(trajectory[0])}; ids must run from 0 without gaps"
+        )
+
+    same_trajectory = trajectory[1:] == trajectory[:-1]
+    same_task = task[1:] == task[:-1]
+    same_snapshot = snapshot[1:] == snapshot[:-1]
+    after = slice(1, None)
+    _all_rows(
+        same_trajectory | (trajectory[1:] == trajectory[:-1] + 1),
+        "trajectory_id does not continue or increase by one from the row before",
+        trajectory[after],
+        task[after],
+        first=1,
+    )
+    _all_rows(
+        ~same_trajectory | (same_task & same_snapshot),
+        "task_id or snapshot_id changes within a trajectory",
+        trajectory[after],
+        task[after],
+        first=1,
+    )
+    _all_rows(task[1:] >= task[:-1], f"rows are not sorted ({ORDER})", task[after], task[after], first=1)
+    _all_rows(
+        (snapshot[1:] >= snapshot[:-1]) | ~same_task,
+        f"rows are not sorted by snapshot_id within a task ({ORDER})",
+        snapshot[after],
+        task[after],
+        first=1,
+    )
+
+    done, terminated, truncated = (transitions[key].squeeze(-1) for key in FLAG_KEYS)
+    _all_rows(
+        done == (terminated | truncated), "next.done is not (next.terminated or next.truncated)", done, task
+    )
+    last = torch.cat([~same_trajectory, same_trajectory.new_ones(1)])
+    _all_rows(
+        done == last, "next.done must be true on the last row of each trajectory, and only there", done, task
+    )
+    lengths = torch.bincount(trajectory)
+    if int(lengths.max()) > manifest.horizon:
+        longest = int(lengths.argmax())
+        raise DatasetError(
+            f"trajectory {longest} has {int(lengths[longest])} transitions, more than the horizon "
+            f"{manifest.horizon} of the manifest"
+        )
+
+
+def _expect(name: str, value: Tensor, dtype: torch.dtype, shape_ok: bool, shape: str) -> None:
+    if value.dtype != dtype or not shape_ok:
+        raise DatasetError(f"{name} is {value.dtype} {list(value.shape)}, expected {dtype} {shape}")
+
+
+def _all_rows(ok: Tensor, problem: str, value: Tensor, task_id: Tensor, first: int = 0) -> None:
+    """Raise for the first row that is not ok; ``first`` is the dataset row that ``ok[0]`` speaks of."""
+    if ok.all():
+        return
+    bad = (~ok).flatten(1).any(1) if ok.ndim > 1 else ~ok
+    row = int(bad.nonzero()[0])
+    raise DatasetError(
+        f"{problem}: row {row + first} (task {int(task_id[row])}) has {value[row].tolist()}; "
+        f"{int(bad.sum())} of {bad.numel()} rows are affected"
+    )
+
+
+def _names(present: dict) -> str:
+    return ", ".join(sorted(key_name(key) for key in present))

@@ -1,0 +1,203 @@
+"""Meta-batches: which tasks, which transitions for the policy, and which contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data.replay_buffers import Sampler
+
+from ctmrl_torchrl.data.draws import ContextDraw
+from ctmrl_torchrl.data.layout import ID_KEYS
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.data.dataset import TaskDataset
+
+
+class TaskSampler(Sampler):
+    """Draw the rows of a meta-batch: T tasks, B policy transitions and one or two contexts of L for each.
+
+    Used by :meth:`TaskDataset.replay_buffer`, whose ``sample()`` is a TensorDict of batch size ``[T]``:
+
+    ===================== ============= ==========================================================
+    key                   shape         what
+    ===================== ============= ==========================================================
+    ``task_id``           [T] int64     task ids of the dataset
+    ``transitions``       TD [T, B]     ``observation``, ``action``, ``next``: uniform over the task
+    ``context``           TD [T, L]     the same keys and ``mask`` (bool [T, L]; False is padding)
+    ``context_positive``  TD [T, L]     a second, independent draw, with ``num_contexts=2``
+    ===================== ============= ==========================================================
+
+    The sampler itself returns one index tensor ``[T, B + num_contexts * L]``; all randomness comes from the
+    buffer's generator, so that the buffer's ``state_dict`` resumes the draws exactly.
+
+    Args:
+        dataset: the dataset to draw from.
+        task_ids: the tasks to draw from.
+        tasks_per_batch: T; None takes all of ``task_ids``, in their order.
+        transitions_per_task: B.
+        context: how contexts are drawn.
+        num_contexts: 1, or 2 for losses that compare two contexts of a task.
+        repeat_tasks: draw tasks with replacement. (Not called ``replacement``: TorchRL's sampler metaclass
+            takes that argument for itself.)
+
+    Raises:
+        ValueError: naming the argument that is out of range, or the task without data.
+
+    Examples:
+        >>> from ctmrl_torchrl.data import ContextDraw, TaskDataset, TaskSampler
+        >>> dataset = TaskDataset.load("datasets/point_robot")            # doctest: +SKIP
+        >>> sampler = TaskSampler(
+        ...     dataset, task_ids=dataset.manifest.train_ids, tasks_per_batch=16, transitions_per_task=128,
+        ...     context=ContextDraw())                                    # doctest: +SKIP
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> buffer = dataset.replay_buffer(sampler, generator=generator)  # doctest: +SKIP
+        >>> buffer.sample()["context"].batch_size                         # doctest: +SKIP
+        torch.Size([16, 400])
+    """
+
+    def __init__(
+        self,
+        dataset: TaskDataset,
+        *,
+        task_ids: Sequence[int] | Tensor,
+        tasks_per_batch: int | None,
+        transitions_per_task: int,
+        context: ContextDraw,
+        num_contexts: Literal[1, 2] = 2,
+        repeat_tasks: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self._tasks = dataset.task_index(task_ids)
+        available = self._tasks.numel()
+        if self._tasks.unique().numel() != available:
+            raise ValueError(f"task_ids repeats a task: {self.task_ids.tolist()}")
+        if tasks_per_batch is not None and tasks_per_batch < 1:
+            raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch}")
+        if tasks_per_batch is not None and tasks_per_batch > available and not repeat_tasks:
+            raise ValueError(
+                f"tasks_per_batch is {tasks_per_batch}, but there are only {available} tasks; "
+                "use fewer, or repeat_tasks=True"
+            )
+        if transitions_per_task < 1:
+            raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task}")
+        if num_contexts not in (1, 2):
+            raise ValueError(f"num_contexts must be 1 or 2, got {num_contexts!r}")
+        self.tasks_per_batch = tasks_per_batch
+        self.transitions_per_task = transitions_per_task
+        self.context = context
+        self.num_contexts = num_contexts
+        self.repeat_tasks = repeat_tasks
+
+    @property
+    def task_ids(self) -> Tensor:
+        """The tasks that batches are drawn from."""
+        return self.dataset.task_ids[self._tasks]
+
+    @property
+    def context_length(self) -> int:
+        """Transitions of a context, padding included."""
+        return self.context.context_length(self.dataset.horizon)
+
+    @property
+    def sections(self) -> list[int]:
+        """How the columns of the index split: B, then L for each context."""
+        return [self.transitions_per_task, *[self.context_length] * self.num_contexts]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows of one sample, over all tasks: T * (B + num_contexts * L)."""
+        tasks = self._tasks.numel() if self.tasks_per_batch is None else self.tasks_per_batch
+        return tasks * sum(self.sections)
+
+    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw one meta-batch.
+
+        Args:
+            storage: a storage with the rows of the dataset.
+            batch_size: must be :attr:`batch_size`.
+
+        Returns:
+            the index ``[T, B + num_contexts * L]``, and ``task_id`` and ``mask`` of the same shape.
+        """
+        if batch_size != self.batch_size:
+            raise ValueError(
+                f"batch_size {batch_size}: this sampler draws {self.batch_size} rows at a time; "
+                "change tasks_per_batch, transitions_per_task or context instead"
+            )
+        if len(storage) != self.dataset.n_transitions:
+            raise ValueError(
+                f"the storage has {len(storage)} rows, the sampler's dataset {self.dataset.n_transitions}"
+            )
+        rows, generator = self.dataset.rows, self._rng
+        task = self._draw_tasks(generator)
+        policy = rows.draw_rows(task, self.transitions_per_task, generator)
+        contexts = [rows.draw_context(task, self.context, generator) for _ in range(self.num_contexts)]
+        index = torch.cat([policy, *(index for index, _ in contexts)], 1)
+        mask = torch.cat([torch.ones_like(policy, dtype=torch.bool), *(mask for _, mask in contexts)], 1)
+        return index, {"task_id": self.dataset.task_ids[task, None].expand(index.shape), "mask": mask}
+
+    def sample_context(
+        self, task_ids: Sequence[int] | Tensor, generator: torch.Generator | None = None
+    ) -> TensorDict:
+        """Draw a context of each of ``task_ids``, the sampler's or not; see :func:`draw_context`."""
+        return draw_context(self.dataset, task_ids, self.context, generator)
+
+    def _draw_tasks(self, generator: torch.Generator | None) -> Tensor:
+        if self.tasks_per_batch is None:
+            return self._tasks
+        available = self._tasks.numel()
+        if self.repeat_tasks:
+            return self._tasks[torch.randint(available, (self.tasks_per_batch,), generator=generator)]
+        return self._tasks[torch.randperm(available, generator=generator)[: self.tasks_per_batch]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty dictionary: all state is in the buffer's generator."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing; see :meth:`state_dict`."""
+
+    def dumps(self, path: str | Path) -> None:
+        """Write nothing; see :meth:`state_dict`."""
+
+    def loads(self, path: str | Path) -> None:
+        """Read nothing; see :meth:`state_dict`."""
+
+    def _empty(self) -> None:
+        """Keep everything: the dataset cannot be emptied."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(tasks={self._tasks.numel()}, tasks_per_batch={self.tasks_per_batch}, "
+            f"transitions_per_task={self.transitions_per_task}, context={self.context}, "
+            f"num_contexts={self.num_contexts}, repeat_tasks={self.repeat_tasks})"
+        )
+
+
+def draw_context(
+    dataset: TaskDataset,
+    task_ids: Sequence[int] | Tensor,
+    draw: ContextDraw,
+    generator: torch.Generator | None = None,
+) -> TensorDict:
+    """Draw a context of each task, as for the evaluation of test tasks from their offline data.
+
+    Args:
+        dataset: the dataset to draw from.
+        task_ids: task ids ``[T]``; may repeat, for several contexts of a task.
+        draw: what a context is made of.
+        generator: where the randomness comes from; None uses torch's global generator.
+
+    Returns:
+        TensorDict ``[T, L]``: ``observation``, ``action``, ``next`` and ``mask`` (bool ``[T, L]``).
+
+    Raises:
+        ValueError: if the dataset has no data of a task.
+    """
+    rows, mask = dataset.rows.draw_context(dataset.task_index(task_ids), draw, generator)
+    return dataset.transitions.exclude(*ID_KEYS)[rows].set("mask", mask)

@@ -1,0 +1,54 @@
+"""How noisy task contexts are, compared with how far apart the tasks are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["context_noise_ratio"]
+
+
+def context_noise_ratio(contexts: Tensor) -> Tensor:
+    """Ratio of the variance within a task to the variance between tasks.
+
+    Encode several independent contexts per task under one protocol; the ratio says how much of what the
+    policy sees is chance. It is the measure that predicts success at meta-test: the smaller, the sooner and
+    the better a policy conditioned on these contexts gets there. Values near 1 mean that a task's own
+    contexts differ as much as the tasks do.
+
+    With ``R`` repeats, ``within`` is the unbiased variance over repeats (summed over dimensions, mean over
+    tasks) and ``between`` the unbiased variance of the task means. Task means of ``R`` noisy repeats vary by
+    ``within / R`` even where the tasks coincide, so that share is taken off ``between`` as long as something
+    positive remains.
+
+    Args:
+        contexts: floating tensor of shape ``[n_tasks, repeats, d]`` with at least two tasks and two repeats.
+
+    Returns:
+        A scalar tensor of the dtype of ``contexts``; ``inf`` where all task means coincide.
+
+    Raises:
+        ValueError: for another shape, an integer dtype, or values that are not finite.
+
+    Example:
+        >>> contexts = torch.tensor([[[0.0], [2.0]], [[10.0], [12.0]]])
+        >>> context_noise_ratio(contexts)  # within 2, between 50 - 2 / 2
+        tensor(0.0408)
+    """
+    if contexts.ndim != 3 or contexts.shape[0] < 2 or contexts.shape[1] < 2 or contexts.shape[2] < 1:
+        raise ValueError(
+            "contexts must have the shape [n_tasks, repeats, d] with at least 2 tasks and 2 repeats, "
+            f"got {list(contexts.shape)}."
+        )
+    if not contexts.is_floating_point():
+        raise ValueError(f"contexts must be of a floating dtype, got {contexts.dtype}.")
+    if not torch.isfinite(contexts).all():
+        tasks = (~torch.isfinite(contexts)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"contexts hold values that are not finite, in the rows of task(s) {tasks}.")
+    precise = contexts.to(torch.float64)
+    within = precise.var(dim=1, correction=1).sum(-1).mean()
+    between = precise.mean(dim=1).var(dim=0, correction=1).sum()
+    corrected = between - within / contexts.shape[1]
+    between = torch.where(corrected > 0, corrected, between)
+    ratio = torch.where(between > 0, within / between, torch.full_like(between, float("inf")))
+    return ratio.to(contexts.dtype)

@@ -1,0 +1,18 @@
+"""Pictures of a run: plain arrays in, one PNG file out."""
+
+from ctmrl_torchrl.evaluation.figures.adaptation import plot_adaptation
+from ctmrl_torchrl.evaluation.figures.codes_sweep import plot_codes_sweep
+from ctmrl_torchrl.evaluation.figures.contexts import plot_context_map
+from ctmrl_torchrl.evaluation.figures.learning import plot_learning, read_metrics
+from ctmrl_torchrl.evaluation.figures.snapshots import plot_snapshot_returns
+from ctmrl_torchrl.evaluation.figures.trajectories import plot_trajectories
+
+__all__ = [
+    "plot_adaptation",
+    "plot_codes_sweep",
+    "plot_context_map",
+    "plot_learning",
+    "plot_snapshot_returns",
+    "plot_trajectories",
+    "read_metrics",
+]

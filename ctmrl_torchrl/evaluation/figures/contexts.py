@@ -1,0 +1,205 @@
+"""A map of the task contexts and the codes that stand for groups of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from sklearn.decomposition import PCA
+
+from ctmrl_torchrl.evaluation.figures import style
+
+__all__ = ["plot_context_map"]
+
+
+@style.styled
+def plot_context_map(
+    contexts: Any,
+    task_parameters: Any,
+    code_index: Any,
+    codes: Any,
+    path: str | Path,
+    *,
+    is_test: Any = None,
+    parameter_names: Sequence[str] | None = None,
+    title: str = "Task contexts and the codes that group them",
+    subtitle: str | None = None,
+) -> Path:
+    """Contexts in the plane of their first two principal components, twice.
+
+    Left: coloured by the matched code, the codes as numbered stars in the same projection. Right: coloured by
+    the task parameter, so that one sees whether neighbouring tasks have neighbouring contexts.
+
+    Args:
+        contexts: ``[n, d]`` task contexts, one or more per task.
+        task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), otherwise
+            the first one is shown.
+        code_index: ``[n]`` matched code of each context.
+        codes: ``[N, d]`` the codebook.
+        path: PNG file to write.
+        is_test: ``[n]`` bool, ``True`` for contexts of unseen test tasks (drawn as triangles).
+        parameter_names: names of the parameters, for the colour bar.
+        title: says what is seen.
+        subtitle: second, lighter line.
+
+    Raises:
+        ValueError: if shapes do not fit, or a code index is out of range.
+    """
+    contexts, parameters = (
+        style.to_array(contexts, "contexts", 2),
+        style.to_array(task_parameters, "task_parameters", 2),
+    )
+    codes, index = (
+        style.to_array(codes, "codes", 2),
+        style.to_array(code_index, "code_index", 1).astype(np.int64),
+    )
+    count = contexts.shape[0]
+    test = np.zeros(count, bool) if is_test is None else style.to_array(is_test, "is_test", 1).astype(bool)
+    for name, array in (("task_parameters", parameters), ("code_index", index), ("is_test", test)):
+        if array.shape[0] != count:
+            raise ValueError(f"{name} has {array.shape[0]} rows, but there are {count} contexts.")
+    if count < 3 or contexts.shape[1] < 2 or codes.shape[1] != contexts.shape[1]:
+        raise ValueError(
+            f"A map needs at least 3 contexts of at least 2 dimensions and codes of the same width, "
+            f"got contexts {list(contexts.shape)} and codes {list(codes.shape)}."
+        )
+    if index.min() < 0 or index.max() >= codes.shape[0]:
+        raise ValueError(f"code_index must lie in 0..{codes.shape[0] - 1}, got {index.min()}..{index.max()}.")
+
+    pca = PCA(n_components=2).fit(contexts)
+    points, stars = pca.transform(contexts), pca.transform(codes)
+    limits = _limits(points, stars, np.unique(index))
+    figure = style.new_figure(11.2, 5.6)
+    left = figure.add_axes((0.07, 0.19, 0.385, 0.61))
+    right = figure.add_axes((0.515, 0.19, 0.385, 0.61))
+    colours = style.code_colours(codes.shape[0])
+    _scatter(left, points, test, c=[colours[code] for code in index])
+    hidden = _stars(left, stars, colours, limits)
+    left.set_title("Colour: matched code")
+    values, label, cmap, (low, high) = _parameter(parameters, parameter_names)
+    drawn = _scatter(right, points, test, c=values, cmap=cmap, vmin=low, vmax=high)
+    right.set_title("Colour: task parameter")
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.915, 0.19, 0.016, 0.61)))
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    shares = 100 * pca.explained_variance_ratio_
+    for axes in (left, right):
+        axes.set_xlim(limits[0])
+        axes.set_ylim(limits[1])
+        axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
+    left.set_ylabel(f"2nd principal component ({shares[1]:.0f} %)")
+    right.tick_params(labelleft=False)
+    _legend(left, bool(test.any()), hidden)
+    style.heading(figure, left, title, subtitle or "")
+    return style.save_figure(figure, path)
+
+
+def _limits(points: np.ndarray, stars: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Room for the contexts and the used codes; codes without contexts may lie anywhere."""
+    shown = np.concatenate([points, stars[used]])
+    low, high = shown.min(0), shown.max(0)
+    margin = 0.10 * np.maximum(high - low, 1e-6)
+    return np.stack([low - margin, high + margin], 1)
+
+
+def _scatter(axes: Axes, points: np.ndarray, test: np.ndarray, c: Any, **colour: Any) -> Any:
+    size = 46 if len(points) <= 200 else 22
+    drawn = None
+    for rows, marker, edge in ((~test, "o", "#8A8A8A"), (test, "^", style.INK)):
+        if rows.any():
+            chosen = [shade for shade, row in zip(c, rows, strict=True) if row]
+            drawn = axes.scatter(
+                *points[rows].T,
+                c=chosen,
+                marker=marker,
+                s=size * (1.25 if marker == "^" else 1),
+                linewidths=0.6,
+                edgecolors=edge,
+                alpha=0.9,
+                zorder=3,
+                **colour,
+            )
+    return drawn
+
+
+def _stars(axes: Axes, stars: np.ndarray, colours: list[str], limits: np.ndarray) -> list[int]:
+    """Draw the codes; returns those outside of the limits."""
+    hidden = []
+    halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
+    for code, (star, colour) in enumerate(zip(stars, colours, strict=True)):
+        if (star < limits[:, 0]).any() or (star > limits[:, 1]).any():
+            hidden.append(code)
+            continue
+        axes.scatter(
+            *star,
+            marker="*",
+            s=330 if len(stars) <= 8 else 230,
+            c=[colour],
+            edgecolors=style.INK,
+            linewidths=1.2,
+            zorder=5,
+        )
+        axes.annotate(
+            str(code),
+            star,
+            xytext=(9, 8),
+            textcoords="offset points",
+            fontsize=11,
+            fontweight="bold",
+            path_effects=halo,
+            zorder=6,
+        )
+    return hidden
+
+
+def _parameter(
+    parameters: np.ndarray, names: Sequence[str] | None
+) -> tuple[np.ndarray, str, str, tuple[float, float]]:
+    """Value of each row, its name, the colour scale and its ends."""
+    if parameters.shape[1] != 2:
+        values = parameters[:, 0]
+        return values, names[0] if names else "task parameter", "viridis", (values.min(), values.max())
+    degrees = np.rad2deg(np.arctan2(parameters[:, 1], parameters[:, 0]))
+    family = names[0].split("_")[0] if names else "task parameter"
+    label = f"{family} direction (degrees)"
+    if degrees.min() >= -1e-4:
+        return degrees, label, "viridis", (degrees.min(), degrees.max())
+    return degrees, label, "twilight", (-180.0, 180.0)  # directions all around: a colour scale without ends
+
+
+def _legend(axes: Axes, any_test: bool, hidden: list[int]) -> None:
+    def mark(marker: str, size: float, edge: str) -> Line2D:
+        return Line2D(
+            [], [], color="#9A9A9A", marker=marker, markersize=size, markeredgecolor=edge, linestyle="none"
+        )
+
+    handles, texts = (
+        [mark("o", 8, "#8A8A8A")],
+        ["context of a training task" if any_test else "context of a task"],
+    )
+    if any_test:
+        handles.append(mark("^", 8, style.INK))
+        texts.append("context of an unseen test task")
+    handles.append(mark("*", 16, style.INK))
+    texts.append("code (numbered)")
+    if hidden:
+        handles.append(Line2D([], [], linestyle="none"))
+        texts.append(
+            f"outside the map: code(s) {', '.join(map(str, hidden[:8]))}{', ...' if len(hidden) > 8 else ''}"
+        )
+    axes.legend(
+        handles,
+        texts,
+        loc="upper left",
+        bbox_to_anchor=(-0.03, -0.15),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=10,
+        columnspacing=1.6,
+        handletextpad=0.4,
+    )

@@ -1,0 +1,70 @@
+"""Quality of the behaviour data: return of every snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctmrl_torchrl.evaluation.figures import style
+
+__all__ = ["plot_snapshot_returns"]
+
+
+@style.styled
+def plot_snapshot_returns(
+    steps: Any,
+    returns: Any,
+    random: float | None,
+    optimum: float | None,
+    path: str | Path,
+    *,
+    title: str = "How good is the behaviour in the offline data?",
+    subtitle: str | None = None,
+    x_label: str = "training step at which the behaviour policy was saved",
+) -> Path:
+    """Mean return per behaviour snapshot with the spread over tasks.
+
+    Args:
+        steps: ``[S]`` training step (or number) of each snapshot.
+        returns: ``[S, n_tasks]`` mean return of each snapshot in each task.
+        random: return of the random policy, or ``None``.
+        optimum: best possible return, or ``None``.
+        path: PNG file to write.
+        title: says what is seen.
+        subtitle: second, lighter line.
+        x_label: what ``steps`` counts.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    steps, returns = style.to_array(steps, "steps", 1), style.to_array(returns, "returns", 2)
+    if steps.size != returns.shape[0] or returns.size == 0:
+        raise ValueError(
+            f"returns must have the shape [snapshots, tasks] with {steps.size} snapshots, "
+            f"got {list(returns.shape)}."
+        )
+    figure = style.new_figure(9.2, 4.8)
+    axes = figure.add_axes((0.1, 0.13, 0.655, 0.69))
+    blue = style.PALETTE[0]
+    mean = returns.mean(1)
+    low, high = np.quantile(returns, [0.1, 0.9], axis=1)
+    axes.fill_between(steps, returns.min(1), returns.max(1), color=blue, alpha=0.10, linewidth=0)
+    axes.fill_between(steps, low, high, color=blue, alpha=0.20, linewidth=0)
+    axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
+    labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks  ({style.number(mean[-1])})", blue)]
+    for value, text, colour, dash in (
+        (optimum, f"optimum  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
+        (random, f"random policy  ({style.number(random or 0.0)})", style.MUTED, ":"),
+    ):
+        if value is not None:
+            style.reference_line(axes, value, colour, dash)
+            labels.append(style.Label(value, text, colour))
+    axes.margins(x=0.03, y=0.07)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("return of one episode (higher is better)")
+    shades = f"shaded: middle 80 % and full range of {returns.shape[1]} tasks"
+    style.heading(figure, axes, title, " · ".join(filter(None, (subtitle, shades))))
+    style.label_margin(axes, labels)
+    return style.save_figure(figure, path)

@@ -1,0 +1,283 @@
+"""What all figures share: palette, text sizes, labels in the margin, saving.
+
+Figures are built without pyplot, so no state is left behind and no display is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+__all__ = [
+    "INK",
+    "MUTED",
+    "PALETTE",
+    "Label",
+    "below_axis",
+    "clipped_floor",
+    "code_colours",
+    "heading",
+    "label_margin",
+    "new_figure",
+    "number",
+    "protocol_colour",
+    "protocol_text",
+    "reference_line",
+    "save_figure",
+    "styled",
+    "to_array",
+]
+
+# Okabe and Ito's palette, safe for the common kinds of colour blindness; its yellow is too pale for lines.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4B94", "#8C6D31")
+INK = "#222222"
+MUTED = "#767676"
+MAX_BYTES = 300_000
+
+_PROTOCOLS = {
+    "np": (PALETTE[0], "np: context from\nrandom exploration"),
+    "offline": (PALETTE[1], "offline: context from\nthe task's own data"),
+    "codes": (PALETTE[2], "codes: tries every\ncode first"),
+    "online": (PALETTE[3], "online: starts from\nthe zero context"),
+    "idaq": (PALETTE[4], "idaq: keeps its\nbest episodes"),
+    "preference": (PALETTE[5], "preference: searches\namong contexts"),
+}
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9.0,
+    "axes.labelsize": 11.0,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9A9A9A",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.2,
+    "lines.solid_capstyle": "round",
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "figure.dpi": 110.0,
+    "savefig.dpi": 110.0,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+class Label(NamedTuple):
+    """A text beside the axes at the height ``y`` (data coordinates) of what it names."""
+
+    y: float
+    text: str
+    colour: str
+
+
+def styled(plot: Callable[..., Path]) -> Callable[..., Path]:
+    """Run ``plot`` under the shared style and leave matplotlib's settings as they were."""
+
+    @functools.wraps(plot)
+    def wrapper(*args: Any, **kwargs: Any) -> Path:
+        with matplotlib.rc_context(_STYLE):
+            return plot(*args, **kwargs)
+
+    return wrapper
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of the given size in inches that renders without a display."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG below 300 kB; a reader never sees half a file."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"Figures are written as PNG; expected a path that ends in .png, got {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    if buffer.tell() > MAX_BYTES:
+        image = Image.open(buffer).convert("RGB")
+        for colours in (256, 64, 16):  # fewer colours until the picture is small enough
+            buffer = io.BytesIO()
+            image.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+            if buffer.tell() <= MAX_BYTES:
+                break
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+    return path
+
+
+def to_array(values: Any, name: str, ndim: int | None = None) -> np.ndarray:
+    """``values`` as a float64 array, with a clear error for a wrong number of dimensions."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values, dtype=np.float64)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimension(s), got the shape {list(array.shape)}.")
+    return array
+
+
+def protocol_colour(protocol: str, index: int = 0) -> str:
+    """The fixed colour of a protocol (``np10`` counts as ``np``); others by ``index``."""
+    family = protocol.rstrip("0123456789+")
+    if family in _PROTOCOLS:
+        return _PROTOCOLS[family][0]
+    return PALETTE[(index + len(_PROTOCOLS)) % len(PALETTE)]
+
+
+def protocol_text(protocol: str) -> str:
+    """A few words that say what a protocol does, for readers who have not read the paper."""
+    return _PROTOCOLS[protocol][1] if protocol in _PROTOCOLS else protocol
+
+
+def code_colours(count: int) -> list[str]:
+    """One colour per code; beyond the palette, evenly spaced ones (the codes are numbered as well)."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    shades = matplotlib.colormaps["nipy_spectral"](np.linspace(0.08, 0.92, count))
+    return [matplotlib.colors.to_hex(shade) for shade in shades]
+
+
+def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
+    """Write labels right of the axes, moved apart where they would overlap and joined to what they name.
+
+    Call it last: the limits of the axes must be final, and the margin must be wide enough.
+    """
+    if not labels:
+        return
+    width, height = axes.get_position().size * axes.figure.get_size_inches() * 72  # in points
+    line = 1.22 * size / height
+    transform = axes.transData + axes.transAxes.inverted()
+    left = axes.get_xlim()[0]
+    entries = sorted((float(transform.transform((left, label.y))[1]), label) for label in labels)
+    wanted = [min(max(y, 0.0), 1.0) for y, _ in entries]
+    halves = [line * (1 + label.text.count("\n")) / 2 for _, label in entries]
+    heights = _spread(wanted, halves, gap=0.35 * line)
+    near, far, text = (1 + points / width for points in (4, 16, 19))
+    for target, y, (_, label) in zip(wanted, heights, entries, strict=True):
+        axes.plot(
+            [near, far],
+            [target, y],
+            transform=axes.transAxes,
+            color=label.colour,
+            linewidth=1.0,
+            linestyle="-",
+            clip_on=False,
+        )
+        axes.text(
+            text,
+            y,
+            label.text,
+            transform=axes.transAxes,
+            color=label.colour,
+            fontsize=size,
+            va="center",
+            ha="left",
+            linespacing=1.1,
+        )
+
+
+def _spread(wanted: list[float], halves: list[float], gap: float) -> list[float]:
+    """Heights near the (sorted) wanted ones, apart by at least the sizes of the labels."""
+    heights: list[float] = []
+    groups: list[list[int]] = []
+    # Labels that collide form a group that is centred on the mean of what its members want.
+    for index in range(len(wanted)):
+        groups.append([index])
+        while len(groups) > 1 and _start(groups[-1], wanted, halves, gap) < (
+            _start(groups[-2], wanted, halves, gap) + _extent(groups[-2], halves, gap) + gap
+        ):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    for group in groups:
+        bottom = _start(group, wanted, halves, gap)
+        for index in group:
+            heights.append(bottom + halves[index])
+            bottom += 2 * halves[index] + gap
+    return heights
+
+
+def _extent(group: list[int], halves: list[float], gap: float) -> float:
+    return sum(2 * halves[index] for index in group) + gap * (len(group) - 1)
+
+
+def _start(group: list[int], wanted: list[float], halves: list[float], gap: float) -> float:
+    offset, starts = 0.0, []
+    for index in group:
+        starts.append(wanted[index] - halves[index] - offset)
+        offset += 2 * halves[index] + gap
+    # Stay beside the axes: neither into the heading nor below the tick labels.
+    return float(np.clip(np.mean(starts), -0.06, max(1.03 - _extent(group, halves, gap), -0.06)))
+
+
+def reference_line(axes: Axes, value: float, colour: str, linestyle: str) -> None:
+    """A horizontal line across the axes."""
+    axes.axhline(value, color=colour, linestyle=linestyle, linewidth=1.4, zorder=1.5)
+
+
+def below_axis(floor: float, text: str, colour: str = MUTED) -> Label:
+    """A label at the lower edge for what lies below the axis."""
+    return Label(floor, f"\u2193 {text}", colour)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """``value`` for a label: a true minus sign, and no more digits than large numbers deserve."""
+    digits = digits if abs(value) < 100 else 0
+    return f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def clipped_floor(values: np.ndarray, keep: np.ndarray, top: float, random: float | None) -> float:
+    """Lower limit of a return axis that is not squashed by what is near the random policy.
+
+    Args:
+        values: all returns; those in the worse 40 % between ``random`` and ``top`` need not be in view.
+        keep: returns that must be in view (final results, published results).
+        top: upper end of the view.
+        random: return of the random policy; without it everything is kept.
+    """
+    shown = values if random is None or random >= top else values[values > top - 0.6 * (top - random)]
+    lowest = float(np.concatenate([shown, keep, [top]]).min())
+    floor = lowest - 0.08 * max(top - lowest, 1e-3 * max(abs(top), 1.0))
+    if random is not None and floor - 0.15 * (top - floor) <= random < top:
+        floor = min(floor, random - 0.05 * (top - random))  # nearly in view: then show it
+    return floor
+
+
+def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
+    """Title and a lighter line under it, flush with the left edge of the axes."""
+    left, top = axes.get_position().x0, 1 - 0.16 / figure.get_figheight()
+    figure.text(left, top, title, fontsize=13.5, fontweight="bold", va="top", ha="left")
+    if subtitle:
+        figure.text(
+            left,
+            top - 0.29 / figure.get_figheight(),
+            subtitle,
+            fontsize=10.5,
+            color="#555555",
+            va="top",
+            ha="left",
+        )

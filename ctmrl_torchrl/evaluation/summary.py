@@ -1,0 +1,183 @@
+"""``summary.json``: the result of one run, as plain and checked JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctmrl_torchrl.evaluation.paper import paper_reference
+from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
+from ctmrl_torchrl.evaluation.summary_contract import (
+    SummaryError,
+    as_mapping,
+    is_number,
+    to_plain,
+    validate_summary,
+)
+
+__all__ = ["build_summary", "load_summary", "package_versions", "write_summary"]
+
+_PACKAGES = ("torch", "torchrl", "tensordict", "numpy", "gymnasium", "mujoco", "ctmrl_torchrl")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on (those that are installed).
+
+    Example:
+        >>> "torch" in package_versions()
+        True
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def build_summary(
+    *,
+    env: str,
+    method: str,
+    policy_loss: str,
+    preset: str,
+    seed: int,
+    updates: int,
+    wall_time_s: float,
+    dataset: Mapping[str, Any],
+    returns: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    random: Mapping[str, float | None] | None = None,
+    optimum: Mapping[str, float | None] | None = None,
+    codebook: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put the result of a run together.
+
+    Tensors, NumPy values, tuples and paths become plain JSON values, task ids become strings. ``reference``
+    holds ``random`` and ``optimum`` of the test tasks as plain numbers (``None`` where unknown), the same for
+    the training tasks under ``train``, and the paper's table under ``paper``.
+
+    Args:
+        env: environment family; picks the paper's numbers too.
+        method: method name.
+        policy_loss: ``"brac_sac"`` or ``"iql"``.
+        preset: preset of the run.
+        seed: seed of the run.
+        updates: gradient updates made.
+        wall_time_s: seconds that the run took.
+        dataset: what identifies the data (path, counts, ...).
+        returns: ``{"test": {protocol: result}, "train": {...}}``, each result with ``per_task``
+            (``{task_id: final return}``) and ``per_episode`` (list); ``mean`` and ``ci95`` (bootstrap over
+            tasks) are computed where they are missing, other entries are kept.
+        random: mean return of the uniformly random policy, ``{"test": ..., "train": ...}``.
+        optimum: mean optimal return, likewise.
+        codebook: at least ``perplexity`` and ``dead_codes``; ``None`` for a method without a codebook.
+        versions: defaults to :func:`package_versions`.
+        extra: further top-level fields.
+
+    Raises:
+        SummaryError: if the result breaks the contract, see :func:`validate_summary`.
+
+    Example:
+        >>> result = {"per_task": {2: -4.5, 6: -4.7}, "per_episode": [-6.0, -4.6]}
+        >>> summary = build_summary(
+        ...     env="point_robot", method="ctmrl", policy_loss="iql", preset="quick", seed=0, updates=10,
+        ...     wall_time_s=1.5, dataset={"transitions": 100}, returns={"test": {"np": result}},
+        ...     random={"test": -20.36}, optimum={"test": -3.855},
+        ...     codebook={"perplexity": 7.1, "dead_codes": 0},
+        ... )
+        >>> summary["returns"]["test"]["np"]["mean"]
+        -4.6
+        >>> summary["reference"]["optimum"], summary["reference"]["paper"]["test"]["ctmrl"]["mean"]
+        (-3.855, -4.81)
+    """
+    random, optimum = random or {}, optimum or {}
+    reference = {
+        "random": random.get("test"),
+        "optimum": optimum.get("test"),
+        "train": {"random": random.get("train"), "optimum": optimum.get("train")},
+        "paper": paper_reference(env),
+    }
+    summary = {
+        "env": env,
+        "method": method,
+        "policy_loss": policy_loss,
+        "preset": preset,
+        "seed": seed,
+        "updates": updates,
+        "wall_time_s": wall_time_s,
+        "versions": package_versions() if versions is None else versions,
+        "dataset": dataset,
+        "returns": returns,
+        "reference": reference,
+        "codebook": {"perplexity": None, "dead_codes": None} if codebook is None else codebook,
+    }
+    taken = sorted(set(extra or {}) & set(summary))
+    if taken:
+        raise SummaryError(f"extra must not replace the fields of the contract, but names {taken}.")
+    summary = to_plain({**summary, **(extra or {})}, "")
+    for split, protocols in as_mapping(summary["returns"], "returns").items():
+        for protocol, result in as_mapping(protocols, f"returns.{split}").items():
+            _complete(result, f"returns.{split}.{protocol}")
+    validate_summary(summary)
+    return summary
+
+
+def _complete(result: Any, field: str) -> None:
+    per_task = as_mapping(as_mapping(result, field).get("per_task"), f"{field}.per_task")
+    if not per_task:
+        raise SummaryError(f"{field}.per_task is empty; expected the final return of every task.")
+    values = list(per_task.values())
+    if not all(is_number(value) for value in values):
+        raise SummaryError(f"{field}.per_task must map task ids to numbers.")
+    result.setdefault("mean", float(np.mean(values)))
+    if "ci95" not in result:
+        result["ci95"] = list(bootstrap_interval(values))
+
+
+def write_summary(summary: Mapping[str, Any], path: str | Path) -> Path:
+    """Validate a summary and write it; a reader never sees half a file.
+
+    Args:
+        summary: see :func:`build_summary`.
+        path: the file, by convention ``run_dir/summary.json``; its folder is made where it is missing.
+
+    Raises:
+        SummaryError: before anything is written, if the summary breaks the contract.
+    """
+    plain = to_plain(summary, "")
+    validate_summary(plain)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load_summary(path: str | Path) -> dict[str, Any]:
+    """Read a ``summary.json`` and validate it.
+
+    Raises:
+        SummaryError: if the file is not JSON or breaks the contract.
+    """
+    try:
+        summary = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SummaryError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(summary, dict):
+        raise SummaryError(f"{path} must hold a JSON object, got a {type(summary).__name__}.")
+    validate_summary(summary)
+    return summary

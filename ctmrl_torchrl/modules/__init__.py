@@ -1,0 +1,25 @@
+"""Building blocks: context encoder, codebook, predictors, actor and critics, all plain TensorDict modules."""
+
+from __future__ import annotations
+
+from ctmrl_torchrl.modules.codebook import Codebook, match_codes, moving_update
+from ctmrl_torchrl.modules.context_encoder import ContextEncoder, EncoderConfig, make_context_encoder
+from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
+from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
+from ctmrl_torchrl.modules.standardise import Standardise, Unstandardise
+
+__all__ = [
+    "Codebook",
+    "ContextEncoder",
+    "EncoderConfig",
+    "Standardise",
+    "Unstandardise",
+    "make_actor",
+    "make_context_encoder",
+    "make_next_observation_predictor",
+    "make_qvalue",
+    "make_reward_predictor",
+    "make_value",
+    "match_codes",
+    "moving_update",
+]

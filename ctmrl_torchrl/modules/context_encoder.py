@@ -1,0 +1,173 @@
+"""The context encoder e: a bag of transitions becomes one task-specific context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torchrl.modules import MLP
+
+from ctmrl_torchrl.modules.standardise import Standardise
+from ctmrl_torchrl.problem import Problem
+
+Pooling = Literal["mean", "mean_mlp"]
+
+
+class ContextEncoder(TensorDictModuleBase):
+    """Encode every transition of a context, average, and (optionally) pass the average through a head.
+
+    ``c_spe = head(mean_t e(h_t))``: without a head this is the paper's task-specific context
+    (CTMRL, section "CQ-VAE"). Padding is left out of the mean.
+
+    Args:
+        transition_network (nn.Module): maps the concatenated features ``[*, L, F]`` to ``[*, L, d]``.
+
+    Keyword Args:
+        in_keys (sequence of NestedKey): the transition features, concatenated in this order.
+        out_key (NestedKey): where the context goes. Defaults to ``"task_context"``.
+        mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` where a transition counts; a batch
+            without it is taken as unpadded. Defaults to ``("context", "mask")``.
+        head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
+
+    Keys:
+        - reads ``in_keys``, each ``[*, L, features]``, and ``mask_key`` if present
+        - writes ``out_key``, ``[*, d]``
+
+    Raises:
+        ValueError: if the context holds no transitions (L = 0).
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> encoder = make_context_encoder(feature_dims={("context", "observation"): 2}, context_dim=3)
+        >>> td = TensorDict({"context": TensorDict({"observation": torch.randn(4, 7, 2)}, [4, 7])}, [4])
+        >>> encoder(td)["task_context"].shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        transition_network: nn.Module,
+        *,
+        in_keys: Sequence[NestedKey],
+        out_key: NestedKey = "task_context",
+        mask_key: NestedKey | None = ("context", "mask"),
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_keys = list(in_keys)
+        self.out_keys = [out_key]
+        self.mask_key = mask_key
+        self.transition_network = transition_network
+        self.head = head if head is not None else nn.Identity()
+
+    def pool(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean of the per-transition codes ``[*, L, d]`` over the transitions that count."""
+        if mask is None:
+            return encoded.mean(-2)
+        weights = mask.unsqueeze(-1).to(encoded.dtype)
+        return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the task-specific context of every row."""
+        features = torch.cat([tensordict.get(key) for key in self.in_keys], -1)
+        if features.shape[-2] == 0:
+            raise ValueError(
+                f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
+                "transition, or use the prior context (zeros) instead of the encoder."
+            )
+        mask = None if self.mask_key is None else tensordict.get(self.mask_key, None)
+        pooled = self.pool(self.transition_network(features), mask)
+        return tensordict.set(self.out_keys[0], self.head(pooled))
+
+
+def make_context_encoder(
+    *,
+    feature_dims: dict[NestedKey, int],
+    context_dim: int = 20,
+    hidden: Sequence[int] = (200, 200, 200),
+    pool: Pooling = "mean",
+    head_hidden: Sequence[int] = (200,),
+    feature_statistics: tuple[Tensor, Tensor] | None = None,
+    **keys: NestedKey | None,
+) -> ContextEncoder:
+    """Build the encoder of the lineage: a ReLU network per transition, tanh output, mean over transitions.
+
+    Args:
+        feature_dims (dict): size of every input key, in order, e.g. ``{("context", "observation"): 2, ...}``.
+        context_dim (int): latent size d.
+        hidden (sequence of int): widths of the per-transition network.
+        pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean.
+        head_hidden (sequence of int): widths of those layers.
+        feature_statistics (pair of Tensor, optional): mean and standard deviation of the concatenated
+            features, to standardise them.
+        keys: ``out_key`` and ``mask_key`` of :class:`ContextEncoder`.
+
+    Raises:
+        ValueError: for an unknown ``pool``.
+    """
+    features = sum(feature_dims.values())
+    scaling = [] if feature_statistics is None else [Standardise(*feature_statistics)]
+    if pool == "mean":
+        width, head = context_dim, None
+        last = nn.Tanh()
+    elif pool == "mean_mlp":
+        # The mean of wide features keeps more of the bag than the mean of d outputs would.
+        width = hidden[-1]
+        head = nn.Sequential(
+            MLP(in_features=width, out_features=context_dim, num_cells=list(head_hidden), activation_class=nn.ReLU),
+            nn.Tanh(),
+        )
+        last = nn.ReLU()
+    else:
+        raise ValueError(f"pool={pool!r} is unknown; choose 'mean' (the paper's) or 'mean_mlp' (layers after it).")
+    cells = list(hidden) if pool == "mean" else list(hidden[:-1])
+    network = MLP(in_features=features, out_features=width, num_cells=cells, activation_class=nn.ReLU)
+    return ContextEncoder(
+        nn.Sequential(*scaling, network, last), in_keys=list(feature_dims), head=head, **keys
+    )
+
+
+@dataclass
+class EncoderConfig:
+    """Configuration of the context encoder; see :func:`make_context_encoder`.
+
+    Args:
+        context_dim (int): latent size d.
+        hidden (list of int): widths of the per-transition network.
+        pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
+        head_hidden (list of int): widths of the layers after the mean.
+        standardise (bool): whether features are standardised with the statistics of the training tasks.
+    """
+
+    context_dim: int = 20
+    hidden: list[int] = field(default_factory=lambda: [200, 200, 200])
+    pool: str = "mean"
+    head_hidden: list[int] = field(default_factory=lambda: [200])
+    standardise: bool = True
+
+    def build(self, problem: Problem) -> ContextEncoder:
+        """Build the encoder for an environment's features, under the root key ``"context"``."""
+        features = problem.feature_dims
+        statistics = None
+        if self.standardise:
+            means, spreads = zip(*(problem.statistics[key] for key in features), strict=True)
+            statistics = torch.cat(means), torch.cat(spreads)
+        return make_context_encoder(
+            feature_dims={("context", *_parts(key)): size for key, size in features.items()},
+            context_dim=self.context_dim,
+            hidden=self.hidden,
+            pool=self.pool,
+            head_hidden=self.head_hidden,
+            feature_statistics=statistics,
+        )
+
+
+def _parts(key: NestedKey) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else tuple(key)

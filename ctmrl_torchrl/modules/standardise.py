@@ -1,0 +1,57 @@
+"""Affine maps between raw units and unit variance, kept as buffers so that they travel with checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_SCALE = 1e-6
+
+
+class _Affine(nn.Module):
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        loc, scale = torch.as_tensor(loc), torch.as_tensor(scale)
+        if loc.shape != scale.shape:
+            raise ValueError(
+                f"{type(self).__name__}: loc has shape {tuple(loc.shape)} but scale {tuple(scale.shape)}; "
+                "give one value of each per feature."
+            )
+        self.register_buffer("loc", loc.clone())
+        # A feature that never varies carries no information: leave it unscaled instead of dividing by 0.
+        self.register_buffer("scale", torch.where(scale > SMALLEST_SCALE, scale, torch.ones_like(scale)))
+
+
+class Standardise(_Affine):
+    """``(x - loc) / scale`` over the last dimension.
+
+    Args:
+        loc (Tensor): mean of each feature, shape ``[features]``.
+        scale (Tensor): standard deviation of each feature, same shape; (almost) zero counts as one.
+
+    Raises:
+        ValueError: if the two shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> Standardise(torch.tensor([1.0]), torch.tensor([2.0]))(torch.tensor([5.0]))
+        tensor([2.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map raw units to unit variance."""
+        return (x - self.loc) / self.scale
+
+
+class Unstandardise(_Affine):
+    """``loc + scale * x`` over the last dimension: the inverse of :class:`Standardise`.
+
+    Examples:
+        >>> import torch
+        >>> Unstandardise(torch.tensor([1.0]), torch.tensor([2.0]))(torch.tensor([2.0]))
+        tensor([5.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map unit variance back to raw units."""
+        return self.loc + self.scale * x

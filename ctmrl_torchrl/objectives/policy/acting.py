@@ -1,0 +1,28 @@
+"""The policy inside a policy loss, ready to act."""
+
+from __future__ import annotations
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.objectives import LossModule
+
+
+class ActingPolicy(TensorDictModuleBase):
+    """Acts with the live parameters of a loss's ``actor_network``; nothing is copied, so it never goes stale.
+
+    Args:
+        policy_loss (LossModule): any loss with a functional ``actor_network`` (SAC, IQL, ...).
+
+    Keys: those of the actor.
+    """
+
+    def __init__(self, policy_loss: LossModule) -> None:
+        super().__init__()
+        self.policy_loss = policy_loss
+        self.in_keys = list(policy_loss.actor_network.in_keys)
+        self.out_keys = list(policy_loss.actor_network.out_keys)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the action; deterministic or random as the surrounding exploration type says."""
+        with self.policy_loss.actor_network_params.data.to_module(self.policy_loss.actor_network):
+            return self.policy_loss.actor_network(tensordict)

@@ -1,0 +1,83 @@
+"""The terms of the CQ-VAE objective, one function per equation of CTMRL.
+
+Each returns one value per task, ``[T]``, whose plain mean is the loss: that lets a loss module apply any reduction.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ctmrl_torchrl.modules.codebook import match_codes
+
+
+def code_classification(task_context: Tensor, codes: Tensor, code_index: Tensor, temperature: float) -> Tensor:
+    """Eq. (3), L_C: cross-entropy of the cosine similarities to all codes against the matched code.
+
+    Args:
+        task_context (Tensor): ``[T, d]``; receives gradient.
+        codes (Tensor): ``[N, d]``; receives gradient.
+        code_index (Tensor): ``[T]`` int64, the matched codes.
+        temperature (float): tau.
+    """
+    similarity, _ = match_codes(task_context, codes)
+    return functional.cross_entropy(similarity / temperature, code_index, reduction="none")
+
+
+def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One half of Eq. (4)-(6) and of Eq. (7)-(9): squared error of a predictor, in units of the target's spread.
+
+    The equations differ only in the context that the predictor was given (task-specific or cross-task) and in
+    the target (reward or next observation). Mean over transitions and dimensions.
+
+    Args:
+        prediction (Tensor): ``[T, L, k]``.
+        target (Tensor): ``[T, L, k]``.
+        scale (Tensor): standard deviation of the target, ``[k]``.
+        mask (Tensor, optional): ``[T, L]`` boolean, ``True`` where a transition counts.
+    """
+    error = ((prediction - target) / scale).square().mean(-1)
+    if mask is None:
+        return error.mean(-1)
+    weights = mask.to(error.dtype)
+    return (error * weights).sum(-1) / weights.sum(-1).clamp_min(1.0)
+
+
+def hard_contrastive(
+    anchor: Tensor,
+    positive: Tensor,
+    code_index: Tensor,
+    *,
+    temperature: float,
+    extra_negatives: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Eq. (10), L_contra: InfoNCE among the tasks that share a code, averaged per code, then over non-empty codes.
+
+    The negatives of a task are the positives of the other tasks of its code; a task alone on its code is
+    contrasted with ``extra_negatives`` randomly drawn other tasks. One masked ``[T, T]`` logit matrix; the
+    weight of a row is ``T / (non-empty codes x tasks on its code)``, so that the mean over rows is Eq. (10).
+
+    Args:
+        anchor (Tensor): ``[T, d]``, contexts of the first draw.
+        positive (Tensor): ``[T, d]``, contexts of the second draw of the same tasks.
+        code_index (Tensor): ``[T]`` int64.
+        temperature (float): tau.
+        extra_negatives (int): M; at most T - 1 are available.
+        generator (torch.Generator, optional): draws the extra tasks.
+    """
+    tasks = anchor.shape[0]
+    same_code = code_index.unsqueeze(0) == code_index.unsqueeze(1)
+    group_size = same_code.sum(-1)
+    scores = torch.rand(tasks, tasks, generator=generator, device=anchor.device)
+    scores.fill_diagonal_(-1.0)
+    extra = scores.topk(min(extra_negatives, tasks - 1), dim=-1).indices
+    drawn = torch.zeros_like(same_code).scatter_(1, extra, True)
+    allowed = same_code | (drawn & (group_size == 1).unsqueeze(-1))
+
+    similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
+    logits = (similarity / temperature).masked_fill(~allowed, -torch.inf)
+    information = logits.logsumexp(-1) - logits.diagonal()
+    non_empty_codes = group_size.reciprocal().sum()
+    return information * tasks / (non_empty_codes * group_size)

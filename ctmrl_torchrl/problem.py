@@ -1,0 +1,41 @@
+"""What modules and losses must know of an environment and its data, as plain numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sizes, keys and statistics that turn a configuration into modules and losses.
+
+    Args:
+        observation_dim, action_dim (int): sizes of observation and policy-side action.
+        discount (float): gamma.
+        codes (int): default number of codes.
+        reward_key (NestedKey): the reward shown to the encoder and predicted from the context, e.g.
+            ``("next", "reward")``; the policy always learns from ``("next", "reward")``.
+        context_next_observation (bool): whether contexts include the next observation.
+        statistics (dict): mean and standard deviation of ``observation``, ``action``, ``("next", "observation")``
+            and ``reward_key``, each ``[features]``.
+    """
+
+    observation_dim: int
+    action_dim: int
+    discount: float
+    codes: int
+    reward_key: NestedKey
+    context_next_observation: bool
+    statistics: dict[NestedKey, tuple[Tensor, Tensor]]
+
+    @property
+    def feature_dims(self) -> dict[NestedKey, int]:
+        """Context features in order, with their sizes: (s, a, r) or (s, a, r, s')."""
+        dims: dict[NestedKey, int] = {"observation": self.observation_dim, "action": self.action_dim}
+        dims[self.reward_key] = 1
+        if self.context_next_observation:
+            dims["next", "observation"] = self.observation_dim
+        return dims

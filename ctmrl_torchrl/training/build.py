@@ -1,0 +1,173 @@
+"""From a configuration to the parts of an experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+from torchrl._utils import logger as torchrl_logger
+from torchrl.objectives import SoftUpdate
+
+from ctmrl_torchrl.data import (
+    ContextDraw,
+    DatasetError,
+    MetaReplayBuffer,
+    TaskDataset,
+    TaskSampler,
+)
+from ctmrl_torchrl.envs import TaskSet, make_task_set
+from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.training.config import ContextConfig, ExperimentConfig
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
+    """Load the dataset, making it first where none has been made.
+
+    Raises:
+        DatasetError: if a given path has no valid dataset, or one of another environment or task set.
+    """
+    task_set = make_task_set(config.env, config.tasks)
+    if config.dataset.path is not None:
+        dataset = TaskDataset.load(config.dataset.path)
+    else:
+        name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
+        path = Path(config.dataset.root) / name
+        if path.exists():
+            dataset = TaskDataset.load(path)
+        else:
+            from ctmrl_torchrl.data.collect import collect_task_dataset, get_recipe
+
+            torchrl_logger.info(f"making the offline dataset {path} (once)")
+            dataset = collect_task_dataset(
+                config.env,
+                preset=config.tasks,
+                recipe=get_recipe(config.dataset.recipe),
+                seed=config.dataset.seed,
+                path=path,
+                device="cpu",
+                progress=config.output.progress,
+            )
+    check_dataset(dataset, task_set)
+    return dataset
+
+
+def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
+    """Make sure that a dataset is of this environment and these tasks."""
+    manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
+    if manifest.env != task_set.name:
+        raise DatasetError(
+            f"{place} holds data of env={manifest.env}, but this run has env={task_set.name}; "
+            f"set env={manifest.env} or another dataset.path."
+        )
+    found = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
+    if found.shape != task_set.parameters.shape or not torch.allclose(found, task_set.parameters.double()):
+        raise DatasetError(
+            f"{place} holds other tasks (preset {manifest.preset!r}, {found.shape[0]} tasks) than this run's "
+            f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another dataset.path."
+        )
+
+
+def make_context_draw(config: ContextConfig) -> ContextDraw:
+    """The configured way of drawing contexts."""
+    return ContextDraw(
+        kind=config.kind,
+        length=config.length,
+        trajectories=tuple(config.trajectories),
+        behaviours=None if config.behaviours is None else tuple(config.behaviours),
+        near_random_fraction=config.near_random_fraction,
+        near_random_snapshots=config.near_random_snapshots,
+    )
+
+
+def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
+    """Sizes from the environment, statistics from the training tasks."""
+    family = task_set.family
+    return Problem(
+        observation_dim=family.observation_dim,
+        action_dim=family.action_dim,
+        discount=family.discount,
+        codes=family.codes,
+        reward_key=family.return_key,
+        context_next_observation=family.context_next_observation,
+        statistics=dataset.statistics(task_set.train_ids),
+    )
+
+
+def make_loss(config: ExperimentConfig, problem: Problem) -> MetaLoss:
+    """Encoder, representation loss and policy loss, with random initial parameters drawn from ``config.seed``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        encoder = config.encoder.build(problem)
+        representation = config.representation.build(problem, config.encoder.context_dim)
+        policy = config.policy_loss.build(problem, config.encoder.context_dim)
+    return MetaLoss(encoder, representation, policy)
+
+
+def make_optimiser(config: ExperimentConfig, loss: MetaLoss) -> torch.optim.Optimizer:
+    """Adam with a representation and a policy group."""
+    groups = {"representation": nn.ModuleList([loss.context_encoder, loss.representation]), "policy": loss.policy}
+    rates = {"representation": config.optimiser.representation_rate, "policy": config.optimiser.policy_rate}
+    return torch.optim.Adam(
+        [
+            {"params": list(module.parameters()), "lr": rates[name], "name": name}
+            for name, module in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def make_target_updater(config: ExperimentConfig, loss: MetaLoss) -> SoftUpdate:
+    """Moving targets of the policy loss."""
+    return SoftUpdate(loss.policy, tau=config.policy_loss.target_rate)
+
+
+def make_buffer(
+    config: ExperimentConfig, dataset: TaskDataset, task_set: TaskSet, generator: torch.Generator
+) -> MetaReplayBuffer:
+    """The buffer whose samples are training meta-batches."""
+    sampler = TaskSampler(
+        dataset,
+        task_ids=task_set.train_ids,
+        tasks_per_batch=config.batch.tasks,
+        transitions_per_task=config.batch.transitions,
+        context=make_context_draw(config.context),
+        num_contexts=2,
+        repeat_tasks=config.batch.repeat_tasks,
+    )
+    return dataset.replay_buffer(sampler, generator=generator)
+
+
+class AllTaskContexts:
+    """Draws one context of every training task, for K-means.
+
+    Args:
+        dataset, task_set, config: where from, which tasks, how.
+        generator (torch.Generator): of the draws; part of checkpoints.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, dataset: TaskDataset, task_set: TaskSet, generator: torch.Generator
+    ) -> None:
+        sampler = TaskSampler(
+            dataset,
+            task_ids=task_set.train_ids,
+            tasks_per_batch=None,
+            transitions_per_task=1,
+            context=make_context_draw(config.context),
+            num_contexts=1,
+        )
+        self.buffer = dataset.replay_buffer(sampler, generator=generator)
+
+    def __call__(self) -> TensorDictBase:
+        """A meta-batch of all training tasks."""
+        return self.buffer.sample()

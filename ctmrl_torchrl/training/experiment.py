@@ -1,0 +1,168 @@
+"""One experiment from configuration to summary: data, meta-training, meta-test, results."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tensordict import TensorDict
+from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.data import TaskDataset
+from ctmrl_torchrl.envs import TaskSet, make_task_set, optimal_returns
+from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+from ctmrl_torchrl.modules.codebook import Codebook
+from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.objectives.policy import ActingPolicy
+from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training.config import ExperimentConfig
+from ctmrl_torchrl.training.meta_test import MetaTester, protocol_result
+from ctmrl_torchrl.training.metrics import MetricsLog
+from ctmrl_torchrl.training.report import draw_figures
+from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
+from ctmrl_torchrl.training.trainer import MetaTrainer
+from ctmrl_torchrl.training.validate import validate_config
+
+
+@dataclass
+class Experiment:
+    """The parts of one run, built and wired but not yet run; see :func:`build_experiment`."""
+
+    config: ExperimentConfig
+    task_set: TaskSet
+    dataset: TaskDataset
+    loss: MetaLoss
+    trainer: MetaTrainer
+    tester: MetaTester
+    run_dir: Path
+    device: torch.device
+
+
+def codebook_of(loss: MetaLoss) -> Codebook | None:
+    """The codebook of the representation loss, if it has one."""
+    return getattr(loss.representation, "codebook", None)
+
+
+def build_experiment(config: ExperimentConfig) -> Experiment:
+    """Validate the configuration, obtain the data and build every part."""
+    validate_config(config)
+    device = build.resolve_device(config.device)
+    task_set = make_task_set(config.env, config.tasks)
+    dataset = build.obtain_dataset(config)
+    loss = build.make_loss(config, build.make_problem(task_set, dataset)).to(device)
+    optimiser = build.make_optimiser(config, loss)
+    sampling = torch.Generator().manual_seed(config.seed)
+    hooks: list[Any] = [LearningRates(optimiser, loss, config.optimiser, config.schedule)]
+    codebook = codebook_of(loss)
+    if codebook is not None:
+        # One generator for both buffers: its state in the checkpoint then covers all sampling.
+        collect = build.AllTaskContexts(config, dataset, task_set, sampling)
+        hooks.append(CodebookSchedule(loss, collect, config.schedule, seed=config.seed))
+    tester = MetaTester(
+        task_set,
+        dataset,
+        ActingPolicy(loss.policy),
+        loss.context_encoder,
+        context_dim=config.encoder.context_dim,
+        codes=None if codebook is None else codebook.codes,
+        config=config.evaluation,
+        device=device,
+    )
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = MetaTrainer(
+        loss,
+        build.make_buffer(config, dataset, task_set, sampling),
+        optimiser,
+        build.make_target_updater(config, loss),
+        updates=config.schedule.updates,
+        hooks=hooks,
+        evaluate=lambda update: tester.quick_numbers(config.evaluation.seed),
+        checkpoint_path=run_dir / "checkpoints" / "last.pt",
+        identity={"env": config.env, "tasks": config.tasks, "method": config.method, "seed": config.seed},
+        log_every=config.output.log_every,
+        evaluate_every=config.evaluation.every,
+        checkpoint_every=config.output.checkpoint_every,
+        device=device,
+        progress=config.output.progress,
+    )
+    return Experiment(config, task_set, dataset, loss, trainer, tester, run_dir, device)
+
+
+def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
+    """Train, meta-test and write ``summary.json``, ``metrics.csv``, ``config.yaml``, ``checkpoints/``, ``figures/``.
+
+    Returns:
+        the summary.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(config.threads)
+    experiment = build_experiment(config)
+    trainer, run_dir = experiment.trainer, experiment.run_dir
+    torch.manual_seed(config.seed)
+    if config.resume is not None:
+        trainer.resume(config.resume)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    trainer.metrics = MetricsLog(
+        run_dir / "metrics.csv",
+        tensorboard=config.output.tensorboard,
+        keep_until=trainer.update_count if config.resume is not None else None,
+    )
+    trainer.train()
+    runs = final_meta_test(experiment)
+    summary = summarise(experiment, runs, time.perf_counter() - start)
+    write_summary(summary, run_dir / "summary.json")
+    if config.output.figures:
+        draw_figures(experiment.task_set, runs, summary, codebook_of(experiment.loss), run_dir)
+    torchrl_logger.info(f"results are in {run_dir}")
+    return summary
+
+
+def final_meta_test(experiment: Experiment) -> dict[str, dict[str, TensorDict]]:
+    """Every protocol on both splits with the final number of repeats."""
+    settings, task_set = experiment.config.evaluation, experiment.task_set
+    splits = {"test": task_set.test_ids, "train": task_set.train_ids}
+    return {
+        split: experiment.tester.run(task_ids, settings.final_repeats, settings.seed)
+        for split, task_ids in splits.items()
+    }
+
+
+def summarise(
+    experiment: Experiment, runs: dict[str, dict[str, TensorDict]], wall_time_s: float
+) -> dict[str, Any]:
+    """The run's summary, see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`."""
+    config, task_set, manifest = experiment.config, experiment.task_set, experiment.dataset.manifest
+    codebook = codebook_of(experiment.loss)
+    optima = optimal_returns(task_set) if task_set.family.has_optimum else None
+    splits = {"test": list(task_set.test_ids), "train": list(task_set.train_ids)}
+    return build_summary(
+        env=config.env,
+        method=config.method,
+        policy_loss=config.policy_loss.name,
+        preset=config.preset,
+        seed=config.seed,
+        updates=experiment.trainer.update_count,
+        wall_time_s=wall_time_s,
+        dataset={
+            "tasks": config.tasks,
+            "recipe": config.dataset.recipe,
+            "seed": config.dataset.seed,
+            "counts": manifest.counts,
+        },
+        returns={
+            split: {
+                name: protocol_result(run, config.evaluation.random_episodes) for name, run in protocols.items()
+            }
+            for split, protocols in runs.items()
+        },
+        random=task_set.family.random_return.get(config.tasks, {}),
+        optimum=None if optima is None else {split: optima[ids].mean().item() for split, ids in splits.items()},
+        codebook=None
+        if codebook is None
+        else {"perplexity": codebook.perplexity().item(), "dead_codes": int(codebook.dead_codes())},
+    )

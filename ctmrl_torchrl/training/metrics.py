@@ -1,0 +1,44 @@
+"""``metrics.csv``: every logged number as one row ``step,name,value``; optionally TensorBoard beside it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from torchrl.record.loggers.tensorboard import TensorboardLogger
+
+
+class MetricsLog:
+    """Append-only log of scalars.
+
+    Args:
+        path (Path): the CSV file; its folder must exist.
+        tensorboard (bool): also write TensorBoard events (through TorchRL's logger) beside it.
+        keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged again.
+    """
+
+    def __init__(self, path: Path, *, tensorboard: bool = False, keep_until: int | None = None) -> None:
+        self.path = path
+        kept = [] if keep_until is None else [row for row in _rows(path) if int(row[0]) <= keep_until]
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("step", "name", "value"))
+            writer.writerows(kept)
+        temporary.replace(path)
+        self._tensorboard = TensorboardLogger("tensorboard", log_dir=str(path.parent)) if tensorboard else None
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one row per value."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
+        if self._tensorboard is not None:
+            self._tensorboard.log_metrics(dict(values), step=step)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]

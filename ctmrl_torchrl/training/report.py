@@ -1,0 +1,106 @@
+"""The figures of one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.evaluation.figures import (
+    plot_adaptation,
+    plot_context_map,
+    plot_learning,
+    plot_trajectories,
+)
+from ctmrl_torchrl.modules.codebook import Codebook, match_codes
+
+#: tasks shown in the picture of trajectories
+SHOWN_TASKS = 6
+SPARSE_RADIUS = 0.2
+
+
+def draw_figures(
+    task_set: TaskSet,
+    runs: dict[str, dict[str, TensorDict]],
+    summary: dict[str, Any],
+    codebook: Codebook | None,
+    run_dir: Path,
+) -> None:
+    """Write ``run_dir/figures/*.png``: adaptation, learning curves, context map, trajectories.
+
+    Args:
+        task_set: whose parameters colour the map and place the goals.
+        runs: ``{split: {protocol: [tasks, repeats]}}``, see :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
+        summary: the run's summary. codebook: None leaves the map out. run_dir: where ``metrics.csv`` is.
+    """
+    folder = run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    reference = summary["reference"]
+    subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
+    paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
+    plot_adaptation(
+        {
+            name: {
+                "mean": result["per_episode"],
+                "low": [low for low, _ in result["per_episode_ci95"]],
+                "high": [high for _, high in result["per_episode_ci95"]],
+            }
+            for name, result in summary["returns"]["test"].items()
+        },
+        reference["random"],
+        reference["optimum"],
+        paper,
+        folder / "adaptation.png",
+        subtitle=subtitle,
+    )
+    plot_learning(
+        run_dir / "metrics.csv",
+        folder / "learning.png",
+        random=reference["random"],
+        optimum=reference["optimum"],
+        codes=None if codebook is None else codebook.num_codes,
+        subtitle=subtitle,
+    )
+    protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))
+    if codebook is not None:
+        _draw_map(task_set, {split: runs[split][protocol] for split in runs}, codebook, folder, protocol)
+    if task_set.family.observation_dim == 2:
+        _draw_trajectories(task_set, runs["test"][protocol], folder, subtitle)
+
+
+def _draw_map(
+    task_set: TaskSet, runs: dict[str, TensorDict], codebook: Codebook, folder: Path, protocol: str
+) -> None:
+    contexts = torch.cat([run["task_context"][:, :, -1].flatten(0, 1) for run in runs.values()]).cpu()
+    tasks = torch.cat([run["task_id"].flatten() for run in runs.values()]).cpu()
+    codes = codebook.codes.detach().cpu()
+    plot_context_map(
+        contexts,
+        task_set.parameters[tasks],
+        match_codes(contexts, codes)[1],
+        codes,
+        folder / "context_map.png",
+        is_test=torch.isin(tasks, torch.tensor(task_set.test_ids)),
+        parameter_names=task_set.parameter_names,
+        subtitle=f"{task_set.name}, contexts at the end of adaptation under protocol {protocol}",
+    )
+
+
+def _draw_trajectories(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
+    shown = torch.linspace(0, run.shape[0] - 1, min(SHOWN_TASKS, run.shape[0])).long()
+    first = run[shown, 0].cpu()
+    goals = task_set.parameters[first["task_id"]]
+    if "goal_x" not in task_set.parameter_names:  # the wind family: one goal for all
+        goals = torch.tensor([1.0, 0.0]).expand(len(shown), 2)
+    plot_trajectories(
+        first["first_path"],
+        first["last_path"],
+        goals,
+        folder / "trajectories.png",
+        goal_radius=SPARSE_RADIUS if task_set.name.startswith("sparse") else None,
+        labels=[f"task {task}" for task in first["task_id"].tolist()],
+        subtitle=subtitle,
+    )

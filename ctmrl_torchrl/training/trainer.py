@@ -1,0 +1,181 @@
+"""The training loop: sample, update, schedule, log, meta-test, checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDictBase
+from torchrl._utils import logger as torchrl_logger
+from torchrl.objectives.utils import TargetNetUpdater
+from tqdm.auto import tqdm
+
+from ctmrl_torchrl.data.buffer import MetaReplayBuffer
+from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from ctmrl_torchrl.training.metrics import MetricsLog
+from ctmrl_torchrl.training.schedule import total_loss
+
+
+class ScheduleHook(Protocol):
+    """Something that acts before every update, given its number."""
+
+    def before_update(self, update: int) -> None:
+        """Called with the number of the coming update, from 0."""
+
+
+class MetaTrainer:
+    """Meta-train one agent from a replay buffer of meta-batches.
+
+    Args:
+        loss (MetaLoss): encoder, representation loss and policy loss.
+        buffer (MetaReplayBuffer): its ``sample()`` is a meta-batch.
+        optimiser (torch.optim.Optimizer): over the loss's parameters.
+        target_updater (TargetNetUpdater): e.g. ``SoftUpdate(loss.policy, tau=0.005)``.
+
+    Keyword Args:
+        updates (int): in all.
+        hooks (iterable of ScheduleHook): called before every update, in order; those with a ``state_dict`` are
+            part of checkpoints.
+        evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every`` updates.
+        metrics (MetricsLog, optional): where numbers go. checkpoint_path (Path, optional): where state goes.
+        identity (dict): what a checkpoint must agree with to be resumed.
+        log_every, evaluate_every, checkpoint_every (int): in updates; 0 switches off.
+        device (torch.device): of the loss.
+        progress (bool): show a progress bar.
+    """
+
+    def __init__(
+        self,
+        loss: MetaLoss,
+        buffer: MetaReplayBuffer,
+        optimiser: torch.optim.Optimizer,
+        target_updater: TargetNetUpdater,
+        *,
+        updates: int,
+        hooks: Iterable[ScheduleHook] = (),
+        evaluate: Callable[[int], dict[str, float]] | None = None,
+        metrics: MetricsLog | None = None,
+        checkpoint_path: Path | None = None,
+        identity: dict[str, Any] | None = None,
+        log_every: int = 50,
+        evaluate_every: int = 0,
+        checkpoint_every: int = 0,
+        device: torch.device | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.loss = loss
+        self.buffer = buffer
+        self.optimiser = optimiser
+        self.target_updater = target_updater
+        self.updates = updates
+        self.hooks = list(hooks)
+        self.evaluate = evaluate
+        self.metrics = metrics
+        self.checkpoint_path = checkpoint_path
+        self.identity = identity or {}
+        self.log_every = log_every
+        self.evaluate_every = evaluate_every
+        self.checkpoint_every = checkpoint_every
+        self.device = device
+        self.progress = progress
+        self.update_count = 0
+
+    def update(self, batch: TensorDictBase) -> TensorDictBase:
+        """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
+        losses = self.loss(batch)
+        total_loss(losses).backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if not self.loss.policy_frozen:
+            self.target_updater.step()
+        return losses.detach()
+
+    def train(self) -> None:
+        """Run the remaining updates."""
+        self.loss.train()
+        bar = tqdm(
+            total=self.updates, initial=self.update_count, disable=not self.progress, desc="meta-train", smoothing=0.05
+        )
+        recent: list[TensorDictBase] = []
+        while self.update_count < self.updates:
+            for hook in self.hooks:
+                hook.before_update(self.update_count)
+            self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
+            batch = self.buffer.sample()
+            if self.device is not None:
+                batch = batch.to(self.device, non_blocking=True)
+            recent.append(self.update(batch))
+            self.update_count += 1
+            bar.update()
+            if self._due(self.log_every):
+                self._log_losses(recent)
+                recent = []
+            if self._due(self.evaluate_every) and self.evaluate is not None:
+                self._log_evaluation(bar)
+            if self._due(self.checkpoint_every):
+                self.save()
+        bar.close()
+        self.save()
+
+    def _due(self, interval: int) -> bool:
+        return interval > 0 and self.update_count % interval == 0
+
+    def _log_losses(self, recent: list[TensorDictBase]) -> None:
+        """Means of the last updates; an error if one is not finite, before it can spoil a checkpoint."""
+        names = dict.fromkeys(name for losses in recent for name in losses.keys())  # noqa: SIM118
+        values = {}
+        for name in names:
+            value = torch.stack([losses[name].float() for losses in recent if name in losses.keys()])  # noqa: SIM118
+            values[f"loss/{name}" if name.startswith("loss_") else f"codebook/{name}"] = value.mean().item()
+        broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+        if broken:
+            raise FloatingPointError(
+                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last checkpoint is "
+                "from before; lower optimiser.policy_rate or optimiser.representation_rate."
+            )
+        if self.metrics is not None:
+            self.metrics.log(self.update_count, values)
+
+    def _log_evaluation(self, bar: tqdm) -> None:
+        values = self.evaluate(self.update_count)
+        if self.metrics is not None:
+            self.metrics.log(self.update_count, values)
+        shown = {name.removeprefix("eval/").removesuffix("/return"): f"{value:.2f}"
+                 for name, value in values.items() if name.endswith("/return")}  # fmt: skip
+        bar.set_postfix(shown)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs to go on as if it had not stopped."""
+        return {
+            "update": self.update_count,
+            "loss": self.loss.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "hooks": [hook.state_dict() if hasattr(hook, "state_dict") else {} for hook in self.hooks],
+            "sampling": self.buffer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.loss.load_state_dict(state["loss"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
+            if hasattr(hook, "load_state_dict"):
+                hook.load_state_dict(saved)
+        self.buffer.load_state_dict(state["sampling"])
+        torch.set_rng_state(state["torch_rng"])
+        self.update_count = int(state["update"])
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is a place for it."""
+        if self.checkpoint_path is not None:
+            save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
+
+    def resume(self, path: str | Path) -> None:
+        """Go on from a checkpoint or a run folder."""
+        file = find_checkpoint(path)
+        self.load_state_dict(load_checkpoint(file, self.identity))
+        torchrl_logger.info(f"resumed from {file} at update {self.update_count}")

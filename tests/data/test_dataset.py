@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from synthetic_data import even, make_dataset, make_manifest, make_transitions
+
+from ctmrl_torchrl.data import DatasetError, TaskDataset
+
+UNEVEN = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
+
+
+def test_trajectory_tables():
+    dataset = make_dataset(UNEVEN)
+    assert dataset.task_ids.tolist() == [0, 1, 3]
+    assert dataset.snapshot_ids.tolist() == [0, 1, 2]
+    assert dataset.trajectory_length.tolist() == [4, 1, 3, 2, 4, 4]
+    assert dataset.trajectory_start.tolist() == [0, 4, 5, 8, 10, 14]
+    assert dataset.trajectory_task.tolist() == [0, 0, 1, 3, 3, 3]
+    assert dataset.trajectory_snapshot.tolist() == [0, 2, 1, 0, 0, 1]
+    assert len(dataset) == dataset.n_transitions == 18
+    assert dataset.n_trajectories == 6
+    assert dataset.manifest.counts == {"transitions": 18, "trajectories": 6, "tasks": 3, "snapshots": 3}
+    assert "tasks=3" in repr(dataset)
+
+
+def test_returns_are_sums_over_trajectories():
+    dataset = make_dataset(UNEVEN)
+    assert dataset.trajectory_returns().tolist() == [0, 0, 3, 6, 12, 12]
+    transitions = make_transitions(UNEVEN, 4, sparse=True)
+    sparse = TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4))
+    assert sparse.trajectory_returns(("next", "sparse_reward")).tolist() == [2, 0, 1, 1, 2, 2]
+
+
+def test_statistics_are_of_the_given_tasks_only():
+    dataset = TaskDataset.from_tensordict(make_transitions(UNEVEN, 4, sparse=True), make_manifest(UNEVEN, 4))
+    statistics = dataset.statistics([0, 3])
+    assert set(statistics) == {
+        "observation",
+        "action",
+        ("next", "observation"),
+        ("next", "reward"),
+        ("next", "sparse_reward"),
+    }
+    kept = dataset.transitions[dataset.transitions["task_id"] != 1]
+    for key, (mean, std) in statistics.items():
+        torch.testing.assert_close(mean, kept[key].mean(0))
+        torch.testing.assert_close(std, kept[key].std(0, correction=0))
+    everything = dataset.statistics()["observation"][0]
+    torch.testing.assert_close(everything, dataset.transitions["observation"].mean(0))
+
+
+def test_tasks_without_data_are_named():
+    dataset = make_dataset(UNEVEN)
+    assert dataset.task_index([3, 0]).tolist() == [2, 0]
+    with pytest.raises(
+        ValueError, match=r"no data of the tasks \[2, 7\]; the dataset holds the tasks \[0, 1, 3\]"
+    ):
+        dataset.task_index([7, 0, 2])
+    with pytest.raises(ValueError, match="task_ids is empty"):
+        dataset.statistics([])
+
+
+def test_transitions_are_locked_and_the_given_ones_are_not():
+    transitions = make_transitions(UNEVEN, 4)
+    dataset = TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4))
+    with pytest.raises(RuntimeError, match="lock"):
+        dataset.transitions.set("extra", torch.zeros(18))
+    assert not transitions.is_locked
+
+
+@pytest.mark.parametrize("verify", ["quick", "full"])
+def test_saved_and_loaded_is_the_same(tmp_path, verify):
+    dataset = make_dataset(UNEVEN, seeds={"data": 1})
+    path = dataset.save(tmp_path / "deep" / "data")
+    loaded = TaskDataset.load(path, verify=verify)
+    assert (loaded.transitions == dataset.transitions).all()
+    assert loaded.path == path
+    assert loaded.manifest.replace(checksums={}) == dataset.manifest
+    assert {"observation.memmap", "next/reward.memmap", "meta.json"} <= set(loaded.manifest.checksums)
+    # memory-mapped, and still a folder that TensorDict itself reads
+    assert str(path) in str(loaded.transitions["observation"].filename)
+    again = type(loaded.transitions).load_memmap(path / "transitions")
+    assert (again == dataset.transitions).all()
+
+
+def test_extra_keys_survive(tmp_path):
+    transitions = make_transitions(UNEVEN, 4).set("value", torch.arange(18.0))
+    TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4)).save(tmp_path / "data")
+    assert TaskDataset.load(tmp_path / "data").transitions["value"].tolist() == list(range(18))
+
+
+def test_unknown_verify_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="verify must be"):
+        TaskDataset.load(tmp_path, verify="none")
+
+
+def test_errors_on_loading_name_the_folder_and_the_cure(tmp_path):
+    path = make_dataset(UNEVEN).save(tmp_path / "data")
+    TaskDataset.load(path).transitions["action"][7, 0] = 3.0  # in place: changes the file
+    with pytest.raises(DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*Delete the folder"):
+        TaskDataset.load(path)
+
+
+def test_counts_that_do_not_fit_are_found(tmp_path):
+    path = make_dataset(even()).save(tmp_path / "data")
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"trajectories": 60', '"trajectories": 59'))
+    with pytest.raises(DatasetError, match="manifest counts .*59"):
+        TaskDataset.load(path)

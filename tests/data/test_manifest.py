@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from synthetic_data import even, make_manifest, make_transitions
+
+from ctmrl_torchrl.data import DatasetError, DatasetManifest
+from ctmrl_torchrl.data.manifest import describe_keys, folder_checksums, library_versions, parse_dtype
+
+
+def test_json_round_trip_keeps_every_field():
+    manifest = make_manifest(
+        even(), 4, seeds={"data": 3}, versions=library_versions(), recipe={"steps": [1, 2]}
+    )
+    again = DatasetManifest.from_json(manifest.to_json())
+    assert again == manifest
+    assert again.train_ids == (0, 1, 3)
+    assert again.test_ids == (2,)
+    assert again.n_tasks == 4
+
+
+def test_versions_name_the_packages_that_shape_the_data():
+    assert {"python", "torch", "torchrl", "tensordict"} <= set(library_versions())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format_version is 99"),
+        ({"horizon": "20"}, "horizon must be int"),
+        ({"horizon": 0}, "horizon must be at least 1"),
+        ({"env": None}, "env must be str"),
+        ({"recipe": []}, "recipe must be dict"),
+        ({"tasks": {"parameters": [[0.0]]}}, "tasks lacks parameter_names, train_ids, test_ids"),
+        ({"snapshots": [{"step": 1}]}, 'integer "id"'),
+        ({"snapshots": [{"id": 1}, {"id": 1}]}, 'integer "id" of its own'),
+        ({"surprise": 1}, "unknown fields surprise"),
+    ],
+)
+def test_wrong_fields_are_named(change, message):
+    fields = json.loads(make_manifest(even(), 4).to_json()) | change
+    with pytest.raises(DatasetError, match=message):
+        DatasetManifest.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("train_ids", "message"),
+    [([0, 9], r"\[9\] are outside 0\.\.3"), ([0, 2], "overlap"), (3, "must be a list")],
+)
+def test_wrong_splits_are_named(train_ids, message):
+    fields = json.loads(make_manifest(even(), 4).to_json())
+    fields["tasks"]["train_ids"] = train_ids
+    with pytest.raises(DatasetError, match=message):
+        DatasetManifest.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not valid JSON"), ("[]", "expected a JSON object"), ("{}", "fields missing: env, preset")],
+)
+def test_damaged_text_names_the_file(text, message):
+    with pytest.raises(DatasetError, match=f"some/manifest.json: .*{message}"):
+        DatasetManifest.from_json(text, source="some/manifest.json")
+
+
+def test_numbers_that_json_cannot_hold_are_refused():
+    with pytest.raises(DatasetError, match="cannot be written as JSON"):
+        make_manifest(even(), 4, recipe={"mean": float("nan")}).to_json()
+
+
+def test_keys_are_described_by_shape_and_dtype():
+    described = describe_keys(make_transitions(even(), 4))
+    assert described["next.reward"] == [[1], "float32"]
+    assert described["next.done"] == [[1], "bool"]
+    assert described["task_id"] == [[], "int64"]
+
+
+def test_dtype_names():
+    assert parse_dtype("float32") is torch.float32
+    for name in ("float33", "nn", 3):
+        with pytest.raises(DatasetError, match="not a torch dtype"):
+            parse_dtype(name)
+
+
+def test_checksums_are_of_the_content(tmp_path):
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "a").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert folder_checksums(tmp_path) == {"next/a": digest}
