@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
@@ -192,10 +193,7 @@ class MetaTestCollector:
             episodes), ``task_context`` ``[n, E, d]`` used for each measurement, ``first_path`` and ``last_path``
             ``[n, H+1, observation]``: the first collected and the last measured episode.
         """
-        training = self.actor.training, self.context_encoder.training
-        self.actor.eval()
-        self.context_encoder.eval()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _evaluating(self.actor, self.context_encoder):
             torch.manual_seed(seed)
             self.env.set_seed(seed)
             state = AdaptationRun(self, torch.Generator().manual_seed(seed))
@@ -207,8 +205,6 @@ class MetaTestCollector:
                 returns.append(state.episode_return(measured))
                 if collected + 1 < protocol.episodes:
                     protocol.collect(state, measured)
-        self.actor.train(training[0])
-        self.context_encoder.train(training[1])
         first = state.episodes[0] if state.episodes else measured
         return TensorDict(
             {
@@ -222,7 +218,22 @@ class MetaTestCollector:
         )
 
 
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; the modes from before afterwards, errors or not."""
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, training, strict=True):
+            module.train(mode)
+
+
 def _path(episode: TensorDictBase) -> Tensor:
-    """Observations along an episode ``[n, H]``, the last next observation included: ``[n, H+1, k]``."""
-    last = episode.get(("next", "observation"))[:, -1:]
-    return torch.cat([episode.get("observation"), last], 1)
+    """Observations along an episode ``[n, H]``: ``[n, H+1, k]``; after an early end the last one stays."""
+    observations = torch.cat([episode.get("observation")[:, :1], episode.get(("next", "observation"))], 1)
+    steps = torch.arange(observations.shape[1], device=observations.device)
+    shown = torch.minimum(steps, episode.get("mask").sum(-1, keepdim=True))
+    return observations.gather(1, shown.unsqueeze(-1).expand_as(observations))

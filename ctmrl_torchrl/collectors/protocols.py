@@ -101,7 +101,7 @@ class CodesProtocol:
         keep (int): at most so many of the best episodes make a context. Defaults to 3.
 
     Raises:
-        ValueError: if the budget does not allow every code to be played once.
+        ValueError: if the budget does not allow every code to be played once, or ``keep`` is less than 1.
     """
 
     name = "codes"
@@ -112,6 +112,8 @@ class CodesProtocol:
                 f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} episodes; "
                 "raise episodes or use a smaller codebook."
             )
+        if keep < 1:
+            raise ValueError(f"CodesProtocol: keep={keep} must be at least 1.")
         self.codes = codes.detach()
         self.episodes = episodes
         self.keep = keep

@@ -76,6 +76,14 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
         batch, info = ReplayBuffer.sample(self, batch_size, return_info=True)
         return (batch, info) if return_info else batch
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the state was taken; the generator stays the same object, for others may share it."""
+        generator = self._rng
+        super().load_state_dict(state_dict)
+        if generator is not None and state_dict["_rng"] is not None:
+            generator.set_state(state_dict["_rng"][0])
+            self.set_rng(generator)
+
     def _sample(self, batch_size: int) -> tuple[TensorDict, dict[str, Tensor]]:
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)

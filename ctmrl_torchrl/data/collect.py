@@ -12,17 +12,12 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import (
-    BatchedSAC,
-    CollectionRecipe,
-    get_recipe,
-    isolated_rng,
-    train_behaviours,
-)
+from ctmrl_torchrl.data.behaviour import BatchedSAC, isolated_rng, train_behaviours
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
+from ctmrl_torchrl.data.recipes import RECIPES, CollectionRecipe, get_recipe
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env, make_task_set, optimal_returns
 
 
@@ -41,8 +36,8 @@ def collect_task_dataset(
     """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
 
     One SAC agent per task is trained, all together; every snapshot then plays
-    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data bit
-    for bit on the CPU. Global random state is left as it was.
+    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
+    bit for bit on the CPU. Global random state is left as it was.
 
     Args:
         env_name: a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
@@ -69,9 +64,9 @@ def collect_task_dataset(
         True
     """
     if path is not None and Path(path).exists() and not overwrite:
-        raise DatasetError(f"{path}: exists already; pass overwrite=True to replace it, or choose another path")
-    recipe_name = recipe if isinstance(recipe, str) else "custom"
+        raise DatasetError(f"{path}: exists already; pass overwrite=True or choose another path")
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe_name = next((name for name, known in RECIPES.items() if known == recipe), "custom")
     tasks = make_task_set(env_name, preset) if task_set is None else task_set
     family = tasks.family
     init_seed, train_seed, record_seed = _spread_seed(seed, 3)
@@ -107,8 +102,8 @@ def collect_task_dataset(
     dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
     returns = [entry["mean_return"] for entry in dataset.manifest.snapshots]
     torchrl_logger.info(
-        f"collected {family.name} ({tasks.preset}): {tasks.n_tasks} tasks, {dataset.n_transitions} transitions, "
-        f"mean return per snapshot {', '.join(f'{value:.2f}' for value in returns)}"
+        f"collected {family.name} ({tasks.preset}): {tasks.n_tasks} tasks, {dataset.n_transitions} "
+        f"transitions, mean return per snapshot {', '.join(f'{value:.2f}' for value in returns)}"
     )
     if path is None:
         return dataset
@@ -168,8 +163,9 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
         key: the reward to sum; None takes the family's reported one.
 
     Returns:
-        Plain lists: ``snapshot_id``, ``step`` (None where the manifest has none), ``mean``, ``train``, ``test``
-        (NaN-free; None for a split without data), ``per_task`` ``[snapshots][tasks]`` and ``task_id``.
+        Plain lists, one entry per snapshot: ``snapshot_id``, ``step`` (None where the manifest has none),
+        ``mean``, ``train``, ``test`` and ``per_task`` (a list by ``task_id``); None where there are no data.
+        Also ``task_id``.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=2, hidden_sizes=(8,))
@@ -204,14 +200,18 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
 
 
 def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, Any]]:
+    """The manifest's entry of each snapshot, with its returns beside the optimum."""
     returns = snapshot_returns(dataset)
-    entries = [
-        {"id": index, "step": step, "mean_return": mean, "train_return": train, "test_return": test, "task_returns": row}
-        for index, step, mean, train, test, row in zip(
-            *(returns[name] for name in ("snapshot_id", "step", "mean", "train", "test", "per_task")),
-            strict=True,
-        )
-    ]
+    columns = {
+        "id": "snapshot_id",
+        "step": "step",
+        "mean_return": "mean",
+        "train_return": "train",
+        "test_return": "test",
+        "task_returns": "per_task",
+    }
+    count = len(returns["snapshot_id"])
+    entries = [{name: returns[column][i] for name, column in columns.items()} for i in range(count)]
     if tasks.family.has_optimum:
         optimum = float(optimal_returns(tasks).mean())
         entries = [{**entry, "optimal_return": optimum} for entry in entries]

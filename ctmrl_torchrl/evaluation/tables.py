@@ -8,14 +8,14 @@ from typing import Any
 __all__ = ["format_summary_table"]
 
 _SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
-_HEADER = ("protocol", "after 1", "after 10", "after all", "final mean", "95 % interval")
+_HEADER = ("protocol", "before", "after 1", "after 10", "final mean", "95 % interval")
 
 
 def format_summary_table(summary: Mapping[str, Any]) -> str:
     """Returns by split and protocol, beside the random policy, the optimum and the paper.
 
-    ``after 1 / 10 / all`` are returns after that many adaptation episodes (``all`` with their number in
-    brackets); the interval is the bootstrap interval over tasks.
+    ``before`` is the return without any evidence, ``after 1 / 10`` that after so many collected episodes; the
+    final mean is the last measured episode's, with its number in brackets and the bootstrap interval over tasks.
 
     Args:
         summary: see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`.
@@ -32,11 +32,11 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
         codes in use (perplexity) 7.1, dead codes 0
         <BLANKLINE>
         Return on unseen test tasks (mean over tasks, higher is better)
-          protocol       after 1  after 10   after all  final mean     95 % interval
-          --------------------------------------------------------------------------
-          np              -6.000         -  -4.600 (2)      -4.600  [-4.900, -4.400]
-          random policy        -         -           -     -20.360                 -
-          optimum              -         -           -      -3.855                 -
+          protocol       before  after 1  after 10  final mean     95 % interval
+          ----------------------------------------------------------------------
+          np             -6.000   -4.600         -  -4.600 (2)  [-4.900, -4.400]
+          random policy       -        -         -     -20.360                 -
+          optimum             -        -         -      -3.855                 -
     """
     minutes = summary["wall_time_s"] / 60
     lines = [
@@ -67,9 +67,8 @@ def _result_rows(protocols: Mapping[str, Any]) -> list[tuple[str, ...]]:
             (
                 protocol,
                 _number(episodes[0]),
-                _number(episodes[9]) if len(episodes) >= 10 else "-",
-                f"{_number(episodes[-1])} ({len(episodes)})",
-                _number(result["mean"]),
+                *(_number(episodes[k]) if len(episodes) > k else "-" for k in (1, 10)),
+                f"{_number(result['mean'])} ({len(episodes)})",
                 f"[{_number(low)}, {_number(high)}]",
             )
         )

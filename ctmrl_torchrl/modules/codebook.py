@@ -9,6 +9,8 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctmrl_torchrl.modules.keys import read
+
 
 def match_codes(task_context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Eq. (1): cosine similarity of every context to every code, and the closest code.
@@ -46,7 +48,7 @@ def moving_update(codes: Tensor, task_context: Tensor, code_index: Tensor, rate:
 
 
 class Codebook(TensorDictModuleBase):
-    """N learnable codes; each context is matched with its closest code (CTMRL, Eq. 1), which follows it (Eq. 2).
+    """N learnable codes; each context is matched with its closest code (CTMRL, Eq. 1), which follows it (2).
 
     The codes are parameters (L_C and L_pre_cro reach them by gradient) and are also moved in place, without
     gradient, at every forward pass in training mode. A running frequency of matches measures code usage.
@@ -69,6 +71,7 @@ class Codebook(TensorDictModuleBase):
     Raises:
         ValueError: if the sizes are not positive, a rate is outside [0, 1], or the latent size of the input
             differs from that of the codes.
+        KeyError: if the input lacks ``in_key``.
 
     Examples:
         >>> import torch
@@ -133,7 +136,9 @@ class Codebook(TensorDictModuleBase):
     @torch.no_grad()
     def merge_(self, centres: Tensor) -> None:
         """Move the codes towards new cluster centres by the matching process of Eq. (1) and (2)."""
-        self.codes.copy_(moving_update(self.codes, centres, match_codes(centres, self.codes)[1], self.update_rate))
+        self.codes.copy_(
+            moving_update(self.codes, centres, match_codes(centres, self.codes)[1], self.update_rate)
+        )
 
     def perplexity(self) -> Tensor:
         """exp(entropy) of the running match frequencies: N when all codes are used alike, 1 when one is."""
@@ -145,7 +150,7 @@ class Codebook(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Match, update (training mode only), and write the matched codes."""
-        task_context = tensordict.get(self.in_keys[0])
+        task_context = read(tensordict, self.in_keys[0], "Codebook")
         if task_context.shape[-1] != self.codes.shape[-1]:
             raise ValueError(
                 f"Codebook: {self.in_keys[0]!r} has latent size {task_context.shape[-1]} but the codes have "

@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import MLP
 
+from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.modules.standardise import Standardise
 from ctmrl_torchrl.problem import Problem
 
@@ -41,6 +42,7 @@ class ContextEncoder(TensorDictModuleBase):
 
     Raises:
         ValueError: if the context holds no transitions (L = 0).
+        KeyError: if one of ``in_keys`` is missing.
 
     Examples:
         >>> import torch
@@ -76,7 +78,7 @@ class ContextEncoder(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the task-specific context of every row."""
-        features = torch.cat([tensordict.get(key) for key in self.in_keys], -1)
+        features = torch.cat([read(tensordict, key, type(self).__name__) for key in self.in_keys], -1)
         if features.shape[-2] == 0:
             raise ValueError(
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
@@ -121,12 +123,19 @@ def make_context_encoder(
         # The mean of wide features keeps more of the bag than the mean of d outputs would.
         width = hidden[-1]
         head = nn.Sequential(
-            MLP(in_features=width, out_features=context_dim, num_cells=list(head_hidden), activation_class=nn.ReLU),
+            MLP(
+                in_features=width,
+                out_features=context_dim,
+                num_cells=list(head_hidden),
+                activation_class=nn.ReLU,
+            ),
             nn.Tanh(),
         )
         last = nn.ReLU()
     else:
-        raise ValueError(f"pool={pool!r} is unknown; choose 'mean' (the paper's) or 'mean_mlp' (layers after it).")
+        raise ValueError(
+            f"pool={pool!r} is unknown; choose 'mean' (the paper's) or 'mean_mlp' (layers after it)."
+        )
     cells = list(hidden) if pool == "mean" else list(hidden[:-1])
     network = MLP(in_features=features, out_features=width, num_cells=cells, activation_class=nn.ReLU)
     return ContextEncoder(
@@ -160,14 +169,10 @@ class EncoderConfig:
             means, spreads = zip(*(problem.statistics[key] for key in features), strict=True)
             statistics = torch.cat(means), torch.cat(spreads)
         return make_context_encoder(
-            feature_dims={("context", *_parts(key)): size for key, size in features.items()},
+            feature_dims={join_key("context", key): size for key, size in features.items()},
             context_dim=self.context_dim,
             hidden=self.hidden,
             pool=self.pool,
             head_hidden=self.head_hidden,
             feature_statistics=statistics,
         )
-
-
-def _parts(key: NestedKey) -> tuple[str, ...]:
-    return (key,) if isinstance(key, str) else tuple(key)

@@ -25,11 +25,15 @@ def make_actor(
     in_keys: Sequence[NestedKey] = ("observation", "task_context"),
     out_key: NestedKey = "action",
 ) -> ProbabilisticActor:
-    """pi(a | s, c): a Gaussian squashed by tanh to [-1, 1], deterministic (tanh of the mean) outside of sampling."""
+    """pi(a | s, c): a Gaussian squashed by tanh to [-1, 1]; outside of sampling, tanh of the mean."""
     network = TensorDictSequential(
-        TensorDictModule(_network(observation_dim + context_dim, 2 * action_dim, hidden), list(in_keys), ["params"]),
         TensorDictModule(
-            NormalParamExtractor(scale_mapping="biased_softplus_0.5", scale_lb=1e-3), ["params"], ["loc", "scale"]
+            _network(observation_dim + context_dim, 2 * action_dim, hidden), list(in_keys), ["params"]
+        ),
+        TensorDictModule(
+            NormalParamExtractor(scale_mapping="biased_softplus_0.5", scale_lb=1e-3),
+            ["params"],
+            ["loc", "scale"],
         ),
         selected_out_keys=["loc", "scale"],
     )
@@ -54,7 +58,9 @@ def make_qvalue(
 ) -> ValueOperator:
     """Q(s, a, c), ``[*, 1]``."""
     return ValueOperator(
-        _network(observation_dim + action_dim + context_dim, 1, hidden), in_keys=list(in_keys), out_keys=[out_key]
+        _network(observation_dim + action_dim + context_dim, 1, hidden),
+        in_keys=list(in_keys),
+        out_keys=[out_key],
     )
 
 

@@ -53,7 +53,9 @@ def make_reward_predictor(
         in_keys: three keys, each ``[*, features]``.
         out_key: ``[*, 1]``.
     """
-    return _predictor(observation_dim + action_dim + context_dim, 1, hidden, target_statistics, in_keys, out_key)
+    return _predictor(
+        observation_dim + action_dim + context_dim, 1, hidden, target_statistics, in_keys, out_key
+    )
 
 
 def make_next_observation_predictor(
@@ -68,5 +70,10 @@ def make_next_observation_predictor(
 ) -> TensorDictSequential:
     """s^(s, a, c): predicts the next observation, in raw units. Arguments as for the reward predictor."""
     return _predictor(
-        observation_dim + action_dim + context_dim, observation_dim, hidden, target_statistics, in_keys, out_key
+        observation_dim + action_dim + context_dim,
+        observation_dim,
+        hidden,
+        target_statistics,
+        in_keys,
+        out_key,
     )

@@ -8,6 +8,14 @@ from torch import Tensor, nn
 SMALLEST_SCALE = 1e-6
 
 
+def usable_scale(scale: Tensor) -> Tensor:
+    """A copy of the standard deviations in which (almost) zero is replaced by one.
+
+    What never varies carries no information: leave it unscaled instead of dividing by 0.
+    """
+    return torch.where(scale > SMALLEST_SCALE, scale, torch.ones_like(scale))
+
+
 class _Affine(nn.Module):
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -18,8 +26,7 @@ class _Affine(nn.Module):
                 "give one value of each per feature."
             )
         self.register_buffer("loc", loc.clone())
-        # A feature that never varies carries no information: leave it unscaled instead of dividing by 0.
-        self.register_buffer("scale", torch.where(scale > SMALLEST_SCALE, scale, torch.ones_like(scale)))
+        self.register_buffer("scale", usable_scale(scale))
 
 
 class Standardise(_Affine):

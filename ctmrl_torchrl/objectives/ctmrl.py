@@ -33,7 +33,7 @@ class CTMRLLoss(MetaLoss):
         >>> from ctmrl_torchrl import modules
         >>> from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
         >>> sizes = dict(observation_dim=2, context_dim=4)
-        >>> features = {("context", "observation"): 2, ("context", "action"): 2, ("context", "next", "reward"): 1}
+        >>> features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
         >>> loss = CTMRLLoss(
         ...     modules.make_context_encoder(feature_dims=features, context_dim=4),
         ...     modules.Codebook(3, 4),
@@ -47,15 +47,22 @@ class CTMRLLoss(MetaLoss):
         ...     ),
         ... )
         >>> def transitions(*shape):
-        ...     step = TensorDict({"observation": torch.randn(*shape, 2), "action": torch.rand(*shape, 2)}, shape)
-        ...     step["next"] = TensorDict({"observation": torch.randn(*shape, 2), "reward": torch.randn(*shape, 1),
-        ...         "done": torch.zeros(*shape, 1, dtype=bool), "terminated": torch.zeros(*shape, 1, dtype=bool)}, shape)
-        ...     return step
+        ...     never = torch.zeros(*shape, 1, dtype=torch.bool)
+        ...     root = {"observation": torch.randn(*shape, 2), "action": torch.rand(*shape, 2)}
+        ...     following = {"observation": torch.randn(*shape, 2), "reward": torch.randn(*shape, 1)}
+        ...     return TensorDict(root | {"next": following | {"done": never, "terminated": never}}, shape)
         >>> meta_batch = TensorDict({"context": transitions(5, 7), "context_positive": transitions(5, 7),
         ...     "transitions": transitions(5, 6)}, [5])
-        >>> sorted(key for key in loss(meta_batch).keys() if key.startswith("loss_"))  # doctest: +NORMALIZE_WHITESPACE
-        ['loss_actor', 'loss_code', 'loss_contrastive', 'loss_cross_prediction', 'loss_prediction', 'loss_qvalue',
-         'loss_value']
+        >>> for key in sorted(loss(meta_batch).keys()):
+        ...     if key.startswith("loss_"):
+        ...         print(key)
+        loss_actor
+        loss_code
+        loss_contrastive
+        loss_cross_prediction
+        loss_prediction
+        loss_qvalue
+        loss_value
     """
 
     def __init__(

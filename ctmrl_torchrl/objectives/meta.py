@@ -12,7 +12,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ctmrl_torchrl.objectives.representation.cqvae import join_key
+from ctmrl_torchrl.modules.keys import join_key, read
 
 
 class RepresentationLoss(Protocol):
@@ -23,28 +23,32 @@ class RepresentationLoss(Protocol):
     out_keys: list[NestedKey]
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Losses of the contexts under ``task_context`` and, if it asked for them, ``task_context_positive``."""
+        """Losses of the contexts under ``task_context`` and, if asked for, ``task_context_positive``."""
 
 
 class MetaLoss(LossModule):
     """Sum of a representation loss on the context and a policy loss on (observation, detached task context).
 
-    The encoder runs once per context draw; the policy loss sees the context cut off from the graph, so the encoder
-    learns from the representation loss alone.
+    The encoder runs once per context draw; the policy loss sees the context cut off from the graph, so the
+    encoder learns from the representation loss alone.
 
     Args:
-        context_encoder (TensorDictModule): reads ``("context", ...)`` keys, writes ``task_context`` ``[T, d]``.
+        context_encoder (TensorDictModule): reads ``("context", ...)`` keys, writes ``task_context``
+            ``[T, d]``.
         representation_loss (RepresentationLoss): e.g. :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
-        policy_loss (LossModule): e.g. :class:`~ctmrl_torchrl.objectives.BRACSACLoss` or TorchRL's ``IQLLoss``; its
-            networks read ``task_context``.
+        policy_loss (LossModule): e.g. :class:`~ctmrl_torchrl.objectives.BRACSACLoss` or TorchRL's
+            ``IQLLoss``; its networks read ``task_context``.
 
-    Keys (see ``set_keys``): ``context`` and ``context_positive`` ``[T, L]``, ``transitions`` ``[T, B]`` in TorchRL's
-    layout; ``task_context`` names the context for the representation and the policy loss.
+    Keys (see ``set_keys``): ``context`` and ``context_positive`` ``[T, L]``, ``transitions`` ``[T, B]`` in
+    TorchRL's layout. The encoder reads below ``context``; both draws are shown to it there. The contexts are
+    put under ``task_context`` and ``task_context_positive`` for the two losses: after renaming them, give the
+    representation loss the same names by its own ``set_keys`` and build the networks with them.
 
     Attributes:
-        representation_frozen (bool): when true the encoder runs without gradient and the representation loss is
-            skipped (its outputs are zeros): the last phase of training, in which only the policy learns.
-        policy_frozen (bool): when true the policy loss is skipped: an encoder-only phase.
+        representation_frozen (bool): when true the encoder runs without gradient and the representation loss
+            is skipped (its outputs are left out): the last phase, in which only the policy learns.
+        policy_frozen (bool): when true the policy loss is skipped (its outputs are left out): an encoder-only
+            phase.
     """
 
     @dataclass
@@ -102,14 +106,16 @@ class MetaLoss(LossModule):
     def encode(self, tensordict: TensorDictBase, context_key: NestedKey) -> Tensor:
         """Task contexts ``[T, d]`` of the draw under ``context_key``."""
         key = self.tensor_keys.context
-        view = TensorDict({key: tensordict.get(context_key)}, batch_size=tensordict.batch_size)
+        context = read(tensordict, context_key, type(self).__name__)
+        view = TensorDict({key: context}, batch_size=tensordict.batch_size)
         return self.context_encoder(view).get(self.context_encoder.out_keys[0])
 
     def policy_batch(self, tensordict: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions ``[T, B]`` with the detached context repeated over B, at this and the next step."""
         key = self.tensor_keys.task_context
-        transitions = tensordict.get(self.tensor_keys.transitions)
-        batch = transitions.copy()
+        batch = read(tensordict, self.tensor_keys.transitions, type(self).__name__).copy()
+        if batch.batch_dims < task_context.ndim:
+            batch.auto_batch_size_(task_context.ndim)
         repeated = task_context.detach().unsqueeze(-2).expand(*batch.batch_size, task_context.shape[-1])
         return batch.set(key, repeated).set(join_key("next", key), repeated)
 

@@ -16,18 +16,33 @@ from ctmrl_torchrl.data import (
     MetaReplayBuffer,
     TaskDataset,
     TaskSampler,
+    collect_task_dataset,
 )
 from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training.config import ContextConfig, ExperimentConfig
+from ctmrl_torchrl.training.validate import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator of this machine such as "
+            f"cuda or cuda:0 ({reason})."
+        ) from error
+    return device
 
 
 def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
@@ -45,24 +60,36 @@ def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
         if path.exists():
             dataset = TaskDataset.load(path)
         else:
-            from ctmrl_torchrl.data.collect import collect_task_dataset, get_recipe
-
-            torchrl_logger.info(f"making the offline dataset {path} (once)")
-            dataset = collect_task_dataset(
-                config.env,
-                preset=config.tasks,
-                recipe=get_recipe(config.dataset.recipe),
-                seed=config.dataset.seed,
-                path=path,
-                device="cpu",
-                progress=config.output.progress,
-            )
+            dataset = _make_dataset(config, path)
     check_dataset(dataset, task_set)
     return dataset
 
 
+def _make_dataset(config: ExperimentConfig, path: Path) -> TaskDataset:
+    torchrl_logger.info(f"making the offline dataset {path} (once)")
+    try:
+        return collect_task_dataset(
+            config.env,
+            preset=config.tasks,
+            recipe=config.dataset.recipe,
+            seed=config.dataset.seed,
+            path=path,
+            device="cpu",
+            progress=config.output.progress,
+        )
+    except DatasetError:
+        if not path.exists():
+            raise
+        # Another run has made the same dataset in the meantime.
+        return TaskDataset.load(path)
+
+
 def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
-    """Make sure that a dataset is of this environment and these tasks."""
+    """Make sure that a dataset is of this environment and these tasks.
+
+    Raises:
+        DatasetError: saying what is different, and what to set instead.
+    """
     manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
     if manifest.env != task_set.name:
         raise DatasetError(
@@ -75,6 +102,13 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
             f"{place} holds other tasks (preset {manifest.preset!r}, {found.shape[0]} tasks) than this run's "
             f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another dataset.path."
         )
+    family = task_set.family
+    sizes = {"observation": family.observation_dim, "action": family.action_dim, family.return_key: 1}
+    for key, size in sizes.items():
+        values = dataset.transitions.get(key, None)
+        if values is None or values.shape[-1] != size:
+            given = "does not have it" if values is None else f"has {values.shape[-1]}"
+            raise DatasetError(f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}.")
 
 
 def make_context_draw(config: ContextConfig) -> ContextDraw:

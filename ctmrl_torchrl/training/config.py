@@ -20,7 +20,8 @@ class DatasetConfig:
     Args:
         path (str or None): an existing dataset; None makes one under ``root`` on first use and reuses it.
         root (str): folder of the datasets made here.
-        recipe (str): ``small`` or ``paper``: how the behaviour policies are trained and rolled out.
+        recipe (str): how the behaviour policies are trained and rolled out: a name in
+            ``ctmrl_torchrl.data.RECIPES``.
         seed (int): seed of the collection, apart from the training's.
     """
 

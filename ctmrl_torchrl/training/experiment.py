@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +85,14 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         hooks=hooks,
         evaluate=lambda update: tester.quick_numbers(config.evaluation.seed),
         checkpoint_path=run_dir / "checkpoints" / "last.pt",
-        identity={"env": config.env, "tasks": config.tasks, "method": config.method, "seed": config.seed},
+        identity={
+            "env": config.env,
+            "tasks": config.tasks,
+            "method": config.method,
+            "policy_loss": config.policy_loss.name,
+            "seed": config.seed,
+            "dataset": _fingerprint(dataset),
+        },
         log_every=config.output.log_every,
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.output.checkpoint_every,
@@ -91,6 +100,12 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         progress=config.output.progress,
     )
     return Experiment(config, task_set, dataset, loss, trainer, tester, run_dir, device)
+
+
+def _fingerprint(dataset: TaskDataset) -> str:
+    """Short text that tells datasets apart, from the checksums of their files."""
+    checksums = json.dumps(dataset.manifest.checksums, sort_keys=True)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:12]
 
 
 def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
@@ -104,13 +119,16 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     experiment = build_experiment(config)
     trainer, run_dir = experiment.trainer, experiment.run_dir
     torch.manual_seed(config.seed)
+    earlier_metrics = None
     if config.resume is not None:
-        trainer.resume(config.resume)
+        checkpoint = trainer.resume(config.resume)
+        earlier_metrics = checkpoint.parent.parent / "metrics.csv"
     (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     trainer.metrics = MetricsLog(
         run_dir / "metrics.csv",
         tensorboard=config.output.tensorboard,
         keep_until=trainer.update_count if config.resume is not None else None,
+        keep_from=earlier_metrics,
     )
     trainer.train()
     runs = final_meta_test(experiment)
@@ -150,8 +168,8 @@ def summarise(
         wall_time_s=wall_time_s,
         dataset={
             "tasks": config.tasks,
-            "recipe": config.dataset.recipe,
-            "seed": config.dataset.seed,
+            "recipe": manifest.recipe.get("name"),
+            "seed": manifest.seeds.get("collection"),
             "counts": manifest.counts,
         },
         returns={

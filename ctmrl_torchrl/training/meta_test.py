@@ -25,11 +25,16 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.training.config import EvaluationConfig
 
 
+#: what ``evaluation.protocols`` chooses from
+PROTOCOL_NAMES = ("offline", "online", "np", "codes")
+
+
 def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[AdaptationProtocol]:
     """The protocols named in the configuration.
 
     Raises:
-        ValueError: for an unknown name, or ``codes`` with a method that has no codebook.
+        ValueError: for an unknown name, a budget below the number of codes, or ``codes`` with a method that has
+            no codebook.
     """
     makers = {
         "offline": lambda: OfflineProtocol(config.episodes),
@@ -73,7 +78,10 @@ class MetaTester:
         config: EvaluationConfig,
         device: torch.device,
     ) -> None:
-        make_protocols(config, codes)  # a bad name must not surface after hours of training
+        # What is wrong must not surface after hours of training.
+        make_protocols(config, codes)
+        if "offline" in config.protocols:
+            dataset.task_index([*task_set.train_ids, *task_set.test_ids])
         self.task_set = task_set
         self.dataset = dataset
         self.actor = actor
@@ -107,11 +115,11 @@ class MetaTester:
         return draw_context(self.dataset, task_ids, one, generator).to(self.device)
 
     def run(self, task_ids: Sequence[int], repeats: int, seed: int) -> dict[str, TensorDict]:
-        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``."""
+        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU."""
         collector = self._collector(task_ids, repeats)
         runs = {}
         for protocol in make_protocols(self.config, None if self.codes is None else self.codes.detach()):
-            runs[protocol.name] = collector.run(protocol, seed=seed).reshape(len(task_ids), repeats)
+            runs[protocol.name] = collector.run(protocol, seed=seed).cpu().reshape(len(task_ids), repeats)
         return runs
 
     def quick_numbers(self, seed: int) -> dict[str, float]:

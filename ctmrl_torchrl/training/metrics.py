@@ -16,11 +16,22 @@ class MetricsLog:
         path (Path): the CSV file; its folder must exist.
         tensorboard (bool): also write TensorBoard events (through TorchRL's logger) beside it.
         keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged again.
+        keep_from (Path or None): the file whose rows are kept on resuming, where it is not ``path`` itself.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool = False, keep_until: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tensorboard: bool = False,
+        keep_until: int | None = None,
+        keep_from: Path | None = None,
+    ) -> None:
         self.path = path
-        kept = [] if keep_until is None else [row for row in _rows(path) if int(row[0]) <= keep_until]
+        kept = []
+        if keep_until is not None:
+            earlier = path if keep_from is None or not keep_from.exists() else keep_from
+            kept = [row for row in _rows(earlier) if int(row[0]) <= keep_until]
         temporary = path.with_name(path.name + ".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -41,4 +52,5 @@ def _rows(path: Path) -> list[list[str]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))[1:]
+        # A run that was killed while writing leaves a last row that is not whole.
+        return [row for row in list(csv.reader(file))[1:] if len(row) == 3]

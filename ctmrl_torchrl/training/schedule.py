@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from sklearn.cluster import KMeans
@@ -40,7 +41,7 @@ class LearningRates:
         rates: OptimiserConfig,
         schedule: ScheduleConfig,
     ) -> None:
-        self.groups = {group["name"]: group for group in optimiser.param_groups}
+        self.optimiser = optimiser
         self.loss = loss
         self.rates = rates
         self.schedule = schedule
@@ -50,8 +51,10 @@ class LearningRates:
         schedule, rates = self.schedule, self.rates
         progress = update / schedule.updates
         end = schedule.representation_end
-        self.groups["representation"]["lr"] = rates.representation_rate * cosine_fall(progress, 0.0, end, 0.0)
-        self.groups["policy"]["lr"] = rates.policy_rate * cosine_fall(
+        # Looked up anew: a resumed optimiser has other group dictionaries than before.
+        groups = {group["name"]: group for group in self.optimiser.param_groups}
+        groups["representation"]["lr"] = rates.representation_rate * cosine_fall(progress, 0.0, end, 0.0)
+        groups["policy"]["lr"] = rates.policy_rate * cosine_fall(
             progress, rates.policy_decay_from, 1.0, rates.policy_final
         )
         self.loss.representation_frozen = progress >= end
@@ -71,7 +74,14 @@ class CodebookSchedule:
         seed (int): of K-means' seeding.
     """
 
-    def __init__(self, loss: MetaLoss, collect, schedule: ScheduleConfig, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        loss: MetaLoss,
+        collect: Callable[[], TensorDictBase],
+        schedule: ScheduleConfig,
+        *,
+        seed: int = 0,
+    ) -> None:
         self.loss = loss
         self.collect = collect
         self.schedule = schedule
@@ -110,9 +120,9 @@ class CodebookSchedule:
 
     @torch.no_grad()
     def _contexts(self) -> list[Tensor]:
+        device, key = self.codebook.codes.device, self.loss.tensor_keys.context
         return [
-            self.loss.encode(self.collect(), self.loss.tensor_keys.context)
-            for _ in range(self.schedule.contexts_per_epoch)
+            self.loss.encode(self.collect().to(device), key) for _ in range(self.schedule.contexts_per_epoch)
         ]
 
     def state_dict(self) -> dict[str, object]:
@@ -121,7 +131,9 @@ class CodebookSchedule:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.collected, self.initialised = list(state["collected"]), bool(state["initialised"])
+        device = self.codebook.codes.device
+        self.collected = [contexts.to(device) for contexts in state["collected"]]
+        self.initialised = bool(state["initialised"])
 
 
 def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:

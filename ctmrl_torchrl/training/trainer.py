@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl._utils import logger as torchrl_logger
 from torchrl.objectives.utils import TargetNetUpdater
 from tqdm.auto import tqdm
 
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.objectives.meta import MetaLoss
-from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from ctmrl_torchrl.training.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.schedule import total_loss
 
@@ -82,11 +88,14 @@ class MetaTrainer:
         self.device = device
         self.progress = progress
         self.update_count = 0
+        self._recent: list[TensorDictBase] = []
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
         losses = self.loss(batch)
-        total_loss(losses).backward()
+        total = total_loss(losses)
+        if total.requires_grad:  # not so when every weight of the phase is 0
+            total.backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if not self.loss.policy_frozen:
@@ -94,48 +103,64 @@ class MetaTrainer:
         return losses.detach()
 
     def train(self) -> None:
-        """Run the remaining updates."""
+        """Run the remaining updates.
+
+        Raises:
+            FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint stays.
+        """
         self.loss.train()
-        bar = tqdm(
-            total=self.updates, initial=self.update_count, disable=not self.progress, desc="meta-train", smoothing=0.05
-        )
-        recent: list[TensorDictBase] = []
-        while self.update_count < self.updates:
-            for hook in self.hooks:
-                hook.before_update(self.update_count)
-            self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
-            batch = self.buffer.sample()
-            if self.device is not None:
-                batch = batch.to(self.device, non_blocking=True)
-            recent.append(self.update(batch))
-            self.update_count += 1
-            bar.update()
-            if self._due(self.log_every):
-                self._log_losses(recent)
-                recent = []
-            if self._due(self.evaluate_every) and self.evaluate is not None:
-                self._log_evaluation(bar)
-            if self._due(self.checkpoint_every):
-                self.save()
-        bar.close()
+        with tqdm(
+            total=self.updates,
+            initial=self.update_count,
+            disable=not self.progress,
+            desc="meta-train",
+            smoothing=0.05,
+        ) as bar:
+            while self.update_count < self.updates:
+                self._one_update()
+                bar.update()
+                if self._due(self.log_every) or self.update_count == self.updates:
+                    self._log_losses()
+                if self._due(self.evaluate_every) and self.evaluate is not None:
+                    self._log_evaluation(bar)
+                if self._due(self.checkpoint_every):
+                    self.save()
         self.save()
+
+    def _one_update(self) -> None:
+        for hook in self.hooks:
+            hook.before_update(self.update_count)
+        self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
+        batch = self.buffer.sample()
+        if self.device is not None:
+            batch = batch.to(self.device, non_blocking=True)
+        self._recent.append(self.update(batch))
+        self.update_count += 1
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.update_count % interval == 0
 
-    def _log_losses(self, recent: list[TensorDictBase]) -> None:
-        """Means of the last updates; an error if one is not finite, before it can spoil a checkpoint."""
-        names = dict.fromkeys(name for losses in recent for name in losses.keys())  # noqa: SIM118
+    def _recent_means(self) -> dict[str, float]:
+        """Means of the updates since the last log; an error if one is not finite."""
+        names = dict.fromkeys(name for losses in self._recent for name in losses.keys())  # noqa: SIM118
         values = {}
         for name in names:
-            value = torch.stack([losses[name].float() for losses in recent if name in losses.keys()])  # noqa: SIM118
+            value = torch.stack([losses[name].float() for losses in self._recent if name in losses.keys()])  # noqa: SIM118
             values[f"loss/{name}" if name.startswith("loss_") else f"codebook/{name}"] = value.mean().item()
-        broken = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+        self._require_finite({name: math.isfinite(value) for name, value in values.items()})
+        return values
+
+    def _require_finite(self, finite: dict[str, bool]) -> None:
+        broken = [name for name, fine in finite.items() if not fine]
         if broken:
             raise FloatingPointError(
-                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last checkpoint is "
-                "from before; lower optimiser.policy_rate or optimiser.representation_rate."
+                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last checkpoint, "
+                "if there is one, is from before; lower optimiser.policy_rate or optimiser.representation_rate."
             )
+
+    def _log_losses(self) -> None:
+        values = self._recent_means()
+        self._recent = []
         if self.metrics is not None:
             self.metrics.log(self.update_count, values)
 
@@ -156,6 +181,8 @@ class MetaTrainer:
             "hooks": [hook.state_dict() if hasattr(hook, "state_dict") else {} for hook in self.hooks],
             "sampling": self.buffer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            # Updates since the last row of the log: the next row averages over them too.
+            "recent": [losses.to_dict() for losses in self._recent],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,14 +195,41 @@ class MetaTrainer:
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
         self.update_count = int(state["update"])
+        recent = [TensorDict(losses, []) for losses in state.get("recent", [])]
+        self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 
     def save(self) -> None:
-        """Write the checkpoint, if there is a place for it."""
+        """Write the checkpoint, if there is a place for it.
+
+        Raises:
+            FloatingPointError: if a recent loss or a parameter is not finite: a good checkpoint is not replaced.
+        """
         if self.checkpoint_path is not None:
+            self._recent_means()
+            self._require_finite(
+                {name: bool(value.isfinite().all()) for name, value in self.loss.named_parameters()}
+            )
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
 
-    def resume(self, path: str | Path) -> None:
-        """Go on from a checkpoint or a run folder."""
+    def resume(self, path: str | Path) -> Path:
+        """Go on from a checkpoint or a run folder; returns the checkpoint's file.
+
+        Raises:
+            CheckpointError: if it cannot be read, or is not of this run.
+        """
         file = find_checkpoint(path)
-        self.load_state_dict(load_checkpoint(file, self.identity))
+        state = load_checkpoint(file, self.identity)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file} does not fit this run; resume with the configuration it was written with (config.yaml in "
+                f"its run folder). In detail: {error}"
+            ) from error
+        if self.update_count > self.updates:
+            raise CheckpointError(
+                f"{file} is at update {self.update_count}, but this run has schedule.updates={self.updates}; "
+                f"set schedule.updates to at least {self.update_count} or resume from another checkpoint."
+            )
         torchrl_logger.info(f"resumed from {file} at update {self.update_count}")
+        return file

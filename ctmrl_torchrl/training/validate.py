@@ -6,42 +6,76 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ctmrl_torchrl.data import RECIPES
 from ctmrl_torchrl.envs import ENV_NAMES, get_family
-from ctmrl_torchrl.training.config import ExperimentConfig
+from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
+from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
+
+Rule = tuple[Callable[[Any], bool], str]
 
 
 class ConfigError(ValueError):
     """A configuration value is not allowed; the message names the field, the value and what is allowed."""
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value >= least), f"a whole number of at least {least}"
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _share(value: Any) -> bool:
-    return 0.0 <= value <= 1.0
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-SHARE = (_share, "a number from 0 to 1")
-POSITIVE = ((lambda value: math.isfinite(value) and value > 0), "a positive number")
-NOT_NEGATIVE = ((lambda value: math.isfinite(value) and value >= 0), "a number of at least 0")
+def _is_list_of(values: Any, rule: Rule, least: int) -> bool:
+    return isinstance(values, (list, tuple)) and len(values) >= least and all(rule[0](value) for value in values)
 
 
-def _among(*names: str) -> tuple[Callable[[Any], bool], str]:
+def _whole(least: int) -> Rule:
+    return (lambda value: _is_whole(value) and value >= least), f"a whole number of at least {least}"
+
+
+def _among(*names: str) -> Rule:
     return (lambda value: value in names), "one of " + ", ".join(names)
 
 
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+def _or_none(rule: Rule) -> Rule:
+    return (lambda value: value is None or rule[0](value)), f"{rule[1]}, or null"
+
+
+def _list_of(rule: Rule, least: int) -> Rule:
+    return (lambda values: _is_list_of(values, rule, least)), f"a list of at least {least}, each {rule[1]}"
+
+
+def _bounds(values: Any) -> bool:
+    return _is_list_of(values, _whole(1), 2) and len(values) == 2 and values[0] <= values[1]
+
+
+SHARE: Rule = ((lambda value: _is_number(value) and 0.0 <= value <= 1.0), "a number from 0 to 1")
+POSITIVE: Rule = ((lambda value: _is_number(value) and value > 0), "a positive number")
+NOT_NEGATIVE: Rule = ((lambda value: _is_number(value) and value >= 0), "a number of at least 0")
+NUMBER: Rule = (_is_number, "a finite number")
+SWITCH: Rule = ((lambda value: isinstance(value, bool)), "true or false")
+BOUNDS: Rule = (_bounds, "a pair [least, most] of whole numbers with 1 <= least <= most")
+WIDTHS = _list_of(_whole(1), 1)
+
+RULES: dict[str, Rule] = {
     "env": _among(*ENV_NAMES),
+    "seed": _whole(0),
     "threads": _whole(1),
-    "dataset.recipe": _among("small", "paper"),
+    "dataset.recipe": _among(*RECIPES),
+    "dataset.seed": _whole(0),
     "context.kind": _among("trajectories", "transitions"),
     "context.length": _whole(1),
+    "context.trajectories": BOUNDS,
+    "context.behaviours": _or_none(BOUNDS),
     "context.near_random_fraction": SHARE,
     "context.near_random_snapshots": _whole(1),
     "batch.tasks": _whole(2),
     "batch.transitions": _whole(1),
+    "batch.repeat_tasks": SWITCH,
     "encoder.context_dim": _whole(1),
+    "encoder.hidden": WIDTHS,
+    "encoder.head_hidden": _list_of(_whole(1), 0),
     "encoder.pool": _among("mean", "mean_mlp"),
     "optimiser.representation_rate": NOT_NEGATIVE,
     "optimiser.policy_rate": NOT_NEGATIVE,
@@ -55,21 +89,53 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.kmeans_from": SHARE,
     "schedule.kmeans_at": SHARE,
     "schedule.refreshes": _whole(1),
+    "schedule.kmeans": SWITCH,
     "schedule.contexts_per_epoch": _whole(1),
     "evaluation.every": _whole(0),
     "evaluation.repeats": _whole(1),
     "evaluation.final_repeats": _whole(1),
+    "evaluation.protocols": _list_of(_among(*PROTOCOL_NAMES), 1),
     "evaluation.episodes": _whole(2),
     "evaluation.random_episodes": _whole(1),
     "evaluation.codes_keep": _whole(1),
+    "evaluation.seed": _whole(0),
     "output.log_every": _whole(1),
     "output.checkpoint_every": _whole(0),
+    "representation.name": _among(*(loss.name for loss in REPRESENTATIONS)),
+    "policy_loss.name": _among(*(loss.name for loss in POLICY_LOSSES)),
+    "policy_loss.hidden": WIDTHS,
     "policy_loss.target_rate": SHARE,
+}
+
+#: fields that not every loss has: checked where they are
+LOSS_RULES: dict[str, Rule] = {
+    "representation.codes": _or_none(_whole(1)),
+    "representation.prediction_weight": NOT_NEGATIVE,
+    "representation.cross_prediction_weight": NOT_NEGATIVE,
+    "representation.code_weight": NOT_NEGATIVE,
+    "representation.contrastive_weight": NOT_NEGATIVE,
+    "representation.temperature": POSITIVE,
+    "representation.extra_negatives": _whole(0),
+    "representation.update_rate": SHARE,
+    "representation.predictor_hidden": WIDTHS,
+    "representation.predict": _among("context", "transitions"),
+    "policy_loss.reward_scale": POSITIVE,
+    "policy_loss.entropy_coefficient": NOT_NEGATIVE,
+    "policy_loss.regularisation": NOT_NEGATIVE,
+    "policy_loss.behaviour_penalty": SWITCH,
+    "policy_loss.penalty_init": NOT_NEGATIVE,
+    "policy_loss.penalty_max": NOT_NEGATIVE,
+    "policy_loss.divergence_target": NUMBER,
+    "policy_loss.expectile": (
+        (lambda value: _is_number(value) and 0.0 < value < 1.0),
+        "a number between 0 and 1, both excluded",
+    ),
+    "policy_loss.temperature": POSITIVE,
 }
 
 
 def validate_config(config: ExperimentConfig) -> None:
-    """Check every value that has a rule.
+    """Check every value that has a rule, and those that must fit each other.
 
     Raises:
         ConfigError: naming the field, what was given and what is allowed.
@@ -78,20 +144,60 @@ def validate_config(config: ExperimentConfig) -> None:
         value: Any = config
         for part in name.split("."):
             value = getattr(value, part)
-        if not allowed(value):
-            raise ConfigError(f"config field {name}: got {value!r}, allowed is {description}.")
-    for name in ("trajectories", "behaviours"):
-        bounds = getattr(config.context, name)
-        if bounds is not None and not (len(bounds) == 2 and 1 <= bounds[0] <= bounds[1]):
-            raise ConfigError(
-                f"config field context.{name}: got {list(bounds)}, allowed is a pair [least, most] with 1 <= least <= most."
-            )
+        _require(allowed(value), name, value, description)
+    for name, (allowed, description) in LOSS_RULES.items():
+        group, field = name.split(".")
+        loss = getattr(config, group)
+        if hasattr(loss, field):
+            value = getattr(loss, field)
+            _require(allowed(value), name, value, description)
     presets = get_family(config.env).presets
-    if config.tasks not in presets:
-        raise ConfigError(f"config field tasks: got {config.tasks!r}, allowed is one of {', '.join(presets)}.")
-    training = presets[config.tasks][0]
-    if config.batch.tasks > training and not config.batch.repeat_tasks:
-        raise ConfigError(
-            f"config field batch.tasks: got {config.batch.tasks}, allowed is at most {training}, the number of training "
-            f"tasks of {config.env} with tasks={config.tasks} (or batch.repeat_tasks=true)."
+    _require(config.tasks in presets, "tasks", config.tasks, f"one of {', '.join(presets)}")
+    _check_together(config, presets[config.tasks][0])
+
+
+def _require(condition: bool, name: str, value: Any, description: str) -> None:
+    if not condition:
+        raise ConfigError(f"config field {name}: got {value!r}, allowed is {description}.")
+
+
+def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
+    """Values that are allowed one by one, but not in this company."""
+    schedule, evaluation = config.schedule, config.evaluation
+    _require(
+        config.batch.tasks <= training_tasks or config.batch.repeat_tasks,
+        "batch.tasks",
+        config.batch.tasks,
+        f"at most {training_tasks}, the number of training tasks of {config.env} with tasks={config.tasks} "
+        "(or batch.repeat_tasks=true)",
+    )
+    _require(
+        schedule.policy_start <= schedule.representation_end,
+        "schedule.policy_start",
+        schedule.policy_start,
+        f"at most schedule.representation_end={schedule.representation_end}, for between the two nothing would learn",
+    )
+    if not hasattr(config.representation, "codes"):
+        _require(
+            "codes" not in evaluation.protocols,
+            "evaluation.protocols",
+            evaluation.protocols,
+            f"anything without 'codes': representation={config.representation.name} has no codebook to play",
         )
+        return
+    codes = get_family(config.env).codes if config.representation.codes is None else config.representation.codes
+    _require(
+        "codes" not in evaluation.protocols or evaluation.episodes > codes,
+        "evaluation.episodes",
+        evaluation.episodes,
+        f"more than {codes} under protocol 'codes', which plays each of the {codes} codes once "
+        "(or a smaller representation.codes, or evaluation.protocols without 'codes')",
+    )
+    contexts = training_tasks * schedule.contexts_per_epoch
+    _require(
+        not schedule.kmeans or codes <= contexts,
+        "representation.codes",
+        codes,
+        f"at most {contexts}, the contexts that K-means sees in one epoch ({training_tasks} training tasks x "
+        f"schedule.contexts_per_epoch={schedule.contexts_per_epoch}), or schedule.kmeans=false",
+    )

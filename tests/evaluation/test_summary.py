@@ -173,9 +173,9 @@ def test_table():
     lines = format_summary_table(build_summary(**arguments())).splitlines()
     assert lines[0].startswith("point_robot | ctmrl + brac_sac") and "12,000 updates in 7.2 min" in lines[0]
     row = next(line for line in lines if line.startswith("  np ")).split()
-    assert row[1:6] == ["-12.000", "-6.109", "-4.800", "(12)", "-4.800"]
+    assert row[1:6] == ["-12.000", "-11.345", "-5.455", "-4.800", "(12)"]
     offline = next(line for line in lines if line.startswith("  offline ")).split()
-    assert offline[1:5] == ["-4.000", "-", "-4.000", "(1)"]
+    assert offline[1:6] == ["-4.000", "-", "-", "-4.000", "(1)"]
     text = "\n".join(lines)
     assert "unseen test tasks" in text and "training tasks" in text
     assert "-20.360" in text and "-3.855" in text and "[-4.930, -4.690]" in text

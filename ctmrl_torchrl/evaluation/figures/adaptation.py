@@ -36,7 +36,8 @@ def plot_adaptation(
 
     Args:
         returns: ``{protocol: {"mean": [E], "low": [E], "high": [E]}}`` (``low``/``high`` may be missing);
-            arrays, tensors or a nested TensorDict. Entry ``e`` belongs to episode ``e + 1``.
+            arrays, tensors or a nested TensorDict. Entry ``k`` was measured
+            after ``k`` collected episodes.
         random: return of the random policy, ``None`` where unknown.
         optimum: best possible return, or ``None``.
         paper: the paper's final return, or ``None``.
@@ -57,10 +58,10 @@ def plot_adaptation(
     labels = []
     for index, (name, (mean, low, high)) in enumerate(curves.items()):
         colour = style.protocol_colour(name, index)
-        steps = np.arange(1, mean.size + 1)
+        steps = np.arange(mean.size)
         if mean.size == 1:  # no adaptation episodes of its own: the same level everywhere
             steps, mean, low, high = (
-                np.array([1, episodes]),
+                np.array([0, episodes - 1]),
                 *(np.repeat(end, 2) for end in (mean, low, high)),
             )
             axes.plot(steps, mean, color=colour, linestyle=(0, (5, 2)))
@@ -78,7 +79,7 @@ def plot_adaptation(
             style.reference_line(axes, value, colour, dash)
             labels.append(style.Label(value, text, colour))
     labels += _limits(axes, curves, random, [value for value in (optimum, paper) if value is not None])
-    axes.set_xlim(1 - 0.02 * episodes, episodes + 0.02 * episodes)
+    axes.set_xlim(-0.02 * episodes, 1.02 * episodes - 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("adaptation episodes collected in the new task")
     axes.set_ylabel("return of one episode (higher is better)")

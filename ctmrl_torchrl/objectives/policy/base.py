@@ -40,4 +40,6 @@ class PolicyLossConfig:
 
     def build(self, problem: Problem, context_dim: int) -> LossModule:
         """Build the loss with its networks."""
-        raise ValueError(f"policy_loss={self.name!r} names no policy loss; choose policy_loss=brac_sac or iql.")
+        raise ValueError(
+            f"policy_loss={self.name!r} names no policy loss; choose policy_loss=brac_sac or iql."
+        )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule, ValueEstimators
 from torchrl.objectives.utils import _vmap_func, dispatch_value_estimator
 
+from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.modules.policies import make_qvalue
 from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
@@ -28,12 +29,13 @@ class BRACSACLoss(LossModule):
 
     - ``loss_qvalue``: both Q networks regress ``reward_scale * r + gamma * (1 - terminated) * V_target(s')``
     - ``loss_value``: V regresses ``min Q(s, a_pi) - entropy_coefficient * log pi(a_pi)``
-    - ``loss_actor``: ``entropy_coefficient * log pi - min Q(s, a_pi) + penalty * D + 1e-3 (loc^2 + log(scale)^2)``
-    - ``loss_behaviour_critic`` (only with a ``behaviour_critic``): minus the dual divergence D, plus a penalty
-      that confines its witness; the penalty coefficient follows ``D`` towards ``divergence_target``.
+    - ``loss_actor``: ``entropy_coefficient * log pi - min Q(s, a_pi) + penalty * D
+      + regularisation * (mean(loc^2) + mean(log(scale)^2))``
+    - ``loss_behaviour_critic`` (only with a ``behaviour_critic``): minus the dual divergence D, plus a
+      penalty that confines its witness; the penalty coefficient follows ``D`` towards ``divergence_target``.
 
-    Each loss reaches its own network only. Only the ratio of ``entropy_coefficient`` to ``reward_scale`` shapes
-    the optimal policy: the lineage's reward scale of 100 with coefficient 1 equals scale 1 with 0.01.
+    Each loss reaches its own network only. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
+    shapes the optimal policy: the lineage's reward scale of 100 with coefficient 1 equals scale 1 with 0.01.
 
     Args:
         actor_network (ProbabilisticActor): reads ``observation`` and ``task_context``.
@@ -42,19 +44,20 @@ class BRACSACLoss(LossModule):
 
     Keyword Args:
         gamma (float): discount factor. Defaults to 0.99.
-        behaviour_critic (TensorDictModule, optional): C(s, a, c) of the dual divergence, reading the Q network's
-            keys. ``None`` (default) means no behaviour penalty.
+        behaviour_critic (TensorDictModule, optional): C(s, a, c) of the dual divergence, reading the Q
+            network's keys. ``None`` (default) means no behaviour penalty.
         num_qvalue_nets (int): Defaults to 2.
         reward_scale, entropy_coefficient (float): Default 1 and 0.01.
-        regularisation (float): weight of the squared mean and log-scale of the action distribution. Default 1e-3,
-            times ``reward_scale``-free units as in the lineage.
+        regularisation (float): weight of the squared mean and log-scale of the action distribution. Defaults
+            to 1e-5: the lineage's 1e-3 divided by its reward scale of 100.
         penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
-    Keys (see ``set_keys``): ``action``, ``reward``, ``done``, ``terminated`` (the last three under ``"next"``),
-    ``state_value``, ``state_action_value``; batches of any shape.
+    Keys (see ``set_keys``): ``action``, ``reward``, ``done``, ``terminated`` (the last three under
+    ``"next"``), ``state_value``, ``state_action_value``; batches of any shape.
 
-    Out: the losses above, ``entropy`` (mean of ``-log pi``), and ``behaviour_divergence`` with a behaviour critic.
+    Out: the losses above, ``entropy`` (mean of ``-log pi``), and ``behaviour_divergence`` with a
+    behaviour critic.
     """
 
     @dataclass
@@ -100,9 +103,13 @@ class BRACSACLoss(LossModule):
     ) -> None:
         super().__init__()
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
-        self.convert_to_functional(qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=False)
+        self.convert_to_functional(
+            qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=False
+        )
         self.convert_to_functional(value_network, "value_network", create_target_params=True)
         self.behaviour_critic = behaviour_critic
+        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        self.gamma = gamma
         self.reward_scale = reward_scale
         self.entropy_coefficient = entropy_coefficient
         self.regularisation = regularisation
@@ -112,7 +119,9 @@ class BRACSACLoss(LossModule):
         self.deactivate_vmap = False
         self.register_buffer("penalty", torch.tensor(float(penalty_init)))
         self._make_vmap()
-        self.make_value_estimator(self.default_value_estimator, gamma=gamma)
+        # Before the value estimator, which insists on a value that the network writes.
+        self.set_keys(state_value=value_network.out_keys[-1], state_action_value=qvalue_network.out_keys[-1])
+        self.make_value_estimator(self.default_value_estimator)
         self._set_in_keys()
 
     def _make_vmap(self) -> None:
@@ -132,7 +141,10 @@ class BRACSACLoss(LossModule):
                     *self.actor_network.in_keys,
                     *(key for key in self.qvalue_network.in_keys if key != keys.action),
                     *self.value_network.in_keys,
-                    *(("next", *((key,) if isinstance(key, str) else key)) for key in self.value_network.in_keys),
+                    *(
+                        ("next", *((key,) if isinstance(key, str) else key))
+                        for key in self.value_network.in_keys
+                    ),
                 ]
             )
         )
@@ -149,7 +161,7 @@ class BRACSACLoss(LossModule):
         self._set_in_keys()
 
     def make_value_estimator(self, value_type: ValueEstimators | None = None, **hyperparams: float) -> None:
-        """Choose how the target of Q is estimated: TD(0), TD(1) or TD(lambda); ``gamma=`` sets the discount."""
+        """Choose how the target of Q is estimated: TD(0), TD(1) or TD(lambda); ``gamma=`` is the discount."""
         keys = self.tensor_keys
         dispatch_value_estimator(
             self,
@@ -169,7 +181,7 @@ class BRACSACLoss(LossModule):
     def _qvalue_target(self, tensordict: TensorDictBase) -> Tensor:
         reward_key = ("next", self.tensor_keys.reward)
         scaled = tensordict.copy()
-        scaled.set(reward_key, self.reward_scale * tensordict.get(reward_key))
+        scaled.set(reward_key, self.reward_scale * read(tensordict, reward_key, type(self).__name__))
         return self.value_estimator.value_estimate(
             scaled, target_params=self.target_value_network_params
         ).squeeze(-1)
@@ -198,7 +210,8 @@ class BRACSACLoss(LossModule):
         )
         critic_terms = 5.0 * witness_penalty(self._witness(tensordict, between, learn=True)) - divergence
         for_actor = dual_divergence(
-            self._witness(tensordict, action, learn=False), self._witness(tensordict, data_action, learn=False)
+            self._witness(tensordict, action, learn=False),
+            self._witness(tensordict, data_action, learn=False),
         )
         return for_actor, critic_terms
 
@@ -248,7 +261,8 @@ class BRACSACConfig(PolicyLossConfig):
     """Configuration of :class:`BRACSACLoss`.
 
     Args:
-        behaviour_penalty (bool): whether the dual-KL penalty is used. The lineage leaves it off on the point robots.
+        behaviour_penalty (bool): whether the dual-KL penalty is used. The lineage leaves it off on the
+            point robots.
     """
 
     name: str = "brac_sac"

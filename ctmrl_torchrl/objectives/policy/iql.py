@@ -40,6 +40,7 @@ def make_iql_loss(
         expectile=expectile,
         temperature=temperature,
     )
+    loss.set_keys(value=value_network.out_keys[-1], state_action_value=qvalue_network.out_keys[-1])
     # Made now rather than lazily, so that a fresh loss can load the state of a used one.
     loss.make_value_estimator(ValueEstimators.TD0, gamma=gamma)
     return loss

@@ -20,9 +20,11 @@ class RepresentationConfig:
 
     name: str = "none"
 
-    def build(self, problem: Problem, context_dim: int, generator: torch.Generator | None = None) -> LossModule:
+    def build(
+        self, problem: Problem, context_dim: int, generator: torch.Generator | None = None
+    ) -> LossModule:
         """Build the loss with all of its modules; ``generator`` seeds what is drawn at random."""
         raise ValueError(
-            f"representation={self.name!r} names no representation loss; choose a method (method=ctmrl) or one of the "
-            "registered representation configurations."
+            f"representation={self.name!r} names no representation loss; choose a method (method=ctmrl) or "
+            "one of the registered representation configurations."
         )

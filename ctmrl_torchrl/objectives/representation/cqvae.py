@@ -12,7 +12,9 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.codebook import Codebook
+from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
+from ctmrl_torchrl.modules.standardise import usable_scale
 from ctmrl_torchrl.objectives.representation.base import RepresentationConfig
 from ctmrl_torchrl.objectives.representation.terms import (
     code_classification,
@@ -22,19 +24,13 @@ from ctmrl_torchrl.objectives.representation.terms import (
 from ctmrl_torchrl.problem import Problem
 
 
-def join_key(*parts: NestedKey) -> NestedKey:
-    """Concatenate keys into one nested key: ``join_key("context", ("next", "reward"))``."""
-    flat = tuple(piece for part in parts for piece in (part if isinstance(part, tuple) else (part,)))
-    return flat if len(flat) > 1 else flat[0]
-
-
 class CQVAELoss(LossModule):
     """L = w1 L_pre_spe + w2 L_pre_cro + w3 L_C + w4 L_contra (CTMRL, Eq. 3-10).
 
-    Gradients: L_pre_spe reaches the contexts (hence the encoder) and the predictors; L_pre_cro the codes and the
-    predictors, never the encoder; L_C the contexts and the codes; L_contra the contexts of both draws.
-    A weight of 0 switches a term off and skips its work. While :attr:`warm_up` is true only L_pre_spe is active
-    and the codebook is left alone.
+    Gradients: L_pre_spe reaches the contexts (hence the encoder) and the predictors; L_pre_cro the codes and
+    the predictors, never the encoder; L_C the contexts and the codes; L_contra the contexts of both draws.
+    A weight of 0 switches a term off and skips its work. While :attr:`warm_up` is true only L_pre_spe is
+    active and the codebook is left alone.
 
     Args:
         codebook (Codebook): matches contexts with codes.
@@ -42,24 +38,28 @@ class CQVAELoss(LossModule):
             ``task_context`` and write their prediction under their last out-key.
 
     Keyword Args:
-        prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4. Default 1.
+        prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4; 1 each.
         temperature (float): tau of Eq. (3) and (10). Defaults to 0.1.
         extra_negatives (int): M of Eq. (10). Defaults to 4.
-        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its units.
+        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
+            units; (almost) zero counts as one, as in the predictors.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
-        - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with gradient
-        - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default ``"context"``,
-          the paper's choice; ``"transitions"`` predicts the policy batch instead
+        - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
+          gradient
+        - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default
+          ``"context"``, the paper's choice; ``"transitions"`` predicts the policy batch instead
         - inside it ``observation``, ``action``, ``reward``, ``next_observation`` and (optional) ``mask``
 
     Out:
         ``loss_prediction``, ``loss_cross_prediction``, ``loss_code``, ``loss_contrastive`` and the detached
-        ``code_perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's variance).
+        ``code_perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
+        variance).
 
     Raises:
         ValueError: if the batch holds a single task while the contrastive term is on.
+        KeyError: if an entry that is needed is missing.
     """
 
     @dataclass
@@ -106,11 +106,8 @@ class CQVAELoss(LossModule):
         self.extra_negatives = extra_negatives
         self.reduction = reduction
         self.warm_up = False
-        self.register_buffer("reward_spread", torch.ones(1) if reward_scale is None else reward_scale.clone())
-        self.register_buffer(
-            "next_observation_spread",
-            torch.ones(1) if next_observation_scale is None else next_observation_scale.clone(),
-        )
+        self.register_buffer("reward_spread", _spread(reward_scale))
+        self.register_buffer("next_observation_spread", _spread(next_observation_scale))
         self._set_in_keys()
 
     @property
@@ -142,11 +139,11 @@ class CQVAELoss(LossModule):
     def _predict(self, batch: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
         """L_r and L_s of every task for one context: Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro."""
         keys = self.tensor_keys
-        observation = batch.get(keys.observation)
+        observation = self._read(batch, keys.observation)
         inputs = TensorDict(
             {
                 keys.observation: observation,
-                keys.action: batch.get(keys.action),
+                keys.action: self._read(batch, keys.action),
                 keys.task_context: context.unsqueeze(-2).expand(*observation.shape[:-1], context.shape[-1]),
             },
             batch_size=observation.shape[:-1],
@@ -155,9 +152,14 @@ class CQVAELoss(LossModule):
         following = self.next_observation_predictor(inputs).get(self.next_observation_predictor.out_keys[-1])
         mask = batch.get(keys.mask, None)
         return (
-            prediction_error(reward, batch.get(keys.reward), self.reward_spread, mask),
-            prediction_error(following, batch.get(keys.next_observation), self.next_observation_spread, mask),
+            prediction_error(reward, self._read(batch, keys.reward), self.reward_spread, mask),
+            prediction_error(
+                following, self._read(batch, keys.next_observation), self.next_observation_spread, mask
+            ),
         )
+
+    def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor | TensorDictBase:
+        return read(tensordict, key, type(self).__name__)
 
     def _reduce(self, values: Tensor) -> Tensor:
         if self.reduction == "none":
@@ -168,13 +170,13 @@ class CQVAELoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the four terms."""
         keys = self.tensor_keys
-        task_context = tensordict.get(keys.task_context)
+        task_context = self._read(tensordict, keys.task_context)
         if self.contrastive_weight and task_context.shape[0] < 2:
             raise ValueError(
-                "CQVAELoss: the batch holds one task, but the contrastive term (Eq. 10) compares tasks; sample at "
-                "least two tasks per batch or set contrastive_weight=0."
+                "CQVAELoss: the batch holds one task, but the contrastive term (Eq. 10) compares tasks; "
+                "sample at least two tasks per batch or set contrastive_weight=0."
             )
-        batch = tensordict.get(keys.prediction)
+        batch = self._read(tensordict, keys.prediction)
         zeros = task_context.new_zeros(task_context.shape[0])
         terms = dict.fromkeys(self.out_keys[:4], zeros)
         error_reward = zeros
@@ -182,7 +184,9 @@ class CQVAELoss(LossModule):
             error_reward, error_next = self._predict(batch, task_context)
             terms["loss_prediction"] = self.prediction_weight * (error_reward + error_next)
         if not self.warm_up:
-            matched = self.codebook(TensorDict({self.codebook.in_keys[0]: task_context}, [task_context.shape[0]]))
+            matched = self.codebook(
+                TensorDict({self.codebook.in_keys[0]: task_context}, [task_context.shape[0]])
+            )
             code_index, cross_task_context = (matched.get(key) for key in self.codebook.out_keys)
             if self.cross_prediction_weight:
                 cross = sum(self._predict(batch, cross_task_context))
@@ -194,7 +198,7 @@ class CQVAELoss(LossModule):
             if self.contrastive_weight:
                 terms["loss_contrastive"] = self.contrastive_weight * hard_contrastive(
                     task_context,
-                    tensordict.get(keys.task_context_positive),
+                    self._read(tensordict, keys.task_context_positive),
                     code_index,
                     temperature=self.temperature,
                     extra_negatives=self.extra_negatives,
@@ -206,6 +210,10 @@ class CQVAELoss(LossModule):
         return TensorDict(out, [])
 
 
+def _spread(scale: Tensor | None) -> Tensor:
+    return torch.ones(1) if scale is None else usable_scale(scale)
+
+
 @dataclass
 class CQVAEConfig(RepresentationConfig):
     """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
@@ -215,8 +223,8 @@ class CQVAEConfig(RepresentationConfig):
         prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4.
         temperature (float): tau. extra_negatives (int): M. update_rate (float): eta of Eq. (2).
         predictor_hidden (list of int): widths of the reward and next-observation predictors.
-        predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the policy
-            batch of the same task.
+        predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
+            policy batch of the same task.
     """
 
     name: str = "cqvae"
@@ -231,7 +239,9 @@ class CQVAEConfig(RepresentationConfig):
     predictor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     predict: str = "context"
 
-    def build(self, problem: Problem, context_dim: int, generator: torch.Generator | None = None) -> CQVAELoss:
+    def build(
+        self, problem: Problem, context_dim: int, generator: torch.Generator | None = None
+    ) -> CQVAELoss:
         """Build the codebook, the predictors and the loss."""
         if self.predict not in ("context", "transitions"):
             raise ValueError(f"representation.predict={self.predict!r}; choose 'context' or 'transitions'.")
@@ -243,7 +253,9 @@ class CQVAEConfig(RepresentationConfig):
         }
         reward, following = problem.statistics[problem.reward_key], problem.statistics["next", "observation"]
         loss = CQVAELoss(
-            Codebook(self.codes or problem.codes, context_dim, update_rate=self.update_rate, generator=generator),
+            Codebook(
+                self.codes or problem.codes, context_dim, update_rate=self.update_rate, generator=generator
+            ),
             make_reward_predictor(**sizes, target_statistics=reward),
             make_next_observation_predictor(**sizes, target_statistics=following),
             prediction_weight=self.prediction_weight,

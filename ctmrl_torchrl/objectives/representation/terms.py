@@ -1,6 +1,6 @@
 """The terms of the CQ-VAE objective, one function per equation of CTMRL.
 
-Each returns one value per task, ``[T]``, whose plain mean is the loss: that lets a loss module apply any reduction.
+Each returns one value per task, ``[T]``, whose plain mean is the loss: a loss module may apply any reduction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from torch.nn import functional
 from ctmrl_torchrl.modules.codebook import match_codes
 
 
-def code_classification(task_context: Tensor, codes: Tensor, code_index: Tensor, temperature: float) -> Tensor:
+def code_classification(
+    task_context: Tensor, codes: Tensor, code_index: Tensor, temperature: float
+) -> Tensor:
     """Eq. (3), L_C: cross-entropy of the cosine similarities to all codes against the matched code.
 
     Args:
@@ -26,7 +28,7 @@ def code_classification(task_context: Tensor, codes: Tensor, code_index: Tensor,
 
 
 def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One half of Eq. (4)-(6) and of Eq. (7)-(9): squared error of a predictor, in units of the target's spread.
+    """One half of Eq. (4)-(6) and of Eq. (7)-(9): squared error in units of the target's spread.
 
     The equations differ only in the context that the predictor was given (task-specific or cross-task) and in
     the target (reward or next observation). Mean over transitions and dimensions.
@@ -53,7 +55,7 @@ def hard_contrastive(
     extra_negatives: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Eq. (10), L_contra: InfoNCE among the tasks that share a code, averaged per code, then over non-empty codes.
+    """Eq. (10), L_contra: InfoNCE among the tasks of a code, averaged per code, then over non-empty codes.
 
     The negatives of a task are the positives of the other tasks of its code; a task alone on its code is
     contrasted with ``extra_negatives`` randomly drawn other tasks. One masked ``[T, T]`` logit matrix; the

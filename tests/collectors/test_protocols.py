@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hand_made_agents import Counts, GoalFinder, MarkedActor, Walker, make_collector, walk_return
+
+from ctmrl_torchrl.collectors import (
+    CodesProtocol,
+    NonPriorProtocol,
+    OfflineProtocol,
+    OnlineProtocol,
+)
+from ctmrl_torchrl.collectors.protocols import best_episodes
+from ctmrl_torchrl.envs import make_task_set
+
+CODES = torch.tensor([[-0.5, 0.5], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
+TASKS = (2, 6, 11)
+
+
+class Recording(CodesProtocol):
+    """Keeps what was played and what it brought."""
+
+    def reset(self, run):
+        super().reset(run)
+        self.proposals, self.run = [], run
+
+    def proposal(self, run):
+        self.proposals.append(super().proposal(run))
+        return self.proposals[-1]
+
+
+def played(episodes, **options):
+    protocol = Recording(CODES, episodes=episodes, **options)
+    result = make_collector(GoalFinder(), Walker(), TASKS).run(protocol)
+    return protocol, result, torch.stack(protocol.run.returns, 1)
+
+
+def test_codes_are_played_once_each_in_order_and_the_best_is_kept():
+    protocol, result, returns = played(episodes=len(CODES) + 1)
+    assert torch.equal(torch.stack(protocol.proposals), CODES[:, None].expand(4, len(TASKS), 2))
+    goals = make_task_set("point_robot").parameters[torch.tensor(TASKS)].float()
+    expected = torch.tensor([[walk_return(code, goal) for code in CODES] for goal in goals])
+    torch.testing.assert_close(returns, expected, atol=1e-4, rtol=1e-5)
+    # measured before anything: the prior; after k codes: the best of them
+    torch.testing.assert_close(result["returns"][:, 1:], expected.cummax(1).values, atol=1e-4, rtol=1e-5)
+    assert torch.equal(result["task_context"][:, -1], CODES[expected.argmax(1)])
+    assert not result["task_context"][:, 0].any()
+
+
+def test_codes_then_adapts_from_the_best_episodes():
+    protocol, result, returns = played(episodes=9, keep=2)
+    assert len(protocol.proposals) == 8
+    torch.testing.assert_close(result["returns"][:, -1], returns.amax(1))
+    # the proposals after the codes come from the best 1, 2, 1, ... episodes known by then
+    run = protocol.run
+    for number, best in ((4, 1), (5, 2), (6, 1)):
+        known = type(run)(run._collector, run.generator)
+        known.episodes, known.returns = run.episodes[:number], run.returns[:number]
+        torch.testing.assert_close(protocol.proposals[number], run.encode(best_episodes(known, best)))
+
+
+def test_best_episodes_are_each_rows_own():
+    run = make_collector(GoalFinder(), Walker(), TASKS)
+    protocol = Recording(CODES, episodes=5)
+    run.run(protocol)
+    state = protocol.run
+    returns = torch.stack(state.returns, 1)
+    first, second = best_episodes(state, 2)
+    torch.testing.assert_close(state.episode_return(first), returns.amax(1))
+    torch.testing.assert_close(state.episode_return(second), returns.sort(1).values[:, -2])
+    assert len(best_episodes(state, 99)) == len(CODES)
+
+
+def test_a_protocol_can_be_run_twice():
+    protocol = CodesProtocol(CODES, episodes=6)
+    collector = make_collector(GoalFinder(), Walker(), TASKS)
+    first, again = collector.run(protocol), collector.run(protocol)
+    assert torch.equal(first["returns"], again["returns"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CodesProtocol(CODES, episodes=4), "each of 4 codes once needs more than 4 episodes"),
+        (lambda: CodesProtocol(CODES, episodes=9, keep=0), "keep=0 must be at least 1"),
+        (lambda: OnlineProtocol(0), "OnlineProtocol: episodes=0"),
+        (lambda: OfflineProtocol(-1), "OfflineProtocol: episodes=-1"),
+        (lambda: NonPriorProtocol(5, 0), "random_episodes=0 must be at least 1"),
+    ],
+)
+def test_wrong_budgets_are_clear_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_names_are_those_of_the_configuration():
+    names = [cls.name for cls in (OfflineProtocol, OnlineProtocol, NonPriorProtocol, CodesProtocol)]
+    assert names == ["offline", "online", "np", "codes"]
+
+
+def test_fewer_episodes_than_random_ones_is_all_random():
+    run = make_collector(Counts(), MarkedActor()).run(NonPriorProtocol(episodes=3, random_episodes=10))
+    assert run["task_context"][0].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]

@@ -1,0 +1,73 @@
+"""Experiments of a second: a few updates of networks with eight hidden units."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import torch
+
+from ctmrl_torchrl.modules.context_encoder import EncoderConfig
+from ctmrl_torchrl.objectives.policy import BRACSACConfig
+from ctmrl_torchrl.objectives.representation import CQVAEConfig
+from ctmrl_torchrl.training.config import (
+    BatchConfig,
+    ContextConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    OutputConfig,
+    ScheduleConfig,
+)
+
+SECTIONS = {
+    "dataset": DatasetConfig(recipe="smoke"),
+    "context": ContextConfig(trajectories=[1, 2], behaviours=[1, 2]),
+    "batch": BatchConfig(tasks=4, transitions=16),
+    "encoder": EncoderConfig(context_dim=4, hidden=[8, 8]),
+    "representation": CQVAEConfig(codes=2, predictor_hidden=[8]),
+    "policy_loss": BRACSACConfig(hidden=[8]),
+    "schedule": ScheduleConfig(
+        updates=20, representation_end=0.8, epochs=8, kmeans_from=0.2, kmeans_at=0.5, refreshes=8
+    ),
+    "evaluation": EvaluationConfig(every=10, repeats=1, final_repeats=1, episodes=3, protocols=["codes"]),
+    "output": OutputConfig(log_every=4, checkpoint_every=5, tensorboard=False, progress=False, figures=False),
+}
+
+
+def tiny_config(dataset_root, run_dir, changes=None, **fields):
+    """A configuration without Hydra; ``changes`` are ``{"schedule.updates": 3}``, any values."""
+    sections = {name: type(section)(**vars(section)) for name, section in SECTIONS.items()}
+    config = ExperimentConfig(run_dir=str(run_dir), device="cpu", preset="tiny", **(sections | fields))
+    config.dataset.root = str(dataset_root)
+    for name, value in (changes or {}).items():
+        *groups, field = name.split(".")
+        target = config
+        for group in groups:
+            target = getattr(target, group)
+        setattr(target, field, value)
+    return config
+
+
+def metric_rows(run_dir):
+    with (Path(run_dir) / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "name", "value"]
+    return rows
+
+
+def assert_same(first, second, where="state"):
+    """Bit for bit, through dictionaries and lists."""
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert list(first) == list(second), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_same(one, other, f"{where}[{index}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
