@@ -1,5 +1,7 @@
 """Meta-train and meta-test one agent: data, training, adaptation to unseen tasks, summary and figures.
 
+Examples::
+
     python examples/train_ctmrl.py                                  # Point-Robot, minutes on a CPU
     python examples/train_ctmrl.py env=point_robot_wind preset=cpu seed=1
     python examples/train_ctmrl.py --help                           # every choice and every field

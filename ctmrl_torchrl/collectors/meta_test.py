@@ -38,13 +38,14 @@ class _ContextPolicy(TensorDictModuleBase):
 
 
 class AdaptationRun:
-    """What one batched meta-test knows so far: the episodes collected, and the tools to collect and judge more.
+    """What one batched meta-test knows so far: the episodes collected, and the tools to get more.
 
     A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon.
 
     Attributes:
         task_ids (Tensor): ``[n]``.
-        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``; they are what a context is made of.
+        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``; they are what a context is
+            made of.
         returns (list of Tensor): their returns ``[n]``.
         generator (torch.Generator): for every draw of the protocol.
     """
@@ -89,11 +90,11 @@ class AdaptationRun:
 
 
 class MetaTestCollector:
-    """Adapt to tasks by episodes: evidence is collected under a protocol, and the policy is measured after each.
+    """Adapt to tasks by episodes: evidence is collected under a protocol, the policy measured after each.
 
-    One call of :meth:`run` plays, for every row of the environment at once, ``protocol.episodes`` measured episodes:
-    measurement k uses the context available after k collected episodes (k = 0, 1, ...), acts deterministically, and
-    adds nothing to the evidence.
+    One call of :meth:`run` plays, for every row of the environment at once, ``protocol.episodes`` measured
+    episodes: measurement k uses the context available after k collected episodes (k = 0, 1, ...), acts
+    deterministically, and adds nothing to the evidence.
 
     Args:
         env (EnvBase): batched, one row per task and repeat, with a ``task_id`` leaf; see
@@ -107,12 +108,13 @@ class MetaTestCollector:
         context_dim (int): d.
         return_key (NestedKey): the reported reward. Defaults to ``("next", "reward")``.
         context_key (NestedKey): Defaults to ``"task_context"``.
-        offline_draw (callable, optional): ``(task_ids, generator) -> [n, H]`` episodes with ``mask``; needed by the
-            ``offline`` protocol only.
+        offline_draw (callable, optional): ``(task_ids, generator) -> [n, H]`` episodes with ``mask``; needed
+            by the ``offline`` protocol only.
 
     Examples:
         >>> from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
-        >>> collector = MetaTestCollector(env, actor, encoder, task_ids=ids, horizon=20, context_dim=20)  # doctest: +SKIP
+        >>> collector = MetaTestCollector(
+        ...     env, actor, encoder, task_ids=ids, horizon=20, context_dim=20)  # doctest: +SKIP
         >>> collector.run(NonPriorProtocol(), seed=0)["returns"].shape  # doctest: +SKIP
         torch.Size([80, 20])
     """
@@ -155,14 +157,16 @@ class MetaTestCollector:
         """Episodes from offline data; an error if the collector was built without."""
         if self._offline_draw is None:
             raise ValueError(
-                "MetaTestCollector: the 'offline' protocol needs episodes from the test tasks' own datasets; pass "
-                "offline_draw=, or choose another protocol."
+                "MetaTestCollector: the 'offline' protocol needs episodes from the test tasks' own datasets; "
+                "pass offline_draw=, or choose another protocol."
             )
         return self._evidence(self._offline_draw(task_ids, generator))
 
     def _evidence(self, episode: TensorDictBase) -> TensorDictBase:
         """Keep what contexts and returns are computed from."""
-        return episode.select(*self._evidence_keys, "observation", ("next", "observation"), self.return_key, "mask")
+        return episode.select(
+            *self._evidence_keys, "observation", ("next", "observation"), self.return_key, "mask"
+        )
 
     @torch.no_grad()
     def rollout(self, task_context: Tensor | None, *, stochastic: bool = False) -> TensorDictBase:
@@ -189,9 +193,9 @@ class MetaTestCollector:
         The global random state is left as it was: random actions and stochastic policies draw from ``seed``.
 
         Returns:
-            TensorDict ``[n]`` with ``task_id`` ``[n]``, ``returns`` ``[n, E]`` (entry k: measured after k collected
-            episodes), ``task_context`` ``[n, E, d]`` used for each measurement, ``first_path`` and ``last_path``
-            ``[n, H+1, observation]``: the first collected and the last measured episode.
+            TensorDict ``[n]`` with ``task_id`` ``[n]``, ``returns`` ``[n, E]`` (entry k: measured after k
+            collected episodes), ``task_context`` ``[n, E, d]`` used for each measurement, ``first_path`` and
+            ``last_path`` ``[n, H+1, observation]``: the first collected and the last measured episode.
         """
         with torch.random.fork_rng(), _evaluating(self.actor, self.context_encoder):
             torch.manual_seed(seed)

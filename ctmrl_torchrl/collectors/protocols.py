@@ -47,7 +47,7 @@ class _EncodeAll:
 
 
 class OfflineProtocol(_EncodeAll):
-    """``offline``: before every further measurement one episode of the task's own dataset joins the context."""
+    """``offline``: before every further measurement an episode of the task's own data joins the context."""
 
     name = "offline"
 
@@ -67,7 +67,7 @@ class OnlineProtocol(_EncodeAll):
 
 
 class NonPriorProtocol(_EncodeAll):
-    """``np``, the default: random episodes first, then the policy's own (the paper's two phases of meta-testing).
+    """``np``, the default: random episodes first, then the policy's own, as in the paper.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
@@ -89,15 +89,17 @@ class NonPriorProtocol(_EncodeAll):
 
 
 class CodesProtocol:
-    """``codes``: explore by playing the policy once with each code as its context, then adapt from the best finds.
+    """``codes``: explore by playing the policy with each code as its context, then adapt from the best.
 
-    The evidence of a row is its best episodes so far by return. Every context that has been played is remembered
-    with its return, and the best of them is what the row acts with; further episodes try contexts inferred from
-    the best 1, 2, ... ``keep`` episodes. Needs no knowledge of the task and no random exploration.
+    The evidence of a row is its best episodes so far by return. Every context that has been played is
+    remembered with its return, and the best of them is what the row acts with; further episodes try contexts
+    inferred from the best 1, 2, ... ``keep`` episodes. Needs no knowledge of the task and no random
+    exploration.
 
     Args:
         codes (Tensor): ``[N, d]``.
-        episodes (int): measured episodes in all, N of the collected ones being spent on the codes. Defaults to 20.
+        episodes (int): measured episodes in all, N of the collected ones being spent on the codes. Defaults
+            to 20.
         keep (int): at most so many of the best episodes make a context. Defaults to 3.
 
     Raises:
@@ -109,8 +111,8 @@ class CodesProtocol:
     def __init__(self, codes: Tensor, episodes: int = 20, keep: int = 3) -> None:
         if codes.shape[0] >= episodes:
             raise ValueError(
-                f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} episodes; "
-                "raise episodes or use a smaller codebook."
+                f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} "
+                "episodes; raise episodes or use a smaller codebook."
             )
         if keep < 1:
             raise ValueError(f"CodesProtocol: keep={keep} must be at least 1.")

@@ -39,8 +39,8 @@ def resolve_device(name: str) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator of this machine such as "
-            f"cuda or cuda:0 ({reason})."
+            f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator of this machine "
+            f"such as cuda or cuda:0 ({reason})."
         ) from error
     return device
 
@@ -57,10 +57,7 @@ def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
     else:
         name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
         path = Path(config.dataset.root) / name
-        if path.exists():
-            dataset = TaskDataset.load(path)
-        else:
-            dataset = _make_dataset(config, path)
+        dataset = TaskDataset.load(path) if path.exists() else _make_dataset(config, path)
     check_dataset(dataset, task_set)
     return dataset
 
@@ -100,7 +97,8 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
     if found.shape != task_set.parameters.shape or not torch.allclose(found, task_set.parameters.double()):
         raise DatasetError(
             f"{place} holds other tasks (preset {manifest.preset!r}, {found.shape[0]} tasks) than this run's "
-            f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another dataset.path."
+            f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another "
+            "dataset.path."
         )
     family = task_set.family
     sizes = {"observation": family.observation_dim, "action": family.action_dim, family.return_key: 1}
@@ -108,7 +106,9 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
         values = dataset.transitions.get(key, None)
         if values is None or values.shape[-1] != size:
             given = "does not have it" if values is None else f"has {values.shape[-1]}"
-            raise DatasetError(f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}.")
+            raise DatasetError(
+                f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}."
+            )
 
 
 def make_context_draw(config: ContextConfig) -> ContextDraw:
@@ -138,7 +138,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
 
 
 def make_loss(config: ExperimentConfig, problem: Problem) -> MetaLoss:
-    """Encoder, representation loss and policy loss, with random initial parameters drawn from ``config.seed``."""
+    """Encoder, representation loss and policy loss; ``config.seed`` decides their initial parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         encoder = config.encoder.build(problem)
@@ -149,7 +149,10 @@ def make_loss(config: ExperimentConfig, problem: Problem) -> MetaLoss:
 
 def make_optimiser(config: ExperimentConfig, loss: MetaLoss) -> torch.optim.Optimizer:
     """Adam with a representation and a policy group."""
-    groups = {"representation": nn.ModuleList([loss.context_encoder, loss.representation]), "policy": loss.policy}
+    groups = {
+        "representation": nn.ModuleList([loss.context_encoder, loss.representation]),
+        "policy": loss.policy,
+    }
     rates = {"representation": config.optimiser.representation_rate, "policy": config.optimiser.policy_rate}
     return torch.optim.Adam(
         [

@@ -39,9 +39,8 @@ def find_checkpoint(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise CheckpointError(
-        f"resume={path} names no checkpoint; looked for {', '.join(str(candidate) for candidate in candidates)}."
-    )
+    looked_for = ", ".join(str(candidate) for candidate in candidates)
+    raise CheckpointError(f"resume={path} names no checkpoint; looked for {looked_for}.")
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +53,11 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler may raise anything on bytes that are no checkpoint
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}); the file is left as it is. Start again without resume=, "
-            "or name another checkpoint."
+            f"{path} is not a readable checkpoint ({error}); the file is left as it is. Start again without "
+            "resume=, or name another checkpoint."
         ) from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+    parts = {"format_version", "identity", "state"}
+    if not isinstance(content, dict) or set(content) != parts or content["format_version"] != FORMAT_VERSION:
         raise CheckpointError(f"{path} is not a checkpoint of format version {FORMAT_VERSION}.")
     for name, expected in identity.items():
         found = content["identity"].get(name, expected)  # an older checkpoint may say less of itself

@@ -74,11 +74,11 @@ class ScheduleConfig:
 
     Args:
         updates (int): gradient updates in all.
-        representation_end (float): by then the representation's learning rate has fallen to zero (cosine); from
-            then on the encoder is fixed and only the policy learns.
+        representation_end (float): by then the representation's learning rate has fallen to zero (cosine);
+            from then on the encoder is fixed and only the policy learns.
         policy_start (float): the policy learns from here on.
-        epochs (int): the representation phase is divided into so many epochs; at the end of each, contexts of all
-            training tasks are collected for K-means.
+        epochs (int): the representation phase is divided into so many epochs; at the end of each, contexts of
+            all training tasks are collected for K-means.
         warm_up (float): share of the *representation phase* without the codebook terms at all.
         kmeans_from (float): share of the representation phase from which contexts are collected for K-means.
         kmeans_at (float): share at which K-means initialises the codes and the codebook terms begin.
@@ -107,7 +107,8 @@ class EvaluationConfig:
         every (int): updates between periodic meta-tests; 0 for none.
         repeats (int): repeats of every task in the periodic ones. final_repeats (int): in the final one.
         protocols (list of str): any of ``offline``, ``online``, ``np``, ``codes``.
-        episodes (int): measured episodes of every protocol. random_episodes (int): of those collected under ``np``.
+        episodes (int): measured episodes of every protocol. random_episodes (int): of those collected under
+            ``np``.
         codes_keep (int): at most so many best episodes make a context under ``codes``.
         seed (int): seed of the meta-tests, apart from the training's.
     """

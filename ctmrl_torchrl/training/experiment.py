@@ -109,7 +109,8 @@ def _fingerprint(dataset: TaskDataset) -> str:
 
 
 def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
-    """Train, meta-test and write ``summary.json``, ``metrics.csv``, ``config.yaml``, ``checkpoints/``, ``figures/``.
+    """Train, meta-test and write ``summary.json``, ``metrics.csv``, ``config.yaml``, ``checkpoints/``,
+    ``figures/``.
 
     Returns:
         the summary.
@@ -174,12 +175,15 @@ def summarise(
         },
         returns={
             split: {
-                name: protocol_result(run, config.evaluation.random_episodes) for name, run in protocols.items()
+                name: protocol_result(run, config.evaluation.random_episodes)
+                for name, run in protocols.items()
             }
             for split, protocols in runs.items()
         },
         random=task_set.family.random_return.get(config.tasks, {}),
-        optimum=None if optima is None else {split: optima[ids].mean().item() for split, ids in splits.items()},
+        optimum=None
+        if optima is None
+        else {split: optima[ids].mean().item() for split, ids in splits.items()},
         codebook=None
         if codebook is None
         else {"perplexity": codebook.perplexity().item(), "dead_codes": int(codebook.dead_codes())},

@@ -24,7 +24,6 @@ from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.training.config import EvaluationConfig
 
-
 #: what ``evaluation.protocols`` chooses from
 PROTOCOL_NAMES = ("offline", "online", "np", "codes")
 
@@ -33,8 +32,8 @@ def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[Adapt
     """The protocols named in the configuration.
 
     Raises:
-        ValueError: for an unknown name, a budget below the number of codes, or ``codes`` with a method that has
-            no codebook.
+        ValueError: for an unknown name, a budget below the number of codes, or ``codes`` with a method that
+            has no codebook.
     """
     makers = {
         "offline": lambda: OfflineProtocol(config.episodes),
@@ -47,7 +46,8 @@ def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[Adapt
         raise ValueError(f"evaluation.protocols: {unknown} unknown; choose among {sorted(makers)}.")
     if "codes" in config.protocols and codes is None:
         raise ValueError(
-            "evaluation.protocols: 'codes' plays the codes of a codebook, which this method does not have; leave it out."
+            "evaluation.protocols: 'codes' plays the codes of a codebook, which this method does not have; "
+            "leave it out."
         )
     return [makers[name]() for name in config.protocols]
 
@@ -123,7 +123,7 @@ class MetaTester:
         return runs
 
     def quick_numbers(self, seed: int) -> dict[str, float]:
-        """Flat numbers for the metrics log: final returns per split and protocol, context noise per protocol."""
+        """Flat numbers for the metrics log, per split and protocol: final returns, context noise."""
         values = {}
         for split, task_ids in (("test", self.task_set.test_ids), ("train", self.task_set.train_ids)):
             for name, run in self.run(task_ids, self.config.repeats, seed).items():
@@ -137,8 +137,8 @@ class MetaTester:
 def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
     """One protocol's entry of the summary from its run ``[tasks, repeats]``: plain numbers.
 
-    ``per_episode[k]`` is the mean return after k collected episodes, ``per_task`` the final return of each task (mean
-    over repeats), ``after`` the return after 1 collected episode and after the random ones.
+    ``per_episode[k]`` is the mean return after k collected episodes, ``per_task`` the final return of each
+    task (mean over repeats), ``after`` the return after 1 collected episode and after the random ones.
     """
     returns = run["returns"]
     final = returns[..., -1].mean(1)

@@ -15,7 +15,8 @@ class MetricsLog:
     Args:
         path (Path): the CSV file; its folder must exist.
         tensorboard (bool): also write TensorBoard events (through TorchRL's logger) beside it.
-        keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged again.
+        keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged
+            again.
         keep_from (Path or None): the file whose rows are kept on resuming, where it is not ``path`` itself.
     """
 
@@ -38,7 +39,9 @@ class MetricsLog:
             writer.writerow(("step", "name", "value"))
             writer.writerows(kept)
         temporary.replace(path)
-        self._tensorboard = TensorboardLogger("tensorboard", log_dir=str(path.parent)) if tensorboard else None
+        self._tensorboard = (
+            TensorboardLogger("tensorboard", log_dir=str(path.parent)) if tensorboard else None
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row per value."""

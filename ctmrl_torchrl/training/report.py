@@ -33,7 +33,8 @@ def draw_figures(
 
     Args:
         task_set: whose parameters colour the map and place the goals.
-        runs: ``{split: {protocol: [tasks, repeats]}}``, see :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
+        runs: ``{split: {protocol: [tasks, repeats]}}``, see
+            :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
         summary: the run's summary. codebook: None leaves the map out. run_dir: where ``metrics.csv`` is.
     """
     folder = run_dir / "figures"

@@ -30,7 +30,8 @@ class LearningRates:
     """Learning rates of the representation and the policy group, and which of the two learns at all.
 
     Args:
-        optimiser (torch.optim.Optimizer): with two parameter groups named ``"representation"`` and ``"policy"``.
+        optimiser (torch.optim.Optimizer): with two parameter groups named ``"representation"`` and
+            ``"policy"``.
         loss (MetaLoss): whose ``representation_frozen`` and ``policy_frozen`` are set.
     """
 
@@ -64,9 +65,9 @@ class LearningRates:
 class CodebookSchedule:
     """Warm-up, K-means initialisation and refreshes of the codebook (CTMRL, section "Codebook").
 
-    Progress is measured within the representation phase. After each epoch from ``kmeans_from`` on, contexts of all
-    training tasks are collected; at ``kmeans_at`` their K-means centres become the codes; later centres are merged
-    by Eq. (1)-(2).
+    Progress is measured within the representation phase. After each epoch from ``kmeans_from`` on, contexts
+    of all training tasks are collected; at ``kmeans_at`` their K-means centres become the codes; later
+    centres are merged by Eq. (1)-(2).
 
     Args:
         loss (MetaLoss): its representation loss has a ``codebook`` and a ``warm_up`` switch.
@@ -126,7 +127,7 @@ class CodebookSchedule:
         ]
 
     def state_dict(self) -> dict[str, object]:
-        """What a resumed run needs: contexts collected so far, and whether the codes have been initialised."""
+        """What a resumed run needs: contexts collected so far, and whether there are codes yet."""
         return {"collected": list(self.collected), "initialised": self.initialised}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -137,7 +138,7 @@ class CodebookSchedule:
 
 
 def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
-    """K-means on directions: cluster the normalised contexts, return the mean of the raw contexts per cluster.
+    """K-means on directions: cluster the normalised contexts, return each cluster's mean raw context.
 
     scikit-learn's K-means with k-means++ seeding; an empty cluster is re-seeded by it.
 
@@ -150,12 +151,14 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
     """
     if contexts.shape[0] < clusters:
         raise ValueError(
-            f"K-means needs at least as many contexts as codes, got {contexts.shape[0]} contexts for {clusters} "
-            "codes; use a smaller codebook (representation.codes) or more training tasks."
+            f"K-means needs at least as many contexts as codes, got {contexts.shape[0]} contexts for "
+            f"{clusters} codes; use a smaller codebook (representation.codes) or more training tasks."
         )
     directions = functional.normalize(contexts, dim=-1).double().cpu().numpy()
     labels = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit_predict(directions)
-    assignment = functional.one_hot(torch.as_tensor(labels, dtype=torch.int64, device=contexts.device), clusters)
+    assignment = functional.one_hot(
+        torch.as_tensor(labels, dtype=torch.int64, device=contexts.device), clusters
+    )
     assignment = assignment.to(contexts.dtype)
     return assignment.mT @ contexts / assignment.sum(0).clamp_min(1.0).unsqueeze(-1)
 

@@ -43,8 +43,8 @@ class MetaTrainer:
 
     Keyword Args:
         updates (int): in all.
-        hooks (iterable of ScheduleHook): called before every update, in order; those with a ``state_dict`` are
-            part of checkpoints.
+        hooks (iterable of ScheduleHook): called before every update, in order; those with a ``state_dict``
+            are part of checkpoints.
         evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every`` updates.
         metrics (MetricsLog, optional): where numbers go. checkpoint_path (Path, optional): where state goes.
         identity (dict): what a checkpoint must agree with to be resumed.
@@ -106,7 +106,8 @@ class MetaTrainer:
         """Run the remaining updates.
 
         Raises:
-            FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint stays.
+            FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint
+                stays.
         """
         self.loss.train()
         with tqdm(
@@ -145,7 +146,8 @@ class MetaTrainer:
         names = dict.fromkeys(name for losses in self._recent for name in losses.keys())  # noqa: SIM118
         values = {}
         for name in names:
-            value = torch.stack([losses[name].float() for losses in self._recent if name in losses.keys()])  # noqa: SIM118
+            recent = [losses.get(name, None) for losses in self._recent]
+            value = torch.stack([value.float() for value in recent if value is not None])
             values[f"loss/{name}" if name.startswith("loss_") else f"codebook/{name}"] = value.mean().item()
         self._require_finite({name: math.isfinite(value) for name, value in values.items()})
         return values
@@ -154,8 +156,9 @@ class MetaTrainer:
         broken = [name for name, fine in finite.items() if not fine]
         if broken:
             raise FloatingPointError(
-                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last checkpoint, "
-                "if there is one, is from before; lower optimiser.policy_rate or optimiser.representation_rate."
+                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last "
+                "checkpoint, if there is one, is from before; lower optimiser.policy_rate or "
+                "optimiser.representation_rate."
             )
 
     def _log_losses(self) -> None:
@@ -202,7 +205,8 @@ class MetaTrainer:
         """Write the checkpoint, if there is a place for it.
 
         Raises:
-            FloatingPointError: if a recent loss or a parameter is not finite: a good checkpoint is not replaced.
+            FloatingPointError: if a recent loss or a parameter is not finite: a good checkpoint is not
+                replaced.
         """
         if self.checkpoint_path is not None:
             self._recent_means()
@@ -223,8 +227,8 @@ class MetaTrainer:
             self.load_state_dict(state)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{file} does not fit this run; resume with the configuration it was written with (config.yaml in "
-                f"its run folder). In detail: {error}"
+                f"{file} does not fit this run; resume with the configuration it was written with "
+                f"(config.yaml in its run folder). In detail: {error}"
             ) from error
         if self.update_count > self.updates:
             raise CheckpointError(

@@ -27,7 +27,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_list_of(values: Any, rule: Rule, least: int) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) >= least and all(rule[0](value) for value in values)
+    return (
+        isinstance(values, (list, tuple)) and len(values) >= least and all(rule[0](value) for value in values)
+    )
 
 
 def _whole(least: int) -> Rule:
@@ -175,7 +177,8 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
         schedule.policy_start <= schedule.representation_end,
         "schedule.policy_start",
         schedule.policy_start,
-        f"at most schedule.representation_end={schedule.representation_end}, for between the two nothing would learn",
+        f"at most schedule.representation_end={schedule.representation_end}, for nothing would learn between "
+        "the two",
     )
     if not hasattr(config.representation, "codes"):
         _require(
@@ -185,7 +188,9 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
             f"anything without 'codes': representation={config.representation.name} has no codebook to play",
         )
         return
-    codes = get_family(config.env).codes if config.representation.codes is None else config.representation.codes
+    codes = (
+        get_family(config.env).codes if config.representation.codes is None else config.representation.codes
+    )
     _require(
         "codes" not in evaluation.protocols or evaluation.episodes > codes,
         "evaluation.episodes",

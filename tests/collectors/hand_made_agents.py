@@ -83,7 +83,8 @@ def walk_return(target, goal):
 
 
 class EarlyEnv(EnvBase):
-    """Row i terminates after ``limits[i]`` steps and starts again; each step is worth 1; observes its step."""
+    """Row i terminates after ``limits[i]`` steps and starts again; each step is worth 1; observes its
+    step."""
 
     batch_locked = True
 

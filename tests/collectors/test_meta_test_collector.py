@@ -88,7 +88,9 @@ def test_offline_without_data_is_a_clear_error():
 
 def test_wrong_number_of_rows_is_a_clear_error():
     with pytest.raises(ValueError, match="3 rows but task_ids names 2"):
-        make_collector(Counts(), MarkedActor(), env=make_collector(Counts(), MarkedActor()).env, task_ids=(1, 2))
+        make_collector(
+            Counts(), MarkedActor(), env=make_collector(Counts(), MarkedActor()).env, task_ids=(1, 2)
+        )
 
 
 def test_early_ends_are_masked():

@@ -70,7 +70,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(where, uninterrupted, dataset_
 def test_rows_are_those_of_the_schedule(uninterrupted):
     steps = [int(step) for step, name, _ in metric_rows(uninterrupted) if name == "loss/loss_actor"]
     assert steps == [4, 8, 12, 16, 20]
-    evaluations = [int(step) for step, name, _ in metric_rows(uninterrupted) if name == "eval/test/codes/return"]
+    evaluations = [
+        int(step) for step, name, _ in metric_rows(uninterrupted) if name == "eval/test/codes/return"
+    ]
     assert evaluations == [10, 20]
 
 

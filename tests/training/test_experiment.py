@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tiny_experiments import assert_same, metric_rows, tiny_config
+
+from ctmrl_torchrl.data import DatasetError, TaskDataset
+from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.evaluation.summary import load_summary
+from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training.checkpoint import load_checkpoint
+from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
+from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
+
+ALL = ["offline", "online", "np", "codes"]
+
+
+@pytest.fixture(scope="module")
+def run(dataset_root, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    changes = {
+        "evaluation.protocols": ALL,
+        "evaluation.final_repeats": 2,
+        "output.figures": True,
+        "output.tensorboard": True,
+    }
+    config = tiny_config(dataset_root, run_dir, changes)
+    return config, run_experiment(config), run_dir
+
+
+def test_summary(run):
+    config, summary, run_dir = run
+    assert_same(load_summary(run_dir / "summary.json"), summary)
+    assert summary["env"] == "point_robot" and summary["updates"] == 20 and summary["seed"] == 0
+    for split, tasks in (("test", 10), ("train", 30)):
+        assert list(summary["returns"][split]) == ALL
+        for result in summary["returns"][split].values():
+            assert len(result["per_episode"]) == 3 and len(result["per_task"]) == tasks
+            assert result["mean"] == pytest.approx(result["per_episode"][-1], abs=1e-4)
+            assert result["ci95"][0] <= result["mean"] <= result["ci95"][1]
+            assert result["context_noise"] >= 0
+    assert summary["reference"]["optimum"] == pytest.approx(-3.855, abs=1e-2)
+    assert 1 <= summary["codebook"]["perplexity"] <= 2
+    assert summary["dataset"]["recipe"] == "smoke" and summary["dataset"]["seed"] == 0
+    assert summary["dataset"]["counts"]["tasks"] == 40
+
+
+def test_files(run):
+    config, _, run_dir = run
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert saved["schedule"]["updates"] == 20 and saved["policy_loss"]["name"] == "brac_sac"
+    for name in ("adaptation", "learning", "context_map", "trajectories"):
+        with Image.open(run_dir / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 200
+    assert load_checkpoint(run_dir / "checkpoints" / "last.pt", {"env": "point_robot"})["update"] == 20
+    assert list((run_dir / "tensorboard").glob("events*"))
+    rows = metric_rows(run_dir)
+    names = {name for _, name, _ in rows}
+    for split in ("test", "train"):
+        assert {f"eval/{split}/{protocol}/return" for protocol in ALL} <= names
+    assert {"loss/loss_prediction", "codebook/code_perplexity"} <= names
+    assert all(math.isfinite(float(value)) for _, _, value in rows)
+    assert len({(step, name) for step, name, _ in rows}) == len(rows)
+
+
+def test_figures_without_periodic_meta_tests(dataset_root, tmp_path):
+    changes = {"evaluation.every": 0, "output.figures": True, "schedule.updates": 3, "output.log_every": 2}
+    run_experiment(tiny_config(dataset_root, tmp_path, changes))
+    assert (tmp_path / "figures" / "learning.png").exists()
+
+
+def test_the_dataset_is_made_once_and_reused(dataset_root, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(build, "collect_task_dataset", fail)
+    dataset = build.obtain_dataset(tiny_config(dataset_root, tmp_path))
+    assert dataset.path.name == "point_robot-repo-smoke-seed0"
+    assert dataset.manifest.recipe["name"] == "smoke"
+    with pytest.raises(AssertionError, match="made again"):
+        build.obtain_dataset(tiny_config(dataset_root, tmp_path, {"dataset.seed": 1}))
+
+
+def test_two_runs_that_make_the_same_dataset_at_once(dataset_root, tmp_path, monkeypatch):
+    def overtaken(env, *, path, **options):
+        TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0").save(path)  # by another run
+        raise DatasetError(f"{path}: exists already")
+
+    monkeypatch.setattr(build, "collect_task_dataset", overtaken)
+    dataset = build.obtain_dataset(tiny_config(tmp_path, tmp_path))
+    assert dataset.path.parent == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"env": "point_robot_wind"}, "holds data of env=point_robot, but this run has env=point_robot_wind"),
+        ({"tasks": "paper"}, "preset 'repo', 40 tasks.*tasks=paper .100 tasks.*set tasks=repo"),
+    ],
+)
+def test_a_dataset_of_something_else_is_refused(fields, message, dataset_root, tmp_path):
+    path = str(dataset_root / "point_robot-repo-smoke-seed0")
+    config = tiny_config(dataset_root, tmp_path / "run", {"dataset.path": path}, **fields)
+    with pytest.raises(DatasetError, match=message):
+        run_experiment(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_or_broken_dataset_is_refused_and_left_alone(dataset_root, tmp_path):
+    missing = tiny_config(dataset_root, tmp_path / "run", {"dataset.path": str(tmp_path / "nowhere")})
+    with pytest.raises(DatasetError, match="nowhere"):
+        run_experiment(missing)
+    broken = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0").save(tmp_path / "broken")
+    file = max(broken.rglob("*.memmap"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-8])
+    before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+    with pytest.raises(DatasetError, match=file.name):
+        run_experiment(tiny_config(dataset_root, tmp_path / "run", {"dataset.path": str(broken)}))
+    assert before == {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_without_the_reported_reward_is_refused(dataset_root):
+    dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
+    task_set = make_task_set("point_robot")
+    build.check_dataset(dataset, task_set)
+    dataset.transitions = dataset.transitions.exclude(("next", "reward"))
+    with pytest.raises(DatasetError, match="needs .'next', 'reward'. with 1 feature.*does not have it"):
+        build.check_dataset(dataset, task_set)
+
+
+@pytest.fixture
+def tester(dataset_root, tmp_path):
+    return build_experiment(tiny_config(dataset_root, tmp_path, {"evaluation.protocols": ["offline"]})).tester
+
+
+def test_offline_contexts_are_of_the_rows_own_task(tester):
+    rows = torch.tensor([3, 3, 17, 39])
+    episode = tester._draw_offline(rows, torch.Generator().manual_seed(0))
+    assert episode.batch_size == (4, 20) and episode["mask"].all()
+    goals = tester.task_set.parameters[rows].float()[:, None]
+    distance = (episode["next", "observation"] - goals).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(episode["next", "reward"], -distance)
+    assert torch.equal(
+        episode["observation"][:, 1:], episode["next", "observation"][:, :-1]
+    )  # whole episodes
+    assert not episode["observation"][:, 0].any()
+    assert not torch.equal(episode["action"][0], episode["action"][1])
+
+
+def test_offline_needs_data_of_every_task(tester, dataset_root):
+    dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
+    kept = dataset.transitions[dataset.transitions["task_id"] != 39].to_tensordict()
+    fewer = TaskDataset.from_tensordict(kept, dataset.manifest)
+    parts = {"context_dim": 4, "codes": None, "config": tester.config, "device": torch.device("cpu")}
+    with pytest.raises(ValueError, match=r"no data of the tasks \[39\]"):
+        MetaTester(tester.task_set, fewer, tester.actor, tester.context_encoder, **parts)
+
+
+def test_protocol_result_is_means_over_the_right_axes(tester):
+    run = tester.run([4, 9], repeats=2, seed=0)["offline"]
+    run["returns"] = torch.tensor([[[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]], [[0.0, 5.0, 6.0], [0.0, 7.0, 12.0]]])
+    result = protocol_result(run, random_episodes=2)
+    assert result["per_task"] == {4: 3.0, 9: 9.0}
+    assert result["mean"] == 6.0 and result["per_episode"] == [0.0, 4.0, 6.0]
+    assert result["after"] == {"1": 4.0, "2": 6.0}
+
+
+def test_protocols_without_a_codebook_or_unknown(tester):
+    for protocols, message in ((["codes"], "codes of a codebook"), (["np", "nop"], r"\['nop'\] unknown")):
+        tester.config.protocols = protocols
+        with pytest.raises(ValueError, match=message):
+            make_protocols(tester.config, None)
