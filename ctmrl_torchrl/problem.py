@@ -19,8 +19,8 @@ class Problem:
         reward_key (NestedKey): the reward shown to the encoder and predicted from the context, e.g.
             ``("next", "reward")``; the policy always learns from ``("next", "reward")``.
         context_next_observation (bool): whether contexts include the next observation.
-        statistics (dict): mean and standard deviation of ``observation``, ``action``, ``("next", "observation")``
-            and ``reward_key``, each ``[features]``.
+        statistics (dict): mean and standard deviation, each ``[features]``, of ``observation``, ``action``,
+            ``("next", "observation")``, ``"observation_change"`` (next minus present) and ``reward_key``.
     """
 
     observation_dim: int

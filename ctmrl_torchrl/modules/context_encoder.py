@@ -89,6 +89,30 @@ class ContextEncoder(TensorDictModuleBase):
         return tensordict.set(self.out_keys[0], self.head(pooled))
 
 
+class RelativeFeatures(nn.Module):
+    """Replace one slice of the features by its difference to another.
+
+    A next observation differs little from the observation; what tells tasks apart is the change.
+
+    Args:
+        target (slice): the features to replace. reference (slice): what is subtracted, of the same length.
+
+    Examples:
+        >>> import torch
+        >>> RelativeFeatures(slice(1, 2), slice(0, 1))(torch.tensor([1.0, 3.0]))
+        tensor([1., 2.])
+    """
+
+    def __init__(self, target: slice, reference: slice) -> None:
+        super().__init__()
+        self.target, self.reference = target, reference
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``[*, F]`` with the target slice made relative."""
+        change = features[..., self.target] - features[..., self.reference]
+        return torch.cat([features[..., : self.target.start], change, features[..., self.target.stop :]], -1)
+
+
 def make_context_encoder(
     *,
     feature_dims: dict[NestedKey, int],
@@ -97,6 +121,7 @@ def make_context_encoder(
     pool: Pooling = "mean",
     head_hidden: Sequence[int] = (200,),
     feature_statistics: tuple[Tensor, Tensor] | None = None,
+    relative: tuple[slice, slice] | None = None,
     **keys: NestedKey | None,
 ) -> ContextEncoder:
     """Build the encoder of the lineage: a ReLU network per transition, tanh output, mean over transitions.
@@ -109,13 +134,17 @@ def make_context_encoder(
         head_hidden (sequence of int): widths of those layers.
         feature_statistics (pair of Tensor, optional): mean and standard deviation of the concatenated
             features, to standardise them.
+        relative (pair of slice, optional): replace the first slice of the features by its difference to the
+            second before standardising, e.g. the next observation by its change.
         keys: ``out_key`` and ``mask_key`` of :class:`ContextEncoder`.
 
     Raises:
         ValueError: for an unknown ``pool``.
     """
     features = sum(feature_dims.values())
-    scaling = [] if feature_statistics is None else [Standardise(*feature_statistics)]
+    scaling: list[nn.Module] = [] if relative is None else [RelativeFeatures(*relative)]
+    if feature_statistics is not None:
+        scaling.append(Standardise(*feature_statistics))
     if pool == "mean":
         width, head = context_dim, None
         last = nn.Tanh()
@@ -153,6 +182,8 @@ class EncoderConfig:
         pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
         head_hidden (list of int): widths of the layers after the mean.
         standardise (bool): whether features are standardised with the statistics of the training tasks.
+
+    Where contexts hold the next observation it enters as its change from the observation.
     """
 
     context_dim: int = 20
@@ -164,9 +195,13 @@ class EncoderConfig:
     def build(self, problem: Problem) -> ContextEncoder:
         """Build the encoder for an environment's features, under the root key ``"context"``."""
         features = problem.feature_dims
-        statistics = None
+        statistics, relative, scaled = None, None, list(features)
+        if problem.context_next_observation:
+            total, size = sum(features.values()), problem.observation_dim
+            relative = slice(total - size, total), slice(0, size)
+            scaled[-1] = "observation_change"
         if self.standardise:
-            means, spreads = zip(*(problem.statistics[key] for key in features), strict=True)
+            means, spreads = zip(*(problem.statistics[key] for key in scaled), strict=True)
             statistics = torch.cat(means), torch.cat(spreads)
         return make_context_encoder(
             feature_dims={join_key("context", key): size for key, size in features.items()},
@@ -175,4 +210,5 @@ class EncoderConfig:
             pool=self.pool,
             head_hidden=self.head_hidden,
             feature_statistics=statistics,
+            relative=relative,
         )

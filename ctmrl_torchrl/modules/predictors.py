@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
@@ -64,16 +65,25 @@ def make_next_observation_predictor(
     action_dim: int,
     context_dim: int,
     hidden: Sequence[int] = (256, 256, 256),
-    target_statistics: tuple[Tensor, Tensor] | None = None,
+    change_statistics: tuple[Tensor, Tensor] | None = None,
     in_keys: Sequence[NestedKey] = DEFAULT_IN_KEYS,
     out_key: NestedKey = "next_observation_prediction",
 ) -> TensorDictSequential:
-    """s^(s, a, c): predicts the next observation, in raw units. Arguments as for the reward predictor."""
-    return _predictor(
+    """s^(s, a, c): predicts the next observation, in raw units, as the observation plus a predicted change.
+
+    Args:
+        observation_dim, action_dim, context_dim, hidden, out_key: as for the reward predictor; ``out_key`` is
+            ``[*, observation_dim]``.
+        change_statistics (pair of Tensor, optional): mean and standard deviation of the *change*
+            (next observation minus observation), ``[observation_dim]`` each.
+        in_keys: as for the reward predictor, the observation first.
+    """
+    change = _predictor(
         observation_dim + action_dim + context_dim,
         observation_dim,
         hidden,
-        target_statistics,
+        change_statistics,
         in_keys,
         out_key,
     )
+    return TensorDictSequential(*change, TensorDictModule(torch.add, [in_keys[0], out_key], [out_key]))

@@ -126,6 +126,10 @@ def make_context_draw(config: ContextConfig) -> ContextDraw:
 def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
     """Sizes from the environment, statistics from the training tasks."""
     family = task_set.family
+    statistics = dataset.statistics(task_set.train_ids)
+    rows = torch.isin(dataset.transitions["task_id"], torch.tensor(task_set.train_ids))
+    change = (dataset.transitions["next", "observation"] - dataset.transitions["observation"])[rows]
+    statistics["observation_change"] = change.mean(0), change.std(0, correction=0)
     return Problem(
         observation_dim=family.observation_dim,
         action_dim=family.action_dim,
@@ -133,7 +137,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         codes=family.codes,
         reward_key=family.return_key,
         context_next_observation=family.context_next_observation,
-        statistics=dataset.statistics(task_set.train_ids),
+        statistics=statistics,
     )
 
 

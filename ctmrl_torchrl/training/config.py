@@ -79,9 +79,9 @@ class ScheduleConfig:
         policy_start (float): the policy learns from here on.
         epochs (int): the representation phase is divided into so many epochs; at the end of each, contexts of
             all training tasks are collected for K-means.
-        warm_up (float): share of the *representation phase* without the codebook terms at all.
-        kmeans_from (float): share of the representation phase from which contexts are collected for K-means.
-        kmeans_at (float): share at which K-means initialises the codes and the codebook terms begin.
+        kmeans_from (float): share of the *representation phase* from which contexts are collected for K-means.
+        kmeans_at (float): share at which K-means initialises the codes and the codebook terms begin; before, the
+            encoder warms up on the prediction term alone.
         refreshes (int): how often in the representation phase K-means refreshes the codes afterwards.
         kmeans (bool): false keeps random initial codes and never refreshes (the paper's ablation).
         contexts_per_epoch (int): contexts collected per task and epoch.
@@ -91,7 +91,6 @@ class ScheduleConfig:
     representation_end: float = 1.0
     policy_start: float = 0.0
     epochs: int = 100
-    warm_up: float = 0.2
     kmeans_from: float = 0.2
     kmeans_at: float = 0.3
     refreshes: int = 20

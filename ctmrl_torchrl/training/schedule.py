@@ -103,7 +103,8 @@ class CodebookSchedule:
         """Decide whether the codebook terms are on, and initialise or refresh the codes when it is time."""
         schedule, progress = self.schedule, update / self.length
         if not schedule.kmeans:
-            self.loss.representation.warm_up = progress < schedule.warm_up
+            # The terms begin when they would with K-means, so that the two differ in the codes alone.
+            self.loss.representation.warm_up = progress < schedule.kmeans_at
             return
         if progress >= 1.0:
             return
@@ -140,7 +141,8 @@ class CodebookSchedule:
 def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
     """K-means on directions: cluster the normalised contexts, return each cluster's mean raw context.
 
-    scikit-learn's K-means with k-means++ seeding; an empty cluster is re-seeded by it.
+    scikit-learn's K-means with k-means++ seeding. Where contexts coincide, fewer clusters than asked for may
+    come out; the rest are seeded with contexts drawn at random, never with zeros.
 
     Args:
         contexts (Tensor): ``[n, d]``, n at least ``clusters``.
@@ -160,7 +162,9 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
         torch.as_tensor(labels, dtype=torch.int64, device=contexts.device), clusters
     )
     assignment = assignment.to(contexts.dtype)
-    return assignment.mT @ contexts / assignment.sum(0).clamp_min(1.0).unsqueeze(-1)
+    sizes = assignment.sum(0).unsqueeze(-1)
+    drawn = torch.randperm(contexts.shape[0], generator=torch.Generator().manual_seed(seed))[:clusters]
+    return torch.where(sizes > 0, assignment.mT @ contexts / sizes.clamp_min(1.0), contexts[drawn.to(contexts.device)])
 
 
 def total_loss(losses: TensorDictBase) -> Tensor:

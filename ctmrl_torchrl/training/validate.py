@@ -87,7 +87,6 @@ RULES: dict[str, Rule] = {
     "schedule.representation_end": SHARE,
     "schedule.policy_start": SHARE,
     "schedule.epochs": _whole(1),
-    "schedule.warm_up": SHARE,
     "schedule.kmeans_from": SHARE,
     "schedule.kmeans_at": SHARE,
     "schedule.refreshes": _whole(1),

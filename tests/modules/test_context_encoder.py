@@ -132,11 +132,17 @@ def test_the_configuration_takes_features_and_statistics_from_the_problem(with_n
     reward = ("next", "sparse_reward")
     sizes = {"observation": 2, "action": 3, reward: 1, ("next", "observation"): 2}
     statistics = {key: (torch.full((n,), 2.0), torch.full((n,), 4.0)) for key, n in sizes.items()}
+    statistics["observation_change"] = torch.full((2,), 1.0), torch.full((2,), 0.5)
     problem = Problem(2, 3, 0.9, 8, reward, with_next, statistics)
     encoder = EncoderConfig(context_dim=5, hidden=[7]).build(problem)
     expected = [("context", "observation"), ("context", "action"), ("context", *reward)]
     expected += [("context", "next", "observation")] if with_next else []
     assert encoder.in_keys == expected
-    assert encoder.transition_network[0].loc.shape == (8 if with_next else 6,)
+    *relative, scaling = list(encoder.transition_network)[:-2]
+    assert scaling.loc.tolist() == [2.0] * 6 + [1.0] * (2 if with_next else 0)
+    features = torch.arange(8.0 if with_next else 6.0)
+    for module in relative:
+        features = module(features)
+    assert features.tolist() == [0, 1, 2, 3, 4, 5] + ([6, 6] if with_next else [])
     plain = EncoderConfig(hidden=[7], standardise=False).build(problem)
     assert len(plain.transition_network) == len(encoder.transition_network) - 1

@@ -43,23 +43,22 @@ def test_statistics_are_copied():
 
 
 @pytest.mark.parametrize(
-    ("make", "key", "size"),
+    ("make", "key", "size", "statistics"),
     [
-        (make_reward_predictor, "reward_prediction", 1),
-        (make_next_observation_predictor, "next_observation_prediction", 3),
+        (make_reward_predictor, "reward_prediction", 1, "target_statistics"),
+        (make_next_observation_predictor, "next_observation_prediction", 3, "change_statistics"),
     ],
 )
-def test_predictors_read_all_inputs_and_predict_in_raw_units(make, key, size):
+def test_predictors_read_all_inputs_and_predict_in_raw_units(make, key, size, statistics):
     torch.manual_seed(0)
     plain = make(action_dim=2, **SIZES)
-    scaled = make(
-        action_dim=2, **SIZES, target_statistics=(torch.full((size,), 5.0), torch.full((size,), 3.0))
-    )
+    scaled = make(action_dim=2, **SIZES, **{statistics: (torch.full((size,), 5.0), torch.full((size,), 3.0))})
     scaled.load_state_dict({**scaled.state_dict(), **dict(plain.named_parameters())})
     td = inputs(4, 6)
     out = plain(td.clone())[key]
     assert out.shape == (4, 6, size)
-    torch.testing.assert_close(scaled(td.clone())[key], 5.0 + 3.0 * out)
+    start = td["observation"] if size == 3 else 0.0  # the next observation is the observation and a change
+    torch.testing.assert_close(scaled(td.clone())[key], start + 5.0 + 3.0 * (out - start))
     for name in ("observation", "action", "task_context"):
         changed = td.clone().set(name, td[name] + 1.0)
         assert not torch.allclose(plain(changed)[key], out)

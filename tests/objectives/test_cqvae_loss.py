@@ -48,7 +48,8 @@ def literal_prediction(loss, transitions, contexts, scales=(1.0, 1.0)):
                 for network in (loss.reward_predictor, loss.next_observation_predictor)
             ]
             errors_r.append(((predict[0] - step["next", "reward"]) / scales[0]).square().mean())
-            errors_s.append(((predict[1] - step["next", "observation"]) / scales[1]).square().mean())
+            following = step["observation"] + predict[1]  # that network predicts the change
+            errors_s.append(((following - step["next", "observation"]) / scales[1]).square().mean())
         per_task.append(sum(errors_r) / len(errors_r) + sum(errors_s) / len(errors_s))
     return sum(per_task) / len(per_task)
 
@@ -249,7 +250,7 @@ def problem():
     reward = ("next", "sparse_reward")
     statistics = {
         reward: (torch.zeros(1), torch.zeros(1)),  # a reward that nobody ever got
-        ("next", "observation"): (torch.ones(2), torch.tensor([2.0, 0.0])),
+        "observation_change": (torch.ones(2), torch.tensor([2.0, 0.0])),
     }
     return Problem(2, 2, 0.9, 6, reward, False, statistics)
 

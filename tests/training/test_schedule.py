@@ -122,7 +122,7 @@ def test_kmeans_at_the_start_collects_then():
 
 
 def test_without_kmeans_only_the_warm_up_counts():
-    codes = Codes(ScheduleConfig(updates=20, representation_end=0.5, warm_up=0.3, kmeans=False))
+    codes = Codes(ScheduleConfig(updates=20, representation_end=0.5, kmeans_at=0.3, kmeans=False))
     assert codes.run(20) == [True] * 3 + [False] * 17
     assert codes.collected == codes.initialised == codes.merged == []
 

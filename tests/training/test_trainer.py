@@ -80,7 +80,7 @@ def test_all_weights_of_zero_leave_the_encoder_alone(policy_start, dataset_root,
 
 
 def test_without_kmeans(dataset_root, tmp_path):
-    trainer, changed = trained(dataset_root, tmp_path, {"schedule.kmeans": False, "schedule.warm_up": 0.5})
+    trainer, changed = trained(dataset_root, tmp_path, {"schedule.kmeans": False, "schedule.kmeans_at": 0.5})
     assert trainer.hooks[1].collected == []
     assert some(changed, "codebook.codes") and losses(tmp_path, "code")[12] > 0
 

@@ -45,7 +45,6 @@ WRONG = {
     "schedule.representation_end": SHARES,
     "schedule.policy_start": [*SHARES, 0.9],
     "schedule.epochs": WHOLES,
-    "schedule.warm_up": SHARES,
     "schedule.kmeans_from": SHARES,
     "schedule.kmeans_at": SHARES,
     "schedule.refreshes": WHOLES,
@@ -149,8 +148,8 @@ def test_the_losses_must_be_chosen():
 
 
 def test_nothing_is_written_or_made_for_a_wrong_configuration(tmp_path):
-    config = tiny_config(tmp_path / "data", tmp_path / "run", {"schedule.warm_up": 2.0})
-    with pytest.raises(ConfigError, match="schedule.warm_up: got 2.0, allowed is a number from 0 to 1"):
+    config = tiny_config(tmp_path / "data", tmp_path / "run", {"schedule.kmeans_at": 2.0})
+    with pytest.raises(ConfigError, match="schedule.kmeans_at: got 2.0, allowed is a number from 0 to 1"):
         run_experiment(config)
     assert not list(tmp_path.iterdir())
 

@@ -251,13 +251,13 @@ class CQVAEConfig(RepresentationConfig):
             "context_dim": context_dim,
             "hidden": self.predictor_hidden,
         }
-        reward, following = problem.statistics[problem.reward_key], problem.statistics["next", "observation"]
+        reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         loss = CQVAELoss(
             Codebook(
                 self.codes or problem.codes, context_dim, update_rate=self.update_rate, generator=generator
             ),
             make_reward_predictor(**sizes, target_statistics=reward),
-            make_next_observation_predictor(**sizes, target_statistics=following),
+            make_next_observation_predictor(**sizes, change_statistics=change),
             prediction_weight=self.prediction_weight,
             cross_prediction_weight=self.cross_prediction_weight,
             code_weight=self.code_weight,
@@ -265,7 +265,7 @@ class CQVAEConfig(RepresentationConfig):
             temperature=self.temperature,
             extra_negatives=self.extra_negatives,
             reward_scale=reward[1],
-            next_observation_scale=following[1],
+            next_observation_scale=change[1],
         )
         loss.set_keys(prediction=self.predict, reward=problem.reward_key)
         return loss

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -35,3 +37,10 @@ def test_it_follows_its_seed_and_not_the_global_one():
 def test_fewer_contexts_than_codes_raise():
     with pytest.raises(ValueError, match="got 2 contexts for 3 codes"):
         cosine_kmeans(torch.randn(2, 4), 3)
+
+def test_kmeans_never_leaves_a_code_at_zero():
+    contexts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn tells of fewer distinct points than clusters
+        centres = cosine_kmeans(contexts, 3)
+    assert (centres.norm(dim=-1) > 0.5).all()
