@@ -1,15 +1,15 @@
 """Meta-train and meta-test one agent: data, training, adaptation to unseen tasks, summary and figures.
 
-Examples::
-
-    python examples/train_ctmrl.py                                  # Point-Robot, minutes on a CPU
-    python examples/train_ctmrl.py env=point_robot_wind preset=cpu seed=1
-    python examples/train_ctmrl.py --help                           # every choice and every field
+python examples/train_ctmrl.py                                  # Point-Robot, minutes on a CPU
+python examples/train_ctmrl.py env=point_robot_wind preset=cpu seed=1
+python examples/train_ctmrl.py --help                           # the choices
+python examples/train_ctmrl.py --cfg job                        # every field, with its value
 """
 
 from __future__ import annotations
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ctmrl_torchrl.evaluation import format_summary_table
@@ -22,8 +22,11 @@ register_configs()
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
     """Run the experiment that the command line describes."""
-    summary = run_experiment(OmegaConf.to_object(config))
-    print(format_summary_table(summary))
+    choices = [
+        item for item in HydraConfig.get().overrides.task if not item.startswith(("run_dir=", "output."))
+    ]
+    command = " ".join(["python examples/train_ctmrl.py", *choices])
+    print(format_summary_table(run_experiment(OmegaConf.to_object(config), command)))
 
 
 if __name__ == "__main__":

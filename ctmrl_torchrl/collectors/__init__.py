@@ -5,11 +5,11 @@ from __future__ import annotations
 from ctmrl_torchrl.collectors.meta_test import AdaptationRun, MetaTestCollector
 from ctmrl_torchrl.collectors.protocols import (
     AdaptationProtocol,
-    CodesProtocol,
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
 )
+from ctmrl_torchrl.collectors.selection import CodesProtocol, RefineProtocol
 
 __all__ = [
     "AdaptationProtocol",
@@ -19,4 +19,5 @@ __all__ = [
     "NonPriorProtocol",
     "OfflineProtocol",
     "OnlineProtocol",
+    "RefineProtocol",
 ]

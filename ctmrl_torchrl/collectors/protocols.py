@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -86,69 +85,3 @@ class NonPriorProtocol(_EncodeAll):
         """A random episode, or one of the policy's own once there are enough."""
         explore = len(run.episodes) < self.random_episodes
         run.add(run.play_randomly() if explore else run.play(self.context(run), stochastic=True))
-
-
-class CodesProtocol:
-    """``codes``: explore by playing the policy with each code as its context, then adapt from the best.
-
-    The evidence of a row is its best episodes so far by return. Every context that has been played is
-    remembered with its return, and the best of them is what the row acts with; further episodes try contexts
-    inferred from the best 1, 2, ... ``keep`` episodes. Needs no knowledge of the task and no random
-    exploration.
-
-    Args:
-        codes (Tensor): ``[N, d]``.
-        episodes (int): measured episodes in all, N of the collected ones being spent on the codes. Defaults
-            to 20.
-        keep (int): at most so many of the best episodes make a context. Defaults to 3.
-
-    Raises:
-        ValueError: if the budget does not allow every code to be played once, or ``keep`` is less than 1.
-    """
-
-    name = "codes"
-
-    def __init__(self, codes: Tensor, episodes: int = 20, keep: int = 3) -> None:
-        if codes.shape[0] >= episodes:
-            raise ValueError(
-                f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} "
-                "episodes; raise episodes or use a smaller codebook."
-            )
-        if keep < 1:
-            raise ValueError(f"CodesProtocol: keep={keep} must be at least 1.")
-        self.codes = codes.detach()
-        self.episodes = episodes
-        self.keep = keep
-
-    def reset(self, run: AdaptationRun) -> None:
-        """No context has been played yet."""
-        self._best_context = run.prior_context
-        self._best_return = torch.full_like(self._best_context[:, 0], -torch.inf)
-
-    def context(self, run: AdaptationRun) -> Tensor:
-        """The context of the best episode so far."""
-        return self._best_context
-
-    def proposal(self, run: AdaptationRun) -> Tensor:
-        """The next context to try: a code, or what the best episodes say."""
-        played = len(run.episodes)
-        if played < self.codes.shape[0]:
-            return self.codes[played].expand(run.task_ids.numel(), -1)
-        best = 1 + (played - self.codes.shape[0]) % self.keep
-        return run.encode(best_episodes(run, best))
-
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
-        """Play the proposal; keep it if nothing did better."""
-        proposal = self.proposal(run)
-        run.add(run.play(proposal))
-        better = run.returns[-1] > self._best_return
-        self._best_return = torch.where(better, run.returns[-1], self._best_return)
-        self._best_context = torch.where(better.unsqueeze(-1), proposal, self._best_context)
-
-
-def best_episodes(run: AdaptationRun, number: int) -> list[TensorDictBase]:
-    """The ``number`` best collected episodes of every row by return, each as ``[n, H]``."""
-    order = torch.stack(run.returns, 1).topk(min(number, len(run.returns)), 1).indices
-    stacked = torch.stack(run.episodes, 1)
-    rows = torch.arange(order.shape[0], device=order.device)
-    return [stacked[rows, order[:, rank]] for rank in range(order.shape[1])]

@@ -15,7 +15,7 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
     """Returns by split and protocol, beside the random policy, the optimum and the paper.
 
     ``before`` is the return without any evidence, ``after 1 / 10`` that after so many collected episodes; the
-    final mean is the last measured episode's, with its number in brackets and the bootstrap interval over tasks.
+    final mean is the last measured episode's, with their number in brackets and the bootstrap interval.
 
     Args:
         summary: see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`.

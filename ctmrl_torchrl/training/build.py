@@ -17,6 +17,7 @@ from ctmrl_torchrl.data import (
     TaskDataset,
     TaskSampler,
     collect_task_dataset,
+    get_recipe,
 )
 from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
@@ -58,6 +59,7 @@ def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
         name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
         path = Path(config.dataset.root) / name
         dataset = TaskDataset.load(path) if path.exists() else _make_dataset(config, path)
+        _check_recipe(dataset, config.dataset.recipe)
     check_dataset(dataset, task_set)
     return dataset
 
@@ -79,6 +81,18 @@ def _make_dataset(config: ExperimentConfig, path: Path) -> TaskDataset:
             raise
         # Another run has made the same dataset in the meantime.
         return TaskDataset.load(path)
+
+
+def _check_recipe(dataset: TaskDataset, name: str) -> None:
+    """A cached dataset must come from the recipe as it is today, not from an earlier version of that name."""
+    wanted = get_recipe(name).to_dict()
+    changed = sorted(field for field, value in wanted.items() if dataset.manifest.recipe.get(field) != value)
+    if changed:
+        raise DatasetError(
+            f"{dataset.path} was made with another version of the recipe {name!r} (different: "
+            f"{', '.join(changed)}); move that folder away to make the data again, or use it knowingly with "
+            f"dataset.path={dataset.path}."
+        )
 
 
 def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:

@@ -79,9 +79,9 @@ class ScheduleConfig:
         policy_start (float): the policy learns from here on.
         epochs (int): the representation phase is divided into so many epochs; at the end of each, contexts of
             all training tasks are collected for K-means.
-        kmeans_from (float): share of the *representation phase* from which contexts are collected for K-means.
-        kmeans_at (float): share at which K-means initialises the codes and the codebook terms begin; before, the
-            encoder warms up on the prediction term alone.
+        kmeans_from (float): share of the *representation phase* from which contexts are collected.
+        kmeans_at (float): share of it at which K-means initialises the codes and the codebook terms begin;
+            before, the encoder warms up on the prediction term alone.
         refreshes (int): how often in the representation phase K-means refreshes the codes afterwards.
         kmeans (bool): false keeps random initial codes and never refreshes (the paper's ablation).
         contexts_per_epoch (int): contexts collected per task and epoch.
@@ -105,7 +105,8 @@ class EvaluationConfig:
     Args:
         every (int): updates between periodic meta-tests; 0 for none.
         repeats (int): repeats of every task in the periodic ones. final_repeats (int): in the final one.
-        protocols (list of str): any of ``offline``, ``online``, ``np``, ``codes``.
+        protocols (list of str): any of ``offline``, ``online``, ``np``, ``np_refine``,
+            ``codes``.
         episodes (int): measured episodes of every protocol. random_episodes (int): of those collected under
             ``np``.
         codes_keep (int): at most so many best episodes make a context under ``codes``.
@@ -115,7 +116,7 @@ class EvaluationConfig:
     every: int = 1000
     repeats: int = 2
     final_repeats: int = 8
-    protocols: list[str] = field(default_factory=lambda: ["offline", "online", "np", "codes"])
+    protocols: list[str] = field(default_factory=lambda: ["offline", "online", "np", "np_refine", "codes"])
     episodes: int = 20
     random_episodes: int = 10
     codes_keep: int = 3

@@ -108,9 +108,13 @@ def _fingerprint(dataset: TaskDataset) -> str:
     return hashlib.sha256(checksums.encode()).hexdigest()[:12]
 
 
-def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
+def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict[str, Any]:
     """Train, meta-test and write ``summary.json``, ``metrics.csv``, ``config.yaml``, ``checkpoints/``,
     ``figures/``.
+
+    Args:
+        config: the whole run.
+        command: the command line that describes it, recorded in the summary.
 
     Returns:
         the summary.
@@ -133,7 +137,7 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     )
     trainer.train()
     runs = final_meta_test(experiment)
-    summary = summarise(experiment, runs, time.perf_counter() - start)
+    summary = summarise(experiment, runs, time.perf_counter() - start, command)
     write_summary(summary, run_dir / "summary.json")
     if config.output.figures:
         draw_figures(experiment.task_set, runs, summary, codebook_of(experiment.loss), run_dir)
@@ -152,7 +156,10 @@ def final_meta_test(experiment: Experiment) -> dict[str, dict[str, TensorDict]]:
 
 
 def summarise(
-    experiment: Experiment, runs: dict[str, dict[str, TensorDict]], wall_time_s: float
+    experiment: Experiment,
+    runs: dict[str, dict[str, TensorDict]],
+    wall_time_s: float,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """The run's summary, see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`."""
     config, task_set, manifest = experiment.config, experiment.task_set, experiment.dataset.manifest
@@ -187,4 +194,5 @@ def summarise(
         codebook=None
         if codebook is None
         else {"perplexity": codebook.perplexity().item(), "dead_codes": int(codebook.dead_codes())},
+        extra=None if command is None else {"command": command},
     )

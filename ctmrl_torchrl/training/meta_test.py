@@ -17,6 +17,7 @@ from ctmrl_torchrl.collectors import (
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
+    RefineProtocol,
 )
 from ctmrl_torchrl.data import ContextDraw, TaskDataset, draw_context
 from ctmrl_torchrl.envs import TaskSet, make_env
@@ -25,7 +26,7 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.training.config import EvaluationConfig
 
 #: what ``evaluation.protocols`` chooses from
-PROTOCOL_NAMES = ("offline", "online", "np", "codes")
+PROTOCOL_NAMES = ("offline", "online", "np", "np_refine", "codes")
 
 
 def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[AdaptationProtocol]:
@@ -39,6 +40,7 @@ def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[Adapt
         "offline": lambda: OfflineProtocol(config.episodes),
         "online": lambda: OnlineProtocol(config.episodes),
         "np": lambda: NonPriorProtocol(config.episodes, config.random_episodes),
+        "np_refine": lambda: RefineProtocol(config.episodes, config.random_episodes),
         "codes": lambda: CodesProtocol(codes, config.episodes, config.codes_keep),
     }
     unknown = [name for name in config.protocols if name not in makers]

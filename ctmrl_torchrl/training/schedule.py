@@ -164,7 +164,9 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
     assignment = assignment.to(contexts.dtype)
     sizes = assignment.sum(0).unsqueeze(-1)
     drawn = torch.randperm(contexts.shape[0], generator=torch.Generator().manual_seed(seed))[:clusters]
-    return torch.where(sizes > 0, assignment.mT @ contexts / sizes.clamp_min(1.0), contexts[drawn.to(contexts.device)])
+    return torch.where(
+        sizes > 0, assignment.mT @ contexts / sizes.clamp_min(1.0), contexts[drawn.to(contexts.device)]
+    )
 
 
 def total_loss(losses: TensorDictBase) -> Tensor:

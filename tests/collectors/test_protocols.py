@@ -9,9 +9,11 @@ from ctmrl_torchrl.collectors import (
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
+    RefineProtocol,
 )
-from ctmrl_torchrl.collectors.protocols import best_episodes
+from ctmrl_torchrl.collectors.selection import best_episodes
 from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 
 CODES = torch.tensor([[-0.5, 0.5], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
 TASKS = (2, 6, 11)
@@ -86,6 +88,8 @@ def test_a_protocol_can_be_run_twice():
         (lambda: OnlineProtocol(0), "OnlineProtocol: episodes=0"),
         (lambda: OfflineProtocol(-1), "OfflineProtocol: episodes=-1"),
         (lambda: NonPriorProtocol(5, 0), "random_episodes=0 must be at least 1"),
+        (lambda: RefineProtocol(5, 0), "random_episodes=0 and subset=5 must be at least 1"),
+        (lambda: RefineProtocol(5, subset=0), "random_episodes=10 and subset=0 must be at least 1"),
     ],
 )
 def test_wrong_budgets_are_clear_errors(make, message):
@@ -94,10 +98,60 @@ def test_wrong_budgets_are_clear_errors(make, message):
 
 
 def test_names_are_those_of_the_configuration():
-    names = [cls.name for cls in (OfflineProtocol, OnlineProtocol, NonPriorProtocol, CodesProtocol)]
-    assert names == ["offline", "online", "np", "codes"]
+    protocols = (OfflineProtocol, OnlineProtocol, NonPriorProtocol, RefineProtocol, CodesProtocol)
+    assert tuple(cls.name for cls in protocols) == PROTOCOL_NAMES
 
 
 def test_fewer_episodes_than_random_ones_is_all_random():
     run = make_collector(Counts(), MarkedActor()).run(NonPriorProtocol(episodes=3, random_episodes=10))
     assert run["task_context"][0].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+
+
+class Wrong(GoalFinder):
+    """Finds the goal but for an error of a size and direction that the episodes decide."""
+
+    def forward(self, tensordict):
+        found = super().forward(tensordict)["task_context"]
+        sway = tensordict["context", "observation"].mean(1)
+        return tensordict.set("task_context", found + 0.5 * sway)
+
+
+def test_refining_keeps_what_returned_most_and_judges_without_believing():
+    collector = make_collector(Wrong(), Walker(), TASKS)
+    kept = {}
+
+    class Kept(RefineProtocol):
+        def reset(self, run):
+            super().reset(run)
+            kept["run"] = run
+
+    result = collector.run(Kept(episodes=12, random_episodes=4, subset=2), seed=3)
+    plain = collector.run(NonPriorProtocol(episodes=5, random_episodes=4), seed=3)
+    # the same as np until the random episodes are over, then never worse than the best tried so far
+    torch.testing.assert_close(result["returns"][:, :5], plain["returns"][:, :5])
+    tried = torch.stack(kept["run"].returns, 1)[:, 4:]
+    torch.testing.assert_close(tried[:, 0], plain["returns"][:, 4])
+    torch.testing.assert_close(result["returns"][:, 5:], tried.cummax(1).values)
+    assert (result["returns"][:, -1] > plain["returns"][:, -1] + 1e-3).any()
+
+
+def test_the_shifts_of_refining_are_those_of_random_subsets():
+    class Listed(RefineProtocol):
+        def _try(self, run, proposal):
+            self.tried = [*getattr(self, "tried", []), proposal]
+            super()._try(run, proposal)
+
+    protocol = Listed(episodes=8, random_episodes=3, subset=1, step=2.0)
+    collector = make_collector(Wrong(), Walker(), TASKS)
+    runs = []
+    reset = protocol.reset
+    protocol.reset = lambda run: (runs.append(run), reset(run))[1]
+    collector.run(protocol, seed=1)
+    run = runs[0]
+    joint = run.encode(run.episodes[:3])
+    torch.testing.assert_close(protocol.tried[0], joint)
+    shifts = torch.stack([2.0 * (run.encode([episode]) - joint) for episode in run.episodes[:3]])
+    bases = torch.stack(protocol.tried[:-1])  # the best so far is among those tried before
+    for number, proposal in enumerate(protocol.tried[1:], start=1):
+        apart = proposal - bases[:number, None] - shifts[None]  # [tried before, subsets, rows, d]
+        assert (apart.abs().amax(-1) < 1e-4).flatten(0, 1).any(0).all()

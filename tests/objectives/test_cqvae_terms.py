@@ -147,3 +147,14 @@ def test_gradient_pulls_the_positive_and_pushes_only_the_same_code():
     assert grad_anchor[0].abs().sum() > 0 and (grad_anchor[1:] == 0).all()
     assert (grad_positive[:2].abs().sum(-1) > 0).all() and (grad_positive[2:] == 0).all()
     assert torch.isfinite(grad_positive).all()
+
+
+def test_a_task_drawn_twice_is_not_its_own_negative():
+    torch.manual_seed(0)
+    anchor, positive = torch.randn(3, 4), torch.randn(3, 4)
+    index, task_id = torch.tensor([1, 1, 1]), torch.tensor([7, 7, 9])
+    rows = hard_contrastive(anchor, positive, index, temperature=0.5, extra_negatives=0, task_id=task_id)
+    logits = torch.nn.functional.cosine_similarity(anchor[:, None], positive[None], dim=-1) / 0.5
+    for row, others in ((0, [2]), (1, [2]), (2, [0, 1])):
+        expected = logits[row, [row, *others]].logsumexp(0) - logits[row, row]
+        torch.testing.assert_close(rows[row], expected)

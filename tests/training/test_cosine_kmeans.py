@@ -38,6 +38,7 @@ def test_fewer_contexts_than_codes_raise():
     with pytest.raises(ValueError, match="got 2 contexts for 3 codes"):
         cosine_kmeans(torch.randn(2, 4), 3)
 
+
 def test_kmeans_never_leaves_a_code_at_zero():
     contexts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     with warnings.catch_warnings():

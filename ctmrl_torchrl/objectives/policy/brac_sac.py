@@ -50,7 +50,8 @@ class BRACSACLoss(LossModule):
         reward_scale, entropy_coefficient (float): Default 1 and 0.01.
         regularisation (float): weight of the squared mean and log-scale of the action distribution. Defaults
             to 1e-5: the lineage's 1e-3 divided by its reward scale of 100.
-        penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05.
+        penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05; the penalty weighs
+            against Q, so these go with a reward scale as large as the lineage's (5).
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
 
     Keys (see ``set_keys``): ``action``, ``reward``, ``done``, ``terminated`` (the last three under
@@ -68,7 +69,6 @@ class BRACSACLoss(LossModule):
         reward: NestedKey = "reward"
         done: NestedKey = "done"
         terminated: NestedKey = "terminated"
-        priority: NestedKey = "td_error"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys

@@ -48,6 +48,7 @@ class CQVAELoss(LossModule):
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
           gradient
+        - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative
         - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default
           ``"context"``, the paper's choice; ``"transitions"`` predicts the policy batch instead
         - inside it ``observation``, ``action``, ``reward``, ``next_observation`` and (optional) ``mask``
@@ -66,6 +67,7 @@ class CQVAELoss(LossModule):
     class _AcceptedKeys:
         task_context: NestedKey = "task_context"
         task_context_positive: NestedKey = "task_context_positive"
+        task_id: NestedKey = "task_id"
         prediction: NestedKey = "context"
         observation: NestedKey = "observation"
         action: NestedKey = "action"
@@ -202,6 +204,7 @@ class CQVAELoss(LossModule):
                     code_index,
                     temperature=self.temperature,
                     extra_negatives=self.extra_negatives,
+                    task_id=tensordict.get(keys.task_id, None),
                 )
         out = {name: self._reduce(values) for name, values in terms.items()}
         out["code_perplexity"] = self.codebook.perplexity()

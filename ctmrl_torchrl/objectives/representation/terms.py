@@ -53,6 +53,7 @@ def hard_contrastive(
     *,
     temperature: float,
     extra_negatives: int,
+    task_id: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Eq. (10), L_contra: InfoNCE among the tasks of a code, averaged per code, then over non-empty codes.
@@ -67,6 +68,8 @@ def hard_contrastive(
         code_index (Tensor): ``[T]`` int64.
         temperature (float): tau.
         extra_negatives (int): M; at most T - 1 are available.
+        task_id (Tensor, optional): ``[T]``; rows of one task are never each other's negatives. Without it
+            all rows count as different tasks.
         generator (torch.Generator, optional): draws the extra tasks.
     """
     tasks = anchor.shape[0]
@@ -77,6 +80,10 @@ def hard_contrastive(
     extra = scores.topk(min(extra_negatives, tasks - 1), dim=-1).indices
     drawn = torch.zeros_like(same_code).scatter_(1, extra, True)
     allowed = same_code | (drawn & (group_size == 1).unsqueeze(-1))
+
+    if task_id is not None:
+        repeated = (task_id.unsqueeze(0) == task_id.unsqueeze(1)).fill_diagonal_(False)
+        allowed = allowed & ~repeated
 
     similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
     logits = (similarity / temperature).masked_fill(~allowed, -torch.inf)

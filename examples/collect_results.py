@@ -1,0 +1,50 @@
+"""Aggregate the runs of several seeds into one small JSON file: mean and 95 % bootstrap interval over seeds.
+
+python examples/collect_results.py results/point_robot-ctmrl.json runs/point_robot-repo/ctmrl-*-cpu-seed*
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
+
+
+def rounded(value):
+    """Four decimals are plenty, and keep the files small and readable."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return [rounded(entry) for entry in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    """Read the summaries, aggregate, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders that differ in the seed only")
+    arguments = parser.parse_args()
+    summaries = sorted(
+        (load_summary(run / "summary.json") for run in arguments.runs), key=lambda s: s["seed"]
+    )
+    result = aggregate_seeds(summaries)
+    result["commands"] = [summary["command"] for summary in summaries]
+    result["wall_time_s"] = [summary["wall_time_s"] for summary in summaries]
+    for field in ("updates", "dataset", "reference", "versions"):
+        result[field] = summaries[0][field]
+    result["codebook"] = [summary["codebook"] for summary in summaries]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+    for split, protocols in result["returns"].items():
+        for name, entry in protocols.items():
+            low, high = entry["ci95"]
+            print(f"{split:6} {name:8} {entry['mean']:8.3f}  [{low:.3f}, {high:.3f}]  {len(summaries)} seeds")
+
+
+if __name__ == "__main__":
+    main()
