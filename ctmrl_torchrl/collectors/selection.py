@@ -96,40 +96,47 @@ class RefineProtocol(_KeepBest):
 class CodesProtocol(_KeepBest):
     """``codes``: explore by playing the policy with each code as its context, then adapt from the best.
 
-    The evidence of a row is its best episodes so far by return; further episodes try contexts inferred from
-    the best 1, 2, ... ``keep`` of them. Needs no knowledge of the task and no random exploration.
+    After the codes, contexts inferred from the best and from the two best episodes are tried, then the best
+    context so far shifted by ``step`` times what one or more further good episodes add to the best one's
+    context, forwards and backwards in turn. Needs no knowledge of the task and no random exploration.
 
     Args:
         codes (Tensor): ``[N, d]``.
         episodes (int): measured episodes in all, N of the collected ones being spent on the codes. Defaults
             to 20.
-        keep (int): at most so many of the best episodes make a context. Defaults to 3.
+        keep (int): at most so many of the best episodes make a context; at least 2. Defaults to 3.
+        step (float): length of a shift. Defaults to 1.5.
 
     Raises:
-        ValueError: if the budget does not allow every code to be played once, or ``keep`` is less than 1.
+        ValueError: if the budget does not allow every code to be played once, or ``keep`` is less than 2.
     """
 
     name = "codes"
 
-    def __init__(self, codes: Tensor, episodes: int = 20, keep: int = 3) -> None:
+    def __init__(self, codes: Tensor, episodes: int = 20, keep: int = 3, *, step: float = 1.5) -> None:
         if codes.shape[0] >= episodes:
             raise ValueError(
                 f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} "
                 "episodes; raise episodes or use a smaller codebook."
             )
         super().__init__(episodes)
-        if keep < 1:
-            raise ValueError(f"CodesProtocol: keep={keep} must be at least 1.")
+        if keep < 2:
+            raise ValueError(f"CodesProtocol: keep={keep} must be at least 2.")
         self.codes = codes.detach()
         self.keep = keep
+        self.step = step
 
     def proposal(self, run: AdaptationRun) -> Tensor:
-        """The next context to try: a code, or what the best episodes say."""
-        played = len(run.episodes)
-        if played < self.codes.shape[0]:
-            return self.codes[played].expand(run.task_ids.numel(), -1)
-        best = 1 + (played - self.codes.shape[0]) % self.keep
-        return run.encode(best_episodes(run, best))
+        """The next context to try: a code, what the best episodes say, or a shift of the best context."""
+        turn = len(run.episodes) - self.codes.shape[0]
+        if turn < 0:
+            return self.codes[turn].expand(run.task_ids.numel(), -1)
+        if turn < 2:
+            return run.encode(best_episodes(run, turn + 1))
+        more = 2 + turn % (self.keep - 1)
+        shift = run.encode(best_episodes(run, more)) - run.encode(best_episodes(run, 1))
+        forwards = turn // 2 % 2 == 0
+        return self._best_context + (self.step if forwards else -self.step) * shift
 
     def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
         """Play the proposal; keep it if nothing did better."""

@@ -69,7 +69,7 @@ def draw_figures(
     if codebook is not None:
         _draw_map(task_set, {split: runs[split][protocol] for split in runs}, codebook, folder, protocol)
     if task_set.family.observation_dim == 2:
-        _draw_trajectories(task_set, runs["test"][protocol], folder, subtitle)
+        _draw_trajectories(task_set, runs["test"][protocol], folder, f"{subtitle}, protocol {protocol}")
 
 
 def _draw_map(

@@ -148,7 +148,7 @@ class MetaTrainer:
         for name in names:
             recent = [losses.get(name, None) for losses in self._recent]
             value = torch.stack([value.float() for value in recent if value is not None])
-            values[f"loss/{name}" if name.startswith("loss_") else f"codebook/{name}"] = value.mean().item()
+            values[f"{_metric_group(name)}/{name}"] = value.mean().item()
         self._require_finite({name: math.isfinite(value) for name, value in values.items()})
         return values
 
@@ -237,3 +237,9 @@ class MetaTrainer:
             )
         torchrl_logger.info(f"resumed from {file} at update {self.update_count}")
         return file
+
+
+def _metric_group(name: str) -> str:
+    if name.startswith("loss_"):
+        return "loss"
+    return "codebook" if name in ("perplexity", "dead_codes") else "diagnostics"

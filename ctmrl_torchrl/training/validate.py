@@ -98,7 +98,7 @@ RULES: dict[str, Rule] = {
     "evaluation.protocols": _list_of(_among(*PROTOCOL_NAMES), 1),
     "evaluation.episodes": _whole(2),
     "evaluation.random_episodes": _whole(1),
-    "evaluation.codes_keep": _whole(1),
+    "evaluation.codes_keep": _whole(2),
     "evaluation.seed": _whole(0),
     "output.log_every": _whole(1),
     "output.checkpoint_every": _whole(0),

@@ -50,15 +50,24 @@ def test_codes_are_played_once_each_in_order_and_the_best_is_kept():
 
 
 def test_codes_then_adapts_from_the_best_episodes():
-    protocol, result, returns = played(episodes=9, keep=2)
+    protocol, result, returns = played(episodes=9, keep=3, step=0.5)
     assert len(protocol.proposals) == 8
     torch.testing.assert_close(result["returns"][:, -1], returns.amax(1))
-    # the proposals after the codes come from the best 1, 2, 1, ... episodes known by then
     run = protocol.run
-    for number, best in ((4, 1), (5, 2), (6, 1)):
+
+    def says(number, best):
+        """The context of the best episodes that were known after ``number``."""
         known = type(run)(run._collector, run.generator)
         known.episodes, known.returns = run.episodes[:number], run.returns[:number]
-        torch.testing.assert_close(protocol.proposals[number], run.encode(best_episodes(known, best)))
+        return run.encode(best_episodes(known, best))
+
+    torch.testing.assert_close(protocol.proposals[4], says(4, 1))
+    torch.testing.assert_close(protocol.proposals[5], says(5, 2))
+    # then shifts of the best context so far, forwards (and back after two)
+    for number, more in ((6, 2), (7, 3)):
+        best = torch.stack(protocol.proposals[:number], 1)[torch.arange(3), returns[:, :number].argmax(1)]
+        shift = says(number, more) - says(number, 1)
+        torch.testing.assert_close(protocol.proposals[number], best + 0.5 * shift)
 
 
 def test_best_episodes_are_each_rows_own():
@@ -84,7 +93,7 @@ def test_a_protocol_can_be_run_twice():
     ("make", "message"),
     [
         (lambda: CodesProtocol(CODES, episodes=4), "each of 4 codes once needs more than 4 episodes"),
-        (lambda: CodesProtocol(CODES, episodes=9, keep=0), "keep=0 must be at least 1"),
+        (lambda: CodesProtocol(CODES, episodes=9, keep=1), "keep=1 must be at least 2"),
         (lambda: OnlineProtocol(0), "OnlineProtocol: episodes=0"),
         (lambda: OfflineProtocol(-1), "OfflineProtocol: episodes=-1"),
         (lambda: NonPriorProtocol(5, 0), "random_episodes=0 must be at least 1"),

@@ -143,11 +143,11 @@ def test_reduction():
 def test_diagnostics():
     loss, td = make(reward_scale=torch.tensor([2.0])).eval(), batch()
     out = loss(td)
-    assert not any(out[name].requires_grad for name in ("code_perplexity", "dead_codes", "reward_error"))
+    assert not any(out[name].requires_grad for name in ("perplexity", "dead_codes", "reward_error"))
     inputs = td["context"].copy().set("task_context", td["task_context"].unsqueeze(1).expand(5, 7, 4))
     error = (loss.reward_predictor(inputs)["reward_prediction"] - td["context", "next", "reward"]) / 2.0
     torch.testing.assert_close(out["reward_error"], error.square().mean().detach())
-    assert out["code_perplexity"] == loss.codebook.perplexity() == pytest.approx(3.0)
+    assert out["perplexity"] == loss.codebook.perplexity() == pytest.approx(3.0)
 
 
 def test_the_input_is_left_unchanged():
@@ -241,7 +241,7 @@ def test_state_dict_round_trip():
     source, target = make(reward_scale=torch.tensor([2.0])), make(reward_scale=torch.tensor([1.0]))
     source(batch())
     target.load_state_dict(source.state_dict())
-    for name in ("loss_prediction", "loss_cross_prediction", "loss_code", "code_perplexity"):
+    for name in ("loss_prediction", "loss_cross_prediction", "loss_code", "perplexity"):
         torch.testing.assert_close(target.eval()(batch())[name], source.eval()(batch())[name])
 
 

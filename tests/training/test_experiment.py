@@ -64,7 +64,7 @@ def test_files(run):
     names = {name for _, name, _ in rows}
     for split in ("test", "train"):
         assert {f"eval/{split}/{protocol}/return" for protocol in ALL} <= names
-    assert {"loss/loss_prediction", "codebook/code_perplexity"} <= names
+    assert {"loss/loss_prediction", "codebook/perplexity"} <= names
     assert all(math.isfinite(float(value)) for _, _, value in rows)
     assert len({(step, name) for step, name, _ in rows}) == len(rows)
 

@@ -103,10 +103,11 @@ def _limits(
         labels.append(style.Label(random, f"random policy  ({style.number(random)})", style.MUTED))
     elif random is not None:
         labels.append(style.below_axis(floor, f"below the axis:\nrandom policy  ({style.number(random)})"))
-    for index, (name, (mean, _, _)) in enumerate(curves.items()):
-        if mean.min() < floor:
-            text = f"first episodes of {name}\n(from {style.number(mean.min())})"
-            labels.append(style.below_axis(floor, text, style.protocol_colour(name, index)))
+    below = {name: mean.min() for name, (mean, _, _) in curves.items() if mean.min() < floor}
+    if below:
+        lowest = style.number(min(below.values()))
+        text = f"below the axis: first episodes\nof {len(below)} protocols (from {lowest})"
+        labels.append(style.below_axis(floor, text))
     return labels
 
 

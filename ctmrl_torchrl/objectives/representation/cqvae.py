@@ -55,7 +55,7 @@ class CQVAELoss(LossModule):
 
     Out:
         ``loss_prediction``, ``loss_cross_prediction``, ``loss_code``, ``loss_contrastive`` and the detached
-        ``code_perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
+        ``perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
         variance).
 
     Raises:
@@ -130,7 +130,7 @@ class CQVAELoss(LossModule):
             "loss_cross_prediction",
             "loss_code",
             "loss_contrastive",
-            "code_perplexity",
+            "perplexity",
             "dead_codes",
             "reward_error",
         ]
@@ -207,7 +207,7 @@ class CQVAELoss(LossModule):
                     task_id=tensordict.get(keys.task_id, None),
                 )
         out = {name: self._reduce(values) for name, values in terms.items()}
-        out["code_perplexity"] = self.codebook.perplexity()
+        out["perplexity"] = self.codebook.perplexity()
         out["dead_codes"] = self.codebook.dead_codes()
         out["reward_error"] = error_reward.detach().mean()
         return TensorDict(out, [])
