@@ -37,6 +37,12 @@ def main() -> None:
     result["wall_time_s"] = [summary["wall_time_s"] for summary in summaries]
     for field in ("updates", "dataset", "reference", "versions"):
         result[field] = summaries[0][field]
+    result["context_noise"] = {
+        split: {
+            name: [s["returns"][split][name].get("context_noise") for s in summaries] for name in protocols
+        }
+        for split, protocols in result["returns"].items()
+    }
     result["codebook"] = [summary["codebook"] for summary in summaries]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from ctmrl_torchrl.evaluation.figures import (
     plot_adaptation,
     plot_codes_sweep,
     plot_context_map,
+    plot_context_shift,
     plot_learning,
     plot_snapshot_returns,
     plot_trajectories,
@@ -247,3 +248,14 @@ def test_large_pictures_are_made_small(tmp_path):
     figure.add_axes((0, 0, 1, 1)).imshow(noise, aspect="auto", interpolation="bilinear")
     path = style.save_figure(figure, tmp_path / "a.png")
     assert path.stat().st_size < 300_000
+
+
+def test_context_shift(tmp_path):
+    curve = np.linspace(-15.0, -4.5, 20)
+    settings = {
+        "ours": {"offline": curve, "np": curve - 0.3},
+        "theirs": {"offline": curve, "np": curve - 9.0},
+    }
+    check(plot_context_shift(settings, -3.855, tmp_path / "shift.png", subtitle="synthetic"))
+    with pytest.raises(ValueError, match="settings is empty"):
+        plot_context_shift({}, None, tmp_path / "none.png")

@@ -2,6 +2,7 @@
 
 from ctmrl_torchrl.evaluation.figures.adaptation import plot_adaptation
 from ctmrl_torchrl.evaluation.figures.codes_sweep import plot_codes_sweep
+from ctmrl_torchrl.evaluation.figures.context_shift import plot_context_shift
 from ctmrl_torchrl.evaluation.figures.contexts import plot_context_map
 from ctmrl_torchrl.evaluation.figures.learning import plot_learning, read_metrics
 from ctmrl_torchrl.evaluation.figures.snapshots import plot_snapshot_returns
@@ -11,6 +12,7 @@ __all__ = [
     "plot_adaptation",
     "plot_codes_sweep",
     "plot_context_map",
+    "plot_context_shift",
     "plot_learning",
     "plot_snapshot_returns",
     "plot_trajectories",

@@ -1,0 +1,63 @@
+"""Draw the pictures of README and docs from the JSON files in results/.
+
+    python examples/draw_results.py
+
+Adaptation curves of every setting with several seeds go to results/figures/, the comparison of ways to draw
+training contexts to docs/figures/context-shift.png.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_context_shift
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+SHIFT = {
+    "Encoder trained on whole trajectories\nof one to three behaviours (ours)": "ablations/none.json",
+    "Encoder trained on single transitions\nof all behaviours (as released)": "ablations/released-draw.json",
+}
+
+
+def _setting(result: dict) -> str:
+    return f"{result['env']}, method {result['method']}"
+
+
+def main() -> None:
+    """Read, draw."""
+    for file in sorted(RESULTS.glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        reference, tests = result["reference"], result["returns"]["test"]
+        plot_adaptation(
+            {
+                name: {
+                    "mean": entry["per_episode"],
+                    "low": entry["per_episode_ci95"][0],
+                    "high": entry["per_episode_ci95"][1],
+                }
+                for name, entry in tests.items()
+            },
+            reference["random"],
+            reference["optimum"],
+            reference["paper"]["test"]["ctmrl"]["mean"],
+            RESULTS / "figures" / f"{file.stem}.png",
+            subtitle=f"{_setting(result)}, {len(result['seeds'])} seeds, unseen tasks",
+            interval="95 % interval over seeds",
+        )
+    settings = {}
+    for name, file in SHIFT.items():
+        result = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        shown = ("offline", "np", "np_refine")
+        settings[name] = {key: result["returns"]["test"][key]["per_episode"] for key in shown}
+    plot_context_shift(
+        settings,
+        result["reference"]["optimum"],
+        ROOT / "docs" / "figures" / "context-shift.png",
+        subtitle=f"{_setting(result)}, preset {result['preset']}, one seed, unseen tasks",
+    )
+
+
+if __name__ == "__main__":
+    main()
