@@ -208,7 +208,7 @@ class MetaTestCollector:
                 measured = state.play(contexts[-1])
                 returns.append(state.episode_return(measured))
                 if collected + 1 < protocol.episodes:
-                    protocol.collect(state, measured)
+                    protocol.collect(state)
         first = state.episodes[0] if state.episodes else measured
         return TensorDict(
             {

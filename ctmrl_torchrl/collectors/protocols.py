@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from ctmrl_torchrl.collectors.meta_test import AdaptationRun
@@ -25,8 +24,8 @@ class AdaptationProtocol(Protocol):
     def context(self, run: AdaptationRun) -> Tensor:
         """The contexts ``[n, d]`` to act with, given the evidence so far."""
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
-        """Add one episode to the evidence; ``measured`` is the episode just played with :meth:`context`."""
+    def collect(self, run: AdaptationRun) -> None:
+        """Add one episode to the evidence."""
 
 
 class _EncodeAll:
@@ -50,7 +49,7 @@ class OfflineProtocol(_EncodeAll):
 
     name = "offline"
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
+    def collect(self, run: AdaptationRun) -> None:
         """Draw an episode from the row's dataset."""
         run.add(run.draw_offline())
 
@@ -60,7 +59,7 @@ class OnlineProtocol(_EncodeAll):
 
     name = "online"
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
+    def collect(self, run: AdaptationRun) -> None:
         """Play the policy with the present context, with its noise."""
         run.add(run.play(self.context(run), stochastic=True))
 
@@ -81,7 +80,7 @@ class NonPriorProtocol(_EncodeAll):
             raise ValueError(f"NonPriorProtocol: random_episodes={random_episodes} must be at least 1.")
         self.random_episodes = random_episodes
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
+    def collect(self, run: AdaptationRun) -> None:
         """A random episode, or one of the policy's own once there are enough."""
         explore = len(run.episodes) < self.random_episodes
         run.add(run.play_randomly() if explore else run.play(self.context(run), stochastic=True))

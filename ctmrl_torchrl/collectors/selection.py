@@ -78,7 +78,7 @@ class RefineProtocol(_KeepBest):
             return run.prior_context
         return run.encode(run.episodes) if len(run.episodes) <= self.random_episodes else self._best_context
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
+    def collect(self, run: AdaptationRun) -> None:
         """A random episode, or an own one with the next context to try."""
         if len(run.episodes) < self.random_episodes:
             run.add(run.play_randomly())
@@ -135,10 +135,10 @@ class CodesProtocol(_KeepBest):
             return run.encode(best_episodes(run, turn + 1))
         more = 2 + turn % (self.keep - 1)
         shift = run.encode(best_episodes(run, more)) - run.encode(best_episodes(run, 1))
-        forwards = turn // 2 % 2 == 0
+        forwards = turn // (self.keep - 1) % 2 == 0
         return self._best_context + (self.step if forwards else -self.step) * shift
 
-    def collect(self, run: AdaptationRun, measured: TensorDictBase) -> None:
+    def collect(self, run: AdaptationRun) -> None:
         """Play the proposal; keep it if nothing did better."""
         self._try(run, self.proposal(run))
 

@@ -11,6 +11,7 @@ from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModu
 from torch import nn
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 from tqdm import tqdm
@@ -175,6 +176,9 @@ def train_behaviours(
         recipe: the schedule.
         horizon: environment steps per round of collection.
         seed: of exploration, replay and action sampling; the global generators are left as they were.
+
+    After the random episodes the agents learn from episodes of their mean actions; at this learning rate the
+    changing policies explore by themselves. Noise enters when the snapshots are recorded.
         progress: show a progress bar over gradient steps.
 
     Raises:
@@ -197,6 +201,7 @@ def train_behaviours(
     snapshots: list[TensorDict] = []
     with (
         isolated_rng(seed, agents.device),
+        set_exploration_type(ExplorationType.DETERMINISTIC),
         tqdm(total=recipe.gradient_steps, desc="behaviour SAC", disable=not progress) as bar,
     ):
         for _ in range(recipe.random_episodes):

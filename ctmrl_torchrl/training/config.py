@@ -150,7 +150,8 @@ class ExperimentConfig:
         method (str): name of the method, for the records. preset (str): name of the size preset, likewise.
         seed (int): seed of the training.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
-        run_dir (str): where the results go. resume (str or None): a run folder or checkpoint to go on from.
+        run_dir (str): where the results go; a folder that holds a run already is left alone unless
+            ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
         threads (int): torch threads on the CPU; small networks are fastest with 1.
     """
 
@@ -161,6 +162,7 @@ class ExperimentConfig:
     seed: int = 0
     device: str = "auto"
     run_dir: str = "runs/default"
+    overwrite: bool = False
     resume: str | None = None
     threads: int = 1
     dataset: DatasetConfig = field(default_factory=DatasetConfig)

@@ -21,13 +21,14 @@ from ctmrl_torchrl.modules.codebook import Codebook
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import ActingPolicy
 from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.meta_test import MetaTester, protocol_result
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
 from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import validate_config
+from ctmrl_torchrl.training.validate import ConfigError, validate_config
 
 
 @dataclass
@@ -85,14 +86,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         hooks=hooks,
         evaluate=lambda update: tester.quick_numbers(config.evaluation.seed),
         checkpoint_path=run_dir / "checkpoints" / "last.pt",
-        identity={
-            "env": config.env,
-            "tasks": config.tasks,
-            "method": config.method,
-            "policy_loss": config.policy_loss.name,
-            "seed": config.seed,
-            "dataset": _fingerprint(dataset),
-        },
+        identity=run_identity(config) | {"dataset": _fingerprint(dataset)},
         log_every=config.output.log_every,
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.output.checkpoint_every,
@@ -100,6 +94,26 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         progress=config.output.progress,
     )
     return Experiment(config, task_set, dataset, loss, trainer, tester, run_dir, device)
+
+
+def run_identity(config: ExperimentConfig) -> dict[str, Any]:
+    """What a checkpoint must share with a run that resumes it: every field that training depends on."""
+    identity = {name: getattr(config, name) for name in ("env", "tasks", "method", "seed")}
+    for section in ("context", "batch", "encoder", "representation", "policy_loss", "optimiser", "schedule"):
+        values = asdict(getattr(config, section))
+        identity |= {f"{section}.{name}": value for name, value in values.items()}
+    return identity
+
+
+def _check_run_dir(config: ExperimentConfig) -> None:
+    """Results are only replaced by a run that goes on from them, or on request."""
+    run_dir = Path(config.run_dir)
+    held = [name for name in ("summary.json", "checkpoints/last.pt") if (run_dir / name).exists()]
+    if held and config.resume is None and not config.overwrite:
+        raise ConfigError(
+            f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
+            f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."
+        )
 
 
 def _fingerprint(dataset: TaskDataset) -> str:
@@ -121,6 +135,10 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
     """
     start = time.perf_counter()
     torch.set_num_threads(config.threads)
+    _check_run_dir(config)
+    if config.resume is not None:
+        # Before any data are made: a wrong path or a run of other settings should be said at once.
+        load_checkpoint(find_checkpoint(config.resume), run_identity(config))
     experiment = build_experiment(config)
     trainer, run_dir = experiment.trainer, experiment.run_dir
     torch.manual_seed(config.seed)
@@ -140,7 +158,9 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
     summary = summarise(experiment, runs, time.perf_counter() - start, command)
     write_summary(summary, run_dir / "summary.json")
     if config.output.figures:
-        draw_figures(experiment.task_set, runs, summary, codebook_of(experiment.loss), run_dir)
+        draw_figures(
+            experiment.task_set, experiment.dataset, runs, summary, codebook_of(experiment.loss), run_dir
+        )
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,13 +127,14 @@ class MetaTester:
 
     def quick_numbers(self, seed: int) -> dict[str, float]:
         """Flat numbers for the metrics log, per split and protocol: final returns, context noise."""
+        groups = {"test": "context_noise", "train": "context_noise_train"}
         values = {}
         for split, task_ids in (("test", self.task_set.test_ids), ("train", self.task_set.train_ids)):
             for name, run in self.run(task_ids, self.config.repeats, seed).items():
                 values[f"eval/{split}/{name}/return"] = run["returns"][..., -1].mean().item()
                 if self.config.repeats > 1:
                     noise = context_noise_ratio(run["task_context"][..., -1, :])
-                    values[f"context_noise/{split}_{name}"] = noise.item()
+                    values[f"{groups[split]}/{name}"] = noise.item()
         return values
 
 
@@ -157,5 +159,7 @@ def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
         "after": after,
     }
     if returns.shape[1] > 1:
-        result["context_noise"] = context_noise_ratio(run["task_context"][..., -1, :]).item()
+        noise = context_noise_ratio(run["task_context"][..., -1, :]).item()
+        # Without any variance between tasks (all act with one and the same context) there is no ratio.
+        result["context_noise"] = noise if math.isfinite(noise) else None
     return result

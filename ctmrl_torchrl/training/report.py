@@ -5,34 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 
+from ctmrl_torchrl.data import TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.envs.point_robot import SPARSE_RADIUS
 from ctmrl_torchrl.evaluation.figures import (
     plot_adaptation,
     plot_context_map,
     plot_learning,
+    plot_snapshot_returns,
     plot_trajectories,
 )
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 
 #: tasks shown in the picture of trajectories
 SHOWN_TASKS = 6
-SPARSE_RADIUS = 0.2
 
 
 def draw_figures(
     task_set: TaskSet,
+    dataset: TaskDataset,
     runs: dict[str, dict[str, TensorDict]],
     summary: dict[str, Any],
     codebook: Codebook | None,
     run_dir: Path,
 ) -> None:
-    """Write ``run_dir/figures/*.png``: adaptation, learning curves, context map, trajectories.
+    """Write ``run_dir/figures/*.png``: data, adaptation, learning curves, contexts, paths.
 
     Args:
-        task_set: whose parameters colour the map and place the goals.
+        task_set: whose parameters colour the map and place the goals. dataset: what was learned from.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
         summary: the run's summary. codebook: None leaves the map out. run_dir: where ``metrics.csv`` is.
@@ -56,6 +60,15 @@ def draw_figures(
         paper,
         folder / "adaptation.png",
         subtitle=subtitle,
+    )
+    behaviour = snapshot_returns(dataset)
+    plot_snapshot_returns(
+        behaviour["snapshot_id"] if None in behaviour["step"] else behaviour["step"],
+        np.array(behaviour["per_task"], dtype=float),
+        reference["random"],
+        reference["optimum"],
+        folder / "data.png",
+        subtitle=f"{summary['env']}, {len(behaviour['task_id'])} tasks",
     )
     plot_learning(
         run_dir / "metrics.csv",

@@ -53,6 +53,10 @@ def _bounds(values: Any) -> bool:
 
 
 SHARE: Rule = ((lambda value: _is_number(value) and 0.0 <= value <= 1.0), "a number from 0 to 1")
+SHARE_BELOW_ONE: Rule = (
+    (lambda value: _is_number(value) and 0.0 <= value < 1.0),
+    "a number from 0 to below 1",
+)
 POSITIVE: Rule = ((lambda value: _is_number(value) and value > 0), "a positive number")
 NOT_NEGATIVE: Rule = ((lambda value: _is_number(value) and value >= 0), "a number of at least 0")
 NUMBER: Rule = (_is_number, "a finite number")
@@ -85,10 +89,10 @@ RULES: dict[str, Rule] = {
     "optimiser.policy_decay_from": SHARE,
     "schedule.updates": _whole(1),
     "schedule.representation_end": SHARE,
-    "schedule.policy_start": SHARE,
+    "schedule.policy_start": SHARE_BELOW_ONE,
     "schedule.epochs": _whole(1),
     "schedule.kmeans_from": SHARE,
-    "schedule.kmeans_at": SHARE,
+    "schedule.kmeans_at": SHARE_BELOW_ONE,
     "schedule.refreshes": _whole(1),
     "schedule.kmeans": SWITCH,
     "schedule.contexts_per_epoch": _whole(1),

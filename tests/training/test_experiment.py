@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
@@ -14,9 +15,10 @@ from ctmrl_torchrl.data.recipes import RECIPES
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.training import build
-from ctmrl_torchrl.training.checkpoint import load_checkpoint
+from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
 from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
+from ctmrl_torchrl.training.validate import ConfigError
 
 ALL = ["offline", "online", "np", "codes"]
 
@@ -190,3 +192,34 @@ def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tm
         build.obtain_dataset(config)
     monkeypatch.undo()
     build.obtain_dataset(config)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(run):
+    config, _, run_dir = run
+    before = {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()}
+    with pytest.raises(
+        ConfigError, match=r"run_dir: .* holds a run already \(summary.json, .*overwrite=true"
+    ):
+        run_experiment(config)
+    assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_of_other_settings_is_not_resumed_and_no_data_are_made(run, tmp_path):
+    config, _, run_dir = run
+    changes = {"schedule.updates": config.schedule.updates + 1, "resume": str(run_dir)}
+    other = tiny_config(tmp_path / "data", tmp_path / "run", changes)
+    with pytest.raises(CheckpointError, match=r"written with schedule.updates=20, but this run has .*=21"):
+        run_experiment(other)
+    assert not list(tmp_path.iterdir())
+
+
+def test_contexts_that_all_coincide_give_no_noise_ratio(run):
+    episodes = TensorDict(
+        {
+            "returns": torch.zeros(3, 2, 4),
+            "task_context": torch.ones(3, 2, 4, 5),
+            "task_id": torch.arange(3)[:, None].expand(3, 2),
+        },
+        [3, 2],
+    )
+    assert protocol_result(episodes, random_episodes=2)["context_noise"] is None

@@ -109,11 +109,17 @@ def check_refusal(trainer, path, message):
 
 def test_checkpoint_of_another_policy_loss_is_refused(uninterrupted, dataset_root, tmp_path):
     config = tiny_config(dataset_root, tmp_path, policy_loss=IQLConfig(hidden=[8]))
-    check_refusal(build_experiment(config).trainer, uninterrupted, "policy_loss='brac_sac', but this run has")
+    check_refusal(
+        build_experiment(config).trainer, uninterrupted, "policy_loss.name='brac_sac', but this run has"
+    )
 
 
 def test_checkpoint_of_other_sizes_is_refused(uninterrupted, dataset_root, tmp_path):
     trainer = build_experiment(tiny_config(dataset_root, tmp_path, {"encoder.hidden": [9, 9]})).trainer
+    check_refusal(
+        trainer, uninterrupted, r"encoder.hidden=\[8, 8\], but this run has encoder.hidden=\[9, 9\]"
+    )
+    trainer.identity = {}  # should the settings not say so, the sizes do
     check_refusal(trainer, uninterrupted, "(?s)does not fit this run.*config.yaml.*size mismatch")
 
 
@@ -126,6 +132,8 @@ def test_checkpoint_of_other_data_is_refused(uninterrupted, dataset_root, tmp_pa
 
 def test_checkpoint_beyond_the_end_is_refused(uninterrupted, dataset_root, tmp_path):
     trainer = build_experiment(tiny_config(dataset_root, tmp_path, {"schedule.updates": 10})).trainer
+    check_refusal(trainer, uninterrupted, "schedule.updates=20, but this run has schedule.updates=10")
+    trainer.identity = {}
     check_refusal(trainer, uninterrupted, "at update 20, but this run has schedule.updates=10")
 
 

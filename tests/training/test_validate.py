@@ -126,7 +126,7 @@ def test_what_must_fit_together_says_so(tmp_path):
             "at most 30, the contexts that K-means sees",
         ),
         ({"schedule.policy_start": 0.9}, "at most schedule.representation_end=0.8"),
-        ({"evaluation.protocols": ["codes", "npp"]}, "one of offline, online, np, codes"),
+        ({"evaluation.protocols": ["codes", "npp"]}, "one of offline, online, np, np_refine, codes"),
     ):
         with pytest.raises(ConfigError, match=message):
             validate_config(tiny_config(tmp_path, tmp_path, changes))
@@ -149,7 +149,9 @@ def test_the_losses_must_be_chosen():
 
 def test_nothing_is_written_or_made_for_a_wrong_configuration(tmp_path):
     config = tiny_config(tmp_path / "data", tmp_path / "run", {"schedule.kmeans_at": 2.0})
-    with pytest.raises(ConfigError, match="schedule.kmeans_at: got 2.0, allowed is a number from 0 to 1"):
+    with pytest.raises(
+        ConfigError, match="schedule.kmeans_at: got 2.0, allowed is a number from 0 to below 1"
+    ):
         run_experiment(config)
     assert not list(tmp_path.iterdir())
 

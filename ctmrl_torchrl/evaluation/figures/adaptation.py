@@ -31,7 +31,7 @@ def plot_adaptation(
 ) -> Path:
     """Adaptation curves of all protocols, between the random policy and the optimum.
 
-    A protocol with one value only (such as ``offline``) is drawn as a level line. The axis is not stretched
+    A protocol with one value only is drawn as a level line. The axis is not stretched
     down to the random policy or to episodes of random exploration; a note says where they are.
 
     Args:

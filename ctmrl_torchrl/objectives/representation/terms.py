@@ -73,17 +73,16 @@ def hard_contrastive(
         generator (torch.Generator, optional): draws the extra tasks.
     """
     tasks = anchor.shape[0]
+    itself = torch.eye(tasks, dtype=torch.bool, device=anchor.device)
+    repeated = itself if task_id is None else task_id.unsqueeze(0) == task_id.unsqueeze(1)
     same_code = code_index.unsqueeze(0) == code_index.unsqueeze(1)
     group_size = same_code.sum(-1)
+    alone = ~(same_code & ~repeated).any(-1, keepdim=True)
     scores = torch.rand(tasks, tasks, generator=generator, device=anchor.device)
-    scores.fill_diagonal_(-1.0)
+    scores = scores.masked_fill(repeated, -1.0)
     extra = scores.topk(min(extra_negatives, tasks - 1), dim=-1).indices
     drawn = torch.zeros_like(same_code).scatter_(1, extra, True)
-    allowed = same_code | (drawn & (group_size == 1).unsqueeze(-1))
-
-    if task_id is not None:
-        repeated = (task_id.unsqueeze(0) == task_id.unsqueeze(1)).fill_diagonal_(False)
-        allowed = allowed & ~repeated
+    allowed = itself | ((same_code | (drawn & alone)) & ~repeated)
 
     similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
     logits = (similarity / temperature).masked_fill(~allowed, -torch.inf)
