@@ -23,7 +23,9 @@ register_configs()
 def main(config: DictConfig) -> None:
     """Run the experiment that the command line describes."""
     choices = [
-        item for item in HydraConfig.get().overrides.task if not item.startswith(("run_dir=", "output."))
+        item
+        for item in HydraConfig.get().overrides.task
+        if not item.startswith(("run_dir=", "output.", "resume=", "overwrite="))
     ]
     command = " ".join(["python examples/train_ctmrl.py", *choices])
     print(format_summary_table(run_experiment(OmegaConf.to_object(config), command)))
