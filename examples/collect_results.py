@@ -34,7 +34,6 @@ def main() -> None:
     )
     result = aggregate_seeds(summaries)
     result["commands"] = [summary["command"] for summary in summaries]
-    result["wall_time_s"] = [summary["wall_time_s"] for summary in summaries]
     for field in ("updates", "dataset", "reference", "versions"):
         result[field] = summaries[0][field]
     result["context_noise"] = {

@@ -68,3 +68,13 @@ def test_every_choice_that_the_readme_names_exists():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{group}` |"))
         named = set(re.findall(r"`(\w+)`", row)) - {group}
         assert named == {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}, group
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "PLACEHOLDER" not in text
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -49,8 +49,8 @@ MAX_BYTES = 300_000
 _PROTOCOLS = {
     "np": (PALETTE[0], "np: context from\nrandom exploration"),
     "offline": (PALETTE[1], "offline: context from\nthe task's own data"),
-    "np_refine": (PALETTE[4], "np_refine: tries shifts of\nthe context, keeps the best"),
-    "codes": (PALETTE[2], "codes: tries every\ncode first"),
+    "np_refine": (PALETTE[4], "np_refine: np, then\nkeeps the best try"),
+    "codes": (PALETTE[2], "codes: tries every code,\nkeeps the best try"),
     "online": (PALETTE[3], "online: starts from\nthe zero context"),
     "idaq": (PALETTE[6], "idaq: keeps its\nbest episodes"),
     "preference": (PALETTE[5], "preference: searches\namong contexts"),
