@@ -25,6 +25,11 @@ def _setting(result: dict) -> str:
     return f"{result['env']}, method {result['method']}"
 
 
+def _seeds(result: dict) -> str:
+    number = len(result["seeds"])
+    return "one seed" if number == 1 else f"{number} seeds"
+
+
 def main() -> None:
     """Read, draw."""
     for file in sorted(RESULTS.glob("*.json")):
@@ -43,7 +48,7 @@ def main() -> None:
             reference["optimum"],
             reference["paper"]["test"]["ctmrl"]["mean"],
             RESULTS / "figures" / f"{file.stem}.png",
-            subtitle=f"{_setting(result)}, {len(result['seeds'])} seeds, unseen tasks",
+            subtitle=f"{_setting(result)}, {_seeds(result)}, unseen tasks",
             interval="95 % interval over seeds",
         )
     settings = {}
