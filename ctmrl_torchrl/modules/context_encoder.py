@@ -33,7 +33,8 @@ class ContextEncoder(TensorDictModuleBase):
         in_keys (sequence of NestedKey): the transition features, concatenated in this order.
         out_key (NestedKey): where the context goes. Defaults to ``"task_context"``.
         mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` where a transition counts; a batch
-            without it is taken as unpadded. Defaults to ``("context", "mask")``.
+            without it is taken as unpadded. By default (``"auto"``) the entry ``"mask"`` beside the first
+            of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")``.
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
 
     Keys:
@@ -59,12 +60,15 @@ class ContextEncoder(TensorDictModuleBase):
         *,
         in_keys: Sequence[NestedKey],
         out_key: NestedKey = "task_context",
-        mask_key: NestedKey | None = ("context", "mask"),
+        mask_key: NestedKey | Literal["auto"] | None = "auto",
         head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.in_keys = list(in_keys)
         self.out_keys = [out_key]
+        if mask_key == "auto":
+            first = self.in_keys[0]
+            mask_key = join_key(*(first[:-1] if isinstance(first, tuple) else ()), "mask")
         self.mask_key = mask_key
         self.transition_network = transition_network
         self.head = head if head is not None else nn.Identity()

@@ -184,6 +184,7 @@ class MetaTrainer:
             "hooks": [hook.state_dict() if hasattr(hook, "state_dict") else {} for hook in self.hooks],
             "sampling": self.buffer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             # Updates since the last row of the log: the next row averages over them too.
             "recent": [losses.to_dict() for losses in self._recent],
         }
@@ -197,6 +198,8 @@ class MetaTrainer:
                 hook.load_state_dict(saved)
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
+        if torch.cuda.is_available() and state.get("cuda_rng"):
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.update_count = int(state["update"])
         recent = [TensorDict(losses, []) for losses in state.get("recent", [])]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]

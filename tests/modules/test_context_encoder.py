@@ -146,3 +146,19 @@ def test_the_configuration_takes_features_and_statistics_from_the_problem(with_n
     assert features.tolist() == [0, 1, 2, 3, 4, 5] + ([6, 6] if with_next else [])
     plain = EncoderConfig(hidden=[7], standardise=False).build(problem)
     assert len(plain.transition_network) == len(encoder.transition_network) - 1
+
+
+@pytest.mark.parametrize(
+    ("root", "mask_key"),
+    [(("context",), ("context", "mask")), (("demo", "past"), ("demo", "past", "mask")), ((), "mask")],
+)
+def test_the_mask_lies_beside_the_features(root, mask_key):
+    key = (*root, "observation") if root else "observation"
+    encoder = make_context_encoder(feature_dims={key: 2}, context_dim=3, hidden=[4])
+    assert encoder.mask_key == mask_key
+    td = TensorDict({key: torch.randn(5, 7, 2)}, [5])
+    whole = encoder(td.clone())["task_context"]
+    padded = td.clone().set(mask_key, torch.arange(7).expand(5, 7) < 4)
+    td.set(key, td[key][:, :4])
+    torch.testing.assert_close(encoder(padded)["task_context"], encoder(td)["task_context"])
+    assert not torch.allclose(whole, encoder(td)["task_context"])
