@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ctmrl_torchrl.collectors.meta_test import AdaptationRun, MetaTestCollector
+from ctmrl_torchrl.collectors.meta_test import AdaptationProtocol, AdaptationRun, MetaTestCollector
 from ctmrl_torchrl.collectors.protocols import (
-    AdaptationProtocol,
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,

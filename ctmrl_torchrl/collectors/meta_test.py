@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.collectors.protocols import AdaptationProtocol
 
 #: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
 OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
@@ -87,6 +84,22 @@ class AdaptationRun:
     def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
         """Task contexts ``[n, d]`` of the given episodes, pooled together."""
         return self._collector.encode(torch.cat(list(episodes), 1))
+
+
+class AdaptationProtocol(Protocol):
+    """What :class:`~ctmrl_torchrl.collectors.MetaTestCollector` asks of a protocol."""
+
+    name: str
+    episodes: int
+
+    def reset(self, run: AdaptationRun) -> None:
+        """Forget everything: a new meta-test begins."""
+
+    def context(self, run: AdaptationRun) -> Tensor:
+        """The contexts ``[n, d]`` to act with, given the evidence so far."""
+
+    def collect(self, run: AdaptationRun) -> None:
+        """Add one episode to the evidence."""
 
 
 class MetaTestCollector:

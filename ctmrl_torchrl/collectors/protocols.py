@@ -5,27 +5,9 @@ Budgets count episodes: ``episodes`` measured episodes, with ``episodes - 1`` co
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor
 
 from ctmrl_torchrl.collectors.meta_test import AdaptationRun
-
-
-class AdaptationProtocol(Protocol):
-    """What :class:`~ctmrl_torchrl.collectors.MetaTestCollector` asks of a protocol."""
-
-    name: str
-    episodes: int
-
-    def reset(self, run: AdaptationRun) -> None:
-        """Forget everything: a new meta-test begins."""
-
-    def context(self, run: AdaptationRun) -> Tensor:
-        """The contexts ``[n, d]`` to act with, given the evidence so far."""
-
-    def collect(self, run: AdaptationRun) -> None:
-        """Add one episode to the evidence."""
 
 
 class _EncodeAll:
