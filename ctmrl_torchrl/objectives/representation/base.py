@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.problem import Problem
@@ -20,10 +19,8 @@ class RepresentationConfig:
 
     name: str = "none"
 
-    def build(
-        self, problem: Problem, context_dim: int, generator: torch.Generator | None = None
-    ) -> LossModule:
-        """Build the loss with all of its modules; ``generator`` seeds what is drawn at random."""
+    def build(self, problem: Problem, context_dim: int) -> LossModule:
+        """Build the loss with all of its modules."""
         raise ValueError(
             f"representation={self.name!r} names no representation loss; choose a method (method=ctmrl) or "
             "one of the registered representation configurations."

@@ -242,9 +242,7 @@ class CQVAEConfig(RepresentationConfig):
     predictor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     predict: str = "context"
 
-    def build(
-        self, problem: Problem, context_dim: int, generator: torch.Generator | None = None
-    ) -> CQVAELoss:
+    def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
         """Build the codebook, the predictors and the loss."""
         if self.predict not in ("context", "transitions"):
             raise ValueError(f"representation.predict={self.predict!r}; choose 'context' or 'transitions'.")
@@ -256,9 +254,7 @@ class CQVAEConfig(RepresentationConfig):
         }
         reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         loss = CQVAELoss(
-            Codebook(
-                self.codes or problem.codes, context_dim, update_rate=self.update_rate, generator=generator
-            ),
+            Codebook(self.codes or problem.codes, context_dim, update_rate=self.update_rate),
             make_reward_predictor(**sizes, target_statistics=reward),
             make_next_observation_predictor(**sizes, change_statistics=change),
             prediction_weight=self.prediction_weight,
