@@ -2,8 +2,8 @@
 
     python examples/draw_results.py
 
-Adaptation curves of every setting with several seeds go to results/figures/, the comparison of ways to draw
-training contexts to docs/figures/context-shift.png.
+Adaptation curves of every setting and the sweeps over the size of the codebook go to results/figures/, the
+comparison of ways to draw training contexts to docs/figures/context-shift.png.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_context_shift
+from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_codes_sweep, plot_context_shift
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -30,10 +30,39 @@ def _seeds(result: dict) -> str:
     return "one seed" if number == 1 else f"{number} seeds"
 
 
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def draw_sweep(files: list[Path], output: Path) -> None:
+    """Final returns against the number of codes, from one file per number: ``...-codes-NUMBER.json``."""
+    files = sorted(files, key=lambda file: int(file.stem.rsplit("-", 1)[1]))
+    runs = [_read(file) for file in files]
+    sizes = [int(file.stem.rsplit("-", 1)[1]) for file in files]
+    curves = {}
+    for protocol in ("offline", "np", "np_refine", "codes"):
+        tests = [run["returns"]["test"][protocol] for run in runs]
+        curves[protocol] = {
+            "codes": sizes,
+            "mean": [test["mean"] for test in tests],
+            "low": [test["ci95"][0] for test in tests],
+            "high": [test["ci95"][1] for test in tests],
+        }
+    first = runs[0]
+    plot_codes_sweep(
+        curves,
+        first["reference"]["optimum"],
+        output,
+        random=first["reference"]["random"],
+        subtitle=f"{_setting(first)}, preset {first['preset']}, {_seeds(first)}, unseen tasks",
+        interval="95 % interval over seeds",
+    )
+
+
 def main() -> None:
     """Read, draw."""
     for file in sorted(RESULTS.glob("*.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = _read(file)
         reference, tests = result["reference"], result["returns"]["test"]
         plot_adaptation(
             {
@@ -49,11 +78,14 @@ def main() -> None:
             reference["paper"]["test"]["ctmrl"]["mean"],
             RESULTS / "figures" / f"{file.stem}.png",
             subtitle=f"{_setting(result)}, {_seeds(result)}, unseen tasks",
-            interval="95 % interval over seeds",
+            interval="95 % interval over seeds" if len(result["seeds"]) > 1 else "",
         )
+    sweeps = sorted({file.stem.rsplit("-", 1)[0] for file in (RESULTS / "sweeps").glob("*-codes-*.json")})
+    for name in sweeps:
+        draw_sweep(list((RESULTS / "sweeps").glob(f"{name}-*.json")), RESULTS / "figures" / f"{name}.png")
     settings = {}
     for name, file in SHIFT.items():
-        result = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        result = _read(RESULTS / file)
         shown = ("offline", "np", "np_refine")
         settings[name] = {key: result["returns"]["test"][key]["per_episode"] for key in shown}
     plot_context_shift(

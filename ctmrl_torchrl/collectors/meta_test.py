@@ -15,6 +15,8 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
 
+from ctmrl_torchrl.modules.keys import join_key
+
 #: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
 OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
 
@@ -113,16 +115,23 @@ class MetaTestCollector:
         env (EnvBase): batched, one row per task and repeat, with a ``task_id`` leaf; see
             :func:`~ctmrl_torchrl.envs.make_env`.
         actor (TensorDictModule): ``(observation, task_context) -> action``.
-        context_encoder (TensorDictModule): ``("context", ...) -> task_context``.
+        context_encoder (TensorDictModule): reads keys below ``evidence_key``, writes ``context_key`` (or, if
+            it has no such out-key, its last one).
 
     Keyword Args:
         task_ids (Tensor): ``[n]``, the task of each row of ``env``.
         horizon (int): H; an episode that ends early is masked after its end.
         context_dim (int): d.
         return_key (NestedKey): the reported reward. Defaults to ``("next", "reward")``.
-        context_key (NestedKey): Defaults to ``"task_context"``.
+        context_key (NestedKey): what the actor reads. Defaults to ``"task_context"``.
+        observation_key (NestedKey): where paths are read from. Defaults to ``"observation"``.
+        evidence_key (NestedKey): root of what the encoder reads. Defaults to ``"context"``.
         offline_draw (callable, optional): ``(task_ids, generator) -> [n, H]`` episodes with ``mask``; needed
             by the ``offline`` protocol only.
+
+    Raises:
+        ValueError: if ``env`` has another number of rows than ``task_ids``, or the encoder reads keys outside
+            of ``evidence_key``.
 
     Examples:
         >>> from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
@@ -143,6 +152,8 @@ class MetaTestCollector:
         context_dim: int,
         return_key: NestedKey = ("next", "reward"),
         context_key: NestedKey = "task_context",
+        observation_key: NestedKey = "observation",
+        evidence_key: NestedKey = "context",
         offline_draw: OfflineDraw | None = None,
     ) -> None:
         if env.batch_size.numel() != task_ids.numel():
@@ -158,9 +169,11 @@ class MetaTestCollector:
         self.context_dim = context_dim
         self.return_key = return_key
         self.context_key = context_key
+        self.observation_key = observation_key
+        self.evidence_key = evidence_key
         self._offline_draw = offline_draw
         self._random_policy = RandomPolicy(env.action_spec)
-        self._evidence_keys = [key[1:] if isinstance(key, tuple) else key for key in context_encoder.in_keys]
+        self._evidence_keys = [_below(evidence_key, key) for key in context_encoder.in_keys]
 
     def prior_context(self) -> Tensor:
         """Zeros ``[n, d]``, on the environment's device."""
@@ -178,7 +191,11 @@ class MetaTestCollector:
     def _evidence(self, episode: TensorDictBase) -> TensorDictBase:
         """Keep what contexts and returns are computed from."""
         return episode.select(
-            *self._evidence_keys, "observation", ("next", "observation"), self.return_key, "mask"
+            *self._evidence_keys,
+            self.observation_key,
+            join_key("next", self.observation_key),
+            self.return_key,
+            "mask",
         )
 
     @torch.no_grad()
@@ -196,8 +213,9 @@ class MetaTestCollector:
     @torch.no_grad()
     def encode(self, context: TensorDictBase) -> Tensor:
         """Task contexts ``[n, d]`` of contexts ``[n, L]``."""
-        view = TensorDict({"context": context}, batch_size=context.batch_size[:1])
-        return self.context_encoder(view).get(self.context_encoder.out_keys[0])
+        view = TensorDict({self.evidence_key: context.copy()}, batch_size=context.batch_size[:1])
+        names = self.context_encoder.out_keys
+        return self.context_encoder(view).get(self.context_key if self.context_key in names else names[-1])
 
     @torch.no_grad()
     def run(self, protocol: AdaptationProtocol, *, seed: int = 0) -> TensorDict:
@@ -228,11 +246,22 @@ class MetaTestCollector:
                 "task_id": self.task_ids,
                 "returns": torch.stack(returns, 1),
                 "task_context": torch.stack(contexts, 1),
-                "first_path": _path(first),
-                "last_path": _path(measured),
+                "first_path": _path(first, self.observation_key),
+                "last_path": _path(measured, self.observation_key),
             },
             batch_size=self.task_ids.shape,
         )
+
+
+def _below(root: NestedKey, key: NestedKey) -> NestedKey:
+    """The rest of ``key`` below ``root``."""
+    parts, root_parts = (k if isinstance(k, tuple) else (k,) for k in (key, root))
+    if parts[: len(root_parts)] != root_parts or len(parts) == len(root_parts):
+        raise ValueError(
+            f"MetaTestCollector: the context encoder reads {key!r}, which is not below {root!r}; pass "
+            "evidence_key= the root of what it reads (entries of episodes, one tensor per feature)."
+        )
+    return parts[len(root_parts) :]
 
 
 @contextmanager
@@ -248,9 +277,9 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
-def _path(episode: TensorDictBase) -> Tensor:
+def _path(episode: TensorDictBase, key: NestedKey) -> Tensor:
     """Observations along an episode ``[n, H]``: ``[n, H+1, k]``; after an early end the last one stays."""
-    observations = torch.cat([episode.get("observation")[:, :1], episode.get(("next", "observation"))], 1)
+    observations = torch.cat([episode.get(key)[:, :1], episode.get(join_key("next", key))], 1)
     steps = torch.arange(observations.shape[1], device=observations.device)
     shown = torch.minimum(steps, episode.get("mask").sum(-1, keepdim=True))
     return observations.gather(1, shown.unsqueeze(-1).expand_as(observations))

@@ -14,12 +14,22 @@ from ctmrl_torchrl.collectors.meta_test import AdaptationRun
 
 
 class _KeepBest:
-    """Try contexts, keep the one whose episode returned most."""
+    """Try contexts, keep the one whose episode returned most.
 
-    def __init__(self, episodes: int) -> None:
+    Args:
+        episodes (int): measured episodes in all.
+        step (float): length of a shift. share (float): share of the evidence that a shift is made of.
+    """
+
+    def __init__(self, episodes: int, *, step: float = 1.5, share: float = 0.5) -> None:
+        name = type(self).__name__
         if episodes < 1:
-            raise ValueError(f"{type(self).__name__}: episodes={episodes} must be at least 1.")
+            raise ValueError(f"{name}: episodes={episodes} must be at least 1.")
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"{name}: share={share} must lie between 0 and 1.")
         self.episodes = episodes
+        self.step = step
+        self.share = share
 
     def reset(self, run: AdaptationRun) -> None:
         """No context has been played yet."""
@@ -37,22 +47,30 @@ class _KeepBest:
         self._best_return = torch.where(better, run.returns[-1], self._best_return)
         self._best_context = torch.where(better.unsqueeze(-1), proposal, self._best_context)
 
+    def _shifted(self, run: AdaptationRun, evidence: list[TensorDictBase]) -> Tensor:
+        """The best context so far, shifted by what a random part of the evidence makes different.
+
+        The shifts have the direction and the size of the context's own uncertainty, so there is no scale to
+        tune for a task.
+        """
+        order = torch.randperm(len(evidence), generator=run.generator).tolist()
+        part = [evidence[index] for index in order[: max(1, int(self.share * len(evidence)))]]
+        return self._best_context + self.step * (run.encode(part) - run.encode(evidence))
+
 
 class RefineProtocol(_KeepBest):
     """``np_refine``: random episodes first, as ``np``; then the policy's own, each with a slightly other
     context.
 
     After the random episodes their joint context is played; every further own episode tries the best
-    context so far, shifted by ``step`` times the difference that a random subset of the random episodes
-    makes to their joint context. The shifts so have the direction and the size of the context's own
-    uncertainty. Own episodes are judged by their return and do not enter the evidence, where they would
-    confirm a wrong belief.
+    context so far, shifted by ``step`` times the difference that a random part of the random episodes makes
+    to their joint context. Own episodes are judged by their return and do not enter the evidence.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
         random_episodes (int): how many of the collected ones are uniformly random. Defaults to 10.
-        subset (int): random episodes per subset. Defaults to 5.
         step (float): length of a shift. Defaults to 1.5.
+        share (float): share of the random episodes that make a shift. Defaults to a half.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -61,16 +79,15 @@ class RefineProtocol(_KeepBest):
     name = "np_refine"
 
     def __init__(
-        self, episodes: int = 20, random_episodes: int = 10, *, subset: int = 5, step: float = 1.5
+        self, episodes: int = 20, random_episodes: int = 10, *, step: float = 1.5, share: float = 0.5
     ) -> None:
-        super().__init__(episodes)
-        if random_episodes < 1 or subset < 1:
+        super().__init__(episodes, step=step, share=share)
+        if random_episodes < 2:
             raise ValueError(
-                f"RefineProtocol: random_episodes={random_episodes} and subset={subset} must be at least 1."
+                f"RefineProtocol: random_episodes={random_episodes} must be at least 2, so that a part "
+                "of them can be compared with all."
             )
         self.random_episodes = random_episodes
-        self.subset = subset
-        self.step = step
 
     def context(self, run: AdaptationRun) -> Tensor:
         """All random episodes together; once contexts have been tried, the best of them."""
@@ -84,59 +101,47 @@ class RefineProtocol(_KeepBest):
             run.add(run.play_randomly())
             return
         evidence = run.episodes[: self.random_episodes]
-        joint = run.encode(evidence)
-        if len(run.episodes) == self.random_episodes:
-            self._try(run, joint)
-            return
-        order = torch.randperm(len(evidence), generator=run.generator)[: self.subset]
-        shift = run.encode([evidence[index] for index in order.tolist()]) - joint
-        self._try(run, self._best_context + self.step * shift)
+        first = len(run.episodes) == self.random_episodes
+        self._try(run, run.encode(evidence) if first else self._shifted(run, evidence))
 
 
 class CodesProtocol(_KeepBest):
-    """``codes``: explore by playing the policy with each code as its context, then adapt from the best.
+    """``codes``: explore by playing the policy with each code as its context, then adapt from what that told.
 
-    After the codes, contexts inferred from the best and from the two best episodes are tried, then the best
-    context so far shifted by ``step`` times what one or more further good episodes add to the best one's
-    context, forwards and backwards in turn. Needs no knowledge of the task and no random exploration.
+    After the codes, the contexts of all episodes together and of the best one alone are tried, then the best
+    context so far shifted by ``step`` times the difference that a random part of the episodes makes. Needs
+    no knowledge of the task and no random exploration.
 
     Args:
         codes (Tensor): ``[N, d]``.
         episodes (int): measured episodes in all, N of the collected ones being spent on the codes. Defaults
             to 20.
-        keep (int): at most so many of the best episodes make a context; at least 2. Defaults to 3.
         step (float): length of a shift. Defaults to 1.5.
+        share (float): share of the episodes that make a shift. Defaults to a half.
 
     Raises:
-        ValueError: if the budget does not allow every code to be played once, or ``keep`` is less than 2.
+        ValueError: if the budget does not allow every code to be played once, or a number is out of range.
     """
 
     name = "codes"
 
-    def __init__(self, codes: Tensor, episodes: int = 20, keep: int = 3, *, step: float = 1.5) -> None:
+    def __init__(self, codes: Tensor, episodes: int = 20, *, step: float = 1.5, share: float = 0.5) -> None:
         if codes.shape[0] >= episodes:
             raise ValueError(
                 f"CodesProtocol: playing each of {codes.shape[0]} codes once needs more than {episodes} "
                 "episodes; raise episodes or use a smaller codebook."
             )
-        super().__init__(episodes)
-        if keep < 2:
-            raise ValueError(f"CodesProtocol: keep={keep} must be at least 2.")
+        super().__init__(episodes, step=step, share=share)
         self.codes = codes.detach()
-        self.keep = keep
-        self.step = step
 
     def proposal(self, run: AdaptationRun) -> Tensor:
-        """The next context to try: a code, what the best episodes say, or a shift of the best context."""
+        """The next context to try: a code, what the episodes say, or a shift of the best context."""
         turn = len(run.episodes) - self.codes.shape[0]
         if turn < 0:
             return self.codes[turn].expand(run.task_ids.numel(), -1)
         if turn < 2:
-            return run.encode(best_episodes(run, turn + 1))
-        more = 2 + turn % (self.keep - 1)
-        shift = run.encode(best_episodes(run, more)) - run.encode(best_episodes(run, 1))
-        forwards = turn // (self.keep - 1) % 2 == 0
-        return self._best_context + (self.step if forwards else -self.step) * shift
+            return run.encode(run.episodes if turn == 0 else best_episodes(run, 1))
+        return self._shifted(run, run.episodes)
 
     def collect(self, run: AdaptationRun) -> None:
         """Play the proposal; keep it if nothing did better."""

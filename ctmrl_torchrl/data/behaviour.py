@@ -176,9 +176,6 @@ def train_behaviours(
         recipe: the schedule.
         horizon: environment steps per round of collection.
         seed: of exploration, replay and action sampling; the global generators are left as they were.
-
-    After the random episodes the agents learn from episodes of their mean actions; at this learning rate the
-    changing policies explore by themselves. Noise enters when the snapshots are recorded.
         progress: show a progress bar over gradient steps.
 
     Raises:
@@ -201,7 +198,7 @@ def train_behaviours(
     snapshots: list[TensorDict] = []
     with (
         isolated_rng(seed, agents.device),
-        set_exploration_type(ExplorationType.DETERMINISTIC),
+        set_exploration_type(ExplorationType.RANDOM if recipe.explore else ExplorationType.DETERMINISTIC),
         tqdm(total=recipe.gradient_steps, desc="behaviour SAC", disable=not progress) as bar,
     ):
         for _ in range(recipe.random_episodes):

@@ -192,16 +192,18 @@ class TaskDataset:
             task_ids: the tasks to count (the training tasks, for standardising); None counts all.
 
         Returns:
-            ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation and
-            rewards. The standard deviation is the population's, and not bounded away from zero.
+            ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation,
+            rewards, and ``"observation_change"``: the next observation minus the observation. The standard
+            deviation is the population's, and not bounded away from zero.
         """
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
         kept = torch.isin(self.transitions["task_id"], self.task_ids[index])
         keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS]
         available = self.transitions.keys(include_nested=True)
         statistics = {}
-        for key in (key for key in keys if key in available):
-            values = self.transitions[key][kept].double()
+        features = {key: self.transitions[key][kept].double() for key in keys if key in available}
+        features["observation_change"] = features["next", "observation"] - features["observation"]
+        for key, values in features.items():
             statistics[key] = (values.mean(0).float(), values.std(0, correction=0).float())
         return statistics
 

@@ -29,6 +29,7 @@ class CollectionRecipe:
         discount: None takes the environment family's.
         rows_per_task: parallel episodes per task while training; several speed up early learning.
         random_episodes: uniformly random episodes per row before the first gradient step.
+        explore: whether the agents learn from episodes with their noise; otherwise from their mean actions.
         gradient_steps_per_episode: gradient steps after each round of episodes; None means one per
             environment step.
         replay_capacity: environment transitions kept per task.
@@ -54,6 +55,7 @@ class CollectionRecipe:
     discount: float | None = None
     rows_per_task: int = 4
     random_episodes: int = 2
+    explore: bool = True
     gradient_steps_per_episode: int | None = None
     replay_capacity: int = 100_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -94,7 +95,7 @@ def aggregate_seeds(
 
     Raises:
         ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
-            policy loss, preset, protocols or number of adaptation episodes.
+            policy loss, preset, dataset, protocols or number of adaptation episodes.
 
     Example:
         >>> def run(seed, value):
@@ -108,8 +109,8 @@ def aggregate_seeds(
     if not summaries:
         raise ValueError("aggregate_seeds needs at least one summary.")
     first = summaries[0]
-    for field in ("env", "method", "policy_loss", "preset"):
-        found = sorted({str(summary[field]) for summary in summaries})
+    for field in ("env", "method", "policy_loss", "preset", "dataset"):
+        found = sorted({json.dumps(summary.get(field), sort_keys=True) for summary in summaries})
         if len(found) > 1:
             raise ValueError(
                 f"The summaries differ in {field!r}: {found}. Aggregate runs of one setting only."

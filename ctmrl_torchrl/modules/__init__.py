@@ -6,13 +6,14 @@ from ctmrl_torchrl.modules.codebook import Codebook, match_codes, moving_update
 from ctmrl_torchrl.modules.context_encoder import ContextEncoder, EncoderConfig, make_context_encoder
 from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
-from ctmrl_torchrl.modules.standardise import Standardise, Unstandardise
+from ctmrl_torchrl.modules.standardise import Standardise, StandardisedMLP, Unstandardise
 
 __all__ = [
     "Codebook",
     "ContextEncoder",
     "EncoderConfig",
     "Standardise",
+    "StandardisedMLP",
     "Unstandardise",
     "make_actor",
     "make_context_encoder",

@@ -21,9 +21,22 @@ def match_codes(task_context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         the similarities ``[*, N]`` and the index of the largest, ``[*]`` int64.
+
+    Examples:
+        >>> match_codes(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        (tensor([[0., 1.]]), tensor([1]))
     """
     similarity = functional.normalize(task_context, dim=-1) @ functional.normalize(codes, dim=-1).mT
     return similarity, similarity.argmax(-1)
+
+
+def _matches(code_index: Tensor, codes: Tensor) -> Tensor:
+    """Which code each context is matched with, ``[T, N]``, one or zero.
+
+    ``one_hot`` gives the same but looks at the largest index first, which waits for some devices.
+    """
+    numbers = torch.arange(codes.shape[0], device=codes.device)
+    return (code_index.unsqueeze(-1) == numbers).to(codes.dtype)
 
 
 def moving_update(codes: Tensor, task_context: Tensor, code_index: Tensor, rate: float) -> Tensor:
@@ -40,8 +53,13 @@ def moving_update(codes: Tensor, task_context: Tensor, code_index: Tensor, rate:
 
     Returns:
         the updated codes, ``[N, d]``.
+
+    Examples:
+        >>> moving_update(torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]), torch.tensor([0, 0]), rate=0.5)
+        tensor([[1.],
+                [0.]])
     """
-    assignment = functional.one_hot(code_index, codes.shape[0]).to(codes.dtype)
+    assignment = _matches(code_index, codes)
     counts = assignment.sum(0).unsqueeze(-1)
     means = assignment.mT @ task_context / counts.clamp_min(1.0)
     return torch.where(counts > 0, torch.lerp(codes, means, rate), codes)
@@ -119,8 +137,13 @@ class Codebook(TensorDictModuleBase):
         task_context = task_context.detach().reshape(-1, self.codes.shape[-1]).to(self.codes.dtype)
         code_index = code_index.reshape(-1)
         self.codes.copy_(moving_update(self.codes, task_context, code_index, self.update_rate))
-        frequency = functional.one_hot(code_index, self.num_codes).to(self.usage.dtype).mean(0)
+        frequency = _matches(code_index, self.usage).mean(0)
         self.usage.lerp_(frequency, self.usage_rate)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the codes anew and forget the usage so far."""
+        self.initialise_(torch.empty_like(self.codes).uniform_(-1.0, 1.0))
 
     @torch.no_grad()
     def initialise_(self, centres: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrl.modules import MLP
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.modules.standardise import Standardise
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics, finer
 from ctmrl_torchrl.problem import Problem
 
 Pooling = Literal["mean", "mean_mlp"]
@@ -42,13 +42,13 @@ class ContextEncoder(TensorDictModuleBase):
         - writes ``out_key``, ``[*, d]``
 
     Raises:
-        ValueError: if the context holds no transitions (L = 0).
+        ValueError: if the context holds no transitions (L = 0); if features or mask differ in ``[*, L]``.
         KeyError: if one of ``in_keys`` is missing.
 
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
-        >>> encoder = make_context_encoder(feature_dims={("context", "observation"): 2}, context_dim=3)
+        >>> encoder = ContextEncoder(nn.Linear(2, 3), in_keys=[("context", "observation")])
         >>> td = TensorDict({"context": TensorDict({"observation": torch.randn(4, 7, 2)}, [4, 7])}, [4])
         >>> encoder(td)["task_context"].shape
         torch.Size([4, 3])
@@ -80,15 +80,32 @@ class ContextEncoder(TensorDictModuleBase):
         weights = mask.unsqueeze(-1).to(encoded.dtype)
         return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
 
+    def _check_shapes(self, entries: list[Tensor]) -> None:
+        lead = entries[0].shape[:-1]
+        for key, entry in zip(self.in_keys, entries, strict=True):
+            if entry.ndim < 2 or entry.shape[:-1] != lead:
+                raise ValueError(
+                    f"{type(self).__name__}: {key!r} has shape {list(entry.shape)}, expected "
+                    f"{list(lead)} (as {self.in_keys[0]!r} has) and its size, so at least [L, size]; "
+                    "unsqueeze(-1) makes a scalar feature [*, L, 1]."
+                )
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the task-specific context of every row."""
-        features = torch.cat([read(tensordict, key, type(self).__name__) for key in self.in_keys], -1)
+        entries = [read(tensordict, key, type(self).__name__) for key in self.in_keys]
+        self._check_shapes(entries)
+        features = torch.cat(entries, -1)
         if features.shape[-2] == 0:
             raise ValueError(
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
                 "transition, or use the prior context (zeros) instead of the encoder."
             )
         mask = None if self.mask_key is None else tensordict.get(self.mask_key, None)
+        if mask is not None and mask.shape != features.shape[:-1]:
+            raise ValueError(
+                f"{type(self).__name__}: the mask {self.mask_key!r} has shape {list(mask.shape)}, expected "
+                f"{list(features.shape[:-1])}: one flag per transition (squeeze(-1) drops a last dimension)."
+            )
         pooled = self.pool(self.transition_network(features), mask)
         return tensordict.set(self.out_keys[0], self.head(pooled))
 
@@ -124,7 +141,7 @@ def make_context_encoder(
     hidden: Sequence[int] = (200, 200, 200),
     pool: Pooling = "mean",
     head_hidden: Sequence[int] = (200,),
-    feature_statistics: tuple[Tensor, Tensor] | None = None,
+    feature_statistics: Statistics | None = None,
     relative: tuple[slice, slice] | None = None,
     **keys: NestedKey | None,
 ) -> ContextEncoder:
@@ -136,7 +153,7 @@ def make_context_encoder(
         hidden (sequence of int): widths of the per-transition network.
         pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean.
         head_hidden (sequence of int): widths of those layers.
-        feature_statistics (pair of Tensor, optional): mean and standard deviation of the concatenated
+        feature_statistics (Statistics, optional): mean and standard deviation of the concatenated
             features, to standardise them.
         relative (pair of slice, optional): replace the first slice of the features by its difference to the
             second before standardising, e.g. the next observation by its change.
@@ -144,6 +161,12 @@ def make_context_encoder(
 
     Raises:
         ValueError: for an unknown ``pool``.
+
+    Examples:
+        >>> features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
+        >>> encoder = make_context_encoder(feature_dims=features, context_dim=4, pool="mean_mlp")
+        >>> encoder.in_keys, encoder.out_keys
+        ([('context', 'observation'), ('context', 'next', 'reward')], ['task_context'])
     """
     features = sum(feature_dims.values())
     scaling: list[nn.Module] = [] if relative is None else [RelativeFeatures(*relative)]
@@ -185,34 +208,40 @@ class EncoderConfig:
         hidden (list of int): widths of the per-transition network.
         pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
         head_hidden (list of int): widths of the layers after the mean.
-        standardise (bool): whether features are standardised with the statistics of the training tasks.
+        feature_gain (float or None): features are standardised with the statistics of the training tasks and
+            multiplied by this; None leaves them as they are.
 
     Where contexts hold the next observation it enters as its change from the observation.
+
+    Examples:
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> EncoderConfig(context_dim=5).build(problem).in_keys[-1]
+        ('context', 'next', 'reward')
     """
 
     context_dim: int = 20
     hidden: list[int] = field(default_factory=lambda: [200, 200, 200])
     pool: str = "mean"
     head_hidden: list[int] = field(default_factory=lambda: [200])
-    standardise: bool = True
+    feature_gain: float | None = 1.0
 
     def build(self, problem: Problem) -> ContextEncoder:
         """Build the encoder for an environment's features, under the root key ``"context"``."""
         features = problem.feature_dims
-        statistics, relative, scaled = None, None, list(features)
+        relative, scaled = None, list(features)
         if problem.context_next_observation:
             total, size = sum(features.values()), problem.observation_dim
             relative = slice(total - size, total), slice(0, size)
             scaled[-1] = "observation_change"
-        if self.standardise:
-            means, spreads = zip(*(problem.statistics[key] for key in scaled), strict=True)
-            statistics = torch.cat(means), torch.cat(spreads)
+        means, spreads = zip(*(problem.statistics[key] for key in scaled), strict=True)
         return make_context_encoder(
             feature_dims={join_key("context", key): size for key, size in features.items()},
             context_dim=self.context_dim,
             hidden=self.hidden,
             pool=self.pool,
             head_hidden=self.head_hidden,
-            feature_statistics=statistics,
+            feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
             relative=relative,
         )

@@ -6,14 +6,9 @@ from collections.abc import Sequence
 
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
-from torch import nn
-from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
 
-
-def _network(in_features: int, out_features: int, hidden: Sequence[int]) -> MLP:
-    return MLP(
-        in_features=in_features, out_features=out_features, num_cells=list(hidden), activation_class=nn.ReLU
-    )
+from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics
 
 
 def make_actor(
@@ -22,13 +17,30 @@ def make_actor(
     context_dim: int,
     action_dim: int,
     hidden: Sequence[int] = (256, 256, 256),
+    observation_statistics: Statistics | None = None,
     in_keys: Sequence[NestedKey] = ("observation", "task_context"),
     out_key: NestedKey = "action",
 ) -> ProbabilisticActor:
-    """pi(a | s, c): a Gaussian squashed by tanh to [-1, 1]; outside of sampling, tanh of the mean."""
+    """pi(a | s, c): a Gaussian squashed by tanh to [-1, 1]; outside of sampling, tanh of the mean.
+
+    The observation comes first among ``in_keys``; for its statistics see :class:`StandardisedMLP`.
+
+    Keys: reads ``in_keys``, each ``[*, features]``; writes ``out_key`` ``[*, action_dim]`` (and ``loc``,
+    ``scale``).
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> actor = make_actor(observation_dim=3, context_dim=4, action_dim=2)
+        >>> td = TensorDict({"observation": torch.zeros(5, 3), "task_context": torch.zeros(5, 4)}, [5])
+        >>> actor(td)["action"].shape
+        torch.Size([5, 2])
+    """
     network = TensorDictSequential(
         TensorDictModule(
-            _network(observation_dim + context_dim, 2 * action_dim, hidden), list(in_keys), ["params"]
+            StandardisedMLP(observation_dim + context_dim, 2 * action_dim, hidden, observation_statistics),
+            list(in_keys),
+            ["params"],
         ),
         TensorDictModule(
             NormalParamExtractor(scale_mapping="biased_softplus_0.5", scale_lb=1e-3),
@@ -53,12 +65,23 @@ def make_qvalue(
     context_dim: int,
     action_dim: int,
     hidden: Sequence[int] = (256, 256, 256),
+    observation_statistics: Statistics | None = None,
     in_keys: Sequence[NestedKey] = ("observation", "action", "task_context"),
     out_key: NestedKey = "state_action_value",
 ) -> ValueOperator:
-    """Q(s, a, c), ``[*, 1]``."""
+    """Q(s, a, c), ``[*, 1]``.
+
+    Keys: reads ``in_keys``, each ``[*, features]``; writes ``out_key`` ``[*, 1]``.
+
+    Examples:
+        >>> import torch
+        >>> qvalue = make_qvalue(observation_dim=3, context_dim=4, action_dim=2)
+        >>> inputs = dict(zip(qvalue.in_keys, (torch.zeros(5, size) for size in (3, 2, 4))))
+        >>> qvalue(**inputs).shape
+        torch.Size([5, 1])
+    """
     return ValueOperator(
-        _network(observation_dim + action_dim + context_dim, 1, hidden),
+        StandardisedMLP(observation_dim + action_dim + context_dim, 1, hidden, observation_statistics),
         in_keys=list(in_keys),
         out_keys=[out_key],
     )
@@ -69,10 +92,22 @@ def make_value(
     observation_dim: int,
     context_dim: int,
     hidden: Sequence[int] = (256, 256, 256),
+    observation_statistics: Statistics | None = None,
     in_keys: Sequence[NestedKey] = ("observation", "task_context"),
     out_key: NestedKey = "state_value",
 ) -> ValueOperator:
-    """V(s, c), ``[*, 1]``."""
+    """V(s, c), ``[*, 1]``.
+
+    Keys: reads ``in_keys``, each ``[*, features]``; writes ``out_key`` ``[*, 1]``.
+
+    Examples:
+        >>> import torch
+        >>> value = make_value(observation_dim=3, context_dim=4)
+        >>> value(observation=torch.zeros(5, 3), task_context=torch.zeros(5, 4)).shape
+        torch.Size([5, 1])
+    """
     return ValueOperator(
-        _network(observation_dim + context_dim, 1, hidden), in_keys=list(in_keys), out_keys=[out_key]
+        StandardisedMLP(observation_dim + context_dim, 1, hidden, observation_statistics),
+        in_keys=list(in_keys),
+        out_keys=[out_key],
     )

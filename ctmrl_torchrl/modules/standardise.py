@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torchrl.modules import MLP
 
 SMALLEST_SCALE = 1e-6
+
+#: mean and standard deviation of each feature, ``[features]``
+Statistics = tuple[Tensor, Tensor]
+
+
+def finer(statistics: Statistics, gain: float | None) -> Statistics | None:
+    """Statistics that standardise to a deviation of ``gain`` instead of 1; none for None."""
+    return None if gain is None else (statistics[0], usable_scale(statistics[1]) / gain)
 
 
 def usable_scale(scale: Tensor) -> Tensor:
@@ -62,3 +73,35 @@ class Unstandardise(_Affine):
     def forward(self, x: Tensor) -> Tensor:
         """Map unit variance back to raw units."""
         return self.loc + self.scale * x
+
+
+class StandardisedMLP(nn.Module):
+    """A ReLU network on several inputs, the first of which (the observation) is standardised.
+
+    Args:
+        in_features, out_features (int): sizes; all inputs together.
+        hidden (sequence of int): widths.
+        statistics (Statistics, optional): what is subtracted from the observation and what it is divided by.
+            The smaller the divisor, the finer are the differences that are learnt first.
+
+    Examples:
+        >>> network = StandardisedMLP(3, 1, [8], (torch.zeros(2), torch.full((2,), 0.1)))
+        >>> network(torch.zeros(5, 2), torch.zeros(5, 1)).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden: Sequence[int], statistics: Statistics | None = None
+    ) -> None:
+        super().__init__()
+        self.standardise = nn.Identity() if statistics is None else Standardise(*statistics)
+        self.network = MLP(
+            in_features=in_features,
+            out_features=out_features,
+            num_cells=list(hidden),
+            activation_class=nn.ReLU,
+        )
+
+    def forward(self, observation: Tensor, *others: Tensor) -> Tensor:
+        """Inputs ``[*, features]``, concatenated after the observation is standardised."""
+        return self.network(self.standardise(observation), *others)

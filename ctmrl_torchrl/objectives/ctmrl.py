@@ -22,10 +22,12 @@ class CTMRLLoss(MetaLoss):
         policy_loss (LossModule): on ``(observation, task_context)``.
 
     Keyword Args:
-        representation_options: everything :class:`~ctmrl_torchrl.objectives.CQVAELoss` takes by keyword.
+        representation_options: everything :class:`~ctmrl_torchrl.objectives.CQVAELoss` takes by keyword; a
+            ``reduction`` among them is that of its terms, the policy loss has its own.
 
-    Keys, outputs and attributes: see :class:`~ctmrl_torchrl.objectives.MetaLoss` and
-    :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
+    Keys, outputs, attributes, targets and errors: see :class:`~ctmrl_torchrl.objectives.MetaLoss` and, for
+    what is read of the contexts, :class:`~ctmrl_torchrl.objectives.CQVAELoss` (here ``loss.representation``,
+    with a ``set_keys`` of its own).
 
     Examples:
         >>> import torch

@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from torch import nn
 from torchrl._utils import logger as torchrl_logger
 from torchrl.objectives import SoftUpdate
+from torchrl.record.loggers import Logger, get_logger
 
 from ctmrl_torchrl.data import (
     ContextDraw,
@@ -140,10 +141,6 @@ def make_context_draw(config: ContextConfig) -> ContextDraw:
 def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
     """Sizes from the environment, statistics from the training tasks."""
     family = task_set.family
-    statistics = dataset.statistics(task_set.train_ids)
-    rows = torch.isin(dataset.transitions["task_id"], torch.tensor(task_set.train_ids))
-    change = (dataset.transitions["next", "observation"] - dataset.transitions["observation"])[rows]
-    statistics["observation_change"] = change.mean(0), change.std(0, correction=0)
     return Problem(
         observation_dim=family.observation_dim,
         action_dim=family.action_dim,
@@ -151,7 +148,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         codes=family.codes,
         reward_key=family.return_key,
         context_next_observation=family.context_next_observation,
-        statistics=statistics,
+        statistics=dataset.statistics(task_set.train_ids),
     )
 
 
@@ -179,6 +176,11 @@ def make_optimiser(config: ExperimentConfig, loss: MetaLoss) -> torch.optim.Opti
         ],
         fused=True,
     )
+
+
+def make_logger(kind: str, run_dir: Path, name: str) -> Logger | None:
+    """One of TorchRL's loggers, writing below ``run_dir``; None for ``"none"``."""
+    return None if kind == "none" else get_logger(kind, str(run_dir), name)
 
 
 def make_target_updater(config: ExperimentConfig, loss: MetaLoss) -> SoftUpdate:

@@ -109,7 +109,6 @@ class EvaluationConfig:
             ``codes``.
         episodes (int): measured episodes of every protocol. random_episodes (int): of those collected under
             ``np``.
-        codes_keep (int): at most so many best episodes make a context under ``codes``.
         seed (int): seed of the meta-tests, apart from the training's.
     """
 
@@ -119,7 +118,6 @@ class EvaluationConfig:
     protocols: list[str] = field(default_factory=lambda: ["offline", "online", "np", "np_refine", "codes"])
     episodes: int = 20
     random_episodes: int = 10
-    codes_keep: int = 3
     seed: int = 1000
 
 
@@ -130,13 +128,14 @@ class OutputConfig:
     Args:
         log_every (int): updates between two rows of ``metrics.csv``.
         checkpoint_every (int): updates between checkpoints; 0 keeps only the last.
-        tensorboard (bool): also write TensorBoard events. progress (bool): show a progress bar.
+        logger (str): ``tensorboard``, ``wandb`` or ``mlflow`` get the numbers of ``metrics.csv`` as well,
+            through TorchRL's loggers; ``none``: no other. progress (bool): show a progress bar.
         figures (bool): draw the figures.
     """
 
     log_every: int = 50
     checkpoint_every: int = 1000
-    tensorboard: bool = True
+    logger: str = "tensorboard"
     progress: bool = True
     figures: bool = True
 
@@ -153,6 +152,8 @@ class ExperimentConfig:
         run_dir (str): where the results go; a folder that holds a run already is left alone unless
             ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
         threads (int): torch threads on the CPU; small networks are fastest with 1.
+        compile (bool): compile the loss by ``torch.compile``. Each phase takes a minute to compile; on a CPU
+            that pays where Python's overhead dominates, with small batches and long runs.
     """
 
     env: str = "point_robot"
@@ -165,6 +166,7 @@ class ExperimentConfig:
     overwrite: bool = False
     resume: str | None = None
     threads: int = 1
+    compile: bool = False
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

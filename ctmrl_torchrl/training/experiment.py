@@ -91,6 +91,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         evaluate_every=config.evaluation.every,
         checkpoint_every=config.output.checkpoint_every,
         device=device,
+        compile=config.compile,
         progress=config.output.progress,
     )
     return Experiment(config, task_set, dataset, loss, trainer, tester, run_dir, device)
@@ -98,7 +99,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
 
 def run_identity(config: ExperimentConfig) -> dict[str, Any]:
     """What a checkpoint must share with a run that resumes it: every field that training depends on."""
-    identity = {name: getattr(config, name) for name in ("env", "tasks", "method", "seed")}
+    identity = {name: getattr(config, name) for name in ("env", "tasks", "method", "seed", "compile")}
     for section in ("context", "batch", "encoder", "representation", "policy_loss", "optimiser", "schedule"):
         values = asdict(getattr(config, section))
         identity |= {f"{section}.{name}": value for name, value in values.items()}
@@ -134,6 +135,7 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         the summary.
     """
     start = time.perf_counter()
+    validate_config(config)
     torch.set_num_threads(config.threads)
     _check_run_dir(config)
     if config.resume is not None:
@@ -149,13 +151,14 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
     (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     trainer.metrics = MetricsLog(
         run_dir / "metrics.csv",
-        tensorboard=config.output.tensorboard,
+        logger=build.make_logger(config.output.logger, run_dir, _log_name(run_dir, trainer.update_count)),
         keep_until=trainer.update_count if config.resume is not None else None,
         keep_from=earlier_metrics,
     )
     trainer.train()
     runs = final_meta_test(experiment)
-    summary = summarise(experiment, runs, time.perf_counter() - start, command)
+    wall_time_s = trainer.earlier_seconds + time.perf_counter() - start
+    summary = summarise(experiment, runs, wall_time_s, command)
     write_summary(summary, run_dir / "summary.json")
     if config.output.figures:
         draw_figures(
@@ -163,6 +166,11 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         )
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
+
+
+def _log_name(run_dir: Path, update: int) -> str:
+    """A resumed run logs beside its first part, which cannot take back what followed the checkpoint."""
+    return f"log-{run_dir.name}" if update == 0 else f"log-{run_dir.name}-from-{update}"
 
 
 def final_meta_test(experiment: Experiment) -> dict[str, dict[str, TensorDict]]:

@@ -42,7 +42,7 @@ def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[Adapt
         "online": lambda: OnlineProtocol(config.episodes),
         "np": lambda: NonPriorProtocol(config.episodes, config.random_episodes),
         "np_refine": lambda: RefineProtocol(config.episodes, config.random_episodes),
-        "codes": lambda: CodesProtocol(codes, config.episodes, config.codes_keep),
+        "codes": lambda: CodesProtocol(codes, config.episodes),
     }
     unknown = [name for name in config.protocols if name not in makers]
     if unknown:

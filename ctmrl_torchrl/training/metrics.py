@@ -1,4 +1,4 @@
-"""``metrics.csv``: every logged number as one row ``step,name,value``; optionally TensorBoard beside it."""
+"""``metrics.csv``: every logged number as one row ``step,name,value``; beside it any of TorchRL's loggers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchrl.record.loggers.tensorboard import TensorboardLogger
+from torchrl.record.loggers import Logger
 
 
 class MetricsLog:
@@ -14,7 +14,7 @@ class MetricsLog:
 
     Args:
         path (Path): the CSV file; its folder must exist.
-        tensorboard (bool): also write TensorBoard events (through TorchRL's logger) beside it.
+        logger (Logger or None): gets every number too, e.g. TorchRL's ``TensorboardLogger``.
         keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged
             again.
         keep_from (Path or None): the file whose rows are kept on resuming, where it is not ``path`` itself.
@@ -24,7 +24,7 @@ class MetricsLog:
         self,
         path: Path,
         *,
-        tensorboard: bool = False,
+        logger: Logger | None = None,
         keep_until: int | None = None,
         keep_from: Path | None = None,
     ) -> None:
@@ -39,16 +39,14 @@ class MetricsLog:
             writer.writerow(("step", "name", "value"))
             writer.writerows(kept)
         temporary.replace(path)
-        self._tensorboard = (
-            TensorboardLogger("tensorboard", log_dir=str(path.parent)) if tensorboard else None
-        )
+        self.logger = logger
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row per value."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
-        if self._tensorboard is not None:
-            self._tensorboard.log_metrics(dict(values), step=step)
+        if self.logger is not None:
+            self.logger.log_metrics(dict(values), step=step)
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -116,5 +116,6 @@ def _draw_trajectories(task_set: TaskSet, run: TensorDict, folder: Path, subtitl
         folder / "trajectories.png",
         goal_radius=SPARSE_RADIUS if task_set.name.startswith("sparse") else None,
         labels=[f"task {task}" for task in first["task_id"].tolist()],
+        titles=("Before: the first collected episode", "After adaptation"),
         subtitle=subtitle,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +51,11 @@ class MetaTrainer:
         identity (dict): what a checkpoint must agree with to be resumed.
         log_every, evaluate_every, checkpoint_every (int): in updates; 0 switches off.
         device (torch.device): of the loss.
+        compile (bool): run the loss through ``torch.compile``, without graph breaks.
         progress (bool): show a progress bar.
+
+    Attributes:
+        update_count (int): updates made. earlier_seconds (float): wall time of the sessions before this one.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class MetaTrainer:
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         device: torch.device | None = None,
+        compile: bool = False,
         progress: bool = False,
     ) -> None:
         self.loss = loss
@@ -86,13 +92,16 @@ class MetaTrainer:
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.device = device
+        self._forward = torch.compile(loss, fullgraph=True) if compile else loss
         self.progress = progress
         self.update_count = 0
+        self.earlier_seconds = 0.0
+        self._start = time.perf_counter()
         self._recent: list[TensorDictBase] = []
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
-        losses = self.loss(batch)
+        losses = self._forward(batch)
         total = total_loss(losses)
         if total.requires_grad:  # not so when every weight of the phase is 0
             total.backward()
@@ -109,6 +118,7 @@ class MetaTrainer:
             FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint
                 stays.
         """
+        self._start = time.perf_counter()
         self.loss.train()
         with tqdm(
             total=self.updates,
@@ -187,6 +197,7 @@ class MetaTrainer:
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             # Updates since the last row of the log: the next row averages over them too.
             "recent": [losses.to_dict() for losses in self._recent],
+            "seconds": self.earlier_seconds + time.perf_counter() - self._start,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -201,6 +212,7 @@ class MetaTrainer:
         if torch.cuda.is_available() and state.get("cuda_rng"):
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.update_count = int(state["update"])
+        self.earlier_seconds = float(state.get("seconds", 0.0))
         recent = [TensorDict(losses, []) for losses in state.get("recent", [])]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 

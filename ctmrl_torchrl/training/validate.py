@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ from ctmrl_torchrl.data import RECIPES
 from ctmrl_torchrl.envs import ENV_NAMES, get_family
 from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
 from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
+
+#: what ``output.logger`` chooses from; all but the first need the package of that name
+LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -68,6 +72,7 @@ RULES: dict[str, Rule] = {
     "env": _among(*ENV_NAMES),
     "seed": _whole(0),
     "threads": _whole(1),
+    "compile": SWITCH,
     "dataset.recipe": _among(*RECIPES),
     "dataset.seed": _whole(0),
     "context.kind": _among("trajectories", "transitions"),
@@ -82,6 +87,7 @@ RULES: dict[str, Rule] = {
     "encoder.context_dim": _whole(1),
     "encoder.hidden": WIDTHS,
     "encoder.head_hidden": _list_of(_whole(1), 0),
+    "encoder.feature_gain": _or_none(POSITIVE),
     "encoder.pool": _among("mean", "mean_mlp"),
     "optimiser.representation_rate": NOT_NEGATIVE,
     "optimiser.policy_rate": NOT_NEGATIVE,
@@ -102,14 +108,15 @@ RULES: dict[str, Rule] = {
     "evaluation.protocols": _list_of(_among(*PROTOCOL_NAMES), 1),
     "evaluation.episodes": _whole(2),
     "evaluation.random_episodes": _whole(1),
-    "evaluation.codes_keep": _whole(2),
     "evaluation.seed": _whole(0),
     "output.log_every": _whole(1),
+    "output.logger": _among(*LOGGERS),
     "output.checkpoint_every": _whole(0),
     "representation.name": _among(*(loss.name for loss in REPRESENTATIONS)),
     "policy_loss.name": _among(*(loss.name for loss in POLICY_LOSSES)),
     "policy_loss.hidden": WIDTHS,
     "policy_loss.target_rate": SHARE,
+    "policy_loss.observation_gain": _or_none(POSITIVE),
 }
 
 #: fields that not every loss has: checked where they are
@@ -123,6 +130,8 @@ LOSS_RULES: dict[str, Rule] = {
     "representation.extra_negatives": _whole(0),
     "representation.update_rate": SHARE,
     "representation.predictor_hidden": WIDTHS,
+    "representation.relabelled_fraction": SHARE,
+    "representation.observation_gain": _or_none(POSITIVE),
     "representation.predict": _among("context", "transitions"),
     "policy_loss.reward_scale": POSITIVE,
     "policy_loss.entropy_coefficient": NOT_NEGATIVE,
@@ -168,7 +177,13 @@ def _require(condition: bool, name: str, value: Any, description: str) -> None:
 
 def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
     """Values that are allowed one by one, but not in this company."""
-    schedule, evaluation = config.schedule, config.evaluation
+    schedule, evaluation, logger = config.schedule, config.evaluation, config.output.logger
+    _require(
+        logger == "none" or importlib.util.find_spec(logger) is not None,
+        "output.logger",
+        logger,
+        "a logger whose package is installed: for wandb and mlflow, pip install 'ctmrl_torchrl[loggers]'",
+    )
     _require(
         config.batch.tasks <= training_tasks or config.batch.repeat_tasks,
         "batch.tasks",
@@ -177,11 +192,23 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
         "(or batch.repeat_tasks=true)",
     )
     _require(
+        not schedule.kmeans or schedule.representation_end > 0,
+        "schedule.representation_end",
+        schedule.representation_end,
+        "more than 0 with schedule.kmeans=true, which places the codes within the representation phase",
+    )
+    _require(
         schedule.policy_start <= schedule.representation_end,
         "schedule.policy_start",
         schedule.policy_start,
         f"at most schedule.representation_end={schedule.representation_end}, for nothing would learn between "
         "the two",
+    )
+    _require(
+        "np_refine" not in evaluation.protocols or evaluation.random_episodes > 1,
+        "evaluation.random_episodes",
+        evaluation.random_episodes,
+        "at least 2 under protocol 'np_refine', which compares a part of them with all",
     )
     if not hasattr(config.representation, "codes"):
         _require(

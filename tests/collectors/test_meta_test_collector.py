@@ -4,8 +4,9 @@ import pytest
 import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, GoalFinder, MarkedActor, Walker, make_collector
 from tensordict import TensorDict
+from torchrl.envs import RenameTransform, TransformedEnv
 
-from ctmrl_torchrl.collectors import NonPriorProtocol, OfflineProtocol, OnlineProtocol
+from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol, OfflineProtocol, OnlineProtocol
 from ctmrl_torchrl.envs import make_task_set
 
 
@@ -144,3 +145,60 @@ def test_evaluates_in_evaluation_mode_and_restores_the_modes(encoder, training):
         collector.run(OnlineProtocol(episodes=2))
     assert seen and not any(seen)
     assert actor.training is training and encoder.training
+
+
+def test_keys_can_be_renamed():
+    """The environment's observation, the encoder's root and output, and what the actor reads."""
+    plain = make_collector(GoalFinder(), Walker())
+    env = TransformedEnv(
+        plain.env, RenameTransform(["observation", "reward"], ["state", "gain"], create_copy=False)
+    )
+
+    class RenamedFinder(GoalFinder):
+        in_keys = [("seen", "by", "next", "state"), ("seen", "by", "next", "gain")]
+        out_keys = ["a note", "belief"]
+
+        def forward(self, tensordict):
+            old = TensorDict({"context": tensordict["seen", "by"]}, tensordict.batch_size)
+            old = old.rename_key_(("context", "next", "state"), ("context", "next", "observation"))
+            found = super().forward(
+                old.rename_key_(("context", "next", "gain"), ("context", "next", "reward"))
+            )
+            tensordict["seen", "by", "scratch"] = tensordict["seen", "by", "mask"].clone()
+            return tensordict.set("a note", found["task_context"] * 0).set("belief", found["task_context"])
+
+    class RenamedWalker(Walker):
+        in_keys = ["state", "belief"]
+
+        def forward(self, tensordict):
+            renamed = TensorDict(
+                {"observation": tensordict["state"], "task_context": tensordict["belief"]},
+                tensordict.batch_size,
+            )
+            return tensordict.set("action", super().forward(renamed)["action"])
+
+    renamed = MetaTestCollector(
+        env,
+        RenamedWalker(),
+        RenamedFinder(),
+        task_ids=plain.task_ids,
+        horizon=plain.horizon,
+        context_dim=plain.context_dim,
+        return_key=("next", "gain"),
+        context_key="belief",
+        observation_key="state",
+        evidence_key=("seen", "by"),
+    )
+    protocol = NonPriorProtocol(episodes=4, random_episodes=2)
+    expected, found = plain.run(protocol, seed=3), renamed.run(protocol, seed=3)
+    for key in ("returns", "task_context", "last_path"):
+        torch.testing.assert_close(found[key], expected[key])
+
+
+@pytest.mark.parametrize("key", ["context", ("demos", "observation")])
+def test_an_encoder_that_reads_elsewhere_is_refused(key):
+    class Elsewhere(Counts):
+        in_keys = [key]
+
+    with pytest.raises(ValueError, match="reads .* which is not below 'context'; pass evidence_key="):
+        make_collector(Elsewhere(), MarkedActor())

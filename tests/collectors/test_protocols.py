@@ -31,9 +31,18 @@ class Recording(CodesProtocol):
         return self.proposals[-1]
 
 
-def played(episodes, **options):
+class Wrong(GoalFinder):
+    """Finds the goal but for an error of a size and direction that the episodes decide."""
+
+    def forward(self, tensordict):
+        found = super().forward(tensordict)["task_context"]
+        sway = tensordict["context", "observation"].mean(1)
+        return tensordict.set("task_context", found + 0.5 * sway)
+
+
+def played(episodes, encoder=GoalFinder, **options):
     protocol = Recording(CODES, episodes=episodes, **options)
-    result = make_collector(GoalFinder(), Walker(), TASKS).run(protocol)
+    result = make_collector(encoder(), Walker(), TASKS).run(protocol)
     return protocol, result, torch.stack(protocol.run.returns, 1)
 
 
@@ -49,25 +58,22 @@ def test_codes_are_played_once_each_in_order_and_the_best_is_kept():
     assert not result["task_context"][:, 0].any()
 
 
-def test_codes_then_adapts_from_the_best_episodes():
-    protocol, result, returns = played(episodes=9, keep=3, step=0.5)
+def test_codes_then_adapts_from_what_the_episodes_told():
+    protocol, result, returns = played(episodes=9, encoder=Wrong, step=0.5, share=0.4)
     assert len(protocol.proposals) == 8
     torch.testing.assert_close(result["returns"][:, -1], returns.amax(1))
     run = protocol.run
-
-    def says(number, best):
-        """The context of the best episodes that were known after ``number``."""
-        known = type(run)(run._collector, run.generator)
-        known.episodes, known.returns = run.episodes[:number], run.returns[:number]
-        return run.encode(best_episodes(known, best))
-
-    torch.testing.assert_close(protocol.proposals[4], says(4, 1))
-    torch.testing.assert_close(protocol.proposals[5], says(5, 2))
-    # then shifts of the best context so far, forwards (and back after two)
-    for number, more in ((6, 2), (7, 3)):
+    torch.testing.assert_close(protocol.proposals[4], run.encode(run.episodes[:4]))
+    best = torch.stack(run.episodes, 1)[torch.arange(3), returns[:, :5].argmax(1)]
+    torch.testing.assert_close(protocol.proposals[5], run.encode([best]))
+    # then shifts of the best context so far, by two of the six (seven) episodes
+    generator = torch.Generator().manual_seed(0)
+    for number in (6, 7):
+        part = [run.episodes[index] for index in torch.randperm(number, generator=generator)[:2].tolist()]
+        shift = run.encode(part) - run.encode(run.episodes[:number])
         best = torch.stack(protocol.proposals[:number], 1)[torch.arange(3), returns[:, :number].argmax(1)]
-        shift = says(number, more) - says(number, 1)
         torch.testing.assert_close(protocol.proposals[number], best + 0.5 * shift)
+        assert shift.abs().max() > 1e-3
 
 
 def test_best_episodes_are_each_rows_own():
@@ -93,12 +99,12 @@ def test_a_protocol_can_be_run_twice():
     ("make", "message"),
     [
         (lambda: CodesProtocol(CODES, episodes=4), "each of 4 codes once needs more than 4 episodes"),
-        (lambda: CodesProtocol(CODES, episodes=9, keep=1), "keep=1 must be at least 2"),
+        (lambda: CodesProtocol(CODES, episodes=9, share=0.0), "CodesProtocol: share=0.0 must lie between"),
         (lambda: OnlineProtocol(0), "OnlineProtocol: episodes=0"),
         (lambda: OfflineProtocol(-1), "OfflineProtocol: episodes=-1"),
         (lambda: NonPriorProtocol(5, 0), "random_episodes=0 must be at least 1"),
-        (lambda: RefineProtocol(5, 0), "random_episodes=0 and subset=5 must be at least 1"),
-        (lambda: RefineProtocol(5, subset=0), "random_episodes=10 and subset=0 must be at least 1"),
+        (lambda: RefineProtocol(5, 1), "random_episodes=1 must be at least 2"),
+        (lambda: RefineProtocol(5, share=1.0), "RefineProtocol: share=1.0 must lie between 0 and 1"),
     ],
 )
 def test_wrong_budgets_are_clear_errors(make, message):
@@ -116,15 +122,6 @@ def test_fewer_episodes_than_random_ones_is_all_random():
     assert run["task_context"][0].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
 
 
-class Wrong(GoalFinder):
-    """Finds the goal but for an error of a size and direction that the episodes decide."""
-
-    def forward(self, tensordict):
-        found = super().forward(tensordict)["task_context"]
-        sway = tensordict["context", "observation"].mean(1)
-        return tensordict.set("task_context", found + 0.5 * sway)
-
-
 def test_refining_keeps_what_returned_most_and_judges_without_believing():
     collector = make_collector(Wrong(), Walker(), TASKS)
     kept = {}
@@ -134,7 +131,7 @@ def test_refining_keeps_what_returned_most_and_judges_without_believing():
             super().reset(run)
             kept["run"] = run
 
-    result = collector.run(Kept(episodes=12, random_episodes=4, subset=2), seed=3)
+    result = collector.run(Kept(episodes=12, random_episodes=4, share=0.7), seed=3)
     plain = collector.run(NonPriorProtocol(episodes=5, random_episodes=4), seed=3)
     # the same as np until the random episodes are over, then never worse than the best tried so far
     torch.testing.assert_close(result["returns"][:, :5], plain["returns"][:, :5])
@@ -150,7 +147,7 @@ def test_the_shifts_of_refining_are_those_of_random_subsets():
             self.tried = [*getattr(self, "tried", []), proposal]
             super()._try(run, proposal)
 
-    protocol = Listed(episodes=8, random_episodes=3, subset=1, step=2.0)
+    protocol = Listed(episodes=8, random_episodes=3, share=0.4, step=2.0)
     collector = make_collector(Wrong(), Walker(), TASKS)
     runs = []
     reset = protocol.reset

@@ -40,8 +40,10 @@ def test_statistics_are_of_the_given_tasks_only():
         ("next", "observation"),
         ("next", "reward"),
         ("next", "sparse_reward"),
+        "observation_change",
     }
     kept = dataset.transitions[dataset.transitions["task_id"] != 1]
+    kept["observation_change"] = kept["next", "observation"] - kept["observation"]
     for key, (mean, std) in statistics.items():
         torch.testing.assert_close(mean, kept[key].mean(0))
         torch.testing.assert_close(std, kept[key].std(0, correction=0))

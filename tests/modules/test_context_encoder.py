@@ -144,7 +144,7 @@ def test_the_configuration_takes_features_and_statistics_from_the_problem(with_n
     for module in relative:
         features = module(features)
     assert features.tolist() == [0, 1, 2, 3, 4, 5] + ([6, 6] if with_next else [])
-    plain = EncoderConfig(hidden=[7], standardise=False).build(problem)
+    plain = EncoderConfig(hidden=[7], feature_gain=None).build(problem)
     assert len(plain.transition_network) == len(encoder.transition_network) - 1
 
 

@@ -72,6 +72,21 @@ def test_critics(network, key):
     assert network(inputs(4, 6))[key].shape == (4, 6, 1)
 
 
+@pytest.mark.parametrize(
+    ("make", "key"), [(make_actor, "loc"), (make_qvalue, "state_action_value"), (make_value, "state_value")]
+)
+def test_the_observation_alone_is_standardised(make, key):
+    sizes = SIZES if make is make_value else {**SIZES, "action_dim": 2}
+    loc, scale = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 0.1, 0.0])
+    plain, scaled = make(**sizes), make(**sizes, observation_statistics=(loc, scale))
+    for mine, other in zip(scaled.parameters(), plain.parameters(), strict=True):
+        mine.data.copy_(other.data)
+    td = inputs(4)
+    # the third never varies in the data: left in its own unit
+    standardised = td.clone().set("observation", (td["observation"] - loc) / torch.tensor([0.5, 0.1, 1.0]))
+    torch.testing.assert_close(scaled(td)[key], plain(standardised)[key])
+
+
 def test_the_actor_is_a_squashed_gaussian():
     actor, td = make_actor(action_dim=2, **SIZES), inputs(50)
     distribution = actor.get_dist(td)

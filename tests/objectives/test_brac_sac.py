@@ -7,11 +7,13 @@ import torch
 from meta_batches import SIZES, policy_loss, transitions
 from tensordict import TensorDict
 from torch.nn.functional import softplus
+from torchrl.modules import TanhNormal
 from torchrl.objectives import SoftUpdate, ValueEstimators
 
 from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
 from ctmrl_torchrl.objectives import BRACSACLoss
 from ctmrl_torchrl.objectives.policy import ActingPolicy, BRACSACConfig, IQLConfig, PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.action_distribution import sample_and_score
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
 from ctmrl_torchrl.problem import Problem
 
@@ -103,7 +105,7 @@ def literal(loss, td, *, gamma=0.9, seed=2):
 def test_every_term_is_the_literal_one(kind, options):
     loss, td = make(kind, **options), batch(24)
     if kind == "brac_sac_penalty":  # make the confinement of the witness bite
-        loss.behaviour_critic.module[-1].weight.data.mul_(8.0)
+        loss.behaviour_critic.module.network[-1].weight.data.mul_(8.0)
         loss.penalty.fill_(0.7)
     expected = literal(loss, td, gamma=options.get("gamma", 0.9))
     out = run(loss, td)
@@ -323,7 +325,9 @@ def test_the_acting_policy_follows_the_loss(kind):
 
 
 def test_configurations():
-    problem = Problem(3, 2, 0.8, 4, ("next", "reward"), False, {})
+    problem = Problem(
+        3, 2, 0.8, 4, ("next", "reward"), False, {"observation": (torch.zeros(3), torch.ones(3))}
+    )
     plain = BRACSACConfig(hidden=[8], reward_scale=3.0).build(problem, 5)
     assert plain.behaviour_critic is None and plain.reward_scale == 3.0
     assert plain.value_estimator.gamma.item() == pytest.approx(0.8)
@@ -336,3 +340,25 @@ def test_configurations():
     assert iql.value_estimator.gamma.item() == pytest.approx(0.8)
     with pytest.raises(ValueError, match="names no policy loss"):
         PolicyLossConfig().build(problem, 5)
+
+
+def test_far_beyond_saturation_entropy_pulls_back():
+    """-log pi of a saturated action is small, and grows towards the middle: the score must say so."""
+    loc = torch.tensor([[20.0, -12.0], [3.0, -3.0]], requires_grad=True)
+    distribution = TanhNormal(loc, torch.full_like(loc, 0.1))
+    action, log_prob = sample_and_score(distribution)
+    # log(1 - tanh(u)^2) is about log 4 - 2 |u| for large |u|
+    normal = torch.distributions.Normal(loc, 0.1)
+    torch.testing.assert_close(
+        log_prob[0], normal.entropy()[0].neg().sum() + 2 * 32.0 - 2 * math.log(4.0), atol=5.0, rtol=0
+    )
+    (gradient,) = torch.autograd.grad(log_prob.sum(), loc)
+    torch.testing.assert_close(gradient, 2.0 * loc.detach().sign(), atol=0.05, rtol=0)
+    assert action.abs().max() <= 1
+
+
+def test_other_distributions_are_scored_the_plain_way():
+    torch.manual_seed(0)
+    distribution = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(4, 2), 1.0), 1)
+    action, log_prob = sample_and_score(distribution)
+    torch.testing.assert_close(log_prob, distribution.log_prob(action))

@@ -249,6 +249,7 @@ def test_state_dict_round_trip():
 def problem():
     reward = ("next", "sparse_reward")
     statistics = {
+        "observation": (torch.zeros(2), torch.ones(2)),
         reward: (torch.zeros(1), torch.zeros(1)),  # a reward that nobody ever got
         "observation_change": (torch.ones(2), torch.tensor([2.0, 0.0])),
     }

@@ -30,7 +30,7 @@ def run(dataset_root, tmp_path_factory):
         "evaluation.protocols": ALL,
         "evaluation.final_repeats": 2,
         "output.figures": True,
-        "output.tensorboard": True,
+        "output.logger": "tensorboard",
     }
     config = tiny_config(dataset_root, run_dir, changes)
     return config, run_experiment(config), run_dir
@@ -61,7 +61,7 @@ def test_files(run):
         with Image.open(run_dir / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 200
     assert load_checkpoint(run_dir / "checkpoints" / "last.pt", {"env": "point_robot"})["update"] == 20
-    assert list((run_dir / "tensorboard").glob("events*"))
+    assert list((run_dir / f"log-{run_dir.name}").glob("events*"))
     rows = metric_rows(run_dir)
     names = {name for _, name, _ in rows}
     for split in ("test", "train"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,10 @@ def test_wrong_values_are_config_errors():
         validate_config(composed("evaluation.protocols=[np,codes,magic]"))
     with pytest.raises(ConfigError, match="more than 20 under protocol 'codes'"):
         validate_config(composed("representation.codes=20"))
+
+
+def test_a_refused_command_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-W", "ignore", str(CONFIGS.parent / "examples" / "train_ctmrl.py")]
+    done = subprocess.run([*command, "batch.tasks=0"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "config field batch.tasks: got 0" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -44,6 +44,7 @@ def kill_at(monkeypatch):
 def outcome(run_dir):
     state = torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)["state"]
     summary = json.loads((run_dir / "summary.json").read_text())
+    assert state.pop("seconds") > 0
     return state, {**summary, "wall_time_s": None}, metric_rows(run_dir)
 
 

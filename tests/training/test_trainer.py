@@ -93,7 +93,9 @@ def test_frozen_phases(dataset_root, tmp_path):
     assert list(losses(tmp_path, "prediction")) == [3, 6]
     only_policy = tmp_path / "policy"
     only_policy.mkdir()
-    _, changed = trained(dataset_root, only_policy, {"schedule.representation_end": 0.0})
+    _, changed = trained(
+        dataset_root, only_policy, {"schedule.representation_end": 0.0, "schedule.kmeans": False}
+    )
     assert not some(changed, "context_encoder") and some(changed, "actor_network_params")
 
 
@@ -157,3 +159,22 @@ def test_building_leaves_the_global_random_state_alone(dataset_root, tmp_path):
     before = torch.get_rng_state()
     build_experiment(tiny_config(dataset_root, tmp_path, QUIET))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_eager_one(dataset_root, tmp_path, monkeypatch):
+    """Through all phases; floating-point order may differ, the course may not."""
+    # compiled code has a random stream of its own unless told otherwise
+    monkeypatch.setattr("torch._inductor.config.fallback_random", True)
+    losses = {}
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        config = tiny_config(
+            dataset_root, tmp_path / str(compiled), {"evaluation.every": 0}, compile=compiled
+        )
+        experiment = build_experiment(config)
+        torch.manual_seed(config.seed)
+        experiment.trainer.train()
+        losses[compiled] = dict(experiment.loss.named_parameters())
+    for name, value in losses[False].items():
+        torch.testing.assert_close(losses[True][name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -21,6 +21,7 @@ WRONG = {
     "env": ["point_robt", None],
     "seed": [-1, 0.5],
     "threads": WHOLES,
+    "compile": ["yes", 1],
     "tasks": ["papr"],
     "dataset.recipe": ["large"],
     "dataset.seed": [-1],
@@ -36,6 +37,7 @@ WRONG = {
     "encoder.context_dim": WHOLES,
     "encoder.hidden": [[], [0], [8, -1], 8],
     "encoder.head_hidden": [[0], 8],
+    "encoder.feature_gain": [0, -1.0, NAN, "fine"],
     "encoder.pool": ["max"],
     "optimiser.representation_rate": [-1.0, NAN, INF],
     "optimiser.policy_rate": [-1.0, NAN, INF],
@@ -56,12 +58,13 @@ WRONG = {
     "evaluation.protocols": [[], ["np", "nop"], "np"],
     "evaluation.episodes": [1, 2, 2.5],  # 2 is too few for the 2 codes
     "evaluation.random_episodes": WHOLES,
-    "evaluation.codes_keep": WHOLES,
     "evaluation.seed": [-1],
     "output.log_every": WHOLES,
     "output.checkpoint_every": [-1, 0.5],
+    "output.logger": ["csv", True],
     "policy_loss.hidden": [[], [0]],
     "policy_loss.target_rate": SHARES,
+    "policy_loss.observation_gain": [0, -1.0, NAN, "fine"],
     "policy_loss.reward_scale": POSITIVES,
     "policy_loss.entropy_coefficient": [-1.0, NAN],
     "policy_loss.regularisation": [-1.0, NAN],
@@ -80,6 +83,8 @@ WRONG = {
     "representation.extra_negatives": [-1, 0.5],
     "representation.update_rate": SHARES,
     "representation.predictor_hidden": [[], [0]],
+    "representation.relabelled_fraction": SHARES,
+    "representation.observation_gain": [0, -1.0, NAN, "fine"],
     "representation.predict": ["future"],
 }
 OF_IQL = {"policy_loss.expectile": [0.0, 1.0, NAN], "policy_loss.temperature": POSITIVES}
@@ -125,7 +130,15 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"representation.codes": 31, "evaluation.episodes": 99},
             "at most 30, the contexts that K-means sees",
         ),
+        (
+            {"schedule.representation_end": 0.0, "schedule.policy_start": 0.0},
+            "more than 0 with schedule.kmeans",
+        ),
         ({"schedule.policy_start": 0.9}, "at most schedule.representation_end=0.8"),
+        (
+            {"evaluation.protocols": ["np_refine"], "evaluation.random_episodes": 1},
+            "at least 2 under protocol 'np_refine'",
+        ),
         ({"evaluation.protocols": ["codes", "npp"]}, "one of offline, online, np, np_refine, codes"),
     ):
         with pytest.raises(ConfigError, match=message):

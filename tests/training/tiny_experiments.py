@@ -31,7 +31,7 @@ SECTIONS = {
         updates=20, representation_end=0.8, epochs=8, kmeans_from=0.2, kmeans_at=0.5, refreshes=8
     ),
     "evaluation": EvaluationConfig(every=10, repeats=1, final_repeats=1, episodes=3, protocols=["codes"]),
-    "output": OutputConfig(log_every=4, checkpoint_every=5, tensorboard=False, progress=False, figures=False),
+    "output": OutputConfig(log_every=4, checkpoint_every=5, logger="none", progress=False, figures=False),
 }
 
 

@@ -44,7 +44,7 @@ def plot_adaptation(
         path: PNG file to write.
         title: says what is seen.
         subtitle: second, lighter line (environment, method, number of tasks).
-        interval: what the shaded bands are.
+        interval: what the shaded bands are; empty where there are none.
 
     Raises:
         ValueError: if there is no protocol or its arrays differ in length.
@@ -83,7 +83,8 @@ def plot_adaptation(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("adaptation episodes collected in the new task")
     axes.set_ylabel("return of one episode (higher is better)")
-    style.heading(figure, axes, title, " · ".join(filter(None, (subtitle, f"shaded: {interval}"))))
+    notes = (subtitle, f"shaded: {interval}" if interval else "")
+    style.heading(figure, axes, title, " · ".join(filter(None, notes)))
     style.label_margin(axes, labels)
     return style.save_figure(figure, path)
 

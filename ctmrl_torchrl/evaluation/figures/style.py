@@ -52,8 +52,6 @@ _PROTOCOLS = {
     "np_refine": (PALETTE[4], "np_refine: np, then\nkeeps the best try"),
     "codes": (PALETTE[2], "codes: tries every code,\nkeeps the best try"),
     "online": (PALETTE[3], "online: starts from\nthe zero context"),
-    "idaq": (PALETTE[6], "idaq: keeps its\nbest episodes"),
-    "preference": (PALETTE[5], "preference: searches\namong contexts"),
 }
 
 _STYLE = {

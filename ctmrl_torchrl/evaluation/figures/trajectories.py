@@ -27,7 +27,7 @@ def plot_trajectories(
     *,
     goal_radius: float | None = None,
     labels: Sequence[str] | None = None,
-    titles: tuple[str, str] = ("Before: a random episode", "After adaptation"),
+    titles: tuple[str, str] = ("Before: the first episode", "After adaptation"),
     title: str = "Where the robot goes before and after adaptation",
     subtitle: str | None = None,
 ) -> Path:

@@ -14,6 +14,19 @@ class ActingPolicy(TensorDictModuleBase):
         policy_loss (LossModule): any loss with a functional ``actor_network`` (SAC, IQL, ...).
 
     Keys: those of the actor.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
+        >>> from ctmrl_torchrl.objectives import make_iql_loss
+        >>> sizes = dict(observation_dim=3, context_dim=4)
+        >>> loss = make_iql_loss(
+        ...     make_actor(action_dim=2, **sizes), make_qvalue(action_dim=2, **sizes), make_value(**sizes)
+        ... )
+        >>> td = TensorDict({"observation": torch.zeros(5, 3), "task_context": torch.zeros(5, 4)}, [5])
+        >>> ActingPolicy(loss)(td)["action"].shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, policy_loss: LossModule) -> None:

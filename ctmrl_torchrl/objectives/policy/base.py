@@ -8,6 +8,7 @@ from typing import Any
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
+from ctmrl_torchrl.modules.standardise import finer
 from ctmrl_torchrl.problem import Problem
 
 
@@ -19,23 +20,41 @@ class PolicyLossConfig:
         name (str): the loss's name, as chosen by ``policy_loss=NAME``.
         hidden (list of int): widths of actor and critics.
         target_rate (float): rate of the moving target parameters.
+        observation_gain (float or None): actor and critics see the observation standardised by the training
+            data and times this; None leaves it as it is. Networks learn coarse structure first, and the last
+            bit of return is decided by differences much finer than the spread of the data.
+
+    Examples:
+        >>> import torch
+        >>> from ctmrl_torchrl.problem import Problem
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> [network.out_keys[-1] for network in PolicyLossConfig(hidden=[8]).networks(problem, 4)]
+        ['action', 'state_action_value', 'state_value']
     """
 
     name: str = "none"
     hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     target_rate: float = 0.005
+    observation_gain: float | None = None
 
-    def networks(self, problem: Problem, context_dim: int) -> tuple[Any, Any, Any]:
-        """Actor, critic and value network on (observation, task_context)."""
-        sizes = {
+    def network_arguments(self, problem: Problem, context_dim: int) -> dict[str, Any]:
+        """What every network on (observation, task_context) is made with."""
+        return {
             "observation_dim": problem.observation_dim,
             "context_dim": context_dim,
             "hidden": self.hidden,
+            "observation_statistics": finer(problem.statistics["observation"], self.observation_gain),
         }
+
+    def networks(self, problem: Problem, context_dim: int) -> tuple[Any, Any, Any]:
+        """Actor, critic and value network."""
+        arguments = self.network_arguments(problem, context_dim)
         return (
-            make_actor(**sizes, action_dim=problem.action_dim),
-            make_qvalue(**sizes, action_dim=problem.action_dim),
-            make_value(**sizes),
+            make_actor(**arguments, action_dim=problem.action_dim),
+            make_qvalue(**arguments, action_dim=problem.action_dim),
+            make_value(**arguments),
         )
 
     def build(self, problem: Problem, context_dim: int) -> LossModule:

@@ -14,17 +14,18 @@ from tensordict.nn import (
 )
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.objectives import LossModule, ValueEstimators
-from torchrl.objectives.utils import _vmap_func, dispatch_value_estimator
+from torchrl.objectives.utils import _vmap_func
 
-from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.modules.policies import make_qvalue
+from ctmrl_torchrl.objectives.checks import known_reduction
+from ctmrl_torchrl.objectives.policy.action_distribution import magnitude, require_action, sample_and_score
 from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
+from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
 
 
-class BRACSACLoss(LossModule):
+class BRACSACLoss(TransitionLoss):
     """The lineage's offline policy loss: SAC with V and target V, optionally kept near the behaviour policy.
 
     - ``loss_qvalue``: both Q networks regress ``reward_scale * r + gamma * (1 - terminated) * V_target(s')``
@@ -39,7 +40,8 @@ class BRACSACLoss(LossModule):
 
     Args:
         actor_network (ProbabilisticActor): reads ``observation`` and ``task_context``.
-        qvalue_network (TensorDictModule): one critic; it is expanded to ``num_qvalue_nets`` independent ones.
+        qvalue_network (TensorDictModule): one critic; it is expanded to ``num_qvalue_nets`` independent ones
+            (a list of as many critics is taken as it is).
         value_network (TensorDictModule): V.
 
     Keyword Args:
@@ -52,13 +54,47 @@ class BRACSACLoss(LossModule):
             to 1e-5: the lineage's 1e-3 divided by its reward scale of 100.
         penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05; the penalty weighs
             against Q, so these go with a reward scale as large as the lineage's (5).
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
+            the two diagnostics out.
+        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
 
-    Keys (see ``set_keys``): ``action``, ``reward``, ``done``, ``terminated`` (the last three under
-    ``"next"``), ``state_value``, ``state_action_value``; batches of any shape.
+    Keys (see ``set_keys``); ``*`` is a batch of any shape:
+        - ``action`` ``[*, actions]``
+        - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
+        - ``state_value`` and ``state_action_value``, ``[*, 1]``: what the critics write; named after them
+        - all that the networks read, and below ``"next"`` what the value network reads
+        - ``("collector", "mask")`` (optional): padding to leave out, as in TorchRL's losses
 
     Out: the losses above, ``entropy`` (mean of ``-log pi``), and ``behaviour_divergence`` with a
-    behaviour critic.
+    behaviour critic. The input is left as it was.
+
+    Targets: ``target_value_network_params``, for ``SoftUpdate(loss, tau=...)``.
+
+    ``torch.compile`` traces it without a break. With a behaviour critic, the compiled gradient of the actor
+    weighs the divergence by the penalty after its update instead of before (AOT autograd reads the buffer
+    in the backward pass); the losses themselves are the same.
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if an entry, or what a network writes, has another shape than said here; if the critics do
+            not read the action; for an unknown ``reduction``.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.objectives import SoftUpdate
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
+        >>> sizes = dict(observation_dim=3, context_dim=4)
+        >>> loss = BRACSACLoss(
+        ...     make_actor(action_dim=2, **sizes), make_qvalue(action_dim=2, **sizes), make_value(**sizes)
+        ... )
+        >>> targets = SoftUpdate(loss, tau=0.005)
+        >>> state = {"observation": torch.randn(6, 3), "task_context": torch.randn(6, 4)}
+        >>> never = torch.zeros(6, 1, dtype=torch.bool)
+        >>> outcome = {"reward": torch.randn(6, 1), "done": never, "terminated": never}
+        >>> batch = {"action": torch.rand(6, 2), **state, "next": {**state, **outcome}}
+        >>> sorted(loss(TensorDict(batch, [6])).keys())
+        ['entropy', 'loss_actor', 'loss_qvalue', 'loss_value']
     """
 
     @dataclass
@@ -72,7 +108,6 @@ class BRACSACLoss(LossModule):
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
-    default_value_estimator = ValueEstimators.TD0
 
     actor_network: ProbabilisticTensorDictSequential
     actor_network_params: TensorDictParams
@@ -83,11 +118,14 @@ class BRACSACLoss(LossModule):
     value_network: TensorDictModule
     value_network_params: TensorDictParams
     target_value_network_params: TensorDictParams
+    behaviour_critic: TensorDictModule | None
+    behaviour_critic_params: TensorDictParams
+    target_behaviour_critic_params: TensorDictParams
 
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
-        qvalue_network: TensorDictModuleBase,
+        qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
         value_network: TensorDictModuleBase,
         *,
         gamma: float = 0.99,
@@ -100,14 +138,19 @@ class BRACSACLoss(LossModule):
         penalty_max: float = 2000.0,
         divergence_target: float = 0.05,
         reduction: str = "mean",
+        deactivate_vmap: bool = False,
     ) -> None:
         super().__init__()
+        self.reduction = known_reduction(reduction, type(self).__name__)
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=False
         )
         self.convert_to_functional(value_network, "value_network", create_target_params=True)
-        self.behaviour_critic = behaviour_critic
+        if behaviour_critic is None:
+            self.behaviour_critic = None
+        else:
+            self.convert_to_functional(behaviour_critic, "behaviour_critic", create_target_params=False)
         # Read by make_value_estimator, so that choosing another estimator keeps the discount.
         self.gamma = gamma
         self.reward_scale = reward_scale
@@ -115,12 +158,13 @@ class BRACSACLoss(LossModule):
         self.regularisation = regularisation
         self.penalty_max = penalty_max
         self.divergence_target = divergence_target
-        self.reduction = reduction
-        self.deactivate_vmap = False
+        self.deactivate_vmap = deactivate_vmap
         self.register_buffer("penalty", torch.tensor(float(penalty_init)))
         self._make_vmap()
         # Before the value estimator, which insists on a value that the network writes.
-        self.set_keys(state_value=value_network.out_keys[-1], state_action_value=qvalue_network.out_keys[-1])
+        self.set_keys(
+            state_value=self.value_network.out_keys[-1], state_action_value=self.qvalue_network.out_keys[-1]
+        )
         self.make_value_estimator(self.default_value_estimator)
         self._set_in_keys()
 
@@ -129,59 +173,23 @@ class BRACSACLoss(LossModule):
             self.qvalue_network, (None, 0), randomness=self.vmap_randomness, pseudo_vmap=self.deactivate_vmap
         )
 
+    def critics(self) -> list[TensorDictModuleBase]:
+        """The Q network and, if there is one, the behaviour critic."""
+        return [self.qvalue_network] + ([] if self.behaviour_critic is None else [self.behaviour_critic])
+
     def _set_in_keys(self) -> None:
-        keys = self.tensor_keys
-        self.in_keys = list(
-            dict.fromkeys(
-                [
-                    keys.action,
-                    ("next", keys.reward),
-                    ("next", keys.done),
-                    ("next", keys.terminated),
-                    *self.actor_network.in_keys,
-                    *(key for key in self.qvalue_network.in_keys if key != keys.action),
-                    *self.value_network.in_keys,
-                    *(
-                        ("next", *((key,) if isinstance(key, str) else key))
-                        for key in self.value_network.in_keys
-                    ),
-                ]
-            )
-        )
-        self.out_keys = ["loss_actor", "loss_qvalue", "loss_value", "entropy"]
-        if self.behaviour_critic is not None:
-            self.out_keys += ["loss_behaviour_critic", "behaviour_divergence"]
-
-    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        if self._value_estimator is not None:
-            keys = self.tensor_keys
-            self._value_estimator.set_keys(
-                value=keys.state_value, reward=keys.reward, done=keys.done, terminated=keys.terminated
-            )
-        self._set_in_keys()
-
-    def make_value_estimator(self, value_type: ValueEstimators | None = None, **hyperparams: float) -> None:
-        """Choose how the target of Q is estimated: TD(0), TD(1) or TD(lambda); ``gamma=`` is the discount."""
-        keys = self.tensor_keys
-        dispatch_value_estimator(
-            self,
-            value_type or self.default_value_estimator,
-            supported=(ValueEstimators.TD0, ValueEstimators.TD1, ValueEstimators.TDLambda),
-            tensor_keys={
-                "value_target": "value_target",
-                "value": keys.state_value,
-                "reward": keys.reward,
-                "done": keys.done,
-                "terminated": keys.terminated,
-            },
-            **hyperparams,
-        )
+        super()._set_in_keys()
+        penalised = self.behaviour_critic is not None
+        losses = ["loss_behaviour_critic"] if penalised else []
+        diagnostics = ["entropy", "behaviour_divergence"] if penalised else ["entropy"]
+        kept = [] if self.reduction == "none" else diagnostics
+        self.out_keys = ["loss_actor", "loss_qvalue", "loss_value", *losses, *kept]
 
     @torch.no_grad()
     def _qvalue_target(self, tensordict: TensorDictBase) -> Tensor:
-        reward_key = ("next", self.tensor_keys.reward)
+        reward_key = self._outcome_keys[0]
         scaled = tensordict.copy()
-        scaled.set(reward_key, self.reward_scale * read(tensordict, reward_key, type(self).__name__))
+        scaled.set(reward_key, self.reward_scale * tensordict.get(reward_key))
         return self.value_estimator.value_estimate(
             scaled, target_params=self.target_value_network_params
         ).squeeze(-1)
@@ -196,9 +204,10 @@ class BRACSACLoss(LossModule):
     def _witness(self, tensordict: TensorDictBase, action: Tensor, *, learn: bool) -> Tensor:
         batch = tensordict.select(*self.behaviour_critic.in_keys, strict=False)
         batch.set(self.tensor_keys.action, action)
-        params = TensorDict.from_module(self.behaviour_critic)
-        with (params if learn else params.data).to_module(self.behaviour_critic):
-            return self.behaviour_critic(batch).get(self.behaviour_critic.out_keys[-1]).squeeze(-1)
+        params = self.behaviour_critic_params if learn else self.behaviour_critic_params.data
+        with params.to_module(self.behaviour_critic, preserve_module_state=False):
+            written = self.behaviour_critic(batch)
+        return self._column(written, self.behaviour_critic.out_keys[-1], tuple(action.shape[:-1]))
 
     def _behaviour_terms(self, tensordict: TensorDictBase, action: Tensor) -> tuple[Tensor, Tensor]:
         """The divergence seen by the actor, and the loss of the behaviour critic."""
@@ -218,28 +227,31 @@ class BRACSACLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """All losses from one batch."""
-        keys = self.tensor_keys
-        with self.actor_network_params.to_module(self.actor_network):
+        keys, lead = self.tensor_keys, self._require_transitions(tensordict)
+        with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             distribution = self.actor_network.get_dist(tensordict.select(*self.actor_network.in_keys))
-        action = distribution.rsample()
-        log_prob = distribution.log_prob(action)
+        action, log_prob = sample_and_score(distribution)
+        require_action(
+            action, log_prob, tensordict.get(keys.action), key=keys.action, reader=type(self).__name__
+        )
 
+        with self.value_network_params.to_module(self.value_network, preserve_module_state=False):
+            written = self.value_network(tensordict.select(*self.value_network.in_keys))
+        value = self._column(written, keys.state_value, lead)
         target = self._qvalue_target(tensordict)
         stacked = self._stacked_qvalue(
-            tensordict.select(*self.qvalue_network.in_keys, strict=False), self.qvalue_network_params
+            tensordict.select(*self.qvalue_network.in_keys), self.qvalue_network_params
         )
-        qvalue_error = stacked.get(keys.state_action_value).squeeze(-1) - target
+        qvalue_error = self._column(stacked, keys.state_action_value, ("critics", *lead)) - target
         loss_qvalue = qvalue_error.square().sum(0)
 
         qvalue = self._smallest_qvalue(tensordict, action)
         soft_value = (qvalue - self.entropy_coefficient * log_prob).detach()
-        with self.value_network_params.to_module(self.value_network):
-            value = self.value_network(tensordict.select(*self.value_network.in_keys)).get(keys.state_value)
-        loss_value = (value.squeeze(-1) - soft_value).square()
+        loss_value = (value - soft_value).square()
 
-        loc, scale = distribution.loc, distribution.scale
-        spread = loc.square().mean(-1) + scale.log().square().mean(-1)
-        loss_actor = self.entropy_coefficient * log_prob - qvalue + self.regularisation * spread
+        loss_actor = self.entropy_coefficient * log_prob - qvalue
+        if self.regularisation:
+            loss_actor = loss_actor + self.regularisation * magnitude(distribution)
         out = {"loss_qvalue": loss_qvalue, "loss_value": loss_value}
         diagnostics = {"entropy": -log_prob.detach().mean()}
         if self.behaviour_critic is not None:
@@ -263,6 +275,15 @@ class BRACSACConfig(PolicyLossConfig):
     Args:
         behaviour_penalty (bool): whether the dual-KL penalty is used. The lineage leaves it off on the
             point robots.
+
+    Examples:
+        >>> import torch
+        >>> from ctmrl_torchrl.problem import Problem
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> BRACSACConfig(hidden=[8], reward_scale=5.0).build(problem, 4).reward_scale
+        5.0
     """
 
     name: str = "brac_sac"
@@ -279,10 +300,8 @@ class BRACSACConfig(PolicyLossConfig):
         behaviour_critic = None
         if self.behaviour_penalty:
             behaviour_critic = make_qvalue(
-                observation_dim=problem.observation_dim,
-                context_dim=context_dim,
+                **self.network_arguments(problem, context_dim),
                 action_dim=problem.action_dim,
-                hidden=self.hidden,
                 out_key="behaviour_witness",
             )
         return BRACSACLoss(

@@ -3,25 +3,100 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tensordict.nn import TensorDictModuleBase
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
 from torchrl.objectives import IQLLoss, ValueEstimators
+from torchrl.objectives.utils import distance_loss
 
+from ctmrl_torchrl.objectives.checks import known_reduction
 from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
+
+
+class OfflineIQLLoss(TransitionLoss, IQLLoss):
+    """``torchrl.objectives.IQLLoss`` with the same values, held to the promises of this library's losses.
+
+    What it adds: nothing but the priority is written into the input; critics may read what the actor does
+    not; padding is left out of ``loss_qvalue`` as it is out of the others; ``in_keys`` are complete, flat and
+    in a fixed order; another value estimator keeps the discount; what is missing or misshapen is named.
+
+    Args:
+        networks: actor, critic (or list of critics) and value network.
+
+    Keyword Args:
+        gamma (float): discount factor.
+        options: everything ``IQLLoss`` takes by keyword.
+
+    Keys, outputs, targets and errors: see :func:`make_iql_loss`.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
+        >>> sizes = dict(observation_dim=3, context_dim=4)
+        >>> loss = OfflineIQLLoss(
+        ...     make_actor(action_dim=2, **sizes), make_qvalue(action_dim=2, **sizes), make_value(**sizes),
+        ...     gamma=0.9,
+        ... )
+        >>> round(loss.make_value_estimator("td1").value_estimator.gamma.item(), 2)
+        0.9
+    """
+
+    value_field = "value"
+    out_keys = ["loss_actor", "loss_qvalue", "loss_value", "entropy"]
+
+    def __init__(self, *networks: TensorDictModuleBase, gamma: float, **options: Any) -> None:
+        super().__init__(*networks, **options)
+        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        self.gamma = gamma
+        if self.reduction == "none" and self.scalar_output_mode == "exclude":
+            self.out_keys = self.out_keys[:3]
+        self._set_in_keys()
+
+    def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Regression of all critics to ``r + gamma * (1 - terminated) * V(s')``."""
+        target = self.value_estimator.value_estimate(
+            tensordict.copy(), target_params=self.target_value_network_params
+        ).squeeze(-1)
+        stacked = self._vmap_qvalue_networkN0(
+            tensordict.select(*self.qvalue_network.in_keys), self.qvalue_network_params
+        )
+        values = self._column(stacked, self.tensor_keys.state_action_value, ("critics", *target.shape))
+        error = distance_loss(values, target.expand_as(values), loss_function=self.loss_function).sum(0)
+        metadata = {"td_error": (values - target).square().detach()}
+        return self._reduce_loss(error, tensordict=tensordict), metadata
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """All losses from one batch."""
+        self._require_transitions(tensordict)
+        work = tensordict.copy()
+        out = IQLLoss.forward(self, work)  # by name: LossModule gives every class between a forward
+        tensordict.set(self.tensor_keys.priority, work.get(self.tensor_keys.priority))
+        return out
 
 
 def make_iql_loss(
     actor_network: TensorDictModuleBase,
-    qvalue_network: TensorDictModuleBase,
+    qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
     value_network: TensorDictModuleBase,
     *,
     gamma: float = 0.99,
     expectile: float = 0.8,
     temperature: float = 10.0,
     num_qvalue_nets: int = 2,
-) -> IQLLoss:
+    reduction: str = "mean",
+    deactivate_vmap: bool = False,
+) -> OfflineIQLLoss:
     """Build ``torchrl.objectives.IQLLoss`` with squared errors and its value estimator already made.
+
+    - ``loss_qvalue``: every critic regresses ``r + gamma * (1 - terminated) * V(s')``
+    - ``loss_value``: V follows the upper ``expectile`` of ``min Q_target(s, a)``
+    - ``loss_actor``: ``-min(exp(temperature * (min Q_target - V)), 100) * log pi(a)``
+
+    Each loss reaches its own network only.
 
     Args:
         actor_network, qvalue_network, value_network: context-conditioned networks, as made by
@@ -30,8 +105,45 @@ def make_iql_loss(
         expectile (float): the expectile of the value regression, in (0.5, 1).
         temperature (float): inverse temperature of the advantage weights.
         num_qvalue_nets (int): size of the critic ensemble.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
+            ``entropy`` out.
+        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+
+    Keys (see ``set_keys``); ``*`` is a batch of any shape:
+        - ``action`` ``[*, actions]``
+        - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
+        - ``value`` and ``state_action_value``, ``[*, 1]``: what the critics write; named after them
+        - all that the networks read, and below ``"next"`` what the value network reads
+        - ``("collector", "mask")`` (optional): padding to leave out
+        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritised replay
+
+    Out: the losses above and ``entropy`` (mean of ``-log pi(a)`` of the data's actions).
+
+    Targets: ``target_qvalue_network_params``, for ``SoftUpdate(loss, tau=...)``.
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if reward, flags or the critics' values are not ``[*, 1]``; for an unknown ``reduction``.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from torchrl.objectives import SoftUpdate
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
+        >>> sizes = dict(observation_dim=3, context_dim=4)
+        >>> loss = make_iql_loss(
+        ...     make_actor(action_dim=2, **sizes), make_qvalue(action_dim=2, **sizes), make_value(**sizes)
+        ... )
+        >>> targets = SoftUpdate(loss, tau=0.005)
+        >>> state = {"observation": torch.randn(6, 3), "task_context": torch.randn(6, 4)}
+        >>> never = torch.zeros(6, 1, dtype=torch.bool)
+        >>> outcome = {"reward": torch.randn(6, 1), "done": never, "terminated": never}
+        >>> batch = {"action": torch.rand(6, 2), **state, "next": {**state, **outcome}}
+        >>> sorted(loss(TensorDict(batch, [6])).keys())
+        ['entropy', 'loss_actor', 'loss_qvalue', 'loss_value']
     """
-    loss = IQLLoss(
+    reduction = known_reduction(reduction, "make_iql_loss")
+    loss = OfflineIQLLoss(
         actor_network,
         qvalue_network,
         value_network,
@@ -39,16 +151,32 @@ def make_iql_loss(
         loss_function="l2",
         expectile=expectile,
         temperature=temperature,
+        gamma=gamma,
+        reduction=reduction,
+        scalar_output_mode="exclude" if reduction == "none" else None,
+        deactivate_vmap=deactivate_vmap,
     )
-    loss.set_keys(value=value_network.out_keys[-1], state_action_value=qvalue_network.out_keys[-1])
+    loss.set_keys(value=loss.value_network.out_keys[-1], state_action_value=loss.qvalue_network.out_keys[-1])
     # Made now rather than lazily, so that a fresh loss can load the state of a used one.
-    loss.make_value_estimator(ValueEstimators.TD0, gamma=gamma)
-    return loss
+    return loss.make_value_estimator(ValueEstimators.TD0)
 
 
 @dataclass
 class IQLConfig(PolicyLossConfig):
-    """Configuration of implicit Q-learning; see :func:`make_iql_loss`."""
+    """Configuration of implicit Q-learning; see :func:`make_iql_loss`.
+
+    Args:
+        expectile, temperature (float): as there.
+
+    Examples:
+        >>> import torch
+        >>> from ctmrl_torchrl.problem import Problem
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> IQLConfig(hidden=[8], expectile=0.7).build(problem, 4).expectile
+        0.7
+    """
 
     name: str = "iql"
     expectile: float = 0.8

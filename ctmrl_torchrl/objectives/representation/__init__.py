@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ctmrl_torchrl.objectives.representation.base import RepresentationConfig
-from ctmrl_torchrl.objectives.representation.cqvae import CQVAEConfig, CQVAELoss
+from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
+from ctmrl_torchrl.objectives.representation.cqvae_config import CQVAEConfig
 from ctmrl_torchrl.objectives.representation.terms import (
     code_classification,
     hard_contrastive,

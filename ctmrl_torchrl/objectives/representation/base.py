@@ -15,6 +15,13 @@ class RepresentationConfig:
 
     Args:
         name (str): the loss's name, as chosen by ``representation=NAME``.
+
+    Examples:
+        >>> class Config(RepresentationConfig):
+        ...     def build(self, problem: Problem, context_dim: int) -> LossModule:
+        ...         return LossModule()
+        >>> Config(name="mine").name
+        'mine'
     """
 
     name: str = "none"

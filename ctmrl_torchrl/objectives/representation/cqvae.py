@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -13,15 +15,17 @@ from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.codebook import Codebook
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
 from ctmrl_torchrl.modules.standardise import usable_scale
-from ctmrl_torchrl.objectives.representation.base import RepresentationConfig
+from ctmrl_torchrl.objectives.checks import known_reduction, require_entries, require_shape
+from ctmrl_torchrl.objectives.representation.checks import require_contexts, require_second_draw
+from ctmrl_torchrl.objectives.representation.relabel import mix_other_tasks
 from ctmrl_torchrl.objectives.representation.terms import (
     code_classification,
     hard_contrastive,
     prediction_error,
 )
-from ctmrl_torchrl.problem import Problem
+
+TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrastive")
 
 
 class CQVAELoss(LossModule):
@@ -34,8 +38,8 @@ class CQVAELoss(LossModule):
 
     Args:
         codebook (Codebook): matches contexts with codes.
-        reward_predictor, next_observation_predictor (TensorDictModule): read ``observation``, ``action`` and
-            ``task_context`` and write their prediction under their last out-key.
+        reward_predictor, next_observation_predictor (TensorDictModule): read (some of) ``observation``,
+            ``action`` and ``task_context`` and write their prediction under their last out-key.
 
     Keyword Args:
         prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4; 1 each.
@@ -43,24 +47,49 @@ class CQVAELoss(LossModule):
         extra_negatives (int): M of Eq. (10). Defaults to 4.
         reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
             units; (almost) zero counts as one, as in the predictors.
+        relabelled_fraction (float): share of the contexts in which transitions of another task take part,
+            relabelled by the predictors after the warm-up; :class:`~ctmrl_torchrl.objectives.MetaLoss` asks
+            for it before it encodes (:meth:`augment`). Defaults to 0.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
-          gradient
+          gradient; the second is among ``in_keys`` only while :attr:`uses_positive`
         - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative
         - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default
           ``"context"``, the paper's choice; ``"transitions"`` predicts the policy batch instead
-        - inside it ``observation``, ``action``, ``reward``, ``next_observation`` and (optional) ``mask``
+        - inside it ``observation`` ``[T, L, features]``, ``action`` ``[T, L, actions]``,
+          ``reward`` ``[T, L, 1]``, ``next_observation`` as the observation, and (optional) ``mask``
+          ``[T, L]``, true where a transition counts
+        Optional entries are not among ``in_keys``: keep them when you select from a batch.
 
     Out:
         ``loss_prediction``, ``loss_cross_prediction``, ``loss_code``, ``loss_contrastive`` and the detached
         ``perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
-        variance).
+        variance). The input is left as it was.
+
+    Codebook and predictors stay plain modules (``functional`` is false): none of them has a target or is one
+    of several, and others act with the very same modules.
 
     Raises:
-        ValueError: if the batch holds a single task while the contrastive term is on.
         KeyError: if an entry that is needed is missing.
+        ValueError: if an entry or a prediction has another shape than said here; if the latent size is not
+            the codebook's; if the batch holds a single task while the contrastive term is on.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.modules import make_next_observation_predictor, make_reward_predictor
+        >>> sizes = dict(observation_dim=3, action_dim=2, context_dim=4)
+        >>> loss = CQVAELoss(
+        ...     Codebook(8, 4), make_reward_predictor(**sizes), make_next_observation_predictor(**sizes)
+        ... )
+        >>> following = {"reward": torch.randn(5, 7, 1), "observation": torch.randn(5, 7, 3)}
+        >>> state = {"observation": torch.randn(5, 7, 3), "action": torch.rand(5, 7, 2)}
+        >>> contexts = {"task_context": torch.randn(5, 4), "task_context_positive": torch.randn(5, 4)}
+        >>> batch = TensorDict({"context": state | {"next": following}} | contexts, [5])
+        >>> sorted(name for name in loss(batch).keys() if name.startswith("loss_"))
+        ['loss_code', 'loss_contrastive', 'loss_cross_prediction', 'loss_prediction']
     """
 
     @dataclass
@@ -92,11 +121,15 @@ class CQVAELoss(LossModule):
         extra_negatives: int = 4,
         reward_scale: Tensor | None = None,
         next_observation_scale: Tensor | None = None,
+        relabelled_fraction: float = 0.0,
         reduction: str = "mean",
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"CQVAELoss: temperature={temperature} must be positive.")
+        self.reduction = known_reduction(reduction, "CQVAELoss")
+        if not 0.0 <= relabelled_fraction <= 1.0:
+            raise ValueError(f"CQVAELoss: relabelled_fraction={relabelled_fraction} must lie in [0, 1].")
         self.codebook = codebook
         self.reward_predictor = reward_predictor
         self.next_observation_predictor = next_observation_predictor
@@ -106,84 +139,136 @@ class CQVAELoss(LossModule):
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
         self.extra_negatives = extra_negatives
-        self.reduction = reduction
+        self.relabelled_fraction = relabelled_fraction
         self.warm_up = False
         self.register_buffer("reward_spread", _spread(reward_scale))
         self.register_buffer("next_observation_spread", _spread(next_observation_scale))
-        self._set_in_keys()
+        self.out_keys = [*TERMS, "perplexity", "dead_codes", "reward_error"]
 
     @property
     def uses_positive(self) -> bool:
-        """Whether the second context draw is needed now: only the contrastive term reads it."""
-        return self.contrastive_weight != 0 and not self.warm_up
+        """Whether the second context draw is needed now: by the contrastive term, or to relabel the first."""
+        return (self.contrastive_weight != 0 or self.relabelled_fraction != 0) and not self.warm_up
 
-    def _set_in_keys(self) -> None:
+    @property
+    def augmented_keys(self) -> list[NestedKey]:
+        """What :meth:`augment` reads of a context."""
         keys = self.tensor_keys
+        return [keys.observation, keys.action] if self.relabelled_fraction else []
+
+    @property
+    def functional(self) -> bool:
+        """False: the modules keep their own parameters."""
+        return False
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What the coming forward pass reads."""
+        keys = self.tensor_keys
+        contrasts = self.contrastive_weight != 0 and not self.warm_up
+        contexts = [keys.task_context] + ([keys.task_context_positive] if contrasts else [])
         leaves = (keys.observation, keys.action, keys.reward, keys.next_observation)
-        self.in_keys = [
-            keys.task_context,
-            keys.task_context_positive,
-            *(join_key(keys.prediction, leaf) for leaf in leaves),
-        ]
-        self.out_keys = [
-            "loss_prediction",
-            "loss_cross_prediction",
-            "loss_code",
-            "loss_contrastive",
-            "perplexity",
-            "dead_codes",
-            "reward_error",
-        ]
+        return [*contexts, *(join_key(keys.prediction, leaf) for leaf in leaves)]
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        self._set_in_keys()
+        """Nothing to do: ``in_keys`` follow the keys, and there is no value estimator."""
 
-    def _predict(self, batch: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
+    def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
+        """Refuse: nothing here is bootstrapped."""
+        raise NotImplementedError(
+            f"{type(self).__name__} estimates no value; choose the value estimator of the policy loss."
+        )
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw codes and predictors anew."""
+        self.codebook.reset_parameters()
+        self.reward_predictor.reset_parameters_recursive()
+        self.next_observation_predictor.reset_parameters_recursive()
+
+    def predict(self, batch: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and next observations of transitions ``[T, B]`` in the tasks of the contexts ``[T, d]``."""
+        keys = self.tensor_keys
+        observation, action = self._read(batch, keys.observation), self._read(batch, keys.action)
+        lead, mend = (*context.shape[:1], *observation.shape[1:2]), "the transitions [T, L] of every task."
+        self._shaped(observation, (*lead, "features"), keys.observation, mend)
+        self._shaped(action, (*lead, "features"), keys.action, mend)
+        repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
+        entries = {keys.observation: observation, keys.action: action, keys.task_context: repeated}
+        inputs = TensorDict(entries, batch_size=lead)
+        return (
+            self._predicted(keys.reward, self.reward_predictor, inputs),
+            self._predicted(keys.next_observation, self.next_observation_predictor, inputs),
+        )
+
+    def _predicted(self, key: NestedKey, predictor: TensorDictModuleBase, inputs: TensorDictBase) -> Tensor:
+        require_entries(inputs, predictor.in_keys, f"{type(self).__name__}'s predictor of {key!r}")
+        return predictor(inputs.copy()).get(predictor.out_keys[-1])
+
+    def augment(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
+        """The transitions ``[T, L]`` to encode, given contexts ``[T, d]`` of the tasks from another draw."""
+        if not self.relabelled_fraction:
+            return context
+        return mix_other_tasks(context, task_context, self._relabel, self.relabelled_fraction)
+
+    def _relabel(self, transitions: TensorDictBase, task_context: Tensor) -> TensorDictBase:
+        names = (self.tensor_keys.reward, self.tensor_keys.next_observation)
+        for key, answer in zip(names, self.predict(transitions, task_context), strict=True):
+            if transitions.get(key, None) is not None:  # not every encoder is shown both
+                transitions.set(key, answer)
+        return transitions
+
+    def _prediction_errors(self, batch: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
         """L_r and L_s of every task for one context: Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro."""
         keys = self.tensor_keys
-        observation = self._read(batch, keys.observation)
-        inputs = TensorDict(
-            {
-                keys.observation: observation,
-                keys.action: self._read(batch, keys.action),
-                keys.task_context: context.unsqueeze(-2).expand(*observation.shape[:-1], context.shape[-1]),
-            },
-            batch_size=observation.shape[:-1],
-        )
-        reward = self.reward_predictor(inputs).get(self.reward_predictor.out_keys[-1])
-        following = self.next_observation_predictor(inputs).get(self.next_observation_predictor.out_keys[-1])
+        reward, following = self.predict(batch, context)
         mask = batch.get(keys.mask, None)
+        if mask is not None:
+            self._shaped(mask, reward.shape[:-1], keys.mask, "one flag per transition.")
         return (
-            prediction_error(reward, self._read(batch, keys.reward), self.reward_spread, mask),
+            prediction_error(reward, self._target(batch, keys.reward, reward), self.reward_spread, mask),
             prediction_error(
-                following, self._read(batch, keys.next_observation), self.next_observation_spread, mask
+                following,
+                self._target(batch, keys.next_observation, following),
+                self.next_observation_spread,
+                mask,
             ),
         )
+
+    def _target(self, batch: TensorDictBase, key: NestedKey, prediction: Tensor) -> Tensor:
+        mend = "as the prediction of it; a scalar reward is [T, L, 1]."
+        return self._shaped(self._read(batch, key), prediction.shape, key, mend)
+
+    def _shaped(self, value: Tensor, expected: Sequence[int | str], key: NestedKey, mend: str) -> Tensor:
+        return require_shape(value, expected, reader=type(self).__name__, what=repr(key), mend=mend)
+
+    def _contexts(self, tensordict: TensorDictBase) -> Tensor:
+        """The task contexts, once they, the second draw and the number of tasks are as they must be."""
+        keys, name = self.tensor_keys, type(self).__name__
+        size = self.codebook.codes.shape[-1]
+        context = require_contexts(tensordict, keys.task_context, latent_size=size, reader=name)
+        if self.contrastive_weight and context.shape[0] < 2:
+            raise ValueError(
+                f"{name}: the batch holds one task, but the contrastive term (Eq. 10) compares tasks; "
+                "sample at least two tasks per batch or set contrastive_weight=0."
+            )
+        if self.uses_positive:
+            names = {"positive": keys.task_context_positive, "task_id": keys.task_id}
+            require_second_draw(tensordict, context, **names, reader=name)
+        return context
 
     def _read(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor | TensorDictBase:
         return read(tensordict, key, type(self).__name__)
 
-    def _reduce(self, values: Tensor) -> Tensor:
-        if self.reduction == "none":
-            return values
-        return values.sum() if self.reduction == "sum" else values.mean()
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the four terms."""
-        keys = self.tensor_keys
-        task_context = self._read(tensordict, keys.task_context)
-        if self.contrastive_weight and task_context.shape[0] < 2:
-            raise ValueError(
-                "CQVAELoss: the batch holds one task, but the contrastive term (Eq. 10) compares tasks; "
-                "sample at least two tasks per batch or set contrastive_weight=0."
-            )
+        keys, task_context = self.tensor_keys, self._contexts(tensordict)
         batch = self._read(tensordict, keys.prediction)
         zeros = task_context.new_zeros(task_context.shape[0])
-        terms = dict.fromkeys(self.out_keys[:4], zeros)
+        terms = dict.fromkeys(TERMS, zeros)
         error_reward = zeros
         if self.prediction_weight:
-            error_reward, error_next = self._predict(batch, task_context)
+            error_reward, error_next = self._prediction_errors(batch, task_context)
             terms["loss_prediction"] = self.prediction_weight * (error_reward + error_next)
         if not self.warm_up:
             matched = self.codebook(
@@ -191,7 +276,7 @@ class CQVAELoss(LossModule):
             )
             code_index, cross_task_context = (matched.get(key) for key in self.codebook.out_keys)
             if self.cross_prediction_weight:
-                cross = sum(self._predict(batch, cross_task_context))
+                cross = sum(self._prediction_errors(batch, cross_task_context))
                 terms["loss_cross_prediction"] = self.cross_prediction_weight * cross
             if self.code_weight:
                 terms["loss_code"] = self.code_weight * code_classification(
@@ -206,7 +291,7 @@ class CQVAELoss(LossModule):
                     extra_negatives=self.extra_negatives,
                     task_id=tensordict.get(keys.task_id, None),
                 )
-        out = {name: self._reduce(values) for name, values in terms.items()}
+        out = {name: self._reduce_loss(values) for name, values in terms.items()}
         out["perplexity"] = self.codebook.perplexity()
         out["dead_codes"] = self.codebook.dead_codes()
         out["reward_error"] = error_reward.detach().mean()
@@ -215,56 +300,3 @@ class CQVAELoss(LossModule):
 
 def _spread(scale: Tensor | None) -> Tensor:
     return torch.ones(1) if scale is None else usable_scale(scale)
-
-
-@dataclass
-class CQVAEConfig(RepresentationConfig):
-    """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
-
-    Args:
-        codes (int or None): N; None takes the environment's default.
-        prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4.
-        temperature (float): tau. extra_negatives (int): M. update_rate (float): eta of Eq. (2).
-        predictor_hidden (list of int): widths of the reward and next-observation predictors.
-        predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
-            policy batch of the same task.
-    """
-
-    name: str = "cqvae"
-    codes: int | None = None
-    prediction_weight: float = 1.0
-    cross_prediction_weight: float = 1.0
-    code_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    temperature: float = 0.1
-    extra_negatives: int = 4
-    update_rate: float = 0.1
-    predictor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
-    predict: str = "context"
-
-    def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
-        """Build the codebook, the predictors and the loss."""
-        if self.predict not in ("context", "transitions"):
-            raise ValueError(f"representation.predict={self.predict!r}; choose 'context' or 'transitions'.")
-        sizes = {
-            "observation_dim": problem.observation_dim,
-            "action_dim": problem.action_dim,
-            "context_dim": context_dim,
-            "hidden": self.predictor_hidden,
-        }
-        reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
-        loss = CQVAELoss(
-            Codebook(self.codes or problem.codes, context_dim, update_rate=self.update_rate),
-            make_reward_predictor(**sizes, target_statistics=reward),
-            make_next_observation_predictor(**sizes, change_statistics=change),
-            prediction_weight=self.prediction_weight,
-            cross_prediction_weight=self.cross_prediction_weight,
-            code_weight=self.code_weight,
-            contrastive_weight=self.contrastive_weight,
-            temperature=self.temperature,
-            extra_negatives=self.extra_negatives,
-            reward_scale=reward[1],
-            next_observation_scale=change[1],
-        )
-        loss.set_keys(prediction=self.predict, reward=problem.reward_key)
-        return loss

@@ -22,6 +22,14 @@ def code_classification(
         codes (Tensor): ``[N, d]``; receives gradient.
         code_index (Tensor): ``[T]`` int64, the matched codes.
         temperature (float): tau.
+
+    Returns:
+        ``[T]``.
+
+    Examples:
+        >>> codes = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> code_classification(torch.tensor([[2.0, 0.0]]), codes, torch.tensor([0]), temperature=0.1) < 1e-3
+        tensor([True])
     """
     similarity, _ = match_codes(task_context, codes)
     return functional.cross_entropy(similarity / temperature, code_index, reduction="none")
@@ -38,7 +46,22 @@ def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Te
         target (Tensor): ``[T, L, k]``.
         scale (Tensor): standard deviation of the target, ``[k]``.
         mask (Tensor, optional): ``[T, L]`` boolean, ``True`` where a transition counts.
+
+    Raises:
+        ValueError: if the scale has another number of features than the target.
+
+    Returns:
+        ``[T]``.
+
+    Examples:
+        >>> prediction_error(torch.zeros(1, 2, 1), torch.tensor([[[2.0], [4.0]]]), scale=torch.tensor([2.0]))
+        tensor([2.5000])
     """
+    if scale.shape[-1] not in (1, target.shape[-1]):
+        raise ValueError(
+            f"prediction_error: a scale of {scale.shape[-1]} features cannot measure a target of "
+            f"{target.shape[-1]}; give one standard deviation per feature of the target."
+        )
     error = ((prediction - target) / scale).square().mean(-1)
     if mask is None:
         return error.mean(-1)
@@ -71,6 +94,15 @@ def hard_contrastive(
         task_id (Tensor, optional): ``[T]``; rows of one task are never each other's negatives. Without it
             all rows count as different tasks.
         generator (torch.Generator, optional): draws the extra tasks.
+
+    Returns:
+        ``[T]``.
+
+    Examples:
+        >>> contexts = torch.eye(3)
+        >>> code = torch.tensor([0, 0, 0])
+        >>> hard_contrastive(contexts, contexts, code, temperature=0.1, extra_negatives=1).max() < 1e-3
+        tensor(True)
     """
     tasks = anchor.shape[0]
     itself = torch.eye(tasks, dtype=torch.bool, device=anchor.device)

@@ -1,0 +1,116 @@
+"""What the policy losses share: keys of transitions, their checks, and the choice of a value estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+from torchrl.objectives import LossModule, ValueEstimators
+from torchrl.objectives.utils import dispatch_value_estimator
+from torchrl.objectives.value import ValueEstimatorBase
+
+from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.checks import require_shape, require_transitions
+
+
+class TransitionLoss(LossModule):
+    """A loss with ``gamma``, actor, critics and value network that learns from transitions.
+
+    Keys: a subclass accepts ``action``, ``reward``, ``done``, ``terminated`` and one for the value that its
+    value network writes, whose field it names in ``value_field``.
+    """
+
+    default_value_estimator = ValueEstimators.TD0
+    value_field = "state_value"
+    gamma: float
+
+    def critics(self) -> list[TensorDictModuleBase]:
+        """Every network that reads an action."""
+        return [self.qvalue_network]
+
+    def _set_in_keys(self) -> None:
+        keys = self.tensor_keys
+        self._outcome_keys = [join_key("next", key) for key in (keys.reward, keys.done, keys.terminated)]
+        self._judged = all(keys.action in critic.in_keys for critic in self.critics())
+        candidates = [
+            keys.action,
+            *self._outcome_keys,
+            *self.actor_network.in_keys,
+            *(key for critic in self.critics() for key in critic.in_keys),
+            *self.value_network.in_keys,
+            *(join_key("next", key) for key in self.value_network.in_keys),
+        ]
+        self.in_keys = list(dict.fromkeys(candidates))
+
+    def _estimator_keys(self) -> dict[str, NestedKey]:
+        names = {"value": self.value_field} | {name: name for name in ("reward", "done", "terminated")}
+        chosen = {name: getattr(self.tensor_keys, field) for name, field in names.items()}
+        return {"value_target": "value_target"} | chosen
+
+    def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
+        if self._value_estimator is not None:
+            self._value_estimator.set_keys(**self._estimator_keys())
+        self._set_in_keys()
+
+    def make_value_estimator(
+        self,
+        value_type: ValueEstimators | str | ValueEstimatorBase | type[ValueEstimatorBase] | None = None,
+        **hyperparams: Any,
+    ) -> TransitionLoss:
+        """Choose how the target of Q is estimated.
+
+        TD(0) needs single transitions. TD(1) and TD(lambda) sum rewards along the last batch dimension: give
+        them consecutive steps of one episode there, not a random draw.
+
+        Args:
+            value_type: TD0, TD1 or TDLambda, by member or name (``"td0"``); or an estimator of your own, as a
+                class or an instance. Default: TD0.
+            hyperparams: of the estimator; ``gamma`` is the loss's discount unless given here.
+
+        Returns:
+            the loss itself.
+
+        Raises:
+            NotImplementedError: for an estimator of advantages (GAE, VTrace).
+        """
+        own_class = isinstance(value_type, type) and issubclass(value_type, ValueEstimatorBase)
+        if own_class or isinstance(value_type, ValueEstimatorBase):
+            if own_class:
+                hyperparams = {"gamma": self.gamma, "value_network": self.value_network} | hyperparams
+            super().make_value_estimator(value_type, **hyperparams)
+            self._value_estimator.set_keys(**self._estimator_keys())
+            return self
+        dispatch_value_estimator(
+            self,
+            value_type or self.default_value_estimator,
+            supported=(ValueEstimators.TD0, ValueEstimators.TD1, ValueEstimators.TDLambda),
+            tensor_keys=self._estimator_keys(),
+            **hyperparams,
+        )
+        return self
+
+    def _require_transitions(self, tensordict: TensorDictBase) -> tuple[int, ...]:
+        """Check the batch and return its shape."""
+        name, action = type(self).__name__, self.tensor_keys.action
+        if not self._judged:
+            raise ValueError(
+                f"{name}: a critic does not read the action {action!r}, so it cannot judge the policy; "
+                "set_keys(action=...) to the name that the critics read, or build them with this one."
+            )
+        return require_transitions(
+            tensordict,
+            self.in_keys,
+            action=action,
+            columns=self._outcome_keys,
+            optional=self._outcome_keys[-1:],
+            reader=name,
+        )
+
+    def _column(self, written: TensorDictBase, key: NestedKey, expected: tuple[int | str, ...]) -> Tensor:
+        """What a critic wrote, without its last dimension."""
+        name, mend = type(self).__name__, "a critic's last layer has one output."
+        value = read(written, key, name)
+        return require_shape(value, (*expected, 1), reader=name, what=repr(key), mend=mend).squeeze(-1)

@@ -1,0 +1,155 @@
+"""The examples run, small; what they claim about themselves holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ctmrl_torchrl.data import TaskDataset
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    load(name).main()
+
+
+def test_embedding_the_loss_in_a_loop(monkeypatch, capsys):
+    run("embed_loss", monkeypatch, "--updates", 20, "--recipe", "smoke")
+    assert re.search(r"np return on 10 unseen tasks: -\d+\.\d\d", capsys.readouterr().out)
+
+
+def test_every_part_of_the_embedded_loss_learns():
+    module = load("embed_loss")
+    ones = {key: (torch.zeros(n), torch.ones(n)) for key, n in (("observation", 2), ("action", 2), ("r", 1))}
+    torch.manual_seed(0)
+    loss = module.make_loss(ones)
+    dataset = module.collect_task_dataset("point_robot", recipe="smoke")
+    sampler = module.TaskSampler(
+        dataset,
+        task_ids=dataset.manifest.train_ids,
+        tasks_per_batch=4,
+        transitions_per_task=8,
+        context=module.ContextDraw(trajectories=(1, 2)),
+        num_contexts=2,
+    )
+    buffer = dataset.replay_buffer(
+        sampler, generator=torch.Generator().manual_seed(0), transform=module.renamed
+    )
+    before = {name: value.clone() for name, value in loss.named_parameters()}
+    codes = loss.representation.codebook.codes.clone()
+    module.train(loss, buffer, 10)
+    unchanged = [name for name, value in loss.named_parameters() if torch.equal(value, before[name])]
+    assert [name for name in unchanged if not name.startswith("policy.target")] == []
+    assert not torch.equal(codes, loss.representation.codebook.codes)
+
+
+def test_embedding_the_loss_in_the_trainer(monkeypatch, capsys):
+    run("embed_in_trainer", monkeypatch, "--steps", 20)
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("loss_"))
+    assert {"loss_prediction", "loss_contrastive", "loss_qvalue", "loss_actor"} <= set(printed)
+
+
+def test_collecting_in_batched_environments(monkeypatch, capsys, tmp_path):
+    run("vectorised_collection", monkeypatch, tmp_path / "walkers", "--episodes", 2, "--noises", 1.0)
+    dataset = TaskDataset.load(tmp_path / "walkers", verify="full")
+    assert (dataset.n_trajectories, dataset.n_transitions) == (40 * 2 * 2, 40 * 2 * 2 * 20)
+    random, walk = (
+        dataset.trajectory_returns()[dataset.trajectory_snapshot == i].mean().item() for i in (0, 1)
+    )
+    assert random == pytest.approx(-20.4, abs=1.5) and walk > -6.0
+    assert "behaviour 1: mean return" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="exists already"):
+        run("vectorised_collection", monkeypatch, tmp_path / "walkers", "--episodes", 1)
+
+
+def test_parts_on_their_own():
+    module = load("use_parts")
+    assert module.quantising_autoencoder() > 1.9
+    batch = module.adaptive_policy_in_a_collector(frames=80)
+    assert batch["task_context"].shape == (4, 20, 5)
+    # one context per row, told apart by what was seen there
+    assert torch.equal(batch["task_context"][:, 0], batch["task_context"][:, -1])
+    assert not torch.allclose(batch["task_context"][0, 0], batch["task_context"][1, 0])
+
+
+def summary(tmp_path, name, seed, value, policy_loss="brac_sac", extra=""):
+    result = {
+        "mean": value,
+        "ci95": [value, value],
+        "per_task": {"2": value},
+        "per_episode": [value - 1] * 20,
+    }
+    protocols = {key: result for key in ("offline", "np", "np_refine", "codes")}
+    from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+
+    made = build_summary(
+        env="point_robot",
+        method="ctmrl",
+        policy_loss=policy_loss,
+        preset="cpu",
+        seed=seed,
+        updates=10,
+        wall_time_s=1.0,
+        dataset={"tasks": "repo", "recipe": "small", "seed": 0, "counts": {}},
+        returns={"test": protocols, "train": protocols},
+        random={"test": -20.0, "train": -20.0},
+        optimum={"test": -3.855, "train": -3.858},
+        codebook={"perplexity": 7.0, "dead_codes": 0},
+        extra={"command": f"python examples/train_ctmrl.py seed={seed}{extra}"},
+    )
+    (tmp_path / name).mkdir()
+    write_summary(made, tmp_path / name / "summary.json")
+    return tmp_path / name
+
+
+def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
+    runs = [summary(tmp_path, f"run{seed}", seed, -4.0 - seed) for seed in (0, 1)]
+    output, kept = tmp_path / "results" / "point_robot-ctmrl.json", tmp_path / "results" / "runs"
+    run("collect_results", monkeypatch, output, *runs, "--keep", kept)
+    first = output.read_text()
+    run("collect_results", monkeypatch, output, *sorted(kept.glob("*.json")))
+    assert output.read_text() == first
+    # another policy loss is another file; another command of the same name is refused
+    run(
+        "collect_results",
+        monkeypatch,
+        tmp_path / "i.json",
+        summary(tmp_path, "iql", 0, -5.0, "iql"),
+        "--keep",
+        kept,
+    )
+    assert len(list(kept.glob("*.json"))) == 3
+    other = summary(tmp_path, "other", 0, -9.0, extra=" representation.codes=2")
+    with pytest.raises(SystemExit, match="holds the run of another command"):
+        run("collect_results", monkeypatch, tmp_path / "o.json", other, "--keep", kept)
+
+    oracle = {"env": "point_robot", "tasks": "repo", "policy_loss": "brac_sac", "preset": "cpu"}
+    (tmp_path / "results" / "oracle").mkdir()
+    file = tmp_path / "results" / "oracle" / "point_robot.json"
+    file.write_text(json.dumps({**oracle, "returns": {"test": -3.95, "train": -3.96}}))
+    table = load("results_table")
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("before <!-- table -->old<!-- /table --> after")
+    table.main()
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before <!-- table -->\n| environment") and text.endswith("<!-- /table --> after")
+    assert "| Point-Robot (repo) | `ctmrl` | 2 | -4.50 [-5.00, -4.00] | -5.50 |" in text
+    assert "| -3.95 | -3.85 | -4.81 |" in text or "| -3.95 | -3.86 | -4.81 |" in text
+    (tmp_path / "README.md").write_text("nothing")
+    with pytest.raises(SystemExit, match="no <!-- table -->"):
+        table.main()
