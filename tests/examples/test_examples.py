@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from ctmrl_torchrl.data import TaskDataset
+from ctmrl_torchrl.training.config import register_configs
+from ctmrl_torchrl.training.experiment import build_experiment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,29 +37,42 @@ def test_embedding_the_loss_in_a_loop(monkeypatch, capsys):
     assert re.search(r"np return on 10 unseen tasks: -\d+\.\d\d", capsys.readouterr().out)
 
 
-def test_every_part_of_the_embedded_loss_learns():
-    module = load("embed_loss")
-    ones = {key: (torch.zeros(n), torch.ones(n)) for key, n in (("observation", 2), ("action", 2), ("r", 1))}
-    torch.manual_seed(0)
-    loss = module.make_loss(ones)
-    dataset = module.collect_task_dataset("point_robot", recipe="smoke")
-    sampler = module.TaskSampler(
-        dataset,
-        task_ids=dataset.manifest.train_ids,
-        tasks_per_batch=4,
-        transitions_per_task=8,
-        context=module.ContextDraw(trajectories=(1, 2)),
-        num_contexts=2,
-    )
-    buffer = dataset.replay_buffer(
-        sampler, generator=torch.Generator().manual_seed(0), transform=module.renamed
-    )
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """The trainer's agent and the foreign loop's, 40 updates with the same settings and seed."""
+    root, updates = tmp_path_factory.mktemp("twins"), 40
+    register_configs()
+    with initialize_config_dir(version_base="1.3", config_dir=str(EXAMPLES.parent / "configs")):
+        overrides = ["dataset.recipe=smoke", "evaluation.every=0", "output.progress=false", "seed=3"]
+        paths = [f"dataset.root={root}/data", f"run_dir={root}/run", f"schedule.updates={updates}"]
+        config = OmegaConf.to_object(compose("config", overrides=overrides + paths))
+    experiment = build_experiment(config)
+    torch.manual_seed(3)
+    experiment.trainer.train()
+
+    module, dataset = load("embed_loss"), experiment.dataset
+    torch.manual_seed(3)
+    loss = module.make_loss(dataset.statistics(dataset.manifest.train_ids))
     before = {name: value.clone() for name, value in loss.named_parameters()}
-    codes = loss.representation.codebook.codes.clone()
-    module.train(loss, buffer, 10)
+    buffers = module.make_buffers(dataset, 3)
+    torch.manual_seed(3)
+    module.train(loss, *buffers, updates, 3)
+    return experiment, module, loss, before
+
+
+def test_every_part_of_the_embedded_loss_learns(twins):
+    *_, loss, before = twins
     unchanged = [name for name, value in loss.named_parameters() if torch.equal(value, before[name])]
     assert [name for name in unchanged if not name.startswith("policy.target")] == []
-    assert not torch.equal(codes, loss.representation.codebook.codes)
+
+
+def test_the_embedded_loss_ends_where_the_trainer_does(twins):
+    experiment, module, loss, _ = twins
+    expected = list(experiment.loss.parameters())
+    torch.testing.assert_close(list(loss.parameters()), expected)
+    test_ids = experiment.task_set.test_ids
+    run = experiment.tester.run(test_ids, 8, experiment.config.evaluation.seed)["np"]
+    torch.testing.assert_close(module.meta_test(loss, torch.tensor(test_ids)), run["returns"].flatten(0, 1))
 
 
 def test_embedding_the_loss_in_the_trainer(monkeypatch, capsys):
