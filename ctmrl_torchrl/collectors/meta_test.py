@@ -15,7 +15,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
 
-from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.modules.keys import join_key, rest_of_key
 
 #: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
 OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
@@ -255,13 +255,13 @@ class MetaTestCollector:
 
 def _below(root: NestedKey, key: NestedKey) -> NestedKey:
     """The rest of ``key`` below ``root``."""
-    parts, root_parts = (k if isinstance(k, tuple) else (k,) for k in (key, root))
-    if parts[: len(root_parts)] != root_parts or len(parts) == len(root_parts):
+    rest = rest_of_key(key, root)
+    if not rest:
         raise ValueError(
             f"MetaTestCollector: the context encoder reads {key!r}, which is not below {root!r}; pass "
             "evidence_key= the root of what it reads (entries of episodes, one tensor per feature)."
         )
-    return parts[len(root_parts) :]
+    return rest
 
 
 @contextmanager

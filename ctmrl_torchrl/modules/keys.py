@@ -13,6 +13,12 @@ def join_key(*parts: NestedKey) -> NestedKey:
     return flat if len(flat) > 1 else flat[0]
 
 
+def rest_of_key(key: NestedKey, root: NestedKey) -> tuple[str, ...] | None:
+    """What follows ``root`` in ``key``, empty where they are the same; None if ``key`` lies elsewhere."""
+    parts, root_parts = (k if isinstance(k, tuple) else (k,) for k in (key, root))
+    return parts[len(root_parts) :] if parts[: len(root_parts)] == root_parts else None
+
+
 def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Tensor | TensorDictBase:
     """The entry under ``key``, or an error that says who missed what (``TensorDict.get`` returns None).
 

@@ -12,7 +12,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
 
@@ -169,14 +169,15 @@ class MetaLoss(PolicyDelegation):
 
     def _features(self, context_key: NestedKey) -> list[NestedKey]:
         """What the encoder reads, of the draw under ``context_key``."""
-        root, name = _parts(self.tensor_keys.context), type(self).__name__
-        outside = [key for key in self.context_encoder.in_keys if _parts(key)[: len(root)] != root]
+        root = self.tensor_keys.context
+        rests = {key: rest_of_key(key, root) for key in self.context_encoder.in_keys}
+        outside = [key for key, rest in rests.items() if rest is None]
         if outside:
             raise ValueError(
-                f"{name}: the context encoder reads {outside[0]!r}, which is not below the context "
-                f"{self.tensor_keys.context!r}; set_keys(context=...) to the root of what it reads."
+                f"{type(self).__name__}: the context encoder reads {outside[0]!r}, which is not below the "
+                f"context {root!r}; set_keys(context=...) to the root of what it reads."
             )
-        return [join_key(context_key, *_parts(key)[len(root) :]) for key in self.context_encoder.in_keys]
+        return [join_key(context_key, *rest) for rest in rests.values()]
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -269,7 +270,3 @@ class MetaLoss(PolicyDelegation):
         if not self.policy_frozen:
             out.update(self.policy(self.policy_batch(tensordict, task_context)))
         return out
-
-
-def _parts(key: NestedKey) -> tuple[str, ...]:
-    return key if isinstance(key, tuple) else (key,)

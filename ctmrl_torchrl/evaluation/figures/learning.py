@@ -20,7 +20,7 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]
 _COLUMNS = 3
 _MAX_POINTS = 300
 _PANEL = (2.3, 1.95)  # inches: width, height
-_GAP = (1.75, 1.2)  # room for the labels on the right, and for titles and tick labels
+_GAP = (1.95, 1.2)  # room for the labels on the right, and for titles and tick labels
 
 
 def read_metrics(path: str | Path) -> Series:
