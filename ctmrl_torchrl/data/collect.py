@@ -149,8 +149,12 @@ def record_snapshots(
     data = data.set("task_id", task).set("snapshot_id", snapshot)
     # rows that ended early were reset and played on: only their first episode is whole
     done = data["next", "done"].squeeze(-1).long()
-    first_episode = done.cumsum(-1) - done == 0
-    data = data[first_episode]
+    kept = done.cumsum(-1) - done == 0
+    unstable = data.get(("next", "unstable"), None)
+    if unstable is not None:  # an episode in which the simulation broke down is no data at all
+        kept &= ~(unstable.squeeze(-1) & kept).any(-1, keepdim=True)
+        data = data.exclude(("next", "unstable"))
+    data = data[kept]
     ends = data["next", "done"].squeeze(-1).long()
     return data.set("trajectory_id", ends.cumsum(0) - ends)
 
@@ -219,7 +223,7 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
 
 
 def _stored_keys(rows: TensorDictBase) -> TensorDictBase:
-    keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS, *FLAG_KEYS]
+    keys = ["observation", "action", ("next", "observation"), ("next", "unstable"), *REWARD_KEYS, *FLAG_KEYS]
     return rows.select(*keys, strict=False)
 
 

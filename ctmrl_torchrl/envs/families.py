@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from tensordict import NestedKey
 from torch import Tensor
 
-from ctmrl_torchrl.envs.task_parameters import half_circle_goals, uniform_winds
+from ctmrl_torchrl.envs.task_parameters import (
+    circle_goals,
+    half_circle_goals,
+    log_multipliers,
+    multiplier_sizes,
+    target_velocities,
+    uniform_winds,
+)
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,84 @@ register_family(
         gymnasium_id="ctmrl/SparsePointRobot-v0",
         random_return={"repo": {"train": 0.0008, "test": 0.0007}, "paper": {"train": 0.0008, "test": 0.0005}},
         **_POINT_ROBOT,
+    )
+)
+
+# What the four MuJoCo robots share.
+_MUJOCO: dict[str, Any] = {
+    "horizon": 200,
+    "return_key": ("next", "reward"),
+    "discount": 0.99,
+    "env_builder": "ctmrl_torchrl.envs.mujoco.env:build_mujoco",
+    "gymnasium_class": "ctmrl_torchrl.envs.mujoco.gym_env:MujocoGymEnv",
+}
+
+
+def _bodies(**sizes: int) -> dict[str, Any]:
+    """Tasks that differ in the robot's body: names and values of the multipliers, for a model's sizes."""
+    counts = multiplier_sizes(**sizes)
+    return {
+        "parameter_names": tuple(f"log_{name}_{i}" for name, count in counts.items() for i in range(count)),
+        "sample_parameters": partial(log_multipliers, **sizes),
+    }
+
+
+register_family(
+    EnvFamily(
+        name="half_cheetah_vel",
+        observation_dim=20,
+        action_dim=6,
+        context_next_observation=False,
+        codes=8,
+        presets={"repo": (30, 10), "paper": (80, 20)},
+        parameter_names=("velocity",),
+        sample_parameters=target_velocities,
+        gymnasium_id="ctmrl/HalfCheetahVel-v0",
+        random_return={"repo": {"train": -439.7, "test": -442.7}},
+        **_MUJOCO,
+    )
+)
+register_family(
+    EnvFamily(
+        name="ant_goal",
+        observation_dim=29,
+        action_dim=8,
+        context_next_observation=False,
+        codes=8,
+        presets={"repo": (30, 10), "paper": (30, 10)},
+        parameter_names=_GOAL_PARAMETERS,
+        sample_parameters=circle_goals,
+        gymnasium_id="ctmrl/AntGoal-v0",
+        random_return={"repo": {"train": -727.0, "test": -739.0}},
+        **_MUJOCO,
+    )
+)
+register_family(
+    EnvFamily(
+        name="hopper_rand_params",
+        observation_dim=11,
+        action_dim=3,
+        context_next_observation=True,
+        codes=8,
+        presets={"repo": (30, 10), "paper": (30, 10)},
+        gymnasium_id="ctmrl/HopperRandParams-v0",
+        random_return={"repo": {"train": 7.8, "test": 7.2}},
+        **_bodies(bodies=5, velocities=6, geoms=5),
+        **_MUJOCO,
+    )
+)
+register_family(
+    EnvFamily(
+        name="walker_rand_params",
+        observation_dim=17,
+        action_dim=6,
+        context_next_observation=True,
+        codes=8,
+        presets={"repo": (30, 10), "paper": (30, 10)},
+        gymnasium_id="ctmrl/WalkerRandParams-v0",
+        random_return={"repo": {"train": 0.3, "test": -0.2}},
+        **_bodies(bodies=8, velocities=9, geoms=8),
+        **_MUJOCO,
     )
 )
 

@@ -8,6 +8,11 @@ from torch import Tensor
 
 WIND_SEED = 1337
 WIND_BOUND = 0.05
+BODY_SEED = 1234
+#: what differs between the bodies of the hopper and walker families, in the order in which it is drawn
+RANDOMISED_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
+#: base of a field's multipliers, whose exponents lie in [-3, 3]
+_MULTIPLIER_BASES = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
 
 
 def half_circle_goals(num_tasks: int) -> Tensor:
@@ -47,3 +52,47 @@ def uniform_winds(num_tasks: int) -> Tensor:
     wind_x = generator.uniform(-WIND_BOUND, WIND_BOUND, size=num_tasks)
     wind_y = generator.uniform(-WIND_BOUND, WIND_BOUND, size=num_tasks)
     return torch.from_numpy(np.stack((wind_x, wind_y), axis=-1))
+
+
+def target_velocities(num_tasks: int) -> Tensor:
+    """Velocities in m/s on an even grid from 1 to 3, both ends included, ``[num_tasks, 1]`` float64.
+
+    Example:
+        >>> target_velocities(3).flatten().tolist()
+        [1.0, 2.0, 3.0]
+    """
+    return torch.linspace(1.0, 3.0, num_tasks, dtype=torch.float64).unsqueeze(-1)
+
+
+def circle_goals(num_tasks: int) -> Tensor:
+    """Goals evenly spaced on the circle of radius 2, ``[num_tasks, 2]`` float64, the first on the x axis.
+
+    Example:
+        >>> circle_goals(4).round(decimals=3).abs().tolist()
+        [[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]]
+    """
+    angles = torch.arange(num_tasks, dtype=torch.float64) * (2.0 * torch.pi / num_tasks)
+    return 2.0 * torch.stack((angles.cos(), angles.sin()), dim=-1)
+
+
+def multiplier_sizes(bodies: int, velocities: int, geoms: int) -> dict[str, int]:
+    """Number of values of each of ``RANDOMISED_FIELDS`` in a model of these sizes."""
+    sizes = (bodies, 3 * bodies, velocities, 3 * geoms)
+    return dict(zip(RANDOMISED_FIELDS, sizes, strict=True))
+
+
+def log_multipliers(num_tasks: int, *, bodies: int, velocities: int, geoms: int) -> Tensor:
+    """Logarithms of what a task's model fields are multiplied by, ``[num_tasks, parameters]`` float64.
+
+    Masses, inertias and frictions by 1.5 to a power uniform in [-3, 3], dampings by 1.3 to one. Elements that
+    are zero in the nominal model (the world's mass, undamped joints) are drawn for too: the legacy generator
+    gives the published tasks only if nothing is left out.
+
+    Example:
+        >>> log_multipliers(1, bodies=5, velocities=6, geoms=5)[0, :3].exp().round(decimals=6).tolist()
+        [0.472145, 1.345903, 0.859422]
+    """
+    sizes = multiplier_sizes(bodies, velocities, geoms)
+    exponents = np.random.RandomState(BODY_SEED).uniform(-3.0, 3.0, (num_tasks, sum(sizes.values())))
+    bases = np.concatenate([np.full(size, _MULTIPLIER_BASES[name]) for name, size in sizes.items()])
+    return torch.from_numpy(exponents * np.log(bases))

@@ -1,0 +1,1 @@
+"""The MuJoCo families: models, formulas, batched simulation and environments."""

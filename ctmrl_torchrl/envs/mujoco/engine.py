@@ -1,0 +1,165 @@
+"""Many simulations of one robot, stepped in C++: the only place that knows how MuJoCo is driven.
+
+:class:`BatchEngine` uses ``mujoco.batch`` (MuJoCo 4); :class:`RolloutEngine` uses ``mujoco.rollout`` where
+that does not exist. Both are rebuilt from plain arrays when unpickled: no simulator handle is ever copied to
+another process.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import mujoco
+import numpy as np
+
+Array = np.ndarray
+
+
+class Engine(ABC):
+    """Simulations of one robot, one per row: what the two kinds have in common.
+
+    Args:
+        model: the nominal model.
+        rows: number of simulations.
+        frame_skip: simulation steps per control step.
+        threads: of the simulator; one is safe under ``fork``.
+    """
+
+    def __init__(self, model: mujoco.MjModel, rows: int, frame_skip: int, threads: int = 1) -> None:
+        self.model, self.rows, self.frame_skip, self.threads = model, rows, frame_skip, threads
+        self.fields: dict[str, Array] = {}
+        self._build()
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the simulations."""
+
+    @property
+    @abstractmethod
+    def qpos(self) -> Array:
+        """Positions ``[rows, nq]``, live."""
+
+    @property
+    @abstractmethod
+    def qvel(self) -> Array:
+        """Velocities ``[rows, nv]``, live."""
+
+    @abstractmethod
+    def set_fields(self, fields: Mapping[str, Array]) -> None:
+        """Give every simulation its own values ``[rows, ...]`` of some model fields."""
+
+    @abstractmethod
+    def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
+        """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
+
+    @abstractmethod
+    def step(self, control: Array, rows: Array | None = None) -> Array:
+        """Advance (some) rows by one control step; returns which have become unstable, ``[rows]`` bool."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        arguments = {
+            name: getattr(self, name) for name in ("model", "rows", "frame_skip", "threads", "fields")
+        }
+        return arguments | {"state": (np.array(self.qpos), np.array(self.qvel))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        qpos, qvel = state.pop("state")
+        fields = state.pop("fields")
+        self.__init__(**state)
+        self.set_fields(fields)
+        self.set_state(np.arange(self.rows), qpos, qvel)
+
+
+class BatchEngine(Engine):
+    """Simulations in a ``mujoco.batch.Batch``; equal to a loop over ``mj_step``, bit for bit."""
+
+    def _build(self) -> None:
+        from mujoco.batch import Batch
+
+        self._batch = Batch(self.model, self.rows, nthread=self.threads)
+
+    @property
+    def qpos(self) -> Array:
+        """Positions ``[rows, nq]``, live."""
+        return self._batch.qpos
+
+    @property
+    def qvel(self) -> Array:
+        """Velocities ``[rows, nv]``, live."""
+        return self._batch.qvel
+
+    def set_fields(self, fields: Mapping[str, Array]) -> None:
+        """Give every simulation its own values ``[rows, ...]`` of some model fields."""
+        self.fields.update(fields)
+        for name, values in fields.items():
+            self._batch.expand(name)[:] = values
+
+    def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
+        """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
+        self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._batch.qpos[rows], self._batch.qvel[rows] = qpos, qvel
+
+    def step(self, control: Array, rows: Array | None = None) -> Array:
+        """Advance by one control step; returns which simulations have become unstable, ``[rows]`` bool."""
+        self._batch.ctrl[:] = control
+        self._batch.step(rows, nstep=self.frame_skip)
+        return (self._batch.warning[..., 1] > 0).any(-1)
+
+
+class RolloutEngine(Engine):
+    """Simulations by ``mujoco.rollout``, a model per row; the solver forgets its warm start at each step."""
+
+    def _build(self) -> None:
+        self._models = [copy.copy(self.model) for _ in range(self.rows)]
+        self._data = mujoco.MjData(self.model)
+        size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self._state = np.zeros((self.rows, size))
+
+    @property
+    def qpos(self) -> Array:
+        """Positions ``[rows, nq]``, live."""
+        return self._state[:, 1 : 1 + self.model.nq]
+
+    @property
+    def qvel(self) -> Array:
+        """Velocities ``[rows, nv]``, live."""
+        return self._state[:, 1 + self.model.nq : 1 + self.model.nq + self.model.nv]
+
+    def set_fields(self, fields: Mapping[str, Array]) -> None:
+        """Give every simulation its own values ``[rows, ...]`` of some model fields."""
+        self.fields.update(fields)
+        for name, values in fields.items():
+            for model, value in zip(self._models, values, strict=True):
+                getattr(model, name)[:] = value
+
+    def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
+        """Put the simulations ``rows`` into a state, at time 0."""
+        self._state[rows, 0] = 0.0
+        self.qpos[rows], self.qvel[rows] = qpos, qvel
+
+    def step(self, control: Array, rows: Array | None = None) -> Array:
+        """Advance by one control step; returns which simulations have become unstable, ``[rows]`` bool."""
+        from mujoco import rollout
+
+        moved = np.arange(self.rows) if rows is None else np.asarray(rows)
+        unstable = np.zeros(self.rows, dtype=bool)
+        if not moved.size:
+            return unstable
+        models, start = [self._models[row] for row in moved], self._state[moved]
+        actions = np.repeat(np.asarray(control, dtype=np.float64)[moved, None], self.frame_skip, axis=1)
+        states, _ = rollout.rollout(models, self._data, start, actions)
+        # A simulation that went unstable was reset by MuJoCo, and with it its clock.
+        expected = start[:, 0] + self.frame_skip * self.model.opt.timestep
+        unstable[moved] = ~np.isclose(states[:, -1, 0], expected)
+        self._state[moved] = states[:, -1]
+        return unstable
+
+
+def make_engine(model: mujoco.MjModel, rows: int, frame_skip: int, threads: int = 1) -> Engine:
+    """The faster engine that the installed MuJoCo has."""
+    kind = BatchEngine if find_spec("mujoco.batch") is not None else RolloutEngine
+    return kind(model, rows, frame_skip, threads)

@@ -1,0 +1,90 @@
+"""A MuJoCo robot with one fixed task, for users of gymnasium."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from ctmrl_torchrl.envs.mujoco.engine import make_engine
+from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
+from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
+from ctmrl_torchrl.envs.task_sets import make_task_set
+
+
+class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One robot with one task: a row of ``MujocoEnv``, by the same formulas.
+
+    Observations are float32; actions lie in ``[-1, 1]`` and are clipped to it. The environment itself
+    truncates at the horizon, so it is registered without a time limit. A simulation that broke down is
+    truncated too and says so in ``info["unstable"]``.
+
+    Args:
+        family: name of a MuJoCo family.
+        task: id of the task.
+        preset: task set the id belongs to.
+        horizon: steps until truncation. None is the family's.
+
+    Raises:
+        ValueError: if the family, preset or task is unknown, or the horizon is not positive.
+
+    Example:
+        >>> import ctmrl_torchrl.envs
+        >>> env = gymnasium.make("ctmrl/HalfCheetahVel-v0", task=3)
+        >>> env.reset(seed=0)[0].shape
+        (20,)
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(
+        self,
+        family: str = "half_cheetah_vel",
+        task: int = 0,
+        preset: str = "repo",
+        *,
+        horizon: int | None = None,
+    ) -> None:
+        tasks = make_task_set(family, preset)
+        (self.task,) = tasks.validate_ids([task])
+        self.horizon = tasks.family.horizon if horizon is None else horizon
+        if self.horizon < 1:
+            raise ValueError(f"horizon must be at least 1 step, got {self.horizon}.")
+        self.robot = ROBOTS[family]
+        model = load_model(self.robot)
+        self._nominal = np.array(model.qpos0), model.nv
+        self.engine = make_engine(model, 1, self.robot.frame_skip)
+        self._parameters = tasks.parameters[[self.task]].numpy()
+        if self.robot.task_is_body:
+            self.engine.set_fields(task_fields(model, self._parameters))
+        self._step_count = 0
+        shape = (tasks.family.observation_dim,)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (tasks.family.action_dim,), np.float32)
+
+    def _observe(self) -> np.ndarray:
+        return self.robot.observation(self.engine.qpos, self.engine.qvel)[0].astype(np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Puts the robot into a random initial state; see ``gymnasium.Env.reset``."""
+        super().reset(seed=seed)
+        self.engine.set_state(np.arange(1), *self.robot.initial_state(*self._nominal, 1, self.np_random))
+        self._step_count = 0
+        return self._observe(), {"task_id": self.task}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Moves the robot for one control step; see ``gymnasium.Env.step``."""
+        clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)[None]
+        before, seen = self.engine.qpos.copy(), self._observe()
+        unstable = bool(self.engine.step(clipped)[0])
+        self._step_count += 1
+        truncated = unstable or self._step_count >= self.horizon
+        info = {"task_id": self.task, "unstable": unstable}
+        if unstable:
+            return seen, 0.0, False, True, info
+        reward = self.robot.reward(before, self.engine.qpos, clipped, self._parameters)
+        fallen = self.robot.fallen(self.engine.qpos, self.engine.qvel)
+        return self._observe(), float(reward[0]), bool(fallen[0]), truncated, info
