@@ -81,16 +81,17 @@ class BatchEngine(Engine):
         from mujoco.batch import Batch
 
         self._batch = Batch(self.model, self.rows, nthread=self.threads)
+        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
 
     @property
     def qpos(self) -> Array:
         """Positions ``[rows, nq]``, live."""
-        return self._batch.qpos
+        return self._qpos
 
     @property
     def qvel(self) -> Array:
         """Velocities ``[rows, nv]``, live."""
-        return self._batch.qvel
+        return self._qvel
 
     def set_fields(self, fields: Mapping[str, Array]) -> None:
         """Give every simulation its own values ``[rows, ...]`` of some model fields."""
@@ -101,11 +102,11 @@ class BatchEngine(Engine):
     def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
         """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self._batch.qpos[rows], self._batch.qvel[rows] = qpos, qvel
+        self._qpos[rows], self._qvel[rows] = qpos, qvel
 
     def step(self, control: Array, rows: Array | None = None) -> Array:
         """Advance by one control step; returns which simulations have become unstable, ``[rows]`` bool."""
-        self._batch.ctrl[:] = control
+        self._ctrl[:] = control
         self._batch.step(rows, nstep=self.frame_skip)
         return (self._batch.warning[..., 1] > 0).any(-1)
 

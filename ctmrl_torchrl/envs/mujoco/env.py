@@ -17,6 +17,8 @@ from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
+_CPU = torch.device("cpu")
+
 
 class MujocoEnv(EnvBase):
     """A robot per row, all of one family, each with its own task and, where that is the task, its own body.
@@ -98,12 +100,12 @@ class MujocoEnv(EnvBase):
     @property
     def task_ids(self) -> Tensor:
         """The task of each row, int64 ``[n]``."""
-        return torch.tensor(self._task_ids, dtype=torch.int64, device=self.device)
+        return self._task_id.to(self.device, copy=True)
 
     @property
     def task_parameters(self) -> Tensor:
         """What the tasks of the rows are, float64 ``[n, parameters]``: for analysis; no policy reads it."""
-        return self.task_set.parameters[list(self._task_ids)].clone()
+        return self.task_set.parameters[self._task_id]
 
     def set_task(self, task_ids: Sequence[int] | Tensor) -> None:
         """Gives every row a task and puts all robots back to a start; call ``reset()`` before stepping on.
@@ -120,7 +122,7 @@ class MujocoEnv(EnvBase):
                 f"set_task got {len(ids)} task ids for an environment with {self.batch_size[0]} rows; "
                 "make another environment to change the number of rows."
             )
-        self._task_ids = ids
+        self._task_id = torch.tensor(ids, dtype=torch.int64)
         self._parameters = self.task_parameters.numpy()
         if self.robot.task_is_body:
             self.engine.set_fields(task_fields(self.engine.model, self._parameters))
@@ -145,22 +147,27 @@ class MujocoEnv(EnvBase):
         return self._output(observation=self._observe(), unstable=np.zeros((n, 1), dtype=bool))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        action = tensordict.get("action").detach().cpu().double().clamp(-1.0, 1.0).numpy()
+        action = tensordict.get("action").detach().cpu().double().numpy().clip(-1.0, 1.0)
         active = tensordict.get("_step", None)
         moving = slice(None) if active is None else active.view(-1).cpu().numpy()
         rows = None if active is None else moving.nonzero()[0]
-        before, seen = self.engine.qpos.copy(), self._observe()
+        before, speed = self.engine.qpos.copy(), self.engine.qvel.copy()
         unstable = self.engine.step(action, rows)
-        after, qvel = self.engine.qpos, self.engine.qvel
+        after, velocity = self.engine.qpos, self.engine.qvel
         self._step_count[moving] += 1
-        self.unstable_count += int(unstable.sum())
-        fallen = self.robot.fallen(after, qvel) & ~unstable
-        truncated = (self._step_count >= self.horizon) | unstable
+        fallen = self.robot.fallen(after, velocity)
+        truncated = self._step_count >= self.horizon
         reward = self.robot.reward(before, after, action, self._parameters)
+        observation = self.robot.observation(after, velocity)
+        if unstable.any():  # what MuJoCo has put in the place of the broken state is not part of the task
+            self.unstable_count += int(unstable.sum())
+            observation = np.where(unstable[:, None], self.robot.observation(before, speed), observation)
+            reward = np.where(unstable, 0.0, reward)
+            fallen, truncated = fallen & ~unstable, truncated | unstable
         return self._output(
-            observation=np.where(unstable[:, None], seen, self._observe()),
+            observation=observation,
             unstable=unstable[:, None],
-            reward=np.where(unstable, 0.0, reward)[:, None],
+            reward=reward[:, None],
             done=(fallen | truncated)[:, None],
             terminated=fallen[:, None],
             truncated=truncated[:, None],
@@ -169,9 +176,9 @@ class MujocoEnv(EnvBase):
     def _output(self, **values: np.ndarray) -> TensorDict:
         tensors = {name: torch.from_numpy(value) for name, value in values.items()}
         out = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        return TensorDict({"task_id": torch.tensor(self._task_ids), **out}, batch_size=self.batch_size).to(
-            self.device
-        )
+        out["task_id"] = self._task_id
+        result = TensorDict(out, batch_size=self.batch_size)
+        return result if self.device == _CPU else result.to(self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self._generator = None if seed is None else np.random.default_rng(seed)

@@ -1,0 +1,143 @@
+"""Control steps per second of CPU: batched environments, a bare loop over ``mj_step``, TorchRL's ``GymEnv``.
+
+python benchmarks/simulator.py                                  # half cheetah, 40 rows
+python benchmarks/simulator.py --family ant_goal --rows 40 --rounds 12
+python benchmarks/simulator.py --output results/benchmarks/simulator.json
+
+The contestants take turns in every round, so that what else the machine does meets all of them; medians over
+rounds are compared. CPU time counts the threads of the process, wall time is given beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import torch
+from torchrl._utils import logger as torchrl_logger
+from torchrl.envs import EnvBase, GymEnv
+
+from ctmrl_torchrl.envs import get_family, make_env
+from ctmrl_torchrl.envs.mujoco.models import load_model
+from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
+
+GYMNASIUM = {
+    "half_cheetah_vel": "HalfCheetah-v5",
+    "ant_goal": "Ant-v5",
+    "hopper_rand_params": "Hopper-v5",
+    "walker_rand_params": "Walker2d-v5",
+}
+
+
+def bare_loop(family: str, rows: int) -> Callable[[int], None]:
+    """``steps`` control steps of every row, one ``MjData`` each, nothing but the simulation."""
+    robot = ROBOTS[family]
+    model = load_model(robot)
+    generator = np.random.default_rng(0)
+    simulations = [mujoco.MjData(model) for _ in range(rows)]
+
+    def run(steps: int) -> None:
+        actions = generator.uniform(-1.0, 1.0, (rows, steps, model.nu))
+        for data, own in zip(simulations, actions, strict=True):
+            mujoco.mj_resetData(model, data)
+            for action in own:
+                data.ctrl[:] = action
+                mujoco.mj_step(model, data, nstep=robot.frame_skip)
+
+    return run
+
+
+def rollout(env: EnvBase) -> Callable[[int], None]:
+    """A TorchRL rollout with random actions; rows that end are reset."""
+
+    def run(steps: int) -> None:
+        env.rollout(steps, break_when_any_done=False)
+
+    return run
+
+
+def steps_only(env: EnvBase) -> Callable[[int], None]:
+    """``env.step`` alone, as a collector's inner loop calls it, without the stacking of a rollout."""
+
+    def run(steps: int) -> None:
+        state = env.reset()
+        for _ in range(steps):
+            state = env.step_and_maybe_reset(env.rand_action(state))[1]
+
+    return run
+
+
+def timed(run: Callable[[int], None], steps: int) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    run(steps)
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def measure(
+    family: str, rows: int, rounds: int, steps: int, threads: list[int]
+) -> dict[str, dict[str, float]]:
+    """Median control steps per CPU second and per second of every contestant, and their ratios."""
+    single = max(steps // 4, 1)
+    task_ids = torch.arange(rows) % len(make_env(family).task_ids)
+    contestants = {"bare mj_step loop": (bare_loop(family, rows), rows, steps)}
+    for count in threads:
+        env = make_env(family, task_ids, threads=count, horizon=get_family(family).horizon, seed=0)
+        contestants[f"env.step, {count} thread(s)"] = steps_only(env), rows, steps
+        contestants[f"rollout, {count} thread(s)"] = rollout(env), rows, steps
+    contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(GYMNASIUM[family])), 1, single
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for run, _, length in contestants.values():
+        run(max(length // 10, 1))
+    for _ in range(rounds):
+        for name, (run, width, length) in contestants.items():
+            cpu, wall = timed(run, length)
+            rates[name].append((width * length / cpu, width * length / wall))
+    medians = {
+        name: {
+            "steps_per_cpu_second": statistics.median(cpu for cpu, _ in values),
+            "steps_per_second": statistics.median(wall for _, wall in values),
+        }
+        for name, values in rates.items()
+    }
+    for entry in medians.values():  # in the order in which the table reads them
+        for other, label in (("bare mj_step loop", "bare_loop"), ("TorchRL GymEnv rollout", "gym_env")):
+            ratio = entry["steps_per_cpu_second"] / medians[other]["steps_per_cpu_second"]
+            entry[f"times_{label}"] = ratio
+    return medians
+
+
+def main() -> None:
+    """Measure, log a table, write JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--family", default="half_cheetah_vel", choices=sorted(GYMNASIUM))
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    medians = measure(**settings)
+    for name, entry in medians.items():
+        cpu, wall, bare, gym = entry.values()
+        torchrl_logger.info(
+            f"{name:24s} {cpu:8.0f} steps / CPU s {wall:8.0f} / s {bare:6.2f} x bare {gym:6.1f} x GymEnv"
+        )
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        load = os.getloadavg()[0]
+        result = settings | {"mujoco": mujoco.__version__, "load": round(load, 1), "rates": medians}
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
