@@ -6,5 +6,6 @@ from ctmrl_torchrl.objectives.ctmrl import CTMRLLoss
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import BRACSACLoss, make_iql_loss
 from ctmrl_torchrl.objectives.representation import CQVAELoss
+from ctmrl_torchrl.objectives.stacked import StackedLoss
 
-__all__ = ["BRACSACLoss", "CQVAELoss", "CTMRLLoss", "MetaLoss", "make_iql_loss"]
+__all__ = ["BRACSACLoss", "CQVAELoss", "CTMRLLoss", "MetaLoss", "StackedLoss", "make_iql_loss"]

@@ -54,7 +54,7 @@ def test_every_public_name_has_an_example(front, name):
     assert name in "".join(example.source for test in tests for example in test.examples)
 
 
-LOSSES = ["BRACSACLoss", "CQVAELoss", "CTMRLLoss", "MetaLoss", "make_iql_loss"]
+LOSSES = ["BRACSACLoss", "CQVAELoss", "CTMRLLoss", "MetaLoss", "StackedLoss", "make_iql_loss"]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -66,6 +66,6 @@ def test_every_loss_says_what_it_reads_puts_out_and_raises(name):
     if name != "CTMRLLoss":  # which refers to its parents
         assert "Raises:" in doc and "Out:" in doc
         accepted = getattr(ctmrl_torchrl.objectives, name)
-        if inspect.isclass(accepted):
+        if hasattr(accepted, "_AcceptedKeys"):  # a stack of losses has those of the stacked ones
             for key in accepted._AcceptedKeys.__dataclass_fields__:
                 assert f"``{key}``" in doc, key

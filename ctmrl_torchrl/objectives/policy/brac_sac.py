@@ -198,13 +198,13 @@ class BRACSACLoss(TransitionLoss):
         """min over critics of Q(s, a_pi), with gradient to the action alone."""
         batch = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         batch.set(self.tensor_keys.action, action)
-        stacked = self._stacked_qvalue(batch, self.qvalue_network_params.data)
+        stacked = self._stacked_qvalue(batch, self.qvalue_network_params.detach())
         return stacked.get(self.tensor_keys.state_action_value).squeeze(-1).amin(0)
 
     def _witness(self, tensordict: TensorDictBase, action: Tensor, *, learn: bool) -> Tensor:
         batch = tensordict.select(*self.behaviour_critic.in_keys, strict=False)
         batch.set(self.tensor_keys.action, action)
-        params = self.behaviour_critic_params if learn else self.behaviour_critic_params.data
+        params = self.behaviour_critic_params if learn else self.behaviour_critic_params.detach()
         with params.to_module(self.behaviour_critic, preserve_module_state=False):
             written = self.behaviour_critic(batch)
         return self._column(written, self.behaviour_critic.out_keys[-1], tuple(action.shape[:-1]))

@@ -113,7 +113,7 @@ def hard_contrastive(
     scores = torch.rand(tasks, tasks, generator=generator, device=anchor.device)
     scores = scores.masked_fill(repeated, -1.0)
     extra = scores.topk(min(extra_negatives, tasks - 1), dim=-1).indices
-    drawn = torch.zeros_like(same_code).scatter_(1, extra, True)
+    drawn = (extra.unsqueeze(-1) == torch.arange(tasks, device=anchor.device)).any(-2)
     allowed = itself | ((same_code | (drawn & alone)) & ~repeated)
 
     similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
