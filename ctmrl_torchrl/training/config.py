@@ -147,7 +147,8 @@ class ExperimentConfig:
     Args:
         env (str): environment family. tasks (str): task-set preset, ``repo`` (30 + 10) or ``paper``.
         method (str): name of the method, for the records. preset (str): name of the size preset, likewise.
-        seed (int): seed of the training.
+        seed (int): seed of the training. seeds (list of int or None): several in one process, trained as one
+            stacked computation, each with a run folder of its own; ``seed`` is then left aside.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
         run_dir (str): where the results go; a folder that holds a run already is left alone unless
             ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
@@ -161,6 +162,7 @@ class ExperimentConfig:
     method: str = "ctmrl"
     preset: str = "quick"
     seed: int = 0
+    seeds: list[int] | None = None
     device: str = "auto"
     run_dir: str = "runs/default"
     overwrite: bool = False

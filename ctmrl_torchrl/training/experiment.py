@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from ctmrl_torchrl.training.meta_test import MetaTester, protocol_result
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
 from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
+from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import ConfigError, validate_config
+from ctmrl_torchrl.training.validate import ConfigError, validate_config, validate_seeds
 
 
 @dataclass
@@ -135,6 +137,33 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         the summary.
     """
     start = time.perf_counter()
+    experiment = prepare(config)
+    experiment.trainer.train()
+    return conclude(experiment, start, command)
+
+
+def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -> list[dict[str, Any]]:
+    """Several runs that differ in their seeds (and run folders) alone, trained as one stacked computation.
+
+    Args:
+        configs: one per seed. command: as for :func:`run_experiment`.
+
+    Returns:
+        the summaries; every run folder is left as by a run of its own.
+
+    Raises:
+        ConfigError: if a configuration cannot be part of a stack.
+    """
+    start = time.perf_counter()
+    validate_seeds(configs)
+    experiments = [prepare(config) for config in configs]
+    trainers = [experiment.trainer for experiment in experiments]
+    StackedTrainer(trainers, [config.seed for config in configs]).train()
+    return [conclude(experiment, start, command) for experiment in experiments]
+
+
+def prepare(config: ExperimentConfig) -> Experiment:
+    """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging."""
     validate_config(config)
     torch.set_num_threads(config.threads)
     _check_run_dir(config)
@@ -155,12 +184,17 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         keep_until=trainer.update_count if config.resume is not None else None,
         keep_from=earlier_metrics,
     )
-    trainer.train()
+    return experiment
+
+
+def conclude(experiment: Experiment, start: float, command: str | None = None) -> dict[str, Any]:
+    """The final meta-test of a trained experiment, its summary and figures; ``start`` by ``perf_counter``."""
+    run_dir = experiment.run_dir
     runs = final_meta_test(experiment)
-    wall_time_s = trainer.earlier_seconds + time.perf_counter() - start
+    wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
     summary = summarise(experiment, runs, wall_time_s, command)
     write_summary(summary, run_dir / "summary.json")
-    if config.output.figures:
+    if experiment.config.output.figures:
         draw_figures(
             experiment.task_set, experiment.dataset, runs, summary, codebook_of(experiment.loss), run_dir
         )

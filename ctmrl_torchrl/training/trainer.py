@@ -118,35 +118,46 @@ class MetaTrainer:
             FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint
                 stays.
         """
+        self.begin()
+        with self.progress_bar() as bar:
+            while self.update_count < self.updates:
+                self.record(self.update(self.next_batch()), bar)
+                bar.update()
+        self.save()
+
+    def begin(self) -> None:
+        """Start the clock; put the loss into training mode."""
         self._start = time.perf_counter()
         self.loss.train()
-        with tqdm(
+
+    def progress_bar(self) -> tqdm:
+        """A bar over the remaining updates, if one is wanted."""
+        return tqdm(
             total=self.updates,
             initial=self.update_count,
             disable=not self.progress,
             desc="meta-train",
             smoothing=0.05,
-        ) as bar:
-            while self.update_count < self.updates:
-                self._one_update()
-                bar.update()
-                if self._due(self.log_every) or self.update_count == self.updates:
-                    self._log_losses()
-                if self._due(self.evaluate_every) and self.evaluate is not None:
-                    self._log_evaluation(bar)
-                if self._due(self.checkpoint_every):
-                    self.save()
-        self.save()
+        )
 
-    def _one_update(self) -> None:
+    def next_batch(self) -> TensorDictBase:
+        """What the coming update learns from, once the schedule has been moved on to it."""
         for hook in self.hooks:
             hook.before_update(self.update_count)
         self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
         batch = self.buffer.sample()
-        if self.device is not None:
-            batch = batch.to(self.device, non_blocking=True)
-        self._recent.append(self.update(batch))
+        return batch if self.device is None else batch.to(self.device, non_blocking=True)
+
+    def record(self, losses: TensorDictBase, bar: tqdm) -> None:
+        """Count an update that has been made; log, meta-test and checkpoint where it is time."""
+        self._recent.append(losses)
         self.update_count += 1
+        if self._due(self.log_every) or self.update_count == self.updates:
+            self._log_losses()
+        if self._due(self.evaluate_every) and self.evaluate is not None:
+            self._log_evaluation(bar)
+        if self._due(self.checkpoint_every):
+            self.save()
 
     def _due(self, interval: int) -> bool:
         return interval > 0 and self.update_count % interval == 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ctmrl_torchrl.data import RECIPES
@@ -165,9 +166,28 @@ def validate_config(config: ExperimentConfig) -> None:
         if hasattr(loss, field):
             value = getattr(loss, field)
             _require(allowed(value), name, value, description)
+    _require(config.seeds is None, "seeds", config.seeds, "null for a single run; see run_seeds for several")
     presets = get_family(config.env).presets
     _require(config.tasks in presets, "tasks", config.tasks, f"one of {', '.join(presets)}")
     _check_together(config, presets[config.tasks][0])
+
+
+def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
+    """Check that runs can be trained as one stacked computation.
+
+    Raises:
+        ConfigError: naming the field, what was given and what is allowed.
+    """
+    seeds, folders = [config.seed for config in configs], [config.run_dir for config in configs]
+    _require(len(seeds) > 0 and len(set(seeds)) == len(seeds), "seeds", seeds, "a list of different seeds")
+    _require(len(set(folders)) == len(seeds), "run_dir", folders, "a folder of its own for every seed")
+    for name in ("compile", "resume"):
+        values = [getattr(config, name) for config in configs if getattr(config, name)]
+        _require(
+            not values, name, values, f"nothing together with seeds; run each seed by itself with {name}"
+        )
+    alike = [replace(config, seed=0, run_dir="") for config in configs]
+    _require(all(config == alike[0] for config in alike), "seeds", seeds, "runs that differ in nothing else")
 
 
 def _require(condition: bool, name: str, value: Any, description: str) -> None:

@@ -150,7 +150,8 @@ def test_the_seed_decides_everything(dataset_root, tmp_path):
         experiment = build_experiment(tiny_config(dataset_root, tmp_path, QUIET, seed=seed))
         torch.manual_seed(seed)
         for _ in range(3):
-            experiment.trainer._one_update()
+            trainer = experiment.trainer
+            trainer.record(trainer.update(trainer.next_batch()), trainer.progress_bar())
         states.append(torch.cat([p.detach().flatten() for p in experiment.loss.parameters()]))
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 

@@ -1,0 +1,135 @@
+"""Several seeds in one process: every agent ends where its single run ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_experiments import metric_rows, tiny_config
+
+from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.training.checkpoint import load_checkpoint
+from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_identity, run_seeds
+from ctmrl_torchrl.training.stacked import StackedTrainer
+from ctmrl_torchrl.training.validate import ConfigError
+
+SEEDS = (0, 4)
+RELABELLED = {"representation.relabelled_fraction": 0.5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stacked")
+
+
+def config(folder, kind, seed, **fields):
+    return tiny_config(folder / "data", folder / f"{kind}-{seed}", RELABELLED, seed=seed, **fields)
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """Summaries of the single runs, and of the stack."""
+    single = [run_experiment(config(folder, "single", seed)) for seed in SEEDS]
+    return single, run_seeds([config(folder, "stacked", seed) for seed in SEEDS], "the command")
+
+
+def checkpoint(folder, kind, seed):
+    identity = run_identity(config(folder, kind, seed))
+    return load_checkpoint(folder / f"{kind}-{seed}" / "checkpoints" / "last.pt", identity)
+
+
+def assert_close(first, second):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_close(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_close(one, other)
+    elif isinstance(first, (torch.Tensor, float)):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+    else:
+        assert first == second
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_agents_optimisers_and_random_states_are_those_of_single_runs(runs, folder, seed):
+    single, stacked = (checkpoint(folder, kind, seed) for kind in ("single", "stacked"))
+    for name in ("update", "loss", "optimiser", "hooks", "sampling", "torch_rng", "recent"):
+        assert_close(single[name], stacked[name])
+
+
+def test_logs_and_returns_are_those_of_single_runs(runs, folder):
+    for seed, alone, together in zip(SEEDS, *runs, strict=True):
+        assert_close(alone["returns"], together["returns"])
+        assert together["seed"] == seed and together["command"] == "the command"
+        written = json.loads((folder / f"stacked-{seed}" / "summary.json").read_text())
+        assert written["returns"] == together["returns"]
+        own, shared = (metric_rows(folder / f"{kind}-{seed}") for kind in ("single", "stacked"))
+        assert [row[:2] for row in own] == [row[:2] for row in shared]
+        assert_close([float(row[2]) for row in own], [float(row[2]) for row in shared])
+
+
+def test_seeds_differ(runs, folder):
+    first, second = (checkpoint(folder, "stacked", seed)["loss"] for seed in SEEDS)
+    name = "representation.codebook.codes"
+    assert not torch.allclose(first[name], second[name])
+
+
+def test_a_seed_of_a_stack_goes_on_alone(runs, folder):
+    path = folder / "stacked-4"
+    longer = {**RELABELLED, "evaluation.every": 0}
+    on = tiny_config(folder / "data", folder / "on", longer, seed=4, resume=str(path))
+    assert run_experiment(on)["updates"] == 20
+    fresh = tiny_config(folder / "data", folder / "fresh", longer, seed=4)
+    experiment = prepare(fresh)
+    experiment.trainer.resume(path)
+    experiment.trainer.updates = 22
+    experiment.trainer.train()
+    assert experiment.trainer.update_count == 22
+
+
+def test_iql_is_stacked_too(folder):
+    changes = {"schedule.updates": 6, "evaluation.every": 0}
+    configs = [
+        tiny_config(
+            folder / "data", folder / f"iql-{seed}", changes, seed=seed, policy_loss=IQLConfig(hidden=[8])
+        )
+        for seed in SEEDS
+    ]
+    together = run_seeds(configs)
+    configs[1].run_dir = str(folder / "iql-alone")
+    assert_close(run_experiment(configs[1])["returns"], together[1]["returns"])
+
+
+def test_what_cannot_be_a_stack_is_refused_before_anything_is_written(tmp_path):
+    def each(seeds=SEEDS, **fields):
+        return [tiny_config(tmp_path, tmp_path / str(i), seed=seed, **fields) for i, seed in enumerate(seeds)]
+
+    same_folder = each()
+    same_folder[1].run_dir = same_folder[0].run_dir
+    others = each()
+    others[1].batch.tasks = 3
+    for configs, message in (
+        ([], r"seeds: got \[\], allowed is a list of different seeds"),
+        (each((1, 1)), r"seeds: got \[1, 1\], allowed is a list of different seeds"),
+        (same_folder, "run_dir: got .* a folder of its own for every seed"),
+        (each(compile=True), "compile: got .* run each seed by itself"),
+        (each(resume="runs/x"), "resume: got .* run each seed by itself"),
+        (others, "runs that differ in nothing else"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_seeds(configs)
+    with pytest.raises(ConfigError, match=r"seeds: got \[0, 1\], allowed is null for a single run"):
+        run_experiment(tiny_config(tmp_path, tmp_path / "one", seeds=[0, 1]))
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_trainers_must_be_in_step(folder):
+    trainers = [prepare(config(folder, "step", seed)).trainer for seed in SEEDS]
+    trainers[1].update_count = 3
+    with pytest.raises(ValueError, match="at the same update"):
+        StackedTrainer(trainers, SEEDS)
