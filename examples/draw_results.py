@@ -55,7 +55,7 @@ def draw_sweep(files: list[Path], output: Path) -> None:
         output,
         random=first["reference"]["random"],
         subtitle=f"{_setting(first)}, preset {first['preset']}, {_seeds(first)}, unseen tasks",
-        interval="95 % interval over seeds",
+        interval="95 % interval over seeds" if len(first["seeds"]) > 1 else "",
     )
 
 

@@ -36,7 +36,7 @@ def plot_codes_sweep(
         random: return of the random policy; noted where it lies below the axis.
         title: says what is seen.
         subtitle: second, lighter line.
-        interval: what the bars are.
+        interval: what the bars are; empty where there are none.
 
     Raises:
         ValueError: if there is nothing to draw or the arrays of a protocol differ in length.
@@ -89,7 +89,8 @@ def plot_codes_sweep(
         labels.append(style.Label(optimum, f"optimum  ({style.number(optimum, 3)})", style.INK))
     labels += _limits(axes, np.concatenate(every_mean), np.concatenate(every_high), random, optimum)
     _number_axis(axes, np.concatenate(every_code))
-    style.heading(figure, axes, title, " · ".join(filter(None, (subtitle, f"bars: {interval}"))))
+    notes = (subtitle, f"bars: {interval}" if interval else "")
+    style.heading(figure, axes, title, " · ".join(filter(None, notes)))
     style.label_margin(axes, labels)
     return style.save_figure(figure, path)
 
