@@ -24,7 +24,7 @@ import torch
 from torchrl._utils import logger as torchrl_logger
 from torchrl.envs import EnvBase, GymEnv
 
-from ctmrl_torchrl.envs import get_family, make_env
+from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.envs.mujoco.models import load_model
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 
@@ -89,7 +89,7 @@ def measure(
     task_ids = torch.arange(rows) % len(make_env(family).task_ids)
     contestants = {"bare mj_step loop": (bare_loop(family, rows), rows, steps)}
     for count in threads:
-        env = make_env(family, task_ids, threads=count, horizon=get_family(family).horizon, seed=0)
+        env = make_env(family, task_ids, threads=count, seed=0)
         contestants[f"env.step, {count} thread(s)"] = steps_only(env), rows, steps
         contestants[f"rollout, {count} thread(s)"] = rollout(env), rows, steps
     contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(GYMNASIUM[family])), 1, single
