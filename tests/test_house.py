@@ -64,7 +64,7 @@ def test_the_example_of_the_readme_runs():
 
 def test_every_choice_that_the_readme_names_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for group in ("env", "method", "policy_loss", "preset"):
+    for group in ("env", "method", "policy_loss", "preset", "dataset"):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{group}` |"))
         named = set(re.findall(r"`(\w+)`", row)) - {group}
         assert named == {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}, group

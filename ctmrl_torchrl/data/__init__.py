@@ -7,11 +7,11 @@ from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.importers import import_released
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import RECIPES, CollectionRecipe, get_recipe
+from ctmrl_torchrl.data.recipes import RECIPE_NAMES, CollectionRecipe, get_recipe, recipes_of
 from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
 
 __all__ = [
-    "RECIPES",
+    "RECIPE_NAMES",
     "CollectionRecipe",
     "ContextDraw",
     "DatasetError",
@@ -24,5 +24,6 @@ __all__ = [
     "get_recipe",
     "import_released",
     "library_versions",
+    "recipes_of",
     "snapshot_returns",
 ]

@@ -1,22 +1,21 @@
-"""Behaviour policies: one SAC agent per task, all trained as a single batched computation."""
+"""Behaviour policies by SAC for all tasks at once: what the kinds share, and an agent per task."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModuleBase
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
-from torchrl.data import LazyTensorStorage, ReplayBuffer
-from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
-from tqdm import tqdm
 
 from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.envs import TaskSet
 
 
 @contextmanager
@@ -31,15 +30,14 @@ def isolated_rng(seed: int, device: torch.device | str) -> Iterator[None]:
         yield
 
 
-class BatchedSAC:
-    """One independent SAC agent per task with stacked parameters: no loop over tasks, nothing shared.
+class SACAgents(ABC):
+    """Behaviour policies of all tasks of a set, trained by SAC as one computation.
 
-    Built from TorchRL's parts: :class:`~torchrl.modules.MultiAgentMLP` without parameter sharing holds the
-    tasks in its agent dimension, and one :class:`~torchrl.objectives.SACLoss` reads batches of shape
-    ``[batch, num_tasks]``. The loss is summed over tasks, so each agent gets the gradient it would get alone.
+    Built from TorchRL's parts: one :class:`~torchrl.objectives.SACLoss` reads batches of shape
+    ``[batch, num_tasks]``; a subclass says what the networks are and which keys tell them the task.
 
     Args:
-        num_tasks: number of agents.
+        num_tasks: number of tasks.
         observation_dim: size of an observation.
         action_dim: size of an action; actions lie in [-1, 1].
         recipe: network and optimiser settings.
@@ -48,15 +46,12 @@ class BatchedSAC:
         device: where parameters live.
 
     Keys read by :meth:`update`, batch ``[batch, num_tasks]``: ``observation``, ``action``, ``("next",
-    "observation" | "reward" | "done" | "terminated")``. Only ``terminated`` cuts the bootstrap.
-
-    Examples:
-        >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=1, hidden_sizes=(8,))
-        >>> agents = BatchedSAC(3, observation_dim=2, action_dim=2, recipe=recipe, discount=0.9, seed=0)
-        >>> data = TensorDict({"observation": torch.zeros(5, 3, 2)}, [5, 3])
-        >>> agents.actor(data)["action"].shape
-        torch.Size([5, 3, 2])
+    "observation" | "reward" | "done" | "terminated")``, and what :attr:`task_keys` names, also under
+    ``"next"``. Only ``terminated`` cuts the bootstrap.
     """
+
+    #: what the networks read besides observation and action
+    task_keys: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -72,23 +67,24 @@ class BatchedSAC:
         self.num_tasks = num_tasks
         self.device = torch.device(device)
         with isolated_rng(seed, self.device):
-            actor_net = nn.Sequential(
-                self._stacked_mlp(observation_dim, 2 * action_dim, recipe), NormalParamExtractor()
-            )
-            critic_net = self._stacked_mlp(observation_dim + action_dim, 1, recipe)
+            actor_net = self._network(observation_dim, 2 * action_dim, recipe)
+            critic_net = self._network(observation_dim + action_dim, 1, recipe)
             self.actor = ProbabilisticActor(
-                TensorDictModule(actor_net, in_keys=["observation"], out_keys=["loc", "scale"]),
+                TensorDictSequential(
+                    TensorDictModule(actor_net, self._inputs("observation"), ["parameters"]),
+                    TensorDictModule(NormalParamExtractor(), ["parameters"], ["loc", "scale"]),
+                ),
                 in_keys=["loc", "scale"],
                 distribution_class=TanhNormal,
                 return_log_prob=True,
             )
             self.loss = SACLoss(
                 self.actor,
-                ValueOperator(critic_net, in_keys=["observation", "action"]),
+                ValueOperator(critic_net, in_keys=self._inputs("observation", "action")),
                 num_qvalue_nets=2,
                 loss_function="l2",
                 alpha_init=recipe.entropy_coefficient,
-                fixed_alpha=True,
+                fixed_alpha=not recipe.learn_entropy,
                 target_entropy=-float(action_dim),
             )
         self.loss.make_value_estimator(gamma=discount if recipe.discount is None else recipe.discount)
@@ -100,22 +96,31 @@ class BatchedSAC:
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.learning_rate_scale)
 
-    def _stacked_mlp(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> MultiAgentMLP:
-        return MultiAgentMLP(
-            in_features,
-            out_features,
-            self.num_tasks,
-            centralized=False,
-            share_params=False,
-            num_cells=list(recipe.hidden_sizes),
-            activation_class=nn.ReLU,
-            device=self.device,
-        )
+    @classmethod
+    @abstractmethod
+    def for_tasks(
+        cls, tasks: TaskSet, recipe: CollectionRecipe, *, seed: int, device: torch.device | str = "cpu"
+    ) -> SACAgents:
+        """The agents of a task set."""
+
+    @abstractmethod
+    def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> nn.Module:
+        """A network of the inputs of :meth:`_inputs`."""
+
+    @abstractmethod
+    def policy(self) -> TensorDictModuleBase:
+        """The current stochastic policy of flat environment rows ordered ``[repeat, task]``."""
+
+    def _inputs(self, *names: str) -> list[str]:
+        return [*names, *self.task_keys]
 
     def objective(self, batch: TensorDictBase) -> TensorDictBase:
         """SAC's losses on ``batch`` ``[batch, num_tasks]``, summed over tasks and averaged over the batch."""
         losses = self.loss(batch)
-        return losses.set("total", (losses["loss_actor"] + losses["loss_qvalue"]) * self.num_tasks)
+        total = (losses["loss_actor"] + losses["loss_qvalue"]) * self.num_tasks
+        if not self.loss.fixed_alpha:
+            total = total + losses["loss_alpha"]
+        return losses.set("total", total)
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step of every agent; returns the detached losses."""
@@ -128,12 +133,66 @@ class BatchedSAC:
         return losses.detach()
 
     def snapshot(self) -> TensorDict:
-        """A detached copy of the stacked actor parameters, every leaf ``[num_tasks, ...]``."""
+        """A detached copy of the actor's parameters."""
         return TensorDict.from_module(self.actor).data.clone()
 
     def load_snapshot(self, parameters: TensorDictBase) -> None:
         """Copy a :meth:`snapshot` into the actor."""
         TensorDict.from_module(self.actor).data.update_(parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes, as tensors and plain values."""
+        parts = {"loss": self.loss, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+
+class BatchedSAC(SACAgents):
+    """One independent SAC agent per task with stacked parameters: no loop over tasks, nothing shared.
+
+    :class:`~torchrl.modules.MultiAgentMLP` without parameter sharing holds the tasks in its agent dimension.
+    The loss is summed over tasks, so each agent gets the gradient it would get alone. Arguments and keys are
+    those of :class:`SACAgents`; the leaves of a snapshot are ``[num_tasks, ...]``.
+
+    Raises:
+        ValueError: if the recipe asks for a learned entropy coefficient, which the agents would share.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=1, hidden_sizes=(8,))
+        >>> agents = BatchedSAC(3, observation_dim=2, action_dim=2, recipe=recipe, discount=0.9, seed=0)
+        >>> data = TensorDict({"observation": torch.zeros(5, 3, 2)}, [5, 3])
+        >>> agents.actor(data)["action"].shape
+        torch.Size([5, 3, 2])
+    """
+
+    @classmethod
+    def for_tasks(
+        cls, tasks: TaskSet, recipe: CollectionRecipe, *, seed: int, device: torch.device | str = "cpu"
+    ) -> BatchedSAC:
+        """One agent for each task of the set."""
+        family = tasks.family
+        sizes = tasks.n_tasks, family.observation_dim, family.action_dim
+        return cls(*sizes, recipe, discount=family.discount, seed=seed, device=device)
+
+    def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> MultiAgentMLP:
+        if recipe.learn_entropy:
+            raise ValueError(
+                "learn_entropy needs agents='conditioned': independent agents would share one coefficient."
+            )
+        return MultiAgentMLP(
+            in_features,
+            out_features,
+            self.num_tasks,
+            centralized=False,
+            share_params=False,
+            num_cells=list(recipe.hidden_sizes),
+            activation_class=nn.ReLU,
+            device=self.device,
+        )
 
     def policy(self) -> TaskRows:
         """The current stochastic actors as a policy for a flat batch of environment rows."""
@@ -157,77 +216,3 @@ class TaskRows(TensorDictModuleBase):
         """Write ``action`` for every row."""
         rows = tensordict.select("observation").reshape(-1, self.num_tasks)
         return tensordict.set("action", self.actor(rows)["action"].reshape(*tensordict.batch_size, -1))
-
-
-def train_behaviours(
-    env: EnvBase,
-    agents: BatchedSAC,
-    recipe: CollectionRecipe,
-    *,
-    horizon: int,
-    seed: int,
-    progress: bool = False,
-) -> list[TensorDict]:
-    """Train ``agents`` on ``env`` and return their actors at each of ``recipe.snapshot_steps``.
-
-    Args:
-        env: ``rows_per_task * num_tasks`` rows ordered ``[row, task]`` (task runs fastest).
-        agents: trained in place.
-        recipe: the schedule.
-        horizon: environment steps per round of collection.
-        seed: of exploration, replay and action sampling; the global generators are left as they were.
-        progress: show a progress bar over gradient steps.
-
-    Raises:
-        ValueError: if the number of rows of ``env`` does not fit.
-    """
-    rows = recipe.rows_per_task * agents.num_tasks
-    if env.batch_size != (rows,):
-        raise ValueError(
-            f"env has batch size {tuple(env.batch_size)}, but {agents.num_tasks} tasks with rows_per_task="
-            f"{recipe.rows_per_task} need ({rows},)."
-        )
-    per_episode = horizon if recipe.gradient_steps_per_episode is None else recipe.gradient_steps_per_episode
-    rounds = recipe.random_episodes + -(-recipe.gradient_steps // per_episode)
-    capacity = min(recipe.replay_capacity, rounds * horizon * recipe.rows_per_task)
-    buffer = ReplayBuffer(
-        storage=LazyTensorStorage(capacity, device=agents.device),
-        batch_size=recipe.batch_size,
-        generator=torch.Generator(agents.device).manual_seed(seed),
-    )
-    snapshots: list[TensorDict] = []
-    with (
-        isolated_rng(seed, agents.device),
-        set_exploration_type(ExplorationType.RANDOM if recipe.explore else ExplorationType.DETERMINISTIC),
-        tqdm(total=recipe.gradient_steps, desc="behaviour SAC", disable=not progress) as bar,
-    ):
-        for _ in range(recipe.random_episodes):
-            buffer.extend(_episodes(env, None, horizon, agents.num_tasks))
-        policy = agents.policy()
-        for step in range(1, recipe.gradient_steps + 1):
-            if step > 1 and (step - 1) % per_episode == 0:
-                buffer.extend(_episodes(env, policy, horizon, agents.num_tasks))
-            agents.update(buffer.sample())
-            if step in recipe.snapshot_steps:
-                snapshots.append(agents.snapshot())
-            bar.update()
-    return snapshots
-
-
-_LEARNER_KEYS = (
-    "observation",
-    "action",
-    ("next", "observation"),
-    ("next", "reward"),
-    ("next", "done"),
-    ("next", "terminated"),
-)
-
-
-@torch.no_grad()
-def _episodes(
-    env: EnvBase, policy: TensorDictModuleBase | None, steps: int, num_tasks: int
-) -> TensorDictBase:
-    """``steps`` steps of every row as ``[rows_per_task * steps, num_tasks]`` transitions."""
-    rows = env.rollout(steps, policy, break_when_any_done=False).select(*_LEARNER_KEYS)
-    return rows.reshape(-1, num_tasks, steps).permute(0, 2, 1).reshape(-1, num_tasks)

@@ -12,13 +12,20 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC, isolated_rng, train_behaviours
+from ctmrl_torchrl.data.behaviour import BatchedSAC, SACAgents, isolated_rng
+from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
+from ctmrl_torchrl.data.conditioned import ConditionedSAC
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import RECIPES, CollectionRecipe, get_recipe
+from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipe_name
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env, make_task_set, optimal_returns
+
+#: recipe's ``agents`` to what they are
+AGENTS: dict[str, type[SACAgents]] = {"per_task": BatchedSAC, "conditioned": ConditionedSAC}
+#: noiseless episodes per task from which the oracle's return is measured
+ORACLE_EPISODES = 8
 
 
 def collect_task_dataset(
@@ -35,14 +42,17 @@ def collect_task_dataset(
 ) -> TaskDataset:
     """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
 
-    One SAC agent per task is trained, all together; every snapshot then plays
+    SAC agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
     ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
     bit for bit on the CPU. Global random state is left as it was.
+
+    With a ``path``, a training of more than minutes leaves a checkpoint beside it (``PATH.unfinished``) while
+    it runs; called again after an interruption, it goes on from there.
 
     Args:
         env_name: a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
         preset: the task set.
-        recipe: a :class:`CollectionRecipe` or the name of one in ``RECIPES``.
+        recipe: a :class:`CollectionRecipe` or the name of one, see :func:`get_recipe`.
         seed: of everything random.
         path: folder to save into; it appears complete or not at all. None keeps the dataset in memory.
         device: where agents and environments run; the data end up on the CPU.
@@ -54,7 +64,8 @@ def collect_task_dataset(
         The dataset, memory-mapped if ``path`` was given.
 
     Raises:
-        DatasetError: before any work, if there is something at ``path`` that may not be replaced.
+        DatasetError: before any work, if there is something at ``path`` that may not be replaced, or the
+            checkpoint beside it is of another collection.
         ValueError: if the environment, the preset or the recipe is unknown.
 
     Examples:
@@ -65,24 +76,24 @@ def collect_task_dataset(
     """
     if path is not None and Path(path).exists() and not overwrite:
         raise DatasetError(f"{path}: exists already; pass overwrite=True or choose another path")
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe_name = next((name for name, known in RECIPES.items() if known == recipe), "custom")
     tasks = make_task_set(env_name, preset) if task_set is None else task_set
     family = tasks.family
-    init_seed, train_seed, record_seed = _spread_seed(seed, 3)
-    agents = BatchedSAC(
-        tasks.n_tasks,
-        family.observation_dim,
-        family.action_dim,
-        recipe,
-        discount=family.discount,
-        seed=init_seed,
-        device=device,
-    )
+    recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
+    init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
+    agents = AGENTS[recipe.agents].for_tasks(tasks, recipe, seed=init_seed, device=device)
     env = _task_rows(tasks, recipe.rows_per_task, device, train_seed)
-    snapshots = train_behaviours(
-        env, agents, recipe, horizon=family.horizon, seed=train_seed, progress=progress
+    identity = {"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()}
+    training = BehaviourTraining(
+        env,
+        agents,
+        recipe,
+        horizon=family.horizon,
+        seed=train_seed,
+        progress=progress,
+        checkpoint=None if path is None else _unfinished(path),
+        identity=identity,
     )
+    snapshots = training.run()
     env.close()
     policies = [None, *snapshots] if recipe.random_snapshot else snapshots
     transitions = record_snapshots(
@@ -96,7 +107,8 @@ def collect_task_dataset(
         snapshots=[{"id": index, "step": step} for index, step in enumerate(recipe.all_steps)],
         seeds={"collection": seed},
         versions=library_versions(),
-        recipe={"name": recipe_name, "algorithm": "sac", **recipe.to_dict()},
+        recipe={"name": recipe_name(recipe, family.name), "algorithm": "sac", **recipe.to_dict()},
+        oracle=measure_oracle(tasks, agents, policies[-1], seed=oracle_seed),
     )
     dataset = TaskDataset.from_tensordict(transitions, manifest)
     dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
@@ -107,12 +119,45 @@ def collect_task_dataset(
     )
     if path is None:
         return dataset
-    return TaskDataset.load(dataset.save(path, overwrite=overwrite))
+    saved = TaskDataset.load(dataset.save(path, overwrite=overwrite))
+    _unfinished(path).unlink(missing_ok=True)
+    return saved
+
+
+def measure_oracle(
+    tasks: TaskSet, agents: SACAgents, policy: TensorDict | None, *, seed: int
+) -> dict[str, Any]:
+    """Mean return of the last behaviour policy when it plays without noise: what knowing the task is worth.
+
+    Args:
+        tasks: the tasks. agents: its actor is loaded with the policy.
+        policy: actor parameters; None (there are random data only) gives an empty result.
+        seed: of the initial states.
+
+    Returns:
+        ``train`` and ``test`` (means over tasks), ``task_returns`` (by task id) and ``episodes`` per task.
+    """
+    if policy is None:
+        return {}
+    agents.load_snapshot(policy)
+    env = _task_rows(tasks, ORACLE_EPISODES, agents.device, seed)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        played = env.rollout(tasks.family.horizon, agents.policy(), break_when_any_done=False)
+    env.close()
+    done = played["next", "done"].long()
+    first = done.cumsum(1) - done == 0  # rows that ended early play on
+    returns = (played[tasks.family.return_key] * first).sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
+    return {
+        "train": returns[list(tasks.train_ids)].mean().item(),
+        "test": returns[list(tasks.test_ids)].mean().item(),
+        "task_returns": returns.tolist(),
+        "episodes": ORACLE_EPISODES,
+    }
 
 
 def record_snapshots(
     tasks: TaskSet,
-    agents: BatchedSAC,
+    agents: SACAgents,
     policies: list[TensorDict | None],
     trajectories: int,
     *,
@@ -220,6 +265,11 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
         optimum = float(optimal_returns(tasks).mean())
         entries = [{**entry, "optimal_return": optimum} for entry in entries]
     return entries
+
+
+def _unfinished(path: str | Path) -> Path:
+    """Where an interrupted behaviour training waits."""
+    return Path(path).with_name(f"{Path(path).name}.unfinished")
 
 
 def _stored_keys(rows: TensorDictBase) -> TensorDictBase:

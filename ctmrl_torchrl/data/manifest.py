@@ -37,6 +37,8 @@ class DatasetManifest:
         seeds: the seeds the data were made with.
         versions: versions of the packages the data were made with, see :func:`library_versions`.
         recipe: how the data were made, enough to make them again.
+        oracle: mean returns of the last behaviour without noise, where it was measured: ``train``, ``test``,
+            ``task_returns`` (by task id), ``episodes`` (per task).
         counts: numbers of ``transitions``, ``trajectories``, ``tasks``, ``snapshots``; filled in by
             :class:`~ctmrl_torchrl.data.TaskDataset`.
         keys: ``{"next.reward": [[1], "float32"], ...}``: shape after the batch dimension, and dtype; also
@@ -62,6 +64,7 @@ class DatasetManifest:
     seeds: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    oracle: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class DatasetManifest:
                 raise DatasetError(
                     f"manifest: {name} must be {kind.__name__}, got {type(value).__name__} ({value!r})"
                 )
-        for name in ("seeds", "versions", "recipe", "counts", "keys", "checksums"):
+        for name in ("seeds", "versions", "recipe", "oracle", "counts", "keys", "checksums"):
             if not isinstance(getattr(self, name), dict):
                 raise DatasetError(f"manifest: {name} must be dict, got {type(getattr(self, name)).__name__}")
         if self.horizon < 1:

@@ -6,6 +6,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from ctmrl_torchrl.envs import get_family
+
+#: the kinds of behaviour agents
+AGENTS = ("per_task", "conditioned")
+
 
 @dataclass(frozen=True)
 class CollectionRecipe:
@@ -33,6 +38,10 @@ class CollectionRecipe:
         gradient_steps_per_episode: gradient steps after each round of episodes; None means one per
             environment step.
         replay_capacity: environment transitions kept per task.
+        agents: ``"per_task"``, an independent agent for each task (the paper's), or ``"conditioned"``, one
+            that is told the task's parameters.
+        learn_entropy: whether alpha follows the entropy of minus the action's size (one for all tasks, so for
+            conditioned agents only); ``entropy_coefficient`` is then where it starts.
 
     Raises:
         ValueError: if a field is out of its range; the message names the field.
@@ -58,6 +67,8 @@ class CollectionRecipe:
     explore: bool = True
     gradient_steps_per_episode: int | None = None
     replay_capacity: int = 100_000
+    agents: str = "per_task"
+    learn_entropy: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snapshot_steps", tuple(int(step) for step in self.snapshot_steps))
@@ -76,6 +87,8 @@ class CollectionRecipe:
         if self.gradient_steps_per_episode is not None and self.gradient_steps_per_episode < 1:
             got = self.gradient_steps_per_episode
             raise ValueError(f"gradient_steps_per_episode must be at least 1 or None, got {got}.")
+        if self.agents not in AGENTS:
+            raise ValueError(f"agents must be one of {', '.join(AGENTS)}, got {self.agents!r}.")
         if self.discount is not None and not 0.0 <= self.discount < 1.0:
             raise ValueError(f"discount must lie in [0, 1), got {self.discount}.")
         if not 0.0 <= self.annealed_fraction <= 1.0:
@@ -105,7 +118,8 @@ class CollectionRecipe:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
-RECIPES: dict[str, CollectionRecipe] = {
+#: for the point robots
+POINT_ROBOT_RECIPES: dict[str, CollectionRecipe] = {
     # for tests and the smoke preset: seconds, and too little to learn anything from
     "smoke": CollectionRecipe(
         snapshot_steps=(10, 40, 100),
@@ -129,16 +143,82 @@ RECIPES: dict[str, CollectionRecipe] = {
 }
 
 
-def get_recipe(name: str) -> CollectionRecipe:
-    """Look up a named recipe.
+# What the recipes for the MuJoCo robots share.
+_TOLD: dict[str, Any] = {
+    "agents": "conditioned",
+    "hidden_sizes": (256, 256),
+    "learning_rate": 7e-4,
+    "annealed_fraction": 0.3,
+    "batch_size": 8,
+    "entropy_coefficient": 0.1,
+    "learn_entropy": True,
+    "target_rate": 0.01,
+    "rows_per_task": 1,
+    "random_episodes": 2,
+    "replay_capacity": 20_000,
+}
+_MUJOCO_CHECKPOINTS = tuple(range(5_000, 95_001, 5_000))
+
+#: for the MuJoCo robots
+MUJOCO_RECIPES: dict[str, CollectionRecipe] = {
+    "smoke": CollectionRecipe(
+        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
+    ),
+    # on two CPU cores: well under an hour, tens of megabytes
+    "small": CollectionRecipe(
+        snapshot_steps=(500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 20_000, 40_000),
+        trajectories_per_snapshot=4,
+        **_TOLD,
+    ),
+    # nineteen checkpoints of 50 episodes, as many as were released
+    "paper": CollectionRecipe(snapshot_steps=_MUJOCO_CHECKPOINTS, trajectories_per_snapshot=50, **_TOLD),
+    # and an agent for every task, as they were made: for a machine with a GPU
+    "paper_per_task": CollectionRecipe(
+        snapshot_steps=tuple(range(50_000, 950_001, 50_000)),
+        trajectories_per_snapshot=50,
+        hidden_sizes=(256, 256, 256),
+        learning_rate=3e-4,
+        annealed_fraction=0.0,
+        batch_size=256,
+        entropy_coefficient=0.2,
+        target_rate=0.005,
+        rows_per_task=1,
+        replay_capacity=1_000_000,
+    ),
+}
+
+#: every name that some environment has a recipe of
+RECIPE_NAMES: tuple[str, ...] = tuple(dict.fromkeys((*POINT_ROBOT_RECIPES, *MUJOCO_RECIPES)))
+
+
+def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
+    """The named recipes of an environment family.
+
+    Examples:
+        >>> sorted(recipes_of("half_cheetah_vel"))
+        ['paper', 'paper_per_task', 'small', 'smoke']
+    """
+    return MUJOCO_RECIPES if get_family(env_name).simulator == "mujoco" else POINT_ROBOT_RECIPES
+
+
+def recipe_name(recipe: CollectionRecipe, env_name: str) -> str:
+    """The name that a recipe has for an environment family, or ``"custom"``."""
+    return next((name for name, known in recipes_of(env_name).items() if known == recipe), "custom")
+
+
+def get_recipe(name: str, env_name: str) -> CollectionRecipe:
+    """Look up a named recipe of an environment family.
 
     Raises:
         ValueError: if there is none of that name; the message lists the names.
 
     Examples:
-        >>> len(get_recipe("small").all_steps)
+        >>> len(get_recipe("small", "point_robot").all_steps)
         14
     """
-    if name not in RECIPES:
-        raise ValueError(f"unknown collection recipe {name!r}; the names are {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]
+    recipes = recipes_of(env_name)
+    if name not in recipes:
+        raise ValueError(
+            f"unknown collection recipe {name!r}; those of {env_name} are {', '.join(sorted(recipes))}"
+        )
+    return recipes[name]

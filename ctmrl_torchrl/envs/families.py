@@ -42,6 +42,7 @@ class EnvFamily:
         parameter_names: one name per column of the task parameters.
         sample_parameters: number of tasks to float64 parameters ``[tasks, len(parameter_names)]``.
         env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``.
+        simulator: what steps it, ``"torch"`` or ``"mujoco"``.
         gymnasium_id: id of the single environment in gymnasium's registry.
         gymnasium_class: the single environment; takes ``family``, ``task`` and ``preset``.
         optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns; None if unknown.
@@ -66,6 +67,7 @@ class EnvFamily:
     env_builder: str
     gymnasium_id: str
     gymnasium_class: str
+    simulator: str = "torch"
     optimum: str | None = None
     random_return: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -186,6 +188,7 @@ _MUJOCO: dict[str, Any] = {
     "horizon": 200,
     "return_key": ("next", "reward"),
     "discount": 0.99,
+    "simulator": "mujoco",
     "env_builder": "ctmrl_torchrl.envs.mujoco.env:build_mujoco",
     "gymnasium_class": "ctmrl_torchrl.envs.mujoco.gym_env:MujocoGymEnv",
 }

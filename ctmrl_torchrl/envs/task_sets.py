@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ctmrl_torchrl.envs.families import EnvFamily, get_family, load_entry_point
 
+SMALLEST_SPREAD = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
 class TaskSet:
@@ -84,6 +86,18 @@ class TaskSet:
                 f"({self.preset}): valid ids are 0 to {self.n_tasks - 1}."
             )
         return ids
+
+    def standardised_parameters(self) -> Tensor:
+        """Parameters with mean 0 and deviation 1 over the training tasks, float32 ``[tasks, parameters]``.
+
+        Example:
+            >>> make_task_set("half_cheetah_vel").standardised_parameters().shape
+            torch.Size([40, 1])
+        """
+        training = self.parameters[list(self.train_ids)]
+        spread = training.std(0)
+        constant = spread <= SMALLEST_SPREAD  # what never varies is left unscaled
+        return ((self.parameters - training.mean(0)) / spread.masked_fill(constant, 1.0)).float()
 
     def to_dict(self) -> dict[str, Any]:
         """The task set as plain JSON data; ``from_dict`` reads it back."""

@@ -22,7 +22,7 @@ from ctmrl_torchrl.evaluation.summary_contract import (
     validate_summary,
 )
 
-__all__ = ["build_summary", "load_summary", "package_versions", "write_summary"]
+__all__ = ["best_known", "build_summary", "load_summary", "package_versions", "write_summary"]
 
 _PACKAGES = ("torch", "torchrl", "tensordict", "numpy", "gymnasium", "mujoco", "ctmrl_torchrl")
 
@@ -56,6 +56,7 @@ def build_summary(
     returns: Mapping[str, Mapping[str, Mapping[str, Any]]],
     random: Mapping[str, float | None] | None = None,
     optimum: Mapping[str, float | None] | None = None,
+    oracle: Mapping[str, float | None] | None = None,
     codebook: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -63,8 +64,8 @@ def build_summary(
     """Put the result of a run together.
 
     Tensors, NumPy values, tuples and paths become plain JSON values, task ids become strings. ``reference``
-    holds ``random`` and ``optimum`` of the test tasks as plain numbers (``None`` where unknown), the same for
-    the training tasks under ``train``, and the paper's table under ``paper``.
+    holds ``random`` and ``optimum`` (and ``oracle`` where given) of the test tasks as plain numbers (``None``
+    where unknown), the same for the training tasks under ``train``, and the paper's table under ``paper``.
 
     Args:
         env: environment family; picks the paper's numbers too.
@@ -80,6 +81,7 @@ def build_summary(
             tasks) are computed where they are missing, other entries are kept.
         random: mean return of the uniformly random policy, ``{"test": ..., "train": ...}``.
         optimum: mean optimal return, likewise.
+        oracle: mean return of a policy that is told the task, likewise, where the optimum is unknown.
         codebook: at least ``perplexity`` and ``dead_codes``; ``None`` for a method without a codebook.
         versions: defaults to :func:`package_versions`.
         extra: further top-level fields.
@@ -107,6 +109,9 @@ def build_summary(
         "train": {"random": random.get("train"), "optimum": optimum.get("train")},
         "paper": paper_reference(env),
     }
+    if oracle:
+        reference["oracle"] = oracle.get("test")
+        reference["train"]["oracle"] = oracle.get("train")
     summary = {
         "env": env,
         "method": method,
@@ -130,6 +135,17 @@ def build_summary(
             _complete(result, f"returns.{split}.{protocol}")
     validate_summary(summary)
     return summary
+
+
+def best_known(reference: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Name and value of the best return that a summary's ``reference`` knows of: the optimum, or the oracle.
+
+    Example:
+        >>> best_known({"optimum": None, "oracle": -40.0})
+        ('oracle', -40.0)
+    """
+    name = "oracle" if reference["optimum"] is None and "oracle" in reference else "optimum"
+    return name, reference[name]
 
 
 def _complete(result: Any, field: str) -> None:

@@ -86,7 +86,7 @@ def _make_dataset(config: ExperimentConfig, path: Path) -> TaskDataset:
 
 def _check_recipe(dataset: TaskDataset, name: str) -> None:
     """A cached dataset must come from the recipe as it is today, not from an earlier version of that name."""
-    wanted = get_recipe(name).to_dict()
+    wanted = get_recipe(name, dataset.manifest.env).to_dict()
     changed = sorted(field for field, value in wanted.items() if dataset.manifest.recipe.get(field) != value)
     if changed:
         raise DatasetError(

@@ -21,7 +21,7 @@ class DatasetConfig:
         path (str or None): an existing dataset; None makes one under ``root`` on first use and reuses it.
         root (str): folder of the datasets made here.
         recipe (str): how the behaviour policies are trained and rolled out: a name in
-            ``ctmrl_torchrl.data.RECIPES``.
+            ``ctmrl_torchrl.data.recipes_of(env)``.
         seed (int): seed of the collection, apart from the training's.
     """
 

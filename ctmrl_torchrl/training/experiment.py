@@ -253,6 +253,7 @@ def summarise(
         optimum=None
         if optima is None
         else {split: optima[ids].mean().item() for split, ids in splits.items()},
+        oracle=manifest.oracle if optima is None else None,
         codebook=None
         if codebook is None
         else {"perplexity": codebook.perplexity().item(), "dead_codes": int(codebook.dead_codes())},

@@ -16,7 +16,6 @@ from tqdm.auto import trange
 from ctmrl_torchrl.collectors import AdaptationRun, MetaTestCollector
 from ctmrl_torchrl.data import ContextDraw, MetaReplayBuffer, TaskDataset, TaskSampler
 from ctmrl_torchrl.envs import TaskSet, make_env, make_task_set, optimal_returns
-from ctmrl_torchrl.modules.standardise import usable_scale
 from ctmrl_torchrl.objectives.policy import ActingPolicy
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training import build
@@ -49,12 +48,6 @@ class ToldProtocol:
         """Nothing is collected: everything is known."""
 
 
-def task_parameters(task_set: TaskSet) -> Tensor:
-    """Parameters ``[tasks, k]``, standardised over the training tasks."""
-    training = task_set.parameters[list(task_set.train_ids)]
-    return ((task_set.parameters - training.mean(0)) / usable_scale(training.std(0))).float()
-
-
 def train_oracle(config: ExperimentConfig) -> dict[str, Any]:
     """Train the configured policy loss on (observation, task parameters) and measure it.
 
@@ -69,7 +62,7 @@ def train_oracle(config: ExperimentConfig) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     task_set = make_task_set(config.env, config.tasks)
     dataset, device = build.obtain_dataset(config), build.resolve_device(config.device)
-    parameters = task_parameters(task_set).to(device)
+    parameters = task_set.standardised_parameters().to(device)
     problem = build.make_problem(task_set, dataset)
     torch.manual_seed(config.seed)
     policy = config.policy_loss.build(problem, parameters.shape[1]).to(device)

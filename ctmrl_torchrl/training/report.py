@@ -11,6 +11,7 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl.data import TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.envs.families import load_entry_point
 from ctmrl_torchrl.envs.point_robot import SPARSE_RADIUS
 from ctmrl_torchrl.evaluation.figures import (
     plot_adaptation,
@@ -19,10 +20,13 @@ from ctmrl_torchrl.evaluation.figures import (
     plot_snapshot_returns,
     plot_trajectories,
 )
+from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 
 #: tasks shown in the picture of trajectories
 SHOWN_TASKS = 6
+#: parameters of robots whose observation begins with their place in the plane
+PLANE = {"goal_x", "wind_x"}
 
 
 def draw_figures(
@@ -44,6 +48,7 @@ def draw_figures(
     folder = run_dir / "figures"
     folder.mkdir(exist_ok=True)
     reference = summary["reference"]
+    best_name, best = best_known(reference)
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
     paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
     plot_adaptation(
@@ -56,33 +61,46 @@ def draw_figures(
             for name, result in summary["returns"]["test"].items()
         },
         reference["random"],
-        reference["optimum"],
+        best,
         paper,
         folder / "adaptation.png",
         subtitle=subtitle,
+        best_name=best_name,
     )
-    behaviour = snapshot_returns(dataset)
-    plot_snapshot_returns(
-        behaviour["snapshot_id"] if None in behaviour["step"] else behaviour["step"],
-        np.array(behaviour["per_task"], dtype=float),
-        reference["random"],
-        reference["optimum"],
-        folder / "data.png",
-        subtitle=f"{summary['env']}, {len(behaviour['task_id'])} tasks",
-    )
+    draw_data(dataset, reference, folder / "data.png")
     plot_learning(
         run_dir / "metrics.csv",
         folder / "learning.png",
         random=reference["random"],
-        optimum=reference["optimum"],
+        optimum=best,
+        best_name=best_name,
         codes=None if codebook is None else codebook.num_codes,
         subtitle=subtitle,
     )
     protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))
     if codebook is not None:
         _draw_map(task_set, {split: runs[split][protocol] for split in runs}, codebook, folder, protocol)
-    if task_set.family.observation_dim == 2:
-        _draw_trajectories(task_set, runs["test"][protocol], folder, f"{subtitle}, protocol {protocol}")
+    shown = f"{subtitle}, protocol {protocol}"
+    if task_set.family.simulator == "mujoco":
+        draw_robot = load_entry_point("ctmrl_torchrl.training.robot_report:draw_robot")
+        draw_robot(task_set, runs["test"][protocol], folder, shown)
+    if PLANE & set(task_set.parameter_names):
+        _draw_trajectories(task_set, runs["test"][protocol], folder, shown)
+
+
+def draw_data(dataset: TaskDataset, reference: dict[str, Any], path: Path) -> None:
+    """The return of every behaviour snapshot; ``reference`` as in a summary, for the lines beside it."""
+    behaviour = snapshot_returns(dataset)
+    best_name, best = best_known(reference)
+    plot_snapshot_returns(
+        behaviour["snapshot_id"] if None in behaviour["step"] else behaviour["step"],
+        np.array(behaviour["per_task"], dtype=float),
+        reference["random"],
+        best,
+        path,
+        subtitle=f"{dataset.manifest.env}, {len(behaviour['task_id'])} tasks",
+        best_name=best_name,
+    )
 
 
 def _draw_map(
@@ -110,8 +128,8 @@ def _draw_trajectories(task_set: TaskSet, run: TensorDict, folder: Path, subtitl
     if "goal_x" not in task_set.parameter_names:  # the wind family: one goal for all
         goals = torch.tensor([1.0, 0.0]).expand(len(shown), 2)
     plot_trajectories(
-        first["first_path"],
-        first["last_path"],
+        first["first_path"][..., :2],
+        first["last_path"][..., :2],
         goals,
         folder / "trajectories.png",
         goal_radius=SPARSE_RADIUS if task_set.name.startswith("sparse") else None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ctmrl_torchrl.data import RECIPES
+from ctmrl_torchrl.data import RECIPE_NAMES, recipes_of
 from ctmrl_torchrl.envs import ENV_NAMES, get_family
 from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
 from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
@@ -74,7 +74,7 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "threads": _whole(1),
     "compile": SWITCH,
-    "dataset.recipe": _among(*RECIPES),
+    "dataset.recipe": _among(*RECIPE_NAMES),
     "dataset.seed": _whole(0),
     "context.kind": _among("trajectories", "transitions"),
     "context.length": _whole(1),
@@ -169,6 +169,13 @@ def validate_config(config: ExperimentConfig) -> None:
     _require(config.seeds is None, "seeds", config.seeds, "null for a single run; see run_seeds for several")
     presets = get_family(config.env).presets
     _require(config.tasks in presets, "tasks", config.tasks, f"one of {', '.join(presets)}")
+    recipes = recipes_of(config.env)
+    _require(
+        config.dataset.recipe in recipes,
+        "dataset.recipe",
+        config.dataset.recipe,
+        f"one of {', '.join(recipes)}",
+    )
     _check_together(config, presets[config.tasks][0])
 
 

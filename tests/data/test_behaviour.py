@@ -6,9 +6,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC, TaskRows, isolated_rng, train_behaviours
-from ctmrl_torchrl.data.recipes import RECIPES, CollectionRecipe, get_recipe
-from ctmrl_torchrl.envs import make_env, make_task_set
+from ctmrl_torchrl.data.behaviour import BatchedSAC, TaskRows, isolated_rng
+from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
+from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipes_of
+from ctmrl_torchrl.envs import ENV_NAMES, make_env, make_task_set
 
 TASKS = 4
 TINY = CollectionRecipe(
@@ -44,7 +45,7 @@ def train(recipe: CollectionRecipe, seed: int = 0) -> tuple[BatchedSAC, list[Ten
     tasks = make_task_set("point_robot", num_train=3, num_test=1)
     agents = make_agents(recipe, seed)
     env = make_env("point_robot", torch.arange(TASKS).repeat(recipe.rows_per_task), task_set=tasks)
-    return agents, train_behaviours(env, agents, recipe, horizon=20, seed=seed)
+    return agents, BehaviourTraining(env, agents, recipe, horizon=20, seed=seed).run()
 
 
 def test_agents_are_independent():
@@ -166,7 +167,7 @@ def test_task_rows_gives_each_row_its_own_agent():
 def test_env_rows_must_fit():
     env = make_env("point_robot", [0, 1, 2])
     with pytest.raises(ValueError, match=r"batch size \(3,\).*4 tasks.*rows_per_task=2 need \(8,\)"):
-        train_behaviours(env, make_agents(), TINY, horizon=20, seed=0)
+        BehaviourTraining(env, make_agents(), TINY, horizon=20, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -194,9 +195,15 @@ def test_recipe_without_any_snapshot_is_refused():
         CollectionRecipe(snapshot_steps=(), trajectories_per_snapshot=1, random_snapshot=False)
 
 
-def test_named_recipes():
-    assert {"small", "paper"} <= set(RECIPES)
-    assert set(range(2200, 5001, 200)) <= set(get_recipe("paper").snapshot_steps)
-    assert all(recipe.all_steps[0] == 0 for recipe in RECIPES.values())
-    with pytest.raises(ValueError, match="'tiny'.*paper, small"):
-        get_recipe("tiny")
+@pytest.mark.parametrize("env", ENV_NAMES)
+def test_named_recipes(env):
+    recipes = recipes_of(env)
+    assert {"smoke", "small", "paper"} <= set(recipes)
+    assert all(recipe.all_steps[0] == 0 for recipe in recipes.values())
+    with pytest.raises(ValueError, match=f"'tiny'.*{env}.*paper, .*small"):
+        get_recipe("tiny", env)
+
+
+def test_the_papers_recipe_has_the_released_checkpoints():
+    assert set(range(2200, 5001, 200)) <= set(get_recipe("paper", "point_robot").snapshot_steps)
+    assert get_recipe("paper_per_task", "ant_goal").snapshot_steps == tuple(range(50_000, 950_001, 50_000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -170,3 +171,32 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(SystemExit, match="no <!-- table -->"):
         table.main()
+
+
+def run_program(name, *arguments):
+    """In a process of its own: Hydra looks for the configuration beside the program that was started."""
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments, "output.progress=false"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_collecting_a_dataset_reports_it(tmp_path):
+    arguments = ["env=half_cheetah_vel", "dataset=smoke", f"dataset.root={tmp_path}"]
+    for _ in range(2):  # the second time it is there already, and only reported
+        text = run_program("collect_dataset", *arguments)
+        assert "half_cheetah_vel (repo): 40 tasks, 240 trajectories, 48,000 transitions" in text
+    folder = tmp_path / "half_cheetah_vel-repo-smoke-seed0"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["command"].startswith("python examples/collect_dataset.py env=half_cheetah_vel")
+    assert report["reference"]["oracle"] == TaskDataset.load(folder, verify="full").manifest.oracle["test"]
+    assert (folder / "returns.png").exists()
+
+
+def test_a_mujoco_family_is_trained_and_shown_small(tmp_path):
+    settings = ["env=half_cheetah_vel", "preset=smoke", f"dataset.root={tmp_path}", f"run_dir={tmp_path}/run"]
+    small = ["schedule.updates=20", "evaluation.every=0", "evaluation.final_repeats=1"]
+    protocols = ["evaluation.episodes=3", "evaluation.protocols=[np]"]
+    assert "oracle" in run_program("train_ctmrl", *settings, *small, *protocols)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["reference"]["oracle"] < 0 and summary["reference"]["optimum"] is None
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"adaptation", "context_map", "data", "learning", "speed"} <= figures

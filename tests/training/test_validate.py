@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tiny_experiments import tiny_config
 
-from ctmrl_torchrl.data import RECIPES
+from ctmrl_torchrl.data import recipes_of
 from ctmrl_torchrl.objectives.policy import IQLConfig, PolicyLossConfig
 from ctmrl_torchrl.objectives.representation import RepresentationConfig
 from ctmrl_torchrl.training.config import ExperimentConfig
@@ -116,7 +116,7 @@ def test_fine_configurations_pass(tmp_path):
         {"batch.tasks": 31, "batch.repeat_tasks": True},
         {"batch.tasks": 80, "tasks": "paper"},
         {"schedule.policy_start": 0.8},
-        *({"dataset.recipe": name} for name in RECIPES),
+        *({"dataset.recipe": name} for name in recipes_of("point_robot")),
     ):
         validate_config(tiny_config(tmp_path, tmp_path, changes))
 

@@ -49,6 +49,10 @@ class Robot(ABC):
         """Positions and velocities as the policy sees them, ``[n, observation_dim]``."""
 
     @abstractmethod
+    def positions(self, path: Array) -> Array:
+        """Positions ``[steps, nq]`` along one episode, from its observations ``[steps, observation_dim]``."""
+
+    @abstractmethod
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
         """Reward ``[n]`` of moving from positions ``before`` to ``after`` by the clipped ``action``."""
 
@@ -79,6 +83,10 @@ class HalfCheetah(Robot):
         torso = np.stack((qpos[:, 0], np.zeros_like(qpos[:, 0]), 0.7 + qpos[:, 1]), -1)
         return np.concatenate((qpos[:, 1:], qvel, torso), -1)
 
+    def positions(self, path: Array) -> Array:
+        """The torso's x, and the joints."""
+        return np.concatenate((path[:, 17:18], path[:, :8]), -1)
+
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
         """``parameters`` ``[n, 1]``: the velocity asked for, in m/s."""
         velocity = (after[:, 0] - before[:, 0]) / self.control_step
@@ -97,6 +105,10 @@ class Ant(Robot):
     def observation(self, qpos: Array, qvel: Array) -> Array:
         """All positions (x and y are absolute) and velocities: ``[n, 29]``."""
         return np.concatenate((qpos, qvel), -1)
+
+    def positions(self, path: Array) -> Array:
+        """They are observed as they are."""
+        return path[:, :15]
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
         """``parameters`` ``[n, 2]``: the goal."""
@@ -121,6 +133,12 @@ class UprightRobot(Robot):
     def observation(self, qpos: Array, qvel: Array) -> Array:
         """``qpos[1:]`` and the velocities, clipped to 10."""
         return np.concatenate((qpos[:, 1:], np.clip(qvel, -10.0, 10.0)), -1)
+
+    def positions(self, path: Array) -> Array:
+        """The joints; x, which is not observed, by summing the (clipped) forward speeds."""
+        joints = (path.shape[1] - 1) // 2
+        x = np.cumsum(path[:, joints]) * self.control_step
+        return np.concatenate(((x - x[0])[:, None], path[:, :joints]), -1)
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
         """The one point per step is paid on the falling step too; ``parameters`` act through the model."""

@@ -28,6 +28,7 @@ def plot_adaptation(
     title: str = "Return while adapting to unseen tasks",
     subtitle: str | None = None,
     interval: str = "95 % interval over tasks",
+    best_name: str = "optimum",
 ) -> Path:
     """Adaptation curves of all protocols, between the random policy and the optimum.
 
@@ -45,6 +46,7 @@ def plot_adaptation(
         title: says what is seen.
         subtitle: second, lighter line (environment, method, number of tasks).
         interval: what the shaded bands are; empty where there are none.
+        best_name: what the best possible return is called, such as "oracle" where it was only measured.
 
     Raises:
         ValueError: if there is no protocol or its arrays differ in length.
@@ -72,7 +74,7 @@ def plot_adaptation(
             style.Label(mean[-1], f"{style.protocol_text(name)}  ({style.number(mean[-1])})", colour)
         )
     for value, text, colour, dash in (
-        (optimum, f"optimum  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
+        (optimum, f"{best_name}  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
         (paper, f"CTMRL paper  ({style.number(paper or 0.0)})", style.MUTED, (0, (4, 3))),
     ):
         if value is not None:

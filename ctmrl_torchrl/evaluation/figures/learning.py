@@ -16,6 +16,7 @@ from ctmrl_torchrl.evaluation.figures import style
 __all__ = ["plot_learning", "read_metrics"]
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
+Best = tuple[str, float | None]
 
 _COLUMNS = 3
 _MAX_POINTS = 300
@@ -56,6 +57,7 @@ def plot_learning(
     codes: int | None = None,
     title: str = "What happened during training",
     subtitle: str | None = None,
+    best_name: str = "optimum",
 ) -> Path:
     """Returns by protocol, every loss, code usage and context noise against updates.
 
@@ -69,12 +71,13 @@ def plot_learning(
         codes: size of the codebook, a line in the code panel.
         title: says what is seen.
         subtitle: second, lighter line.
+        best_name: what the best possible return is called.
 
     Raises:
         ValueError: if none of the names is known.
     """
     series = read_metrics(metrics) if isinstance(metrics, (str, Path)) else _from_mapping(metrics)
-    panels = _panels(series, random, optimum, codes)
+    panels = _panels(series, random, (best_name, optimum), codes)
     if not panels:
         raise ValueError(
             f"metrics holds no series that is drawn here (eval/.../return, loss/..., codebook/..., "
@@ -102,7 +105,7 @@ def plot_learning(
 
 
 def _panels(
-    series: Series, random: float | None, optimum: float | None, codes: int | None
+    series: Series, random: float | None, best: Best, codes: int | None
 ) -> list[Callable[[Axes], list[style.Label]]]:
     panels: list[Callable[[Axes], list[style.Label]]] = []
     for split, text in (("test", "unseen test tasks"), ("train", "training tasks")):
@@ -112,7 +115,7 @@ def _panels(
             if name.startswith(f"eval/{split}/") and name.endswith("/return") and name.count("/") == 3
         }
         if found:
-            panels.append(lambda axes, found=found, text=text: _returns(axes, found, text, random, optimum))
+            panels.append(lambda axes, found=found, text=text: _returns(axes, found, text, random, best))
     noise = {
         name.split("/", 1)[1]: values for name, values in series.items() if name.startswith("context_noise/")
     }
@@ -131,9 +134,8 @@ def _panels(
     return panels
 
 
-def _returns(
-    axes: Axes, found: Series, text: str, random: float | None, optimum: float | None
-) -> list[style.Label]:
+def _returns(axes: Axes, found: Series, text: str, random: float | None, best: Best) -> list[style.Label]:
+    best_name, optimum = best
     labels = []
     for index, (protocol, (steps, values)) in enumerate(found.items()):
         colour = style.protocol_colour(protocol, index)
@@ -143,7 +145,7 @@ def _returns(
     top = float(max(means.max(), -np.inf if optimum is None else optimum))
     if optimum is not None:
         style.reference_line(axes, optimum, style.INK, "-")
-        labels.append(style.Label(optimum, "optimum", style.INK))
+        labels.append(style.Label(optimum, best_name, style.INK))
     finals = np.array([values[-1] for _, values in found.values()])
     floor = style.clipped_floor(means, finals, top, random)
     axes.set_ylim(floor, top + 0.07 * (top - floor))

@@ -23,6 +23,7 @@ def plot_snapshot_returns(
     title: str = "How good is the behaviour in the offline data?",
     subtitle: str | None = None,
     x_label: str = "training step at which the behaviour policy was saved",
+    best_name: str = "optimum",
 ) -> Path:
     """Mean return per behaviour snapshot with the spread over tasks.
 
@@ -35,6 +36,7 @@ def plot_snapshot_returns(
         title: says what is seen.
         subtitle: second, lighter line.
         x_label: what ``steps`` counts.
+        best_name: what the best possible return is called.
 
     Raises:
         ValueError: if the shapes do not fit each other.
@@ -55,7 +57,7 @@ def plot_snapshot_returns(
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
     labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks  ({style.number(mean[-1])})", blue)]
     for value, text, colour, dash in (
-        (optimum, f"optimum  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
+        (optimum, f"{best_name}  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
         (random, f"random policy  ({style.number(random or 0.0)})", style.MUTED, ":"),
     ):
         if value is not None:

@@ -1,0 +1,193 @@
+"""The training of behaviour policies: episodes, gradient steps, snapshots; interrupted and gone on with."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from torchrl._utils import logger as torchrl_logger
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from tqdm import tqdm
+
+from ctmrl_torchrl.data.behaviour import SACAgents, isolated_rng
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.recipes import CollectionRecipe
+
+#: seconds of training between two checkpoints
+CHECKPOINT_SECONDS = 120.0
+_LEARNER_KEYS = (
+    "observation",
+    "action",
+    "task_id",
+    ("next", "observation"),
+    ("next", "task_id"),
+    ("next", "reward"),
+    ("next", "done"),
+    ("next", "terminated"),
+)
+
+
+class BehaviourTraining:
+    """Trains ``agents`` on ``env`` in rounds: an episode of every row, then gradient steps.
+
+    Args:
+        env: ``rows_per_task * num_tasks`` rows ordered ``[row, task]`` (task runs fastest).
+        agents: trained in place.
+        recipe: the schedule.
+        horizon: environment steps per round of collection.
+        seed: of exploration, replay and action sampling; the global generators are left as they were.
+        progress: show a progress bar over gradient steps, with the mean return of the last round.
+        checkpoint: file that a long training writes between rounds, and goes on from if it is there.
+        identity: plain values that a checkpoint must share with this training.
+
+    Raises:
+        ValueError: if the number of rows of ``env`` does not fit.
+        DatasetError: if the checkpoint is damaged or another training's.
+    """
+
+    def __init__(
+        self,
+        env: EnvBase,
+        agents: SACAgents,
+        recipe: CollectionRecipe,
+        *,
+        horizon: int,
+        seed: int,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        rows = recipe.rows_per_task * agents.num_tasks
+        if env.batch_size != (rows,):
+            raise ValueError(
+                f"env has batch size {tuple(env.batch_size)}, but {agents.num_tasks} tasks with "
+                f"rows_per_task={recipe.rows_per_task} need ({rows},)."
+            )
+        self.env, self.agents, self.recipe, self.horizon, self.seed = env, agents, recipe, horizon, seed
+        self.progress, self.checkpoint, self.identity = progress, checkpoint, identity or {}
+        self.per_round = recipe.gradient_steps_per_episode or horizon
+        rounds = recipe.random_episodes + -(-recipe.gradient_steps // self.per_round)
+        capacity = min(recipe.replay_capacity, rounds * horizon * recipe.rows_per_task)
+        self.generator = torch.Generator(agents.device).manual_seed(seed)
+        self.buffer = ReplayBuffer(
+            storage=LazyTensorStorage(capacity, device=agents.device),
+            batch_size=recipe.batch_size,
+            generator=self.generator,
+        )
+        self.step = self.rounds = 0
+        self.snapshots: list[TensorDict] = []
+        self.last_return = float("nan")
+
+    def run(self) -> list[TensorDict]:
+        """Train to the end; the actors at each of the recipe's ``snapshot_steps``."""
+        recipe = self.recipe
+        kind = ExplorationType.RANDOM if recipe.explore else ExplorationType.DETERMINISTIC
+        with (
+            isolated_rng(self.seed, self.agents.device),
+            set_exploration_type(kind),
+            tqdm(total=recipe.gradient_steps, desc="behaviour SAC", disable=not self.progress) as bar,
+        ):
+            if self.checkpoint is not None and self.checkpoint.exists():
+                self._load()
+                bar.update(self.step)
+            else:
+                for _ in range(recipe.random_episodes):
+                    self._collect(None)
+            saved = time.monotonic()
+            while self.step < recipe.gradient_steps:
+                if self.step:
+                    self._collect(self.agents.policy())
+                bar.set_postfix_str(f"mean return {self.last_return:.2f}")
+                bar.update(self._learn())
+                if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        return self.snapshots
+
+    def _learn(self) -> int:
+        """The gradient steps of one round; returns how many."""
+        before, end = self.step, min(self.step + self.per_round, self.recipe.gradient_steps)
+        while self.step < end:
+            self.agents.update(self.buffer.sample())
+            self.step += 1
+            if self.step in self.recipe.snapshot_steps:
+                self.snapshots.append(self.agents.snapshot())
+                torchrl_logger.info(
+                    f"behaviour snapshot at step {self.step}: mean return {self.last_return:.2f}"
+                )
+        return self.step - before
+
+    @torch.no_grad()
+    def _collect(self, policy: TensorDictModuleBase | None) -> None:
+        """One episode of every row, as ``[rows_per_task * horizon, num_tasks]`` transitions."""
+        tasks, steps = self.agents.num_tasks, self.horizon
+        # A seed of its own for every round: what is random in the environment needs no place in a checkpoint.
+        self.rounds += 1
+        self.env.set_seed(self.seed + self.rounds)
+        played = self.env.rollout(steps, policy, break_when_any_done=False)
+        self.last_return = played["next", "reward"].sum(1).mean().item()
+        rows = played.select(*_LEARNER_KEYS)
+        slices = rows.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks)
+        unstable = played.get(("next", "unstable"), None)
+        if unstable is not None:  # nothing is learned from a simulation that broke down
+            broken = unstable.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks).any(1)
+            slices = slices[~broken]
+        self.buffer.extend(slices)
+
+    def _save(self) -> None:
+        """Write the checkpoint beside its place, then rename: a reader never sees half a file."""
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "rounds": self.rounds,
+            "agents": self.agents.state_dict(),
+            "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
+            "replay": self.buffer[:].to_dict(),
+            "cursor": self.buffer.writer.state_dict(),
+            "sampling": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+        }
+        if self.agents.device.type == "cuda":
+            state["random_device"] = torch.cuda.get_rng_state(self.agents.device)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.checkpoint.with_name(f"{self.checkpoint.name}.tmp-{os.getpid()}")
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        file = self.checkpoint
+        try:
+            state = torch.load(file, map_location=self.agents.device, weights_only=True)
+        except Exception as error:
+            raise DatasetError(
+                f"{file}: cannot be read as a checkpoint of a collection ({error}); delete it to begin anew"
+            ) from error
+        found = state["identity"]
+        names = sorted(found.keys() | self.identity)
+        other = [name for name in names if found.get(name) != self.identity.get(name)]
+        if other:
+            raise DatasetError(
+                f"{file}: belongs to another collection (different: {', '.join(other)}); delete it to begin "
+                "anew, or go on with the settings it was made with"
+            )
+        self.step, self.rounds = state["step"], state["rounds"]
+        self.agents.load_state_dict(state["agents"])
+        self.snapshots = [TensorDict.from_dict(s, batch_size=[]) for s in state["snapshots"]]
+        replay = TensorDict.from_dict(state["replay"])
+        self.buffer.extend(replay.auto_batch_size_(2))
+        self.buffer.writer.load_state_dict(state["cursor"])
+        self.generator.set_state(state["sampling"].cpu())
+        torch.set_rng_state(state["random"].cpu())
+        if "random_device" in state:
+            torch.cuda.set_rng_state(state["random_device"].cpu(), self.agents.device)
+        torchrl_logger.info(f"going on with the behaviour training of {file} at step {self.step}")

@@ -1,0 +1,119 @@
+"""Pictures of the robots, without a screen."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
+from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
+from ctmrl_torchrl.envs.task_sets import TaskSet
+
+#: off-screen drawing: on the graphics driver, then in software
+_PLATFORMS = ("egl", "osmesa")
+
+
+class RenderingUnavailableError(RuntimeError):
+    """This machine cannot draw without a screen; the message says what was tried and what to install."""
+
+
+def _make_context(width: int, height: int) -> Any:
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    reasons = []
+    for platform in _PLATFORMS if wanted not in _PLATFORMS else (wanted,):
+        try:
+            context = importlib.import_module(f"mujoco.{platform}").GLContext(width, height)
+            context.make_current()
+        except Exception as error:  # each platform fails in ways of its own
+            reasons.append(f"{platform}: {type(error).__name__}: {error}")
+        else:
+            return context
+    raise RenderingUnavailableError(
+        f"no way to draw without a screen was found ({'; '.join(reasons)}). Install EGL (Debian: libegl1) or "
+        "OSMesa (libosmesa6), or set MUJOCO_GL to the one that is there. Everything but the pictures of "
+        "robots works without."
+    )
+
+
+def render_robot(
+    task_set: TaskSet,
+    task: int,
+    qpos: np.ndarray,
+    *,
+    width: int = 320,
+    height: int = 240,
+    distance: float = 3.0,
+) -> np.ndarray:
+    """The robot of a task in given positions, seen from the side by a camera that goes with it.
+
+    Args:
+        task_set: of a MuJoCo family.
+        task: id of the task, which decides the robot's body where tasks differ in it.
+        qpos: ``[n, nq]`` positions.
+        width, height: of a picture in pixels.
+        distance: of the camera, in metres.
+
+    Returns:
+        uint8 ``[n, height, width, 3]``.
+
+    Raises:
+        RenderingUnavailableError: if there is neither EGL nor OSMesa.
+        ValueError: if the task or the positions are not the robot's.
+    """
+    (task,) = task_set.validate_ids([task])
+    robot = ROBOTS[task_set.name]
+    model = load_model(robot)
+    if qpos.ndim != 2 or qpos.shape[1] != model.nq:
+        raise ValueError(
+            f"qpos must have the shape [n, {model.nq}] for {task_set.name}, got {list(qpos.shape)}."
+        )
+    if robot.task_is_body:
+        for name, values in task_fields(model, task_set.parameters[[task]].numpy()).items():
+            getattr(model, name)[:] = values[0]
+    model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+    context = _make_context(width, height)
+    try:
+        return _draw(model, qpos, (width, height), _follow(distance))
+    finally:
+        context.free()
+
+
+def _follow(distance: float) -> Callable[[mujoco.MjData], mujoco.MjvCamera]:
+    camera = mujoco.MjvCamera()
+    camera.distance, camera.azimuth, camera.elevation = distance, 90.0, -12.0
+
+    def look(data: mujoco.MjData) -> mujoco.MjvCamera:
+        x, y, _ = data.xpos[1]  # the first body is the torso
+        camera.lookat = (x, y, 0.6)
+        return camera
+
+    return look
+
+
+def _draw(
+    model: mujoco.MjModel,
+    qpos: np.ndarray,
+    size: tuple[int, int],
+    look: Callable[[mujoco.MjData], mujoco.MjvCamera],
+) -> np.ndarray:
+    data, options = mujoco.MjData(model), mujoco.MjvOption()
+    scene = mujoco.MjvScene(model, maxgeom=1000)
+    graphics = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, graphics)
+    view = mujoco.MjrRect(0, 0, *size)
+    frames = np.empty((len(qpos), size[1], size[0], 3), dtype=np.uint8)
+    for position, frame in zip(qpos, frames, strict=True):
+        data.qpos[:] = position
+        mujoco.mj_forward(model, data)
+        mujoco.mjv_updateScene(
+            model, data, options, None, look(data), mujoco.mjtCatBit.mjCAT_ALL.value, scene
+        )
+        mujoco.mjr_render(view, scene, graphics)
+        mujoco.mjr_readPixels(frame, None, view, graphics)
+    graphics.free()
+    return frames[:, ::-1].copy()  # OpenGL's first row is the lowest

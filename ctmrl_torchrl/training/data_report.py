@@ -1,0 +1,94 @@
+"""How good the behaviour in a dataset is, stage by stage: as plain numbers, a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ctmrl_torchrl.data import TaskDataset, snapshot_returns
+from ctmrl_torchrl.envs import TaskSet, optimal_returns
+from ctmrl_torchrl.training.report import draw_data
+
+_HEADER = ("training step", "train tasks", "test tasks", "worst task", "best task")
+
+
+def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, Any]:
+    """Statistics of a dataset as plain JSON types.
+
+    Args:
+        dataset: any dataset of a registered environment family.
+        command: the command line that made it, recorded as it is.
+
+    Returns:
+        ``env``, ``tasks`` (preset), ``counts``, ``megabytes``, ``recipe``, ``seeds``, ``versions``,
+        ``reference`` (``random``, ``optimum`` or ``oracle`` of the test tasks; the same under ``train``),
+        ``oracle`` (with its return on every task) and ``snapshots``: one entry per stage with ``step``,
+        ``train``, ``test`` and ``per_task`` returns.
+    """
+    manifest = dataset.manifest
+    tasks = TaskSet.from_dict(manifest.tasks)
+    returns = snapshot_returns(dataset)
+    columns = ("snapshot_id", "step", "mean", "train", "test", "per_task")
+    leaves = dataset.transitions.values(include_nested=True, leaves_only=True)
+    return {
+        "env": manifest.env,
+        "tasks": manifest.preset,
+        "counts": manifest.counts,
+        "megabytes": round(sum(leaf.numel() * leaf.element_size() for leaf in leaves) / 1e6, 1),
+        "recipe": manifest.recipe,
+        "seeds": manifest.seeds,
+        "versions": manifest.versions,
+        "reference": _reference(tasks, manifest.oracle),
+        "oracle": manifest.oracle,
+        "snapshots": [
+            {name: returns[name][i] for name in columns} for i in range(len(returns["snapshot_id"]))
+        ],
+        "command": command,
+    }
+
+
+def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
+    random = tasks.family.random_return.get(tasks.preset, {})
+    splits = {"test": list(tasks.test_ids), "train": list(tasks.train_ids)}
+    known = {}
+    optima = optimal_returns(tasks) if tasks.family.has_optimum else None
+    for split, ids in splits.items():
+        best = None if optima is None else optima[ids].mean().item()
+        known[split] = {"random": random.get(split), "optimum": best}
+        if optima is None and oracle:
+            known[split]["oracle"] = oracle[split]
+    return known["test"] | {"train": known["train"]}
+
+
+def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
+    """Write ``folder/report.json`` and ``folder/returns.png``; returns the report."""
+    report = data_report(dataset, command)
+    temporary = folder / f"report.json.tmp-{os.getpid()}"
+    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "report.json")
+    draw_data(dataset, report["reference"], folder / "returns.png")
+    return report
+
+
+def format_data_table(report: dict[str, Any]) -> str:
+    """The returns of every stage as text, with the random policy and the best that is known."""
+    counts, reference = report["counts"], report["reference"]
+    rows = [_HEADER]
+    for entry in report["snapshots"]:
+        per_task = [value for value in entry["per_task"] if value is not None]
+        step = "-" if entry["step"] is None else f"{entry['step']:,}"
+        values = entry["train"], entry["test"], min(per_task), max(per_task)
+        rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
+    for name in ("random", "optimum", "oracle"):
+        if reference.get(name) is not None:
+            rows.append((name, f"{reference['train'][name]:.2f}", f"{reference[name]:.2f}", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    title = (
+        f"{report['env']} ({report['tasks']}): {counts['tasks']} tasks, "
+        f"{counts['trajectories']:,} trajectories, {counts['transitions']:,} transitions, "
+        f"{report['megabytes']} MB; mean return of every stage"
+    )
+    return "\n".join([title, "", *lines])

@@ -1,0 +1,80 @@
+"""Pictures of a MuJoCo robot before and after adaptation: frames, and the speed where that is the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.envs.mujoco.render import RenderingUnavailableError, render_robot
+from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
+from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed
+
+FRAMES = 7
+#: tasks whose speeds are shown
+SPEED_TASKS = 5
+TITLES = ("Before: the first collected episode", "After adaptation")
+
+
+def draw_robot(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
+    """Write ``folder/film.png`` (where this machine can draw) and, if tasks are speeds, ``folder/speed.png``.
+
+    Args:
+        task_set: of a MuJoCo family. run: one protocol's ``[tasks, repeats]``, see
+            :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
+        folder: where the pictures go. subtitle: their second line.
+    """
+    if task_set.parameter_names == ("velocity",):
+        _draw_speed(task_set, run, folder, subtitle)
+    try:
+        _draw_film(task_set, run[run.shape[0] // 2, 0], folder, subtitle)
+    except RenderingUnavailableError as error:
+        torchrl_logger.warning(f"no film of the robot: {error}")
+
+
+def _draw_speed(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
+    shown = torch.linspace(0, run.shape[0] - 1, min(SPEED_TASKS, run.shape[0])).long()
+    rows = run[shown, 0].cpu()
+    robot = ROBOTS[task_set.name]
+    before, after = (
+        np.stack([robot.positions(path.double().numpy())[:, 0] for path in rows[key]])
+        for key in ("first_path", "last_path")
+    )
+    plot_speed(
+        before,
+        after,
+        task_set.parameters[rows["task_id"], 0],
+        robot.control_step,
+        folder / "speed.png",
+        titles=TITLES,
+        subtitle=subtitle,
+    )
+
+
+def _draw_film(task_set: TaskSet, episode: TensorDict, folder: Path, subtitle: str) -> None:
+    task = int(episode["task_id"])
+    robot = ROBOTS[task_set.name]
+    rows, captions = [], []
+    for key in ("first_path", "last_path"):
+        path = episode[key].cpu()
+        steps = np.linspace(0, _last_step(path), FRAMES).round().astype(int)
+        positions = robot.positions(path.double().numpy())[steps]
+        rows.append(render_robot(task_set, task, positions))
+        captions.append(
+            [
+                f"{step * robot.control_step:.1f} s at {x:.1f} m".replace("-", "\u2212")
+                for step, x in zip(steps, positions[:, 0].round(1) + 0.0, strict=True)
+            ]
+        )
+    plot_film(rows, TITLES, captions, folder / "film.png", subtitle=f"{subtitle}, task {task}")
+
+
+def _last_step(path: Tensor) -> int:
+    """Steps until the episode ended; behind an early end, the last observation is repeated."""
+    moved = (path[1:] != path[:-1]).any(-1).nonzero()
+    return int(moved[-1]) + 1 if moved.numel() else 0
