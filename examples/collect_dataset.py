@@ -25,7 +25,9 @@ register_configs()
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
     """Collect, unless it is there; report."""
-    command = " ".join(["python examples/collect_dataset.py", *HydraConfig.get().overrides.task])
+    elsewhere = ("dataset.root=", "output.")  # where the data are and what was shown change nothing
+    choices = [item for item in HydraConfig.get().overrides.task if not item.startswith(elsewhere)]
+    command = " ".join(["python examples/collect_dataset.py", *choices])
     settings = OmegaConf.to_object(config)
     validate_config(settings)
     dataset = obtain_dataset(settings)

@@ -56,6 +56,7 @@ def main() -> None:
     )
     result = aggregate_seeds(summaries)
     result["commands"] = [summary["command"] for summary in summaries]
+    result["random_episodes"] = summaries[0].get("random_episodes", 10)  # older summaries do not say
     for field in ("updates", "dataset", "reference", "versions"):
         result[field] = summaries[0][field]
     result["context_noise"] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ctmrl_torchrl.evaluation import best_known
 from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_codes_sweep, plot_context_shift
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,7 @@ def main() -> None:
     for file in sorted(RESULTS.glob("*.json")):
         result = _read(file)
         reference, tests = result["reference"], result["returns"]["test"]
+        best_name, best = best_known(reference)
         plot_adaptation(
             {
                 name: {
@@ -74,11 +76,12 @@ def main() -> None:
                 for name, entry in tests.items()
             },
             reference["random"],
-            reference["optimum"],
+            best,
             reference["paper"]["test"]["ctmrl"]["mean"],
             RESULTS / "figures" / f"{file.stem}.png",
             subtitle=f"{_setting(result)}, {_seeds(result)}, unseen tasks",
             interval="95 % interval over seeds" if len(result["seeds"]) > 1 else "",
+            best_name=best_name,
         )
     sweeps = sorted({file.stem.rsplit("-", 1)[0] for file in (RESULTS / "sweeps").glob("*-codes-*.json")})
     for name in sweeps:

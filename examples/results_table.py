@@ -14,6 +14,10 @@ NAMES = {
     "point_robot": "Point-Robot",
     "point_robot_wind": "Point-Robot-Wind",
     "sparse_point_robot": "Sparse-Point-Robot",
+    "half_cheetah_vel": "Half-Cheetah-Vel",
+    "ant_goal": "Ant-Goal",
+    "hopper_rand_params": "Hopper-Rand-Params",
+    "walker_rand_params": "Walker-Rand-Params",
 }
 PROTOCOLS = ("offline", "np", "np_refine", "codes")
 HEADER = (
@@ -29,9 +33,11 @@ def setting(run: dict) -> tuple[str, ...]:
 
 def row(result: dict, oracle: float | None) -> list[str]:
     """The cells of one setting; a single seed has no interval."""
-    tests, number = result["returns"]["test"], len(result["seeds"])
+    tests, number, reference = result["returns"]["test"], len(result["seeds"]), result["reference"]
 
     def cell(name: str) -> str:
+        if name not in tests:
+            return ""
         entry = tests[name]
         low, high = entry["ci95"]
         return f"{entry['mean']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if number > 1 else "")
@@ -39,14 +45,15 @@ def row(result: dict, oracle: float | None) -> list[str]:
     offline, *others = (cell(name) for name in PROTOCOLS)
     return [
         f"{NAMES[result['env']]} ({result['dataset']['tasks']})",
-        f"`{result['method']}`",
+        f"`{result['method']}`"
+        + ("" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"),
         str(number),
         offline,
-        f"{tests['np']['per_episode'][10]:.2f}",
+        f"{tests['np']['per_episode'][result['random_episodes']]:.2f}",
         *others,
         "" if oracle is None else f"{oracle:.2f}",
-        f"{result['reference']['optimum']:.2f}",
-        f"{result['reference']['paper']['test']['ctmrl']['mean']:.2f}",
+        "" if reference["optimum"] is None else f"{reference['optimum']:.2f}",
+        f"{reference['paper']['test']['ctmrl']['mean']:.2f}",
     ]
 
 

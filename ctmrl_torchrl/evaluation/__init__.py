@@ -3,7 +3,13 @@
 from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.paper import PaperResult, load_paper_table, paper_reference, paper_result
 from ctmrl_torchrl.evaluation.statistics import aggregate_seeds, bootstrap_interval
-from ctmrl_torchrl.evaluation.summary import build_summary, load_summary, package_versions, write_summary
+from ctmrl_torchrl.evaluation.summary import (
+    best_known,
+    build_summary,
+    load_summary,
+    package_versions,
+    write_summary,
+)
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError, validate_summary
 from ctmrl_torchrl.evaluation.tables import format_summary_table
 
@@ -12,6 +18,7 @@ __all__ = [
     "SummaryError",
     "aggregate_seeds",
     "bootstrap_interval",
+    "best_known",
     "build_summary",
     "context_noise_ratio",
     "format_summary_table",

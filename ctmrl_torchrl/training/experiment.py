@@ -257,5 +257,6 @@ def summarise(
         codebook=None
         if codebook is None
         else {"perplexity": codebook.perplexity().item(), "dead_codes": int(codebook.dead_codes())},
-        extra=None if command is None else {"command": command},
+        extra={"random_episodes": config.evaluation.random_episodes}
+        | ({} if command is None else {"command": command}),
     )
