@@ -37,7 +37,7 @@ def make_env(
         device: where the environment runs; None is the CPU.
         seed: passed to ``env.set_seed``.
         **options: passed to the family's builder (point robots: ``horizon``, ``sparse_rule``,
-            ``sparse_radius``).
+            ``sparse_radius``; MuJoCo: ``horizon``, ``threads``, ``recompute_constants``).
 
     Raises:
         ValueError: if the family, the preset or a task id is unknown, or the task set is another family's.

@@ -27,10 +27,20 @@ class Engine(ABC):
         rows: number of simulations.
         frame_skip: simulation steps per control step.
         threads: of the simulator; one is safe under ``fork``.
+        recompute_constants: whether what MuJoCo derives from masses and inertias (the softness of contacts
+            and limits) is computed anew for each row's fields. The published tasks keep the nominal values.
     """
 
-    def __init__(self, model: mujoco.MjModel, rows: int, frame_skip: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        rows: int,
+        frame_skip: int,
+        threads: int = 1,
+        recompute_constants: bool = False,
+    ) -> None:
         self.model, self.rows, self.frame_skip, self.threads = model, rows, frame_skip, threads
+        self.recompute_constants = recompute_constants
         self.fields: dict[str, Array] = {}
         self._build()
 
@@ -61,10 +71,9 @@ class Engine(ABC):
         """Advance (some) rows by one control step; returns which have become unstable, ``[rows]`` bool."""
 
     def __getstate__(self) -> dict[str, Any]:
-        arguments = {
-            name: getattr(self, name) for name in ("model", "rows", "frame_skip", "threads", "fields")
-        }
-        return arguments | {"state": (np.array(self.qpos), np.array(self.qvel))}
+        names = ("model", "rows", "frame_skip", "threads", "recompute_constants", "fields")
+        state = np.array(self.qpos), np.array(self.qvel)
+        return {name: getattr(self, name) for name in names} | {"state": state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         qpos, qvel = state.pop("state")
@@ -98,6 +107,8 @@ class BatchEngine(Engine):
         self.fields.update(fields)
         for name, values in fields.items():
             self._batch.expand(name)[:] = values
+        if self.recompute_constants:
+            self._batch.set_const()
 
     def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
         """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
@@ -136,6 +147,8 @@ class RolloutEngine(Engine):
         for name, values in fields.items():
             for model, value in zip(self._models, values, strict=True):
                 getattr(model, name)[:] = value
+        for model in self._models if self.recompute_constants else ():
+            mujoco.mj_setConst(model, mujoco.MjData(model))
 
     def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
         """Put the simulations ``rows`` into a state, at time 0."""
@@ -160,7 +173,13 @@ class RolloutEngine(Engine):
         return unstable
 
 
-def make_engine(model: mujoco.MjModel, rows: int, frame_skip: int, threads: int = 1) -> Engine:
-    """The faster engine that the installed MuJoCo has."""
+def make_engine(
+    model: mujoco.MjModel,
+    rows: int,
+    frame_skip: int,
+    threads: int = 1,
+    recompute_constants: bool = False,
+) -> Engine:
+    """The faster engine that the installed MuJoCo has; arguments as for :class:`Engine`."""
     kind = BatchEngine if find_spec("mujoco.batch") is not None else RolloutEngine
-    return kind(model, rows, frame_skip, threads)
+    return kind(model, rows, frame_skip, threads, recompute_constants)

@@ -36,6 +36,8 @@ class MujocoEnv(EnvBase):
         task_ids: the task of each row; ids may repeat. None is every task once, in order.
         horizon: steps until truncation. None is the family's.
         threads: of the simulator. More than one helps where cores are free, and must not be forked.
+        recompute_constants: whether what MuJoCo derives from masses and inertias (the softness of contacts
+            and limits) is computed anew for each body. The published tasks keep the nominal values.
         device: of everything that is returned; the simulation runs on the CPU.
 
     Attributes:
@@ -60,6 +62,7 @@ class MujocoEnv(EnvBase):
         *,
         horizon: int | None = None,
         threads: int = 1,
+        recompute_constants: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         rows = range(task_set.n_tasks) if task_ids is None else task_ids
@@ -74,7 +77,7 @@ class MujocoEnv(EnvBase):
         self.robot = ROBOTS[task_set.name]
         model = load_model(self.robot)
         self._nominal = np.array(model.qpos0), model.nv
-        self.engine: Engine = make_engine(model, n, self.robot.frame_skip, threads)
+        self.engine: Engine = make_engine(model, n, self.robot.frame_skip, threads, recompute_constants)
         self._generator: np.random.Generator | None = None
         self._step_count = np.zeros(n, dtype=np.int64)
         self.unstable_count = 0
@@ -191,6 +194,8 @@ def build_mujoco(
     *,
     horizon: int | None = None,
     threads: int = 1,
+    recompute_constants: bool = False,
 ) -> MujocoEnv:
     """The environment of a MuJoCo family."""
-    return MujocoEnv(task_set, task_ids, horizon=horizon, threads=threads, device=device)
+    options = {"horizon": horizon, "threads": threads, "recompute_constants": recompute_constants}
+    return MujocoEnv(task_set, task_ids, device=device, **options)

@@ -25,6 +25,7 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         task: id of the task.
         preset: task set the id belongs to.
         horizon: steps until truncation. None is the family's.
+        recompute_constants: as for ``MujocoEnv``.
 
     Raises:
         ValueError: if the family, preset or task is unknown, or the horizon is not positive.
@@ -45,6 +46,7 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         preset: str = "repo",
         *,
         horizon: int | None = None,
+        recompute_constants: bool = False,
     ) -> None:
         tasks = make_task_set(family, preset)
         (self.task,) = tasks.validate_ids([task])
@@ -54,7 +56,7 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.robot = ROBOTS[family]
         model = load_model(self.robot)
         self._nominal = np.array(model.qpos0), model.nv
-        self.engine = make_engine(model, 1, self.robot.frame_skip)
+        self.engine = make_engine(model, 1, self.robot.frame_skip, 1, recompute_constants)
         self._parameters = tasks.parameters[[self.task]].numpy()
         if self.robot.task_is_body:
             self.engine.set_fields(task_fields(model, self._parameters))
