@@ -30,7 +30,7 @@ def test_simulator(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["simulator", *sizes, "--output", str(output)])
     module.main()
     result = json.loads(output.read_text())
-    assert len(result["rates"]) == 4
+    assert len(result["rates"]) == 5
     for entry in result["rates"].values():
         assert all(value > 0 for value in entry.values())
     assert result["rates"]["bare mj_step loop"]["times_bare_loop"] == 1.0
