@@ -23,7 +23,9 @@ register_configs()
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
     """Write and print what the oracle reaches, beside the optimum."""
-    command = " ".join(["python examples/train_oracle.py", *HydraConfig.get().overrides.task])
+    elsewhere = ("dataset.root=", "run_dir=", "output.")  # where things are changes nothing
+    choices = [item for item in HydraConfig.get().overrides.task if not item.startswith(elsewhere)]
+    command = " ".join(["python examples/train_oracle.py", *choices])
     text = json.dumps(train_oracle(OmegaConf.to_object(config)) | {"command": command}, indent=1)
     file = Path(config.run_dir) / "oracle.json"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ _LEARNER_KEYS = (
     ("next", "done"),
     ("next", "terminated"),
 )
+_UNSTABLE = ("next", "unstable")
 
 
 class BehaviourTraining:
@@ -133,12 +134,11 @@ class BehaviourTraining:
         self.env.set_seed(self.seed + self.rounds)
         played = self.env.rollout(steps, policy, break_when_any_done=False)
         self.last_return = played["next", "reward"].sum(1).mean().item()
-        rows = played.select(*_LEARNER_KEYS)
+        rows = played.select(*_LEARNER_KEYS, _UNSTABLE, strict=False)
         slices = rows.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks)
-        unstable = played.get(("next", "unstable"), None)
+        unstable = slices.get(_UNSTABLE, None)
         if unstable is not None:  # nothing is learned from a simulation that broke down
-            broken = unstable.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks).any(1)
-            slices = slices[~broken]
+            slices = slices[~unstable.squeeze(-1).any(1)].exclude(_UNSTABLE)
         self.buffer.extend(slices)
 
     def _save(self) -> None:
