@@ -68,7 +68,14 @@ def main() -> None:
         for run in (json.loads(file.read_text()) for file in (ROOT / "results" / "oracle").glob("*.json"))
     }
     results = [json.loads(file.read_text()) for file in (ROOT / "results").glob("*.json")]
-    results.sort(key=lambda r: (list(NAMES).index(r["env"]), r["dataset"]["tasks"] == "paper", r["method"]))
+    results.sort(
+        key=lambda r: (
+            list(NAMES).index(r["env"]),
+            r["dataset"]["tasks"] == "paper",
+            r["method"],
+            r["policy_loss"],
+        )
+    )
     rows = [row(result, oracles.get(setting(result))) for result in results]
     lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ["---"] * len(HEADER), *rows)]
     readme = ROOT / "README.md"
