@@ -23,7 +23,8 @@ SHIFT = {
 
 
 def _setting(result: dict) -> str:
-    return f"{result['env']}, method {result['method']}"
+    losses = f"{result['method']} + {result['policy_loss']}"
+    return f"{result['env']} ({result['dataset']['tasks']} tasks), method {losses}"
 
 
 def _seeds(result: dict) -> str:
