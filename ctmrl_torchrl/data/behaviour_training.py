@@ -133,7 +133,9 @@ class BehaviourTraining:
         self.rounds += 1
         self.env.set_seed(self.seed + self.rounds)
         played = self.env.rollout(steps, policy, break_when_any_done=False)
-        self.last_return = played["next", "reward"].sum(1).mean().item()
+        # Rows that fall are reset and play on: the mean is over episodes, however many there were.
+        episodes = played["next", "done"].sum().clamp(min=1)
+        self.last_return = (played["next", "reward"].sum() / episodes).item()
         rows = played.select(*_LEARNER_KEYS, _UNSTABLE, strict=False)
         slices = rows.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks)
         unstable = slices.get(_UNSTABLE, None)

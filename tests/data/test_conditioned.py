@@ -148,6 +148,21 @@ def test_unstable_simulations_are_not_learned_from():
     assert len(training.buffer) == 2 * 20 - 1
 
 
+def test_the_return_shown_is_that_of_an_episode_however_many_a_round_has():
+    training = make_training(recipe=dataclasses.replace(TOLD, rows_per_task=1))
+    rollout = training.env.rollout
+
+    def falling(steps, policy, **options):
+        played = rollout(steps, policy, **options)
+        played["next", "reward"] = torch.ones(4, steps, 1)
+        played["next", "done"] = (torch.arange(1, steps + 1) % 5 == 0).expand(4, steps).unsqueeze(-1)
+        return played
+
+    training.env.rollout = falling
+    training._collect(None)
+    assert training.last_return == 5.0
+
+
 def test_a_mujoco_dataset_holds_the_oracle(tmp_path):
     tasks = make_task_set("half_cheetah_vel", num_train=3, num_test=1)
     recipe = get_recipe("smoke", "half_cheetah_vel")
