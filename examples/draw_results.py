@@ -24,7 +24,7 @@ SHIFT = {
 
 def _setting(result: dict) -> str:
     losses = f"{result['method']} + {result['policy_loss']}"
-    return f"{result['env']} ({result['dataset']['tasks']} tasks), method {losses}"
+    return f"{result['env']} ({result['dataset']['tasks']}), {losses}"
 
 
 def _seeds(result: dict) -> str:
@@ -56,7 +56,7 @@ def draw_sweep(files: list[Path], output: Path) -> None:
         first["reference"]["optimum"],
         output,
         random=first["reference"]["random"],
-        subtitle=f"{_setting(first)}, preset {first['preset']}, {_seeds(first)}, unseen tasks",
+        subtitle=f"{_setting(first)}, preset {first['preset']}, {_seeds(first)}",
         interval="95 % interval over seeds" if len(first["seeds"]) > 1 else "",
     )
 
@@ -80,7 +80,7 @@ def main() -> None:
             best,
             reference["paper"]["test"]["ctmrl"]["mean"],
             RESULTS / "figures" / f"{file.stem}.png",
-            subtitle=f"{_setting(result)}, {_seeds(result)}, unseen tasks",
+            subtitle=f"{_setting(result)}, {_seeds(result)}",
             interval="95 % interval over seeds" if len(result["seeds"]) > 1 else "",
             best_name=best_name,
         )
@@ -96,7 +96,7 @@ def main() -> None:
         settings,
         result["reference"]["optimum"],
         ROOT / "docs" / "figures" / "context-shift.png",
-        subtitle=f"{_setting(result)}, preset {result['preset']}, one seed, unseen tasks",
+        subtitle=f"{_setting(result)}, preset {result['preset']}, one seed",
     )
 
 
