@@ -25,13 +25,17 @@ class StackedTrainer:
         seeds (sequence of int): of the trainers.
 
     Raises:
-        ValueError: if trainers are not at the same update, or agents are not built alike.
+        ValueError: if a trainer has begun, they have different numbers of updates, or agents are not alike.
     """
 
     def __init__(self, trainers: Sequence[MetaTrainer], seeds: Sequence[int]) -> None:
         self.trainers = list(trainers)
-        if len({(trainer.update_count, trainer.updates) for trainer in self.trainers}) != 1:
-            raise ValueError("StackedTrainer: give it trainers that are at the same update, of as many.")
+        if {trainer.update_count for trainer in self.trainers} != {0}:
+            raise ValueError(
+                "StackedTrainer: give it trainers that have not begun; one that has goes on by itself."
+            )
+        if len({trainer.updates for trainer in self.trainers}) != 1:
+            raise ValueError("StackedTrainer: give it trainers of equally many updates.")
         self.loss = StackedLoss([trainer.loss for trainer in self.trainers], seeds)
         first = self.trainers[0].optimiser
         groups = [

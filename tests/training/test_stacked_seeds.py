@@ -130,6 +130,10 @@ def test_what_cannot_be_a_stack_is_refused_before_anything_is_written(tmp_path):
 
 def test_trainers_must_be_in_step(folder):
     trainers = [prepare(config(folder, "step", seed)).trainer for seed in SEEDS]
-    trainers[1].update_count = 3
-    with pytest.raises(ValueError, match="at the same update"):
+    trainers[1].updates += 1
+    with pytest.raises(ValueError, match="equally many updates"):
+        StackedTrainer(trainers, SEEDS)
+    for trainer in trainers:
+        trainer.update_count = 3
+    with pytest.raises(ValueError, match="have not begun"):
         StackedTrainer(trainers, SEEDS)
