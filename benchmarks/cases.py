@@ -1,0 +1,131 @@
+"""What is timed: whole experiments at the released sizes and in the quick preset, on random data of real shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+
+from ctmrl_torchrl.data import DatasetManifest, TaskDataset
+from ctmrl_torchrl.envs import TaskSet, make_task_set
+from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
+from ctmrl_torchrl.training.trainer import MetaTrainer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+#: tasks per batch and context transitions of the released configurations; 256 transitions per task in all
+RELEASED_SIZES = {
+    "point_robot": (16, 1024),
+    "point_robot_wind": (16, 1024),
+    "sparse_point_robot": (16, 1024),
+    "half_cheetah_vel": (16, 100),
+    "hopper_rand_params": (16, 256),
+    "walker_rand_params": (16, 256),
+    "ant_goal": (10, 512),
+}
+
+
+def released(env: str, *more: str) -> list[str]:
+    """Overrides that give the released sizes: networks, batch and contexts of single transitions."""
+    tasks, length = RELEASED_SIZES[env]
+    sizes = (f"batch.tasks={tasks}", "context.kind=transitions", f"context.length={length}")
+    penalty = () if "point" in env else ("policy_loss=brac_sac", "policy_loss.behaviour_penalty=true")
+    return [f"env={env}", "preset=paper", "tasks=repo", *sizes, *penalty, *more]
+
+
+@dataclass
+class Case:
+    """A trainer ready to update, and what it was made from."""
+
+    config: ExperimentConfig
+    task_set: TaskSet
+    dataset: TaskDataset
+    loss: MetaLoss
+    trainer: MetaTrainer
+
+
+def make_config(overrides: list[str]) -> ExperimentConfig:
+    """The configuration that a command line with these overrides would have."""
+    register_configs()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", overrides=overrides))
+
+
+def random_dataset(task_set: TaskSet, transitions_per_task: int, snapshots: int = 14) -> TaskDataset:
+    """Random numbers in the layout of an offline dataset: full episodes of ``snapshots`` behaviours."""
+    family = task_set.family
+    trajectories = max(transitions_per_task // family.horizon, snapshots)
+    total = trajectories * family.horizon * task_set.n_tasks
+    draw = torch.Generator().manual_seed(0)
+    row = torch.arange(total)
+    trajectory = row // family.horizon
+    last = (row % family.horizon == family.horizon - 1).unsqueeze(-1)
+
+    def normal(size: int) -> torch.Tensor:
+        return torch.randn(total, size, generator=draw)
+
+    following = {"observation": normal(family.observation_dim), "reward": normal(1), "done": last}
+    following |= {"truncated": last, "terminated": torch.zeros_like(last)}
+    if family.return_key != ("next", "reward"):
+        following[family.return_key[-1]] = normal(1)
+    transitions = {
+        "observation": normal(family.observation_dim),
+        "action": normal(family.action_dim).tanh_(),
+        "next": following,
+        "task_id": trajectory // trajectories,
+        "trajectory_id": trajectory,
+        "snapshot_id": (trajectory % trajectories) * snapshots // trajectories,
+    }
+    manifest = DatasetManifest(
+        env=family.name, preset=task_set.preset, horizon=family.horizon, tasks=task_set.to_dict()
+    )
+    return TaskDataset.from_tensordict(TensorDict(transitions, [total]), manifest)
+
+
+def make_case(
+    overrides: list[str],
+    *,
+    phase: str = "joint",
+    dataset: TaskDataset | None = None,
+    transitions_per_task: int = 14_000,
+) -> Case:
+    """Build a trainer.
+
+    Args:
+        overrides: of the configuration.
+        phase: ``"warm_up"`` (prediction and policy), ``"joint"`` (everything), ``"representation"`` (no
+            policy) or ``"policy"`` (encoder fixed).
+        dataset: default: random numbers.
+        transitions_per_task: of those.
+    """
+    config = make_config(overrides)
+    device = build.resolve_device(config.device)
+    task_set = make_task_set(config.env, config.tasks)
+    dataset = dataset or random_dataset(task_set, transitions_per_task)
+    loss = build.make_loss(config, build.make_problem(task_set, dataset)).to(device)
+    trainer = MetaTrainer(
+        loss,
+        build.make_buffer(config, dataset, task_set, torch.Generator().manual_seed(0)),
+        build.make_optimiser(config, loss),
+        build.make_target_updater(config, loss),
+        updates=1,
+        device=device,
+        compile=config.compile,
+    )
+    trainer.begin()
+    loss.representation_frozen, loss.policy_frozen = phase == "policy", phase == "representation"
+    loss.representation.warm_up = phase == "warm_up"
+    return Case(config, task_set, dataset, loss, trainer)
+
+
+def updating(overrides: list[str], phase: str = "joint") -> Callable[[], object]:
+    """Sample and update: what a training repeats."""
+    trainer = make_case(overrides, phase=phase).trainer
+    return lambda: trainer.update(trainer.next_batch())

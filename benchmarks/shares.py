@@ -1,0 +1,72 @@
+"""Where an update's time goes: the parts of the real update, each with a stopwatch around it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from cases import Case
+from measure import four_digits
+
+from ctmrl_torchrl.objectives.representation import cqvae
+
+
+@contextmanager
+def stopwatch(clock: dict[str, float], part: str, owner: Any, name: str) -> Iterator[None]:
+    """While open, adds the seconds spent in ``owner.name`` to ``clock[part]``."""
+    original = getattr(owner, name)
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            clock[part] += time.perf_counter() - start
+
+    with mock.patch.object(owner, name, watched):
+        yield
+
+
+def _parts(case: Case) -> list[tuple[str, Any, str]]:
+    loss, trainer = case.loss, case.trainer
+    return [
+        ("sampling", trainer, "next_batch"),
+        ("encoding", loss, "_encode"),
+        ("predictions (L_pre_spe, L_pre_cro)", loss.representation, "_prediction_errors"),
+        ("code classification (L_C)", cqvae, "code_classification"),
+        ("hard contrast (L_contra)", cqvae, "hard_contrastive"),
+        ("policy loss", loss, "policy"),
+        ("backward", torch.Tensor, "backward"),
+        ("optimiser", trainer.optimiser, "step"),
+        ("targets", trainer.target_updater, "step"),
+    ]
+
+
+def shares(case: Case, *, rounds: int) -> dict[str, float]:
+    """Median share of every part in the time of sampling and updating; what is left is ``"rest"``."""
+    step: Callable[[], object] = lambda: case.trainer.update(case.trainer.next_batch())  # noqa: E731
+    step()
+    taken: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        clock: dict[str, float] = defaultdict(float)
+        with ExitStack() as stack:
+            for part, owner, name in _parts(case):
+                # A loss is called as a module; modules are watched at their forward pass.
+                module = getattr(owner, name) if name == "policy" else None
+                watched = (module, "forward") if module is not None else (owner, name)
+                stack.enter_context(stopwatch(clock, part, *watched))
+            start = time.perf_counter()
+            step()
+            whole = time.perf_counter() - start
+        for part, _, _ in _parts(case):
+            taken[part].append(clock[part] / whole)
+        taken["rest"].append(1.0 - sum(clock.values()) / whole)
+    return {part: four_digits(statistics.median(values)) for part, values in taken.items()}
