@@ -1,4 +1,4 @@
-"""What is timed: whole experiments at the released sizes and in the quick preset, on random data of real shape."""
+"""What is timed: whole experiments at the released sizes and in the quick preset, on random data."""
 
 from __future__ import annotations
 
@@ -93,8 +93,9 @@ def make_case(
     overrides: list[str],
     *,
     phase: str = "joint",
-    dataset: TaskDataset | None = None,
     transitions_per_task: int = 14_000,
+    num_train: int | None = None,
+    num_test: int | None = None,
 ) -> Case:
     """Build a trainer.
 
@@ -102,13 +103,13 @@ def make_case(
         overrides: of the configuration.
         phase: ``"warm_up"`` (prediction and policy), ``"joint"`` (everything), ``"representation"`` (no
             policy) or ``"policy"`` (encoder fixed).
-        dataset: default: random numbers.
-        transitions_per_task: of those.
+        transitions_per_task: of random data.
+        num_train, num_test: numbers of tasks; default: the preset's.
     """
     config = make_config(overrides)
     device = build.resolve_device(config.device)
-    task_set = make_task_set(config.env, config.tasks)
-    dataset = dataset or random_dataset(task_set, transitions_per_task)
+    task_set = make_task_set(config.env, config.tasks, num_train=num_train, num_test=num_test)
+    dataset = random_dataset(task_set, transitions_per_task)
     loss = build.make_loss(config, build.make_problem(task_set, dataset)).to(device)
     trainer = MetaTrainer(
         loss,
@@ -125,7 +126,7 @@ def make_case(
     return Case(config, task_set, dataset, loss, trainer)
 
 
-def updating(overrides: list[str], phase: str = "joint") -> Callable[[], object]:
-    """Sample and update: what a training repeats."""
-    trainer = make_case(overrides, phase=phase).trainer
+def updating(overrides: list[str], phase: str = "joint", sizes: dict | None = None) -> Callable[[], object]:
+    """Sample and update: what a training repeats; ``sizes`` as for :func:`make_case`."""
+    trainer = make_case(overrides, phase=phase, **(sizes or {})).trainer
     return lambda: trainer.update(trainer.next_batch())

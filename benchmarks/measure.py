@@ -60,31 +60,39 @@ def take_turns(
     }
 
 
-def peak_memory_mb(function: Callable[..., Callable[[], object]], *arguments: Any, calls: int = 3) -> float:
-    """Peak memory of a fresh process that calls what ``function(*arguments)`` returns, in MB.
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What ``function(*arguments)`` returns in a process of its own, and that process's peak memory in MB.
 
     The process's own floor (interpreter, imported libraries) is part of it.
+
+    Raises:
+        RuntimeError: if the process dies.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report_peak, args=(sender, function, arguments, calls))
+    process = context.Process(target=_answer, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError("the process whose memory was to be measured died; see its output") from None
+        raise RuntimeError("the process that was to be measured died; see its output") from None
     finally:
         process.join()
 
 
-def _report_peak(sender: Any, function: Callable[..., Any], arguments: tuple, calls: int) -> None:
+def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(1)
-    run = function(*arguments)
+    answer = function(*arguments)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send((answer, round(kilobytes / (1e3 if sys.platform.startswith("linux") else 1e6), 1)))
+
+
+def repeat(make: Callable[..., Callable[[], object]], *arguments: Any, calls: int = 3) -> None:
+    """Make something to call, and call it a few times."""
+    run = make(*arguments)
     for _ in range(calls):
         run()
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send(round(kilobytes / (1e3 if sys.platform.startswith("linux") else 1e6), 1))
 
 
 def machine() -> dict[str, Any]:

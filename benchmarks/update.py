@@ -4,9 +4,9 @@ python benchmarks/update.py                                     # all, eager, on
 python benchmarks/update.py --cases point_robot quick --threads 1 2 --compile
 python benchmarks/update.py --output results/benchmarks/update.json
 
-The floor is the time of the update's bare matrix products, measured in turns with the update. The fixed cost is
-the time of the same update with next to no numbers in it (two tasks, two transitions, networks of width 2): what
-Python and the frameworks take, whatever the sizes.
+The floor is the time of the update's bare matrix products, measured in turns with the update. The fixed cost
+is the time of the same update with next to no numbers in it (two tasks, two transitions, networks of width
+2): what Python and the frameworks take, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from cases import RELEASED_SIZES, make_case, released, updating
-from measure import four_digits, peak_memory_mb, take_turns, write_json
+from measure import four_digits, in_fresh_process, repeat, take_turns, write_json
 from products import RecordProducts
 from shares import shares
 from torchrl._utils import logger as torchrl_logger
@@ -83,7 +83,7 @@ def measure_update(
         "fixed_cost_share": four_digits(seconds["fixed"] / seconds["update"]),
         "sampling_share": four_digits(seconds["sampling"] / whole),
         "shares": shares(case, rounds=rounds),
-        "peak_memory_mb": peak_memory_mb(updating, overrides, phase) if memory else None,
+        "peak_memory_mb": in_fresh_process(repeat, updating, overrides, phase)[1] if memory else None,
     }
 
 
@@ -94,16 +94,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="time the compiled update as well (minutes)")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     rows = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
+        memory = threads == 1 and not arguments.no_memory
         for name in arguments.cases:
             overrides, phases = CASES[name]
             for phase in phases:
                 row = measure_update(
-                    overrides, phase, rounds=arguments.rounds, compile=arguments.compile, memory=threads == 1
+                    overrides, phase, rounds=arguments.rounds, compile=arguments.compile, memory=memory
                 )
                 rows.append({"case": name, **row})
                 torchrl_logger.info(format_row(rows[-1]))
@@ -117,8 +119,8 @@ def format_row(row: dict[str, Any]) -> str:
     compiled = row["timings"].get("compiled update")
     return (
         f"{row['case']:30s} {row['phase']:15s} {row['threads']} thr {update['cpu_ms']:8.1f} ms CPU "
-        f"{update['wall_ms']:8.1f} ms  {row['update_over_floor']:6.2f} x floor  fixed {row['fixed_cost_share']:5.1%}"
-        f"  sampling {row['sampling_share']:5.1%}"
+        f"{update['wall_ms']:8.1f} ms  {row['update_over_floor']:6.2f} x floor"
+        f"  fixed {row['fixed_cost_share']:5.1%}  sampling {row['sampling_share']:5.1%}"
         + (f"  {row['peak_memory_mb']:6.0f} MB" if row["peak_memory_mb"] else "")
         + (f"  compiled {compiled['wall_ms']:.1f} ms" if compiled else "")
     )

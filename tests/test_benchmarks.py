@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_simulator(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("simulator", BENCHMARKS / "simulator.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    output = tmp_path / "out.json"
-    sizes = [
-        "--family",
-        "hopper_rand_params",
-        "--rows",
-        "3",
-        "--rounds",
-        "1",
-        "--steps",
-        "4",
-        "--threads",
-        "1",
-    ]
-    monkeypatch.setattr(sys, "argv", ["simulator", *sizes, "--output", str(output)])
-    module.main()
-    result = json.loads(output.read_text())
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """Runs the named benchmark with some arguments, in this process; returns what it wrote."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    threads = torch.get_num_threads()
+
+    def run(name, *arguments):
+        output = tmp_path / f"{name}.json"
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments, "--output", str(output)])
+        importlib.import_module(name).main()
+        return json.loads(output.read_text())
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def all_positive(entry):
+    return all(value > 0 for value in entry.values())
+
+
+def test_simulator(benchmark):
+    sizes = "--family hopper_rand_params --rows 3 --rounds 1 --steps 4 --threads 1"
+    result = benchmark("simulator", *sizes.split())
     assert len(result["rates"]) == 5
-    for entry in result["rates"].values():
-        assert all(value > 0 for value in entry.values())
+    assert all(all_positive(entry) for entry in result["rates"].values())
     assert result["rates"]["bare mj_step loop"]["times_bare_loop"] == 1.0
+
+
+def test_update(benchmark):
+    rows = benchmark("update", "--cases", "quick", "--rounds", "1", "--no-memory")["rows"]
+    assert [row["phase"] for row in rows] == ["representation", "joint", "policy"]
+    for row in rows:
+        assert all(all_positive(timing) for timing in row["timings"].values())
+        assert row["update_over_floor"] > 0
+        assert sum(row["shares"].values()) == pytest.approx(1.0, abs=1e-2)
+    assert rows[0]["shares"]["policy loss"] == 0.0 == rows[2]["shares"]["hard contrast (L_contra)"]
+    assert rows[1]["shares"]["policy loss"] > 0.0 < rows[1]["shares"]["hard contrast (L_contra)"]
+
+
+def test_floor_counts_the_products_of_both_passes(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    products = importlib.import_module("products").RecordProducts()
+    layer, x = torch.nn.Linear(5, 7), torch.randn(3, 4, 5)
+    with products:
+        layer(x).sum().backward()
+    # Forward [12, 5] x [5, 7]; backward the weight's gradient, and none for the input, which asks for none.
+    assert products.gflop * 1e9 == 2 * (12 * 5 * 7 + 7 * 12 * 5)
+    products.bare()()
+
+
+def test_sampling(benchmark):
+    result = benchmark("sampling", "--env", "point_robot", "--transitions", "300", "--rounds", "1")
+    assert len(result["timings"]) == 5 and all(all_positive(t) for t in result["timings"].values())
+    assert result["transitions"] == 40 * 300
+
+
+def test_meta_test(benchmark):
+    result = benchmark("meta_test", "--rounds", "1", "--repeats", "1")
+    assert set(result["protocols"]) == {"offline", "online", "np", "np_refine", "codes"}
+    # ten tasks, twenty measured episodes and a collected one between each two, of twenty steps
+    assert result["protocols"]["np"]["env_steps"] == 10 * 39 * 20
+
+
+def test_scaling(benchmark, tmp_path):
+    axes = benchmark("scaling", "--axes", "codes", "--largest", "0.3", "--rounds", "1")["axes"]
+    assert [point["size"] for point in axes["codes"]["points"]] == [2, 16]
+    assert all(all_positive(point) for point in axes["codes"]["points"])
+    assert (tmp_path / "scaling.png").stat().st_size > 1_000

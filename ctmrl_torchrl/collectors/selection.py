@@ -53,8 +53,9 @@ class _KeepBest:
         The shifts have the direction and the size of the context's own uncertainty, so there is no scale to
         tune for a task.
         """
-        order = torch.randperm(len(evidence), generator=run.generator).tolist()
-        part = [evidence[index] for index in order[: max(1, int(self.share * len(evidence)))]]
+        # Every row draws its own part: repeats of a task then try different shifts.
+        scores = torch.rand(run.task_ids.numel(), len(evidence), generator=run.generator)
+        part = _episodes_of_rows(evidence, scores.argsort(1)[:, : max(1, int(self.share * len(evidence)))])
         return self._best_context + self.step * (run.encode(part) - run.encode(evidence))
 
 
@@ -151,6 +152,11 @@ class CodesProtocol(_KeepBest):
 def best_episodes(run: AdaptationRun, number: int) -> list[TensorDictBase]:
     """The ``number`` best collected episodes of every row by return, each as ``[n, H]``."""
     order = torch.stack(run.returns, 1).topk(min(number, len(run.returns)), 1).indices
-    stacked = torch.stack(run.episodes, 1)
-    rows = torch.arange(order.shape[0], device=order.device)
+    return _episodes_of_rows(run.episodes, order)
+
+
+def _episodes_of_rows(episodes: list[TensorDictBase], order: Tensor) -> list[TensorDictBase]:
+    """Other episodes for every row: those that ``order`` ``[n, k]`` names, as k entries ``[n, H]``."""
+    stacked = torch.stack(episodes, 1)
+    rows, order = torch.arange(order.shape[0], device=stacked.device), order.to(stacked.device)
     return [stacked[rows, order[:, rank]] for rank in range(order.shape[1])]

@@ -138,7 +138,7 @@ class Codebook(TensorDictModuleBase):
         code_index = code_index.reshape(-1)
         self.codes.copy_(moving_update(self.codes, task_context, code_index, self.update_rate))
         frequency = _matches(code_index, self.usage).mean(0)
-        self.usage.lerp_(frequency, self.usage_rate)
+        self.usage.add_(frequency - self.usage, alpha=self.usage_rate)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -84,6 +84,7 @@ class StackedLoss(nn.Module):
     Out: the agents' losses, ``[agents]`` each. Their sum has every agent's own gradient in its row.
 
     Raises:
+        RuntimeError: when moved to another device or dtype; move the agents before they are stacked.
         ValueError: if there is no agent, numbers of agents and seeds differ, agents are not built alike, or
             they are in different phases.
 
@@ -131,6 +132,13 @@ class StackedLoss(nn.Module):
         device = leaves[0].device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._draws = SeededDraws(self.generators)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StackedLoss:
+        """Refuse ``to``, ``double``, ``cuda``: the agents' views would stay behind."""
+        raise RuntimeError(
+            "StackedLoss: its agents hold views of its parameters, which a new dtype or device would cut "
+            "off; move the agents first, then stack them."
+        )
 
     def leaf_of(self, parameter: nn.Parameter) -> nn.Parameter:
         """The stacked parameter in which ``parameter`` of the first agent is the first row.

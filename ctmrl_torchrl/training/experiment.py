@@ -112,7 +112,10 @@ def _check_run_dir(config: ExperimentConfig) -> None:
     """Results are only replaced by a run that goes on from them, or on request."""
     run_dir = Path(config.run_dir)
     held = [name for name in ("summary.json", "checkpoints/last.pt") if (run_dir / name).exists()]
-    if held and config.resume is None and not config.overwrite:
+    if not held or config.overwrite:
+        return
+    checkpoint = None if config.resume is None else find_checkpoint(config.resume).resolve()
+    if checkpoint is None or not checkpoint.is_relative_to(run_dir.resolve()):
         raise ConfigError(
             f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
             f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."

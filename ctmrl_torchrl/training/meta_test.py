@@ -95,7 +95,8 @@ class MetaTester:
         self.device = device
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
-    def _collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
+    def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
+        """The collector of these tasks, each ``repeats`` times; made on first use."""
         key = tuple(task_ids), repeats
         if key not in self._collectors:
             rows = torch.tensor(task_ids).repeat_interleave(repeats)
@@ -119,7 +120,7 @@ class MetaTester:
 
     def run(self, task_ids: Sequence[int], repeats: int, seed: int) -> dict[str, TensorDict]:
         """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU."""
-        collector = self._collector(task_ids, repeats)
+        collector = self.collector(task_ids, repeats)
         runs = {}
         for protocol in make_protocols(self.config, None if self.codes is None else self.codes.detach()):
             runs[protocol.name] = collector.run(protocol, seed=seed).cpu().reshape(len(task_ids), repeats)

@@ -224,6 +224,13 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
         schedule.representation_end,
         "more than 0 with schedule.kmeans=true, which places the codes within the representation phase",
     )
+    length = max(schedule.updates * schedule.representation_end, 1.0)
+    _require(
+        not schedule.kmeans or math.ceil(schedule.kmeans_at * length) < length,
+        "schedule.kmeans_at",
+        schedule.kmeans_at,
+        f"smaller: K-means must begin within the representation phase, which has only {length:g} updates",
+    )
     _require(
         schedule.policy_start <= schedule.representation_end,
         "schedule.policy_start",

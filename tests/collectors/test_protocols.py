@@ -69,7 +69,8 @@ def test_codes_then_adapts_from_what_the_episodes_told():
     # then shifts of the best context so far, by two of the six (seven) episodes
     generator = torch.Generator().manual_seed(0)
     for number in (6, 7):
-        part = [run.episodes[index] for index in torch.randperm(number, generator=generator)[:2].tolist()]
+        drawn = torch.rand(3, number, generator=generator).argsort(1)[:, :2]
+        part = [torch.stack(run.episodes, 1)[torch.arange(3), drawn[:, k]] for k in range(2)]
         shift = run.encode(part) - run.encode(run.episodes[:number])
         best = torch.stack(protocol.proposals[:number], 1)[torch.arange(3), returns[:, :number].argmax(1)]
         torch.testing.assert_close(protocol.proposals[number], best + 0.5 * shift)
@@ -161,3 +162,11 @@ def test_the_shifts_of_refining_are_those_of_random_subsets():
     for number, proposal in enumerate(protocol.tried[1:], start=1):
         apart = proposal - bases[:number, None] - shifts[None]  # [tried before, subsets, rows, d]
         assert (apart.abs().amax(-1) < 1e-4).flatten(0, 1).any(0).all()
+
+
+def test_every_row_draws_shifts_of_its_own():
+    """Repeats of a task on a deterministic environment are otherwise one and the same trial."""
+    codes = torch.tensor([[0.9, 0.1], [-0.9, 0.1], [0.1, 0.9]])
+    run = make_collector(Wrong(), Walker(), (2,) * 8).run(CodesProtocol(codes, episodes=12), seed=0)
+    assert (run["returns"][:, :4] == run["returns"][:1, :4]).all()  # the codes are the same for all
+    assert run["task_context"][:, -1].unique(dim=0).shape[0] > 1

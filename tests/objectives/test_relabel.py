@@ -53,6 +53,24 @@ def test_one_task_has_no_others():
     assert (mix_other_tasks(td, torch.zeros(1, 1), lambda transitions, _: transitions, 1.0) == td).all()
 
 
+def test_a_context_of_batch_size_t_is_mixed_too():
+    td = contexts(6, 9)
+    flat = TensorDict({"observation": td["observation"], "next": {"reward": td["next", "reward"]}}, [6])
+    results = []
+    for context in (td, flat):
+        torch.manual_seed(0)
+        results.append(mix_other_tasks(context, torch.zeros(6, 1), answered_by, 1.0)["observation"])
+    assert torch.equal(*results)
+    assert flat.batch_size == (6,)
+
+
+def test_without_contrast_the_representation_reads_no_second_context():
+    loss = ctmrl_loss(relabelled_fraction=1.0, contrastive_weight=0.0).representation
+    td = meta_batch().set("task_context", torch.randn(5, 4))
+    assert "task_context_positive" not in loss.in_keys
+    assert loss(td.select(*loss.in_keys))["loss_prediction"].isfinite()
+
+
 def test_the_loss_encodes_mixed_contexts_only_when_asked():
     """Only the main draw, not in the warm-up, not once the encoder is fixed."""
     plain, mixing = ctmrl_loss(), ctmrl_loss(relabelled_fraction=1.0)

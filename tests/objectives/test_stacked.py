@@ -169,3 +169,10 @@ def test_every_agent_draws_what_it_would_draw_alone(function):
 def test_draws_that_would_be_shared_are_refused():
     with pytest.raises(RuntimeError, match=r"torch\.randperm, whose draws would be shared"):
         draws_of(lambda: torch.randperm(4))
+
+
+def test_moving_a_stack_is_refused_and_leaves_it_whole():
+    stacked = StackedLoss([agent(seed) for seed in SEEDS], SEEDS)
+    with pytest.raises(RuntimeError, match="move the agents first"):
+        stacked.to(torch.float32)
+    stacked(torch.stack([meta_batch(seed) for seed in SEEDS]))

@@ -204,6 +204,16 @@ def test_a_finished_run_is_not_overwritten_unasked(run):
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
 
 
+def test_going_on_from_one_run_does_not_replace_another(run, tmp_path):
+    config, _, run_dir = run
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "summary.json").write_text("kept", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run_dir: .*other holds a run already"):
+        run_experiment(dataclasses.replace(config, run_dir=str(other), resume=str(run_dir)))
+    assert (other / "summary.json").read_text(encoding="utf-8") == "kept"
+
+
 def test_a_run_of_other_settings_is_not_resumed_and_no_data_are_made(run, tmp_path):
     config, _, run_dir = run
     changes = {"schedule.updates": config.schedule.updates + 1, "resume": str(run_dir)}

@@ -134,6 +134,7 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"schedule.representation_end": 0.0, "schedule.policy_start": 0.0},
             "more than 0 with schedule.kmeans",
         ),
+        ({"schedule.updates": 10, "schedule.kmeans_at": 0.95}, "begin within the representation phase"),
         ({"schedule.policy_start": 0.9}, "at most schedule.representation_end=0.8"),
         (
             {"evaluation.protocols": ["np_refine"], "evaluation.random_episodes": 1},

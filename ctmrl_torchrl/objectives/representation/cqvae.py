@@ -54,7 +54,7 @@ class CQVAELoss(LossModule):
 
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
-          gradient; the second is among ``in_keys`` only while :attr:`uses_positive`
+          gradient; the second is among ``in_keys`` only while the contrastive term is on
         - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative
         - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default
           ``"context"``, the paper's choice; ``"transitions"`` predicts the policy batch instead
@@ -151,6 +151,11 @@ class CQVAELoss(LossModule):
         return (self.contrastive_weight != 0 or self.relabelled_fraction != 0) and not self.warm_up
 
     @property
+    def _contrasts(self) -> bool:
+        """Whether the contrastive term is on now."""
+        return self.contrastive_weight != 0 and not self.warm_up
+
+    @property
     def augmented_keys(self) -> list[NestedKey]:
         """What :meth:`augment` reads of a context."""
         keys = self.tensor_keys
@@ -165,8 +170,7 @@ class CQVAELoss(LossModule):
     def in_keys(self) -> list[NestedKey]:
         """What the coming forward pass reads."""
         keys = self.tensor_keys
-        contrasts = self.contrastive_weight != 0 and not self.warm_up
-        contexts = [keys.task_context] + ([keys.task_context_positive] if contrasts else [])
+        contexts = [keys.task_context] + ([keys.task_context_positive] if self._contrasts else [])
         leaves = (keys.observation, keys.action, keys.reward, keys.next_observation)
         return [*contexts, *(join_key(keys.prediction, leaf) for leaf in leaves)]
 
@@ -251,7 +255,7 @@ class CQVAELoss(LossModule):
                 f"{name}: the batch holds one task, but the contrastive term (Eq. 10) compares tasks; "
                 "sample at least two tasks per batch or set contrastive_weight=0."
             )
-        if self.uses_positive:
+        if self._contrasts:
             names = {"positive": keys.task_context_positive, "task_id": keys.task_id}
             require_second_draw(tensordict, context, **names, reader=name)
         return context

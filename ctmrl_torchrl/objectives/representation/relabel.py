@@ -22,7 +22,7 @@ def mix_other_tasks(
     """Replace some transitions of some contexts by relabelled ones of another task in the batch.
 
     Args:
-        context: ``[T, L]``, in TorchRL's layout, with or without a ``mask``.
+        context: entries ``[T, L, ...]`` in TorchRL's layout, with or without a ``mask``.
         task_context: ``[T, d]``, what is known of each task from other data; detached here.
         relabel: ``(transitions [T, L], task contexts [T, d]) -> transitions``, answered as in those tasks.
         fraction: probability of a task to be mixed; of its transitions a uniformly drawn share is replaced.
@@ -31,6 +31,8 @@ def mix_other_tasks(
         the mixed contexts ``[T, L]``; the input is left alone.
     """
     tasks, device = task_context.shape[0], task_context.device
+    if context.batch_dims < 2:
+        context = context.copy().auto_batch_size_(2)
     shift = torch.randint(1, max(tasks, 2), (), device=device)
     with torch.no_grad():
         other = relabel(context[(torch.arange(tasks, device=device) + shift) % tasks], task_context.detach())
