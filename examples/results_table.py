@@ -21,10 +21,10 @@ NAMES = {
     "hopper_rand_params": "Hopper-Rand-Params",
     "walker_rand_params": "Walker-Rand-Params",
 }
-PROTOCOLS = ("offline", "np", "np_refine", "codes")
+PROTOCOLS = ("offline", "online", "np", "np_refine", "codes")
 HEADER = (
-    "environment (tasks)", "method", "seeds", "offline", "np, random only", "np", "np_refine", "codes",
-    "oracle", "optimum", "paper",
+    "environment (tasks)", "method", "seeds", "offline", "online", "np, one episode", "np, random only", "np",
+    "np_refine", "codes", "oracle", "optimum", "paper",
 )  # fmt: skip
 
 
@@ -46,14 +46,16 @@ def row(result: dict, oracle: float | None) -> list[str]:
         low, high = entry["ci95"]
         return f"{entry['mean']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if number > 1 else "")
 
-    offline, *others = (cell(name) for name in PROTOCOLS)
+    offline, online, *others = (cell(name) for name in PROTOCOLS)
+    after = [tests["np"]["per_episode"][number] for number in (1, result["random_episodes"])]
     return [
         f"{NAMES[result['env']]} ({result['dataset']['tasks']})",
         f"`{result['method']}`"
         + ("" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"),
         str(number),
         offline,
-        f"{tests['np']['per_episode'][result['random_episodes']]:.2f}",
+        online,
+        *(f"{value:.2f}" for value in after),
         *others,
         "" if oracle is None else f"{oracle:.2f}",
         f"{best:.2f}" if best_name == "optimum" else f"{best:.2f} (behaviour)",

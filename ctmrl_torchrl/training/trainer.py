@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class MetaTrainer:
         identity (dict): what a checkpoint must agree with to be resumed.
         log_every, evaluate_every, checkpoint_every (int): in updates; 0 switches off.
         device (torch.device): of the loss.
-        compile (bool): run the loss through ``torch.compile``, without graph breaks.
+        compile (bool): run the loss and its backward pass through ``torch.compile``, as one graph.
         progress (bool): show a progress bar.
 
     Attributes:
@@ -92,7 +93,8 @@ class MetaTrainer:
         self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.device = device
-        self._forward = torch.compile(loss, fullgraph=True) if compile else loss
+        self.compile = compile
+        self._differentiate = torch.compile(self._gradients, fullgraph=True) if compile else self._gradients
         self.progress = progress
         self.update_count = 0
         self.earlier_seconds = 0.0
@@ -101,14 +103,20 @@ class MetaTrainer:
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
-        losses = self._forward(batch)
-        total = total_loss(losses)
-        if total.requires_grad:  # not so when every weight of the phase is 0
-            total.backward()
+        with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile else nullcontext():
+            losses = self._differentiate(batch)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if not self.loss.policy_frozen:
             self.target_updater.step()
+        return losses
+
+    def _gradients(self, batch: TensorDictBase) -> TensorDictBase:
+        """Losses of a batch, detached; their gradients are left in the parameters."""
+        losses = self.loss(batch)
+        total = total_loss(losses)
+        if total.requires_grad:  # not so when every weight of the phase is 0
+            total.backward()
         return losses.detach()
 
     def train(self) -> None:

@@ -112,7 +112,7 @@ def summary(tmp_path, name, seed, value, policy_loss="brac_sac", extra=""):
         "per_task": {"2": value},
         "per_episode": [value - 1] * 20,
     }
-    protocols = {key: result for key in ("offline", "np", "np_refine", "codes")}
+    protocols = dict.fromkeys(("offline", "online", "np", "np_refine", "codes"), result)
     from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
 
     made = build_summary(
@@ -166,7 +166,10 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     table.main()
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before <!-- table -->\n| environment") and text.endswith("<!-- /table --> after")
-    assert "| Point-Robot (repo) | `ctmrl` | 2 | -4.50 [-5.00, -4.00] | -5.50 |" in text
+    assert (
+        "| Point-Robot (repo) | `ctmrl` | 2 | -4.50 [-5.00, -4.00] | -4.50 [-5.00, -4.00] | -5.50 | -5.50 |"
+        in text
+    )
     assert "| -3.95 | -3.85 | -4.81 |" in text or "| -3.95 | -3.86 | -4.81 |" in text
     (tmp_path / "README.md").write_text("nothing")
     with pytest.raises(SystemExit, match="no <!-- table -->"):
