@@ -153,8 +153,8 @@ class ExperimentConfig:
         run_dir (str): where the results go; a folder that holds a run already is left alone unless
             ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
         threads (int): torch threads on the CPU; small networks are fastest with 1.
-        compile (bool): compile the loss and its backward pass by ``torch.compile``. Each phase takes minutes to
-            compile; on a CPU that pays where Python's overhead dominates, with small batches and long runs.
+        compile (bool): compile the loss and its backward pass by ``torch.compile``. Each phase takes minutes
+            to compile; on a CPU that pays where Python's overhead dominates: small batches, long runs.
     """
 
     env: str = "point_robot"

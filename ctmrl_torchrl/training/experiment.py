@@ -169,10 +169,10 @@ def prepare(config: ExperimentConfig) -> Experiment:
     """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging."""
     validate_config(config)
     torch.set_num_threads(config.threads)
-    _check_run_dir(config)
     if config.resume is not None:
         # Before any data are made: a wrong path or a run of other settings should be said at once.
         load_checkpoint(find_checkpoint(config.resume), run_identity(config))
+    _check_run_dir(config)
     experiment = build_experiment(config)
     trainer, run_dir = experiment.trainer, experiment.run_dir
     torch.manual_seed(config.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ctmrl_torchrl.data import RECIPE_NAMES, recipes_of
 from ctmrl_torchrl.envs import ENV_NAMES, get_family
+from ctmrl_torchrl.objectives.policy.iql import REWARDS
 from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
 from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 
@@ -146,6 +147,7 @@ LOSS_RULES: dict[str, Rule] = {
         "a number between 0 and 1, both excluded",
     ),
     "policy_loss.temperature": POSITIVE,
+    "policy_loss.rewards": _among(*REWARDS),
 }
 
 

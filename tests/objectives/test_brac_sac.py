@@ -338,6 +338,18 @@ def test_configurations():
     iql = IQLConfig(hidden=[8], expectile=0.7, temperature=4.0).build(problem, 5)
     assert (iql.expectile, iql.temperature, iql.loss_function) == (0.7, 4.0, "l2")
     assert iql.value_estimator.gamma.item() == pytest.approx(0.8)
+    problem.statistics["next", "reward"] = torch.tensor([3.0]), torch.tensor([2.0])
+    seen = {
+        rewards: IQLConfig(hidden=[8], rewards=rewards)
+        .build(problem, 5)
+        .standardise_reward(torch.tensor([5.0]))
+        for rewards in ("raw", "scaled", "standardised")
+    }
+    assert {name: value.item() for name, value in seen.items()} == {
+        "raw": 5.0, "scaled": 2.5, "standardised": 1.0
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="policy_loss.rewards='clipped'; choose one of raw"):
+        IQLConfig(rewards="clipped").build(problem, 5)
     with pytest.raises(ValueError, match="names no policy loss"):
         PolicyLossConfig().build(problem, 5)
 

@@ -171,6 +171,22 @@ def test_iql_is_torchrls():
     torch.testing.assert_close(mine["td_error"], their_batch["td_error"])
 
 
+def test_standardised_rewards_are_those_of_a_standardised_dataset():
+    plain = POLICIES["iql"].build().eval()
+    statistics = torch.tensor([-2.0]), torch.tensor([4.0])
+    loss = make_iql_loss(*policy_networks(), gamma=0.9, reward_statistics=statistics).eval()
+    loss.load_state_dict(plain.state_dict(), strict=False)
+    batch = policy_batch(4, 6)
+    standardised = batch.clone()
+    standardised["next", "reward"] = (batch["next", "reward"] + 2.0) / 4.0
+    before = batch["next", "reward"].clone()
+    out, expected = run(loss, batch), run(plain, standardised)
+    for name, value in expected.items():
+        torch.testing.assert_close(out[name], value)
+    assert not torch.allclose(out["loss_qvalue"], run(plain, policy_batch(4, 6))["loss_qvalue"])
+    assert torch.equal(batch["next", "reward"], before)
+
+
 @pytest.mark.parametrize("make", [BRACSACLoss, make_iql_loss])
 def test_critics_may_be_given_as_a_list(make):
     actor, qvalue, value = policy_networks()

@@ -87,7 +87,11 @@ WRONG = {
     "representation.observation_gain": [0, -1.0, NAN, "fine"],
     "representation.predict": ["future"],
 }
-OF_IQL = {"policy_loss.expectile": [0.0, 1.0, NAN], "policy_loss.temperature": POSITIVES}
+OF_IQL = {
+    "policy_loss.expectile": [0.0, 1.0, NAN],
+    "policy_loss.temperature": POSITIVES,
+    "policy_loss.rewards": ["clipped", None],
+}
 
 
 def test_every_rule_is_tested():

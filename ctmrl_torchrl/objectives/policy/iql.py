@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.objectives import IQLLoss, ValueEstimators
 from torchrl.objectives.utils import distance_loss
 
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 from ctmrl_torchrl.objectives.checks import known_reduction
 from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
+
+#: what ``policy_loss.rewards`` chooses from
+REWARDS = ("raw", "scaled", "standardised")
 
 
 class OfflineIQLLoss(TransitionLoss, IQLLoss):
@@ -29,6 +34,8 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
 
     Keyword Args:
         gamma (float): discount factor.
+        reward_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each; the
+            critics learn from the standardised reward.
         options: everything ``IQLLoss`` takes by keyword.
 
     Keys, outputs, targets and errors: see :func:`make_iql_loss`.
@@ -47,8 +54,17 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
     value_field = "value"
     out_keys = ["loss_actor", "loss_qvalue", "loss_value", "entropy"]
 
-    def __init__(self, *networks: TensorDictModuleBase, gamma: float, **options: Any) -> None:
+    def __init__(
+        self,
+        *networks: TensorDictModuleBase,
+        gamma: float,
+        reward_statistics: Statistics | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*networks, **options)
+        self.standardise_reward = (
+            nn.Identity() if reward_statistics is None else Standardise(*reward_statistics)
+        )
         # Read by make_value_estimator, so that choosing another estimator keeps the discount.
         self.gamma = gamma
         if self.reduction == "none" and self.scalar_output_mode == "exclude":
@@ -57,8 +73,10 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
 
     def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
         """Regression of all critics to ``r + gamma * (1 - terminated) * V(s')``."""
+        reward_key, seen = self._outcome_keys[0], tensordict.copy()
+        seen.set(reward_key, self.standardise_reward(tensordict.get(reward_key)))
         target = self.value_estimator.value_estimate(
-            tensordict.copy(), target_params=self.target_value_network_params
+            seen, target_params=self.target_value_network_params
         ).squeeze(-1)
         stacked = self._vmap_qvalue_networkN0(
             tensordict.select(*self.qvalue_network.in_keys), self.qvalue_network_params
@@ -87,6 +105,7 @@ def make_iql_loss(
     expectile: float = 0.8,
     temperature: float = 10.0,
     num_qvalue_nets: int = 2,
+    reward_statistics: Statistics | None = None,
     reduction: str = "mean",
     deactivate_vmap: bool = False,
 ) -> OfflineIQLLoss:
@@ -105,6 +124,10 @@ def make_iql_loss(
         expectile (float): the expectile of the value regression, in (0.5, 1).
         temperature (float): inverse temperature of the advantage weights.
         num_qvalue_nets (int): size of the critic ensemble.
+        reward_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each, by
+            which it is standardised for the critics. Values then stay near zero instead of growing to the
+            size of a return, and advantages are not lost in their error. A mean other than 0 changes what is
+            optimal where episodes can end early.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
             ``entropy`` out.
         deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
@@ -148,6 +171,7 @@ def make_iql_loss(
         qvalue_network,
         value_network,
         num_qvalue_nets=num_qvalue_nets,
+        reward_statistics=reward_statistics,
         loss_function="l2",
         expectile=expectile,
         temperature=temperature,
@@ -167,6 +191,8 @@ class IQLConfig(PolicyLossConfig):
 
     Args:
         expectile, temperature (float): as there.
+        rewards (str): what the critics learn from: ``raw`` rewards, ``scaled`` to unit deviation over the
+            training tasks, or ``standardised`` (their mean subtracted too: only where no episode ends early).
 
     Examples:
         >>> import torch
@@ -181,12 +207,24 @@ class IQLConfig(PolicyLossConfig):
     name: str = "iql"
     expectile: float = 0.8
     temperature: float = 10.0
+    rewards: str = "raw"
 
     def build(self, problem: Problem, context_dim: int) -> IQLLoss:
-        """Build the loss with its networks."""
+        """Build the loss with its networks.
+
+        Raises:
+            ValueError: for an unknown treatment of the rewards.
+        """
+        if self.rewards not in REWARDS:
+            raise ValueError(f"policy_loss.rewards={self.rewards!r}; choose one of {', '.join(REWARDS)}.")
+        statistics = None
+        if self.rewards != "raw":
+            mean, spread = problem.statistics["next", "reward"]
+            statistics = (mean if self.rewards == "standardised" else torch.zeros_like(mean)), spread
         return make_iql_loss(
             *self.networks(problem, context_dim),
             gamma=problem.discount,
             expectile=self.expectile,
             temperature=self.temperature,
+            reward_statistics=statistics,
         )
