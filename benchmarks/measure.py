@@ -84,8 +84,16 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any
 def _answer(sender: Any, function: Callable[..., Any], arguments: tuple) -> None:
     torch.set_num_threads(1)
     answer = function(*arguments)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.send((answer, round(kilobytes / (1e3 if sys.platform.startswith("linux") else 1e6), 1)))
+    sender.send((answer, round(_peak_bytes() / 1e6, 1)))
+
+
+def _peak_bytes() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Of this program alone; Linux's ru_maxrss begins with what the parent held when it forked.
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return 1024 * next(float(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def repeat(make: Callable[..., Callable[[], object]], *arguments: Any, calls: int = 3) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -81,3 +82,12 @@ def test_scaling(benchmark, tmp_path):
     assert [point["size"] for point in axes["codes"]["points"]] == [2, 16]
     assert all(all_positive(point) for point in axes["codes"]["points"])
     assert (tmp_path / "scaling.png").stat().st_size > 1_000
+
+
+def test_memory_is_that_of_the_fresh_process(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    measure = importlib.import_module("measure")
+    ballast = torch.ones(300_000_000)  # 1.2 GB here must not show there
+    _, megabytes = measure.in_fresh_process(os.getpid)
+    assert 50 < megabytes < 1_000
+    del ballast
