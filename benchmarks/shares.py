@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -52,7 +52,10 @@ def _parts(case: Case) -> list[tuple[str, Any, str]]:
 
 def shares(case: Case, *, rounds: int) -> dict[str, float]:
     """Median share of every part in the time of sampling and updating; what is left is ``"rest"``."""
-    step: Callable[[], object] = lambda: case.trainer.update(case.trainer.next_batch())  # noqa: E731
+
+    def step() -> None:
+        case.trainer.update(case.trainer.next_batch())
+
     step()
     taken: dict[str, list[float]] = defaultdict(list)
     for _ in range(rounds):
