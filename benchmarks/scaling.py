@@ -72,7 +72,7 @@ def measure_point(axis: str, size: int, rounds: int) -> dict[str, float]:
 
 
 def measure_axis(axis: str, rounds: int, largest: float) -> dict[str, Any]:
-    """All points of an axis; ``last_step``: by how much time grew over the last step, per growth of the size."""
+    """All points of an axis; ``last_step``: growth of the time over the last step, per growth of the size."""
     name, sizes, _ = AXES[axis]
     kept = sizes[: max(2, round(largest * len(sizes)))]
     points = []
