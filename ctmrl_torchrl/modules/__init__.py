@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.modules.behaviour_guess import BoundedGaussian, make_behaviour_guess
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes, moving_update
 from ctmrl_torchrl.modules.context_encoder import ContextEncoder, EncoderConfig, make_context_encoder
 from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
@@ -9,6 +10,7 @@ from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, ma
 from ctmrl_torchrl.modules.standardise import Standardise, StandardisedMLP, Unstandardise
 
 __all__ = [
+    "BoundedGaussian",
     "Codebook",
     "ContextEncoder",
     "EncoderConfig",
@@ -16,6 +18,7 @@ __all__ = [
     "StandardisedMLP",
     "Unstandardise",
     "make_actor",
+    "make_behaviour_guess",
     "make_context_encoder",
     "make_next_observation_predictor",
     "make_qvalue",

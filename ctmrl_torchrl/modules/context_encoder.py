@@ -36,10 +36,12 @@ class ContextEncoder(TensorDictModuleBase):
             without it is taken as unpadded. By default (``"auto"``) the entry ``"mask"`` beside the first
             of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")``.
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
+        transition_key (NestedKey, optional): where what the transition network makes of every single
+            transition goes; by default it is not kept.
 
     Keys:
         - reads ``in_keys``, each ``[*, L, features]``, and ``mask_key`` if present
-        - writes ``out_key``, ``[*, d]``
+        - writes ``out_key``, ``[*, d]``, and ``transition_key``, ``[*, L, d]``, if there is one
 
     Raises:
         ValueError: if the context holds no transitions (L = 0); if features or mask differ in ``[*, L]``.
@@ -62,10 +64,11 @@ class ContextEncoder(TensorDictModuleBase):
         out_key: NestedKey = "task_context",
         mask_key: NestedKey | Literal["auto"] | None = "auto",
         head: nn.Module | None = None,
+        transition_key: NestedKey | None = None,
     ) -> None:
         super().__init__()
         self.in_keys = list(in_keys)
-        self.out_keys = [out_key]
+        self.out_keys = [out_key] if transition_key is None else [transition_key, out_key]
         if mask_key == "auto":
             first = self.in_keys[0]
             mask_key = join_key(*(first[:-1] if isinstance(first, tuple) else ()), "mask")
@@ -106,8 +109,10 @@ class ContextEncoder(TensorDictModuleBase):
                 f"{type(self).__name__}: the mask {self.mask_key!r} has shape {list(mask.shape)}, expected "
                 f"{list(features.shape[:-1])}: one flag per transition (squeeze(-1) drops a last dimension)."
             )
-        pooled = self.pool(self.transition_network(features), mask)
-        return tensordict.set(self.out_keys[0], self.head(pooled))
+        encoded = self.transition_network(features)
+        for transition_key in self.out_keys[:-1]:
+            tensordict.set(transition_key, encoded)
+        return tensordict.set(self.out_keys[-1], self.head(self.pool(encoded, mask)))
 
 
 class RelativeFeatures(nn.Module):
@@ -157,7 +162,7 @@ def make_context_encoder(
             features, to standardise them.
         relative (pair of slice, optional): replace the first slice of the features by its difference to the
             second before standardising, e.g. the next observation by its change.
-        keys: ``out_key`` and ``mask_key`` of :class:`ContextEncoder`.
+        keys: ``out_key``, ``mask_key`` and ``transition_key`` of :class:`ContextEncoder`.
 
     Raises:
         ValueError: for an unknown ``pool``.
@@ -227,7 +232,7 @@ class EncoderConfig:
     head_hidden: list[int] = field(default_factory=lambda: [200])
     feature_gain: float | None = 1.0
 
-    def build(self, problem: Problem) -> ContextEncoder:
+    def build(self, problem: Problem, transition_key: NestedKey | None = None) -> ContextEncoder:
         """Build the encoder for an environment's features, under the root key ``"context"``."""
         features = problem.feature_dims
         relative, scaled = None, list(features)
@@ -244,4 +249,5 @@ class EncoderConfig:
             head_hidden=self.head_hidden,
             feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
             relative=relative,
+            transition_key=transition_key,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -15,26 +15,15 @@ from torchrl.objectives import LossModule
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
+from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 
-
-class RepresentationLoss(Protocol):
-    """What :class:`MetaLoss` asks of a representation loss, beside being a LossModule.
-
-    Attributes:
-        uses_positive (bool): whether the second context draw is needed now.
-        augmented_keys (list of NestedKey): what ``augment`` reads of a context; empty for none of it.
-    """
-
-    uses_positive: bool
-    augmented_keys: list[NestedKey]
-    in_keys: list[NestedKey]
-    out_keys: list[NestedKey]
-
-    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Losses of the contexts under ``task_context`` and, if asked for, ``task_context_positive``."""
-
-    def augment(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions to encode instead of ``context``, given the tasks' contexts from the other draw."""
+#: entries that the representation loss is given, not the input
+HANDED_ON = (
+    "task_context",
+    "task_context_positive",
+    "task_context_reconstructed",
+    "transition_contexts",
+)
 
 
 class MetaLoss(PolicyDelegation):
@@ -54,9 +43,11 @@ class MetaLoss(PolicyDelegation):
         - ``context`` and ``context_positive`` ``[T, L]``: two draws; the encoder is shown both below
           ``context``. The second is read only while :attr:`needs_positive`.
         - ``transitions`` ``[T, B]`` (or ``[T, B, time]``) in TorchRL's layout, for the policy loss
-        - ``task_context`` and ``task_context_positive``: the names under which the contexts are handed on.
-          They are not read from the input. The representation loss is renamed along; networks are built with
-          the names they read.
+        - ``task_context`` and ``task_context_positive``: the names under which the contexts are handed on;
+          so are ``task_context_reconstructed`` (of transitions that the representation loss has encoded
+          again) and ``transition_contexts`` ``[T, L, d]`` (of every single transition, which the encoder
+          then writes under this name). They are not read from the input. The representation loss is renamed
+          along; networks are built with the names they read.
         - what the representation loss reads besides
 
     ``in_keys`` and ``out_keys`` are those of the coming forward pass; they follow the phase.
@@ -67,8 +58,9 @@ class MetaLoss(PolicyDelegation):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if the encoder reads outside of ``context`` or does not write one context per task; if
-            contexts and transitions are not of the same tasks.
+        TypeError: if the representation loss is not a :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
+        ValueError: if the encoder reads outside of ``context``, does not write one context per task, or none
+            per transition where they are needed; if contexts and transitions are not of the same tasks.
 
     Attributes:
         representation_frozen (bool): when true the encoder runs without gradient and the representation loss
@@ -113,6 +105,8 @@ class MetaLoss(PolicyDelegation):
         transitions: NestedKey = "transitions"
         task_context: NestedKey = "task_context"
         task_context_positive: NestedKey = "task_context_positive"
+        task_context_reconstructed: NestedKey = "task_context_reconstructed"
+        transition_contexts: NestedKey = "transition_contexts"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
@@ -124,11 +118,11 @@ class MetaLoss(PolicyDelegation):
         policy_loss: LossModule,
     ) -> None:
         super().__init__()
-        missing = [n for n in ("uses_positive", "augmented_keys") if not hasattr(representation_loss, n)]
-        if missing:
+        if not isinstance(representation_loss, RepresentationLoss):
             raise TypeError(
-                f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} lacks "
-                f"{', '.join(missing)}; see RepresentationLoss for what is asked of it."
+                f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} is no "
+                "RepresentationLoss; derive it from ctmrl_torchrl.objectives.RepresentationLoss, which tells "
+                "what is asked of it."
             )
         self.context_encoder = context_encoder
         self.representation = representation_loss
@@ -140,9 +134,8 @@ class MetaLoss(PolicyDelegation):
     def set_keys(self, **kwargs: NestedKey | None) -> None:
         """Rename keys, here and in the representation loss.
 
-        The representation loss takes new names of ``task_context`` and ``task_context_positive``; where it
-        predicts the transitions of ``context`` or of ``transitions``, it goes on with them under their new
-        name.
+        The representation loss takes new names of the contexts that are handed on to it; where it predicts
+        the transitions of ``context`` or of ``transitions``, it goes on with them under their new name.
 
         Args:
             kwargs: new names; None restores the default.
@@ -155,7 +148,7 @@ class MetaLoss(PolicyDelegation):
         accepted = self.representation.tensor_keys
         renamed: dict[str, Any] = {
             name: getattr(self.tensor_keys, name)
-            for name in ("task_context", "task_context_positive")
+            for name in HANDED_ON
             if name in kwargs and hasattr(accepted, name)
         }
         for name in ("context", "transitions"):
@@ -184,11 +177,12 @@ class MetaLoss(PolicyDelegation):
         """What the coming forward pass reads."""
         keys = self.tensor_keys
         needed = list(self.context_encoder.in_keys)
-        handed_on = {keys.task_context, keys.task_context_positive, join_key("next", keys.task_context)}
+        handed_on = {getattr(keys, name) for name in HANDED_ON} | {join_key("next", keys.task_context)}
         if self.needs_positive:
             needed += self._features(keys.context_positive)
             needed += [join_key(keys.context, key) for key in self.representation.augmented_keys]
         if not self.representation_frozen:
+            needed += [join_key(keys.context, key) for key in self.representation.reconstructed_keys]
             needed += [key for key in self.representation.in_keys if key not in handed_on]
         if not self.policy_frozen:
             policy = [unravel_key(key) for key in self.policy.in_keys]
@@ -222,16 +216,34 @@ class MetaLoss(PolicyDelegation):
         return context
 
     def _encode(self, tensordict: TensorDictBase, context: Tensor | TensorDictBase) -> Tensor:
-        keys, names = self.tensor_keys, self.context_encoder.out_keys
+        """The task contexts ``[T, d]`` of these transitions."""
+        return self._task_context(tensordict, self._encoded(tensordict, context))
+
+    def _encoded(self, tensordict: TensorDictBase, context: Tensor | TensorDictBase) -> TensorDictBase:
+        """What the encoder writes about these transitions."""
         # A copy, so that what the encoder writes beside its features does not stay in the input.
         shown = context if isinstance(context, Tensor) else context.copy()
-        out_key = keys.task_context if keys.task_context in names else names[-1]
-        view = TensorDict({keys.context: shown}, batch_size=tensordict.batch_size[:1])
-        task_context = self.context_encoder(view).get(out_key)
+        return self.context_encoder(
+            TensorDict({self.tensor_keys.context: shown}, batch_size=tensordict.batch_size[:1])
+        )
+
+    def _task_context(self, tensordict: TensorDictBase, encoded: TensorDictBase) -> Tensor:
+        key, names = self.tensor_keys.task_context, self.context_encoder.out_keys
+        out_key = key if key in names else names[-1]
         mend = "the context encoder writes one context per task (pool over the transitions)."
         expected = (*tensordict.batch_size[:1], "d") if tensordict.batch_dims else ("T", "d")
         reader = type(self).__name__
-        return require_shape(task_context, expected, reader=reader, what=repr(out_key), mend=mend)
+        return require_shape(encoded.get(out_key), expected, reader=reader, what=repr(out_key), mend=mend)
+
+    def _transition_contexts(self, encoded: TensorDictBase) -> Tensor:
+        key = self.tensor_keys.transition_contexts
+        if key not in self.context_encoder.out_keys:
+            raise ValueError(
+                f"{type(self).__name__}: {type(self.representation).__name__} needs a context of every "
+                f"single transition, but the context encoder does not write {key!r}; build it with "
+                f"transition_key={key!r}."
+            )
+        return encoded.get(key)
 
     def policy_batch(self, tensordict: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions ``[T, B]`` with the detached context repeated over B, at this and the next step."""
@@ -265,8 +277,15 @@ class MetaLoss(PolicyDelegation):
                 work.set(keys.task_context_positive, positive)
                 if self.representation.augmented_keys:
                     context = self.representation.augment(context, positive.detach())
-            task_context = self._encode(tensordict, context)
-            out.update(self.representation(work.set(keys.task_context, task_context)))
+            encoded = self._encoded(tensordict, context)
+            task_context = self._task_context(tensordict, encoded)
+            work.set(keys.task_context, task_context)
+            if self.representation.uses_transition_contexts:
+                work.set(keys.transition_contexts, self._transition_contexts(encoded))
+            if self.representation.reconstructed_keys:
+                again = self.representation.reconstruct(context, task_context)
+                work.set(keys.task_context_reconstructed, self._encode(tensordict, again))
+            out.update(self.representation(work))
         if not self.policy_frozen:
             out.update(self.policy(self.policy_batch(tensordict, task_context)))
         return out

@@ -156,7 +156,8 @@ def make_loss(config: ExperimentConfig, problem: Problem) -> MetaLoss:
     """Encoder, representation loss and policy loss; ``config.seed`` decides their initial parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        encoder = config.encoder.build(problem)
+        transition_key = "transition_contexts" if config.representation.uses_transition_contexts else None
+        encoder = config.encoder.build(problem, transition_key)
         representation = config.representation.build(problem, config.encoder.context_dim)
         policy = config.policy_loss.build(problem, config.encoder.context_dim)
     return MetaLoss(encoder, representation, policy)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from ctmrl_torchrl.modules.context_encoder import EncoderConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig, IQLConfig, PolicyLossConfig
-from ctmrl_torchrl.objectives.representation import CQVAEConfig, RepresentationConfig
+from ctmrl_torchrl.objectives.representation import CQVAEConfig, ReleasedConfig, RepresentationConfig
 
 #: what ``policy_loss=`` and ``representation=`` choose from; a new loss adds its configuration here
 POLICY_LOSSES: tuple[type[PolicyLossConfig], ...] = (BRACSACConfig, IQLConfig)
-REPRESENTATIONS: tuple[type[RepresentationConfig], ...] = (CQVAEConfig,)
+REPRESENTATIONS: tuple[type[RepresentationConfig], ...] = (CQVAEConfig, ReleasedConfig)
 
 
 @dataclass

@@ -128,6 +128,13 @@ LOSS_RULES: dict[str, Rule] = {
     "representation.cross_prediction_weight": NOT_NEGATIVE,
     "representation.code_weight": NOT_NEGATIVE,
     "representation.contrastive_weight": NOT_NEGATIVE,
+    "representation.metric_weight": NOT_NEGATIVE,
+    "representation.club_weight": NOT_NEGATIVE,
+    "representation.guess_weight": NOT_NEGATIVE,
+    "representation.cycle_weight": NOT_NEGATIVE,
+    "representation.commitment_weight": NOT_NEGATIVE,
+    "representation.code_contrast_weight": NOT_NEGATIVE,
+    "representation.guess_hidden": WIDTHS,
     "representation.temperature": POSITIVE,
     "representation.extra_negatives": _whole(0),
     "representation.update_rate": SHARE,
@@ -225,6 +232,13 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
         "schedule.representation_end",
         schedule.representation_end,
         "more than 0 with schedule.kmeans=true, which places the codes within the representation phase",
+    )
+    _require(
+        config.encoder.pool == "mean" or not config.representation.uses_transition_contexts,
+        "encoder.pool",
+        config.encoder.pool,
+        f"'mean' with representation={config.representation.name}, which compares contexts of single "
+        "transitions with those of tasks",
     )
     length = max(schedule.updates * schedule.representation_end, 1.0)
     _require(

@@ -10,7 +10,7 @@ from meta_batches import FEATURES, meta_batch, policy_loss, predictors, transiti
 from tensordict import TensorDictBase
 
 from ctmrl_torchrl import modules
-from ctmrl_torchrl.objectives import CQVAELoss, CTMRLLoss, MetaLoss
+from ctmrl_torchrl.objectives import CQVAELoss, CTMRLLoss, MetaLoss, ReleasedCTMRLLoss
 
 POLICY_KINDS = ("brac_sac", "brac_sac_penalty", "iql")
 
@@ -75,6 +75,28 @@ def make_ctmrl(kind, reduction="mean", **options):
     return CTMRLLoss(make_encoder(), codebook, *predictors(), policy, extra_negatives=4, reduction=reduction)
 
 
+def released_batch():
+    td = representation_batch()
+    td["task_context_reconstructed"] = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+    td["transition_contexts"] = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(3))
+    return td
+
+
+def make_released(**options):
+    sizes = dict(observation_dim=2, action_dim=2, context_dim=4, hidden=(8,))
+    guess = modules.make_behaviour_guess(**sizes)
+    return ReleasedCTMRLLoss(modules.Codebook(3, 4), *predictors(), guess, **options)
+
+
+def make_released_meta(kind, reduction="mean", transition_key="transition_contexts", **options):
+    encoder = modules.make_context_encoder(
+        feature_dims=FEATURES, context_dim=4, hidden=(8,), transition_key=transition_key
+    )
+    return MetaLoss(
+        encoder, make_released(reduction=reduction, **options), policy_loss(kind, reduction=reduction)
+    )
+
+
 @dataclass
 class Case:
     """A loss and its promises.
@@ -121,6 +143,16 @@ REPRESENTATION = {
     "loss_code": {"codebook"},
     "loss_contrastive": set(),
 }
+RELEASED = {
+    "loss_metric": set(),
+    "loss_club": set(),
+    "loss_guess": {"behaviour_guess"},
+    "loss_prediction": PREDICTORS,
+    "loss_cycle": {"codebook"},
+    "loss_commitment": set(),
+    "loss_code_contrast": {"codebook"},
+    "loss_contrastive": set(),
+}
 CQVAE_KEYS = {
     "task_context": "task_context",
     "task_context_positive": "task_context_positive",
@@ -132,7 +164,8 @@ CQVAE_KEYS = {
     "next_observation": ("next", "observation"),
     "mask": "mask",
 }
-META_KEYS = {
+NEW_CONTEXTS = {name: name for name in ("task_context_reconstructed", "transition_contexts")}
+META_KEYS = NEW_CONTEXTS | {
     name: name
     for name in ("context", "context_positive", "transitions", "task_context", "task_context_positive")
 }
@@ -157,11 +190,11 @@ POLICIES = {
 }
 
 
-def composed(make, kind):
-    """A loss that holds the policy loss of this kind and a CQVAELoss."""
+def composed(make, kind, terms=REPRESENTATION, encoding=("loss_prediction", "loss_code", "loss_contrastive")):
+    """A loss that holds the policy loss of this kind and a representation loss of these terms."""
     inner = POLICIES[kind]
-    owners = {name: {f"representation.{part}" for part in parts} for name, parts in REPRESENTATION.items()}
-    for name in ("loss_prediction", "loss_code", "loss_contrastive"):
+    owners = {name: {f"representation.{part}" for part in parts} for name, parts in terms.items()}
+    for name in encoding:
         owners[name] = owners[name] | {"context_encoder"}
     owners |= {name: {f"policy.{part}" for part in parts} for name, parts in inner.owners.items()}
     return Case(
@@ -169,7 +202,14 @@ def composed(make, kind):
     )
 
 
+# The cycle reaches only the predictors of what the encoder reads.
+CYCLE = {"loss_cycle": {"codebook", "reward_predictor"}}
+ENCODING = ("loss_metric", "loss_club", "loss_cycle", "loss_commitment", "loss_contrastive")
 CASES = {
+    "released": Case(
+        make_released, released_batch, keys=CQVAE_KEYS | NEW_CONTEXTS, owners=RELEASED, estimates=False
+    ),
+    "meta_released": composed(make_released_meta, "brac_sac", RELEASED | CYCLE, ENCODING),
     "cqvae": Case(make_cqvae, representation_batch, keys=CQVAE_KEYS, owners=REPRESENTATION, estimates=False),
     **POLICIES,
     "meta_brac_sac": composed(make_meta, "brac_sac"),

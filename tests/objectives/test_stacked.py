@@ -11,7 +11,7 @@ from torch import nn
 from torchrl.objectives import SoftUpdate
 
 from ctmrl_torchrl import modules
-from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, make_iql_loss
+from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, MetaLoss, ReleasedCTMRLLoss, make_iql_loss
 from ctmrl_torchrl.objectives.stacked import SeededDraws, StackedLoss, stack_states
 
 TASKS, LENGTH, BATCH, LATENT = 5, 7, 6, 4
@@ -28,10 +28,21 @@ def make_policy(kind, wide):
     return BRACSACLoss(*networks, behaviour_critic=critic)
 
 
+def released_agent(features, wide):
+    encoder = modules.make_context_encoder(
+        feature_dims=features, context_dim=LATENT, hidden=[8], transition_key="transition_contexts"
+    )
+    networks = modules.make_reward_predictor(**wide), None, modules.make_behaviour_guess(**wide)
+    representation = ReleasedCTMRLLoss(modules.Codebook(3, LATENT), *networks)
+    return MetaLoss(encoder, representation, make_policy("brac_sac", wide))
+
+
 def agent(seed, kind="brac_sac", relabelled=0.5):
     torch.manual_seed(100 + seed)
     features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
     wide = dict(action_dim=2, hidden=[8], **SIZES)
+    if kind == "released":
+        return released_agent(features, wide).double()
     return CTMRLLoss(
         modules.make_context_encoder(feature_dims=features, context_dim=LATENT, hidden=[8]),
         modules.Codebook(3, LATENT),
@@ -68,7 +79,7 @@ def total(losses):
     return sum(value.sum() for name, value in losses.items() if name.startswith("loss_"))
 
 
-@pytest.mark.parametrize("kind", ["brac_sac", "penalty", "iql"])
+@pytest.mark.parametrize("kind", ["brac_sac", "penalty", "iql", "released"])
 @pytest.mark.parametrize("name", ["warm-up", "all", "policy"])
 def test_every_agent_is_what_it_is_alone(name, kind):
     alone = [agent(seed, kind) for seed in SEEDS]

@@ -14,8 +14,10 @@ from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
 from ctmrl_torchrl.data.recipes import POINT_ROBOT_RECIPES
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
+from ctmrl_torchrl.objectives.representation import ReleasedConfig
 from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
+from ctmrl_torchrl.training.config import ContextConfig
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
 from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
 from ctmrl_torchrl.training.validate import ConfigError
@@ -51,6 +53,23 @@ def test_summary(run):
     assert 1 <= summary["codebook"]["perplexity"] <= 2
     assert summary["dataset"]["recipe"] == "smoke" and summary["dataset"]["seed"] == 0
     assert summary["dataset"]["counts"]["tasks"] == 40
+
+
+def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tmp_path):
+    config = tiny_config(dataset_root, tmp_path, representation=ReleasedConfig(codes=2, predictor_hidden=[8]))
+    config.context = ContextConfig(kind="transitions", length=12)
+    trainer = build_experiment(config).trainer
+    before = {name: value.clone() for name, value in trainer.loss.state_dict().items()}
+    summary = run_experiment(config)
+    trainer.resume(tmp_path)
+    after = trainer.loss.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    parts = ("codebook", "reward_predictor", "behaviour_guess")
+    for part in ("context_encoder", *(f"representation.{name}" for name in parts)):
+        assert any(name.startswith(part) for name in moved), part
+    assert not any("next_observation_predictor" in name for name in before)
+    assert "representation.bilinear" not in moved
+    assert math.isfinite(summary["returns"]["test"]["np"]["mean"])
 
 
 def test_files(run):

@@ -5,7 +5,7 @@ from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.data import recipes_of
 from ctmrl_torchrl.objectives.policy import IQLConfig, PolicyLossConfig
-from ctmrl_torchrl.objectives.representation import RepresentationConfig
+from ctmrl_torchrl.objectives.representation import ReleasedConfig, RepresentationConfig
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.experiment import run_experiment
 from ctmrl_torchrl.training.validate import LOSS_RULES, RULES, ConfigError, validate_config
@@ -92,16 +92,27 @@ OF_IQL = {
     "policy_loss.temperature": POSITIVES,
     "policy_loss.rewards": ["clipped", None],
 }
+NEGATIVES = [-1.0, NAN, INF, "much"]
+OF_RELEASED = {
+    "representation.metric_weight": NEGATIVES,
+    "representation.club_weight": NEGATIVES,
+    "representation.guess_weight": NEGATIVES,
+    "representation.cycle_weight": NEGATIVES,
+    "representation.commitment_weight": NEGATIVES,
+    "representation.code_contrast_weight": NEGATIVES,
+    "representation.guess_hidden": [[], [0]],
+}
 
 
 def test_every_rule_is_tested():
-    assert set(RULES) | set(LOSS_RULES) == (set(WRONG) | set(OF_IQL)) - {"tasks"}
+    assert set(RULES) | set(LOSS_RULES) == {*WRONG, *OF_IQL, *OF_RELEASED} - {"tasks"}
 
 
-@pytest.mark.parametrize("name", [*WRONG, *OF_IQL])
+@pytest.mark.parametrize("name", [*WRONG, *OF_IQL, *OF_RELEASED])
 def test_wrong_values_are_named_with_what_is_allowed(name, tmp_path):
     loss = {"policy_loss": IQLConfig(hidden=[8])} if name in OF_IQL else {}
-    for value in (WRONG | OF_IQL)[name]:
+    loss |= {"representation": ReleasedConfig()} if name in OF_RELEASED else {}
+    for value in (WRONG | OF_IQL | OF_RELEASED)[name]:
         config = tiny_config(tmp_path, tmp_path, {name: value}, **loss)
         with pytest.raises(ConfigError) as error:
             validate_config(config)
@@ -180,3 +191,10 @@ def test_unknown_devices(device, tmp_path):
     with pytest.raises(ConfigError, match=f"config field device: got '{device}', allowed is auto, cpu"):
         run_experiment(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_after_the_mean_do_not_go_with_contexts_of_single_transitions(tmp_path):
+    released = {"representation": ReleasedConfig(codes=2)}
+    validate_config(tiny_config(tmp_path, tmp_path, {"encoder.pool": "mean"}, **released))
+    with pytest.raises(ConfigError, match="encoder.pool: got 'mean_mlp', allowed is 'mean'"):
+        validate_config(tiny_config(tmp_path, tmp_path, {"encoder.pool": "mean_mlp"}, **released))

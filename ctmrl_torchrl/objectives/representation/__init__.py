@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from ctmrl_torchrl.objectives.representation.base import RepresentationConfig
+from ctmrl_torchrl.objectives.representation.base import RepresentationConfig, RepresentationLoss
+from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
 from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
 from ctmrl_torchrl.objectives.representation.cqvae_config import CQVAEConfig
+from ctmrl_torchrl.objectives.representation.metric import metric_loss
+from ctmrl_torchrl.objectives.representation.released import ReleasedCTMRLLoss
+from ctmrl_torchrl.objectives.representation.released_config import ReleasedConfig
+from ctmrl_torchrl.objectives.representation.released_terms import (
+    bilinear_contrastive,
+    code_contrast,
+    squared_distance,
+)
 from ctmrl_torchrl.objectives.representation.terms import (
     code_classification,
+    contrast_within_codes,
     hard_contrastive,
     prediction_error,
 )
@@ -14,8 +24,18 @@ from ctmrl_torchrl.objectives.representation.terms import (
 __all__ = [
     "CQVAEConfig",
     "CQVAELoss",
+    "ReleasedCTMRLLoss",
+    "ReleasedConfig",
     "RepresentationConfig",
+    "RepresentationLoss",
+    "bilinear_contrastive",
+    "club_bound",
     "code_classification",
+    "code_contrast",
+    "contrast_within_codes",
+    "guess_error",
     "hard_contrastive",
+    "metric_loss",
     "prediction_error",
+    "squared_distance",
 ]

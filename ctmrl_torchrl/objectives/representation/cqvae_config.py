@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ctmrl_torchrl.modules.codebook import Codebook
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
-from ctmrl_torchrl.modules.standardise import finer
-from ctmrl_torchrl.objectives.representation.base import RepresentationConfig
+from ctmrl_torchrl.objectives.representation.codebook_config import CodebookConfig
 from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
 from ctmrl_torchrl.problem import Problem
 
 
 @dataclass
-class CQVAEConfig(RepresentationConfig):
+class CQVAEConfig(CodebookConfig):
     """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
 
     Args:
-        codes (int or None): N; None takes the environment's default.
-        prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4.
-        temperature (float): tau. extra_negatives (int): M. update_rate (float): eta of Eq. (2).
-        predictor_hidden (list of int): widths of the reward and next-observation predictors.
+        cross_prediction_weight, code_weight (float): w2 and w3; w1 and w4 are in :class:`CodebookConfig`,
+            with what else losses with a codebook have.
+        temperature (float): tau.
         predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
             policy batch of the same task.
         relabelled_fraction (float): share of the contexts with transitions of another task, relabelled.
-        observation_gain (float or None): as for the policy's networks, for the predictors.
 
     Examples:
         >>> import torch
@@ -37,33 +33,20 @@ class CQVAEConfig(RepresentationConfig):
     """
 
     name: str = "cqvae"
-    codes: int | None = None
-    prediction_weight: float = 1.0
     cross_prediction_weight: float = 1.0
     code_weight: float = 1.0
-    contrastive_weight: float = 1.0
     temperature: float = 0.1
-    extra_negatives: int = 4
-    update_rate: float = 0.1
-    predictor_hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
     predict: str = "context"
     relabelled_fraction: float = 0.0
-    observation_gain: float | None = None
 
     def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
         """Build the codebook, the predictors and the loss."""
         if self.predict not in ("context", "transitions"):
             raise ValueError(f"representation.predict={self.predict!r}; choose 'context' or 'transitions'.")
-        sizes = {
-            "observation_dim": problem.observation_dim,
-            "action_dim": problem.action_dim,
-            "context_dim": context_dim,
-            "hidden": self.predictor_hidden,
-            "observation_statistics": finer(problem.statistics["observation"], self.observation_gain),
-        }
+        sizes = self.network_sizes(problem, context_dim) | {"hidden": self.predictor_hidden}
         reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         loss = CQVAELoss(
-            Codebook(self.codes or problem.codes, context_dim, update_rate=self.update_rate),
+            self.build_codebook(problem, context_dim),
             make_reward_predictor(**sizes, target_statistics=reward),
             make_next_observation_predictor(**sizes, change_statistics=change),
             prediction_weight=self.prediction_weight,

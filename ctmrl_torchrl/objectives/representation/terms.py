@@ -104,20 +104,51 @@ def hard_contrastive(
         >>> hard_contrastive(contexts, contexts, code, temperature=0.1, extra_negatives=1).max() < 1e-3
         tensor(True)
     """
-    tasks = anchor.shape[0]
-    itself = torch.eye(tasks, dtype=torch.bool, device=anchor.device)
+    similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
+    information, group_size = contrast_within_codes(
+        similarity / temperature,
+        code_index,
+        extra_negatives=extra_negatives,
+        task_id=task_id,
+        generator=generator,
+    )
+    non_empty_codes = group_size.reciprocal().sum()
+    return information * anchor.shape[0] / (non_empty_codes * group_size)
+
+
+def contrast_within_codes(
+    logits: Tensor,
+    code_index: Tensor,
+    *,
+    extra_negatives: int,
+    task_id: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE of every task among the tasks of its code.
+
+    Args:
+        logits (Tensor): ``[T, T]``, of every task's first draw (rows) to every second one.
+        code_index, extra_negatives, task_id, generator: as for :func:`hard_contrastive`.
+
+    Returns:
+        the information lost on each task ``[T]``, and the number of tasks on its code ``[T]``.
+
+    Examples:
+        >>> information, size = contrast_within_codes(
+        ...     torch.zeros(3, 3), torch.tensor([0, 0, 1]), extra_negatives=0
+        ... )
+        >>> information.exp(), size
+        (tensor([2., 2., 1.]), tensor([2, 2, 1]))
+    """
+    tasks = logits.shape[0]
+    itself = torch.eye(tasks, dtype=torch.bool, device=logits.device)
     repeated = itself if task_id is None else task_id.unsqueeze(0) == task_id.unsqueeze(1)
     same_code = code_index.unsqueeze(0) == code_index.unsqueeze(1)
-    group_size = same_code.sum(-1)
     alone = ~(same_code & ~repeated).any(-1, keepdim=True)
-    scores = torch.rand(tasks, tasks, generator=generator, device=anchor.device)
+    scores = torch.rand(tasks, tasks, generator=generator, device=logits.device)
     scores = scores.masked_fill(repeated, -1.0)
     extra = scores.topk(min(extra_negatives, tasks - 1), dim=-1).indices
-    drawn = (extra.unsqueeze(-1) == torch.arange(tasks, device=anchor.device)).any(-2)
+    drawn = (extra.unsqueeze(-1) == torch.arange(tasks, device=logits.device)).any(-2)
     allowed = itself | ((same_code | (drawn & alone)) & ~repeated)
-
-    similarity = functional.normalize(anchor, dim=-1) @ functional.normalize(positive, dim=-1).mT
-    logits = (similarity / temperature).masked_fill(~allowed, -torch.inf)
-    information = logits.logsumexp(-1) - logits.diagonal()
-    non_empty_codes = group_size.reciprocal().sum()
-    return information * tasks / (non_empty_codes * group_size)
+    logits = logits.masked_fill(~allowed, -torch.inf)
+    return logits.logsumexp(-1) - logits.diagonal(), same_code.sum(-1)

@@ -1,0 +1,247 @@
+"""The objective of CTMRL's released code, which is not the paper's: CSRO's terms, a cycle, and contrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.modules.codebook import Codebook, match_codes
+from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.objectives.representation.checks import require_contexts
+from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
+from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
+from ctmrl_torchrl.objectives.representation.metric import metric_loss
+from ctmrl_torchrl.objectives.representation.released_terms import (
+    bilinear_contrastive,
+    code_contrast,
+    squared_distance,
+)
+
+TERMS = (
+    "loss_metric",
+    "loss_club",
+    "loss_guess",
+    "loss_prediction",
+    "loss_cycle",
+    "loss_commitment",
+    "loss_code_contrast",
+    "loss_contrastive",
+)
+
+
+class ReleasedCTMRLLoss(CodebookLoss):
+    """What CTMRL's released code minimises, as far as it is well defined; :class:`CQVAELoss` is the paper's.
+
+    - ``loss_metric``: FOCAL's distance metric loss; reaches the contexts.
+    - ``loss_club``, ``loss_guess``: CSRO's bound on what behaviour alone tells of a transition's context
+      (reaches the encoder), and the adversary's fit (reaches ``behaviour_guess``).
+    - ``loss_prediction``: errors of the predictors, given the detached contexts; reaches the predictors.
+    - after the warm-up ``loss_cycle``: the context's rewards (and next observations, where the encoder reads
+      them) are predicted from the matched code and encoded again; squared distance of code and result.
+      Reaches codes, predictors and encoder.
+    - ``loss_commitment``: squared distance of the contexts to their codes; reaches the contexts.
+    - ``loss_code_contrast``: InfoNCE of the codes with themselves; reaches the codes.
+    - ``loss_contrastive``: InfoNCE among the tasks of a code, summed over codes; reaches the contexts of both
+      draws.
+
+    The last two compare by ``x W y`` without a temperature. W stays as it is given: no optimiser of the
+    released code owns it. The release contrasts all training tasks, with contexts drawn for this alone; here
+    the tasks of the meta-batch are contrasted, which is the same with ``batch.tasks`` set to all of them.
+
+    Args:
+        codebook (Codebook): matches contexts with codes.
+        reward_predictor, next_observation_predictor (TensorDictModule): as for
+            :class:`~ctmrl_torchrl.objectives.CQVAELoss`; the second may be None.
+        behaviour_guess (TensorDictModule): reads ``observation`` and ``action`` and writes mean and variance
+            of the context of a transition; see :func:`~ctmrl_torchrl.modules.make_behaviour_guess`.
+
+    Keyword Args:
+        metric_weight, club_weight, guess_weight, prediction_weight, cycle_weight, commitment_weight,
+            code_contrast_weight, contrastive_weight (float): of the terms; 10, 25, 10, 1, 1, 0.25, 1, 1. A
+            weight of 0 switches a term off and skips its work.
+        bilinear (Tensor, optional): W, ``[d, d]``; the identity by default.
+        extra_negatives (int): for tasks alone on their code. Defaults to 4.
+        reward_scale, next_observation_scale, reduction: as for
+            :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
+
+    Keys (see ``set_keys``):
+        - ``task_context``, ``task_context_positive`` ``[T, d]``, ``task_id`` ``[T]`` (optional): as for
+          :class:`~ctmrl_torchrl.objectives.CQVAELoss`
+        - ``transition_contexts`` ``[T, L, d]``: what the encoder makes of single transitions, with gradient
+        - ``task_context_reconstructed`` ``[T, d]``: contexts of what :meth:`reconstruct` returned
+        - ``prediction``: the context ``[T, L]`` that was encoded, with ``observation``, ``action``,
+          ``reward``, ``next_observation`` and (optional) ``mask`` inside
+
+    Out: the terms above and the detached ``perplexity``, ``dead_codes``, ``reward_error``.
+
+    Raises:
+        KeyError: if an entry that is needed is missing.
+        ValueError: if an entry has another shape than said here.
+
+    Source: released code of CTMRL (AAAI 2026), and of CSRO and FOCAL, from which it descends.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_behaviour_guess, make_reward_predictor
+        >>> sizes = dict(observation_dim=3, action_dim=2, context_dim=4)
+        >>> loss = ReleasedCTMRLLoss(
+        ...     Codebook(8, 4), make_reward_predictor(**sizes), None, make_behaviour_guess(**sizes)
+        ... )
+        >>> state = {"observation": torch.randn(5, 7, 3), "action": torch.rand(5, 7, 2)}
+        >>> names = "task_context", "task_context_positive", "task_context_reconstructed"
+        >>> contexts = {name: torch.randn(5, 4) for name in names}
+        >>> contexts["transition_contexts"] = torch.randn(5, 7, 4)
+        >>> batch = {"context": state | {"next": {"reward": torch.randn(5, 7, 1)}}} | contexts
+        >>> len([name for name in loss(TensorDict(batch, [5])).keys() if name.startswith("loss_")])
+        8
+    """
+
+    @dataclass
+    class _AcceptedKeys(CodebookLoss._AcceptedKeys):
+        task_context_reconstructed: NestedKey = "task_context_reconstructed"
+        transition_contexts: NestedKey = "transition_contexts"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        reward_predictor: TensorDictModuleBase,
+        next_observation_predictor: TensorDictModuleBase | None,
+        behaviour_guess: TensorDictModuleBase,
+        *,
+        metric_weight: float = 10.0,
+        club_weight: float = 25.0,
+        guess_weight: float = 10.0,
+        prediction_weight: float = 1.0,
+        cycle_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        code_contrast_weight: float = 1.0,
+        contrastive_weight: float = 1.0,
+        bilinear: Tensor | None = None,
+        extra_negatives: int = 4,
+        **options: Any,
+    ) -> None:
+        super().__init__(codebook, reward_predictor, next_observation_predictor, **options)
+        self.behaviour_guess = behaviour_guess
+        self.metric_weight = metric_weight
+        self.club_weight = club_weight
+        self.guess_weight = guess_weight
+        self.prediction_weight = prediction_weight
+        self.cycle_weight = cycle_weight
+        self.commitment_weight = commitment_weight
+        self.code_contrast_weight = code_contrast_weight
+        self.contrastive_weight = contrastive_weight
+        self.extra_negatives = extra_negatives
+        size = codebook.codes.shape[-1]
+        self.register_buffer("bilinear", torch.eye(size) if bilinear is None else bilinear.clone())
+        self.out_keys = [*TERMS, *DIAGNOSTICS]
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw codes, predictors and the guess anew."""
+        super().reset_parameters_recursive()
+        self.behaviour_guess.reset_parameters_recursive()
+
+    @property
+    def uses_positive(self) -> bool:
+        """Whether the second context draw is needed now."""
+        return self.contrastive_weight != 0 and not self.warm_up
+
+    @property
+    def uses_transition_contexts(self) -> bool:
+        """Whether contexts of single transitions are needed."""
+        return self.club_weight != 0 or self.guess_weight != 0
+
+    @property
+    def _cycles(self) -> bool:
+        return self.cycle_weight != 0 and not self.warm_up
+
+    @property
+    def reconstructed_keys(self) -> list[NestedKey]:
+        """What :meth:`reconstruct` reads of a context."""
+        return [self.tensor_keys.observation, self.tensor_keys.action] if self._cycles else []
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What the coming forward pass reads."""
+        keys = self.tensor_keys
+        needed = [
+            (keys.task_context, True),
+            (keys.task_context_positive, self.uses_positive),
+            (keys.transition_contexts, self.uses_transition_contexts),
+            (keys.task_context_reconstructed, self._cycles),
+        ]
+        leaves = [keys.observation, keys.action]
+        if self.prediction_weight:
+            leaves += [key for key, _ in self._predictors]
+        return [key for key, used in needed if used] + [join_key(keys.prediction, leaf) for leaf in leaves]
+
+    def reconstruct(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
+        """The context with the outcomes that the predictors expect under the matched codes."""
+        index = match_codes(task_context.detach(), self.codebook.codes.detach())[1]
+        return self._answer(context.copy(), self.codebook.codes[index])
+
+    def _club(self, tensordict: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor]:
+        """The bound that the encoder lowers, and the error that its adversary lowers."""
+        keys = self.tensor_keys
+        contexts, mask = self._read(tensordict, keys.transition_contexts), batch.get(keys.mask, None)
+        seen = {key: self._read(batch, key) for key in (keys.observation, keys.action)}
+        lead = seen[keys.action].shape[:-1]
+        guess = self.behaviour_guess(TensorDict(seen, lead))
+        loc, variance = (guess.get(key) for key in self.behaviour_guess.out_keys[-2:])
+        mend = "one context per transition, as long as those of tasks: encoder.pool=mean."
+        self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, mend)
+        club = club_bound(loc.detach(), variance.detach(), contexts, mask)
+        error = guess_error(loc, variance, contexts.detach(), mask)
+        return {"loss_club": self.club_weight * club, "loss_guess": self.guess_weight * error}
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute the terms."""
+        keys = self.tensor_keys
+        task_context = self._contexts(tensordict, contrasted=self.contrastive_weight != 0)
+        batch, task_id = self._read(tensordict, keys.prediction), tensordict.get(keys.task_id, None)
+        reward_error = zeros = task_context.new_zeros(task_context.shape[0])
+        terms = dict.fromkeys(TERMS, zeros)
+        if self.metric_weight:
+            terms["loss_metric"] = self.metric_weight * metric_loss(task_context, task_id)
+        if self.uses_transition_contexts:
+            terms |= self._club(tensordict, batch)
+        if self.prediction_weight:
+            errors = self._prediction_errors(batch, task_context.detach())
+            reward_error = errors[0]
+            terms["loss_prediction"] = self.prediction_weight * sum(errors)
+        if not self.warm_up:
+            terms |= self._code_terms(tensordict, task_context, task_id)
+        return self._reported(terms, reward_error)
+
+    def _code_terms(
+        self, tensordict: TensorDictBase, task_context: Tensor, task_id: Tensor | None
+    ) -> dict[str, Tensor]:
+        keys, terms = self.tensor_keys, {}
+        code_index, code = self._matched(task_context)
+        if self._cycles:
+            key, size = keys.task_context_reconstructed, code.shape[-1]
+            again = require_contexts(tensordict, key, latent_size=size, reader=type(self).__name__)
+            terms["loss_cycle"] = self.cycle_weight * squared_distance(again, code)
+        if self.commitment_weight:
+            terms["loss_commitment"] = self.commitment_weight * squared_distance(task_context, code.detach())
+        if self.code_contrast_weight:
+            contrast = code_contrast(self.codebook.codes, self.bilinear)
+            terms["loss_code_contrast"] = self.code_contrast_weight * contrast.expand(task_context.shape[0])
+        if self.contrastive_weight:
+            terms["loss_contrastive"] = self.contrastive_weight * bilinear_contrastive(
+                task_context,
+                self._read(tensordict, keys.task_context_positive),
+                code_index,
+                self.bilinear,
+                extra_negatives=self.extra_negatives,
+                task_id=task_id,
+            )
+        return terms
