@@ -16,6 +16,7 @@ from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
+from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,12 +33,26 @@ RELEASED_SIZES = {
 }
 
 
-def released(env: str, *more: str) -> list[str]:
-    """Overrides that give the released sizes: networks, batch and contexts of single transitions."""
+#: weight of CSRO's bound in the released configurations, where it is not 25
+CLUB_WEIGHTS = {"half_cheetah_vel": 10, "ant_goal": 50}
+
+
+def _at_released_sizes(env: str) -> list[str]:
     tasks, length = RELEASED_SIZES[env]
     sizes = (f"batch.tasks={tasks}", "context.kind=transitions", f"context.length={length}")
     penalty = () if "point" in env else ("policy_loss=brac_sac", "policy_loss.behaviour_penalty=true")
-    return [f"env={env}", "preset=paper", "tasks=repo", *sizes, *penalty, *more]
+    return [f"env={env}", "preset=paper", "tasks=repo", *sizes, *penalty]
+
+
+def released_sizes(env: str, *more: str) -> list[str]:
+    """Overrides of the paper's method at the released sizes, with contexts of single transitions."""
+    return [*_at_released_sizes(env), "representation.predict=context", *more]
+
+
+def released_code(env: str, *more: str) -> list[str]:
+    """Overrides of the released code's objective, at its sizes."""
+    weight = f"representation.club_weight={CLUB_WEIGHTS.get(env, 25)}"
+    return [*_at_released_sizes(env), "method=ctmrl_released", weight, *more]
 
 
 @dataclass
@@ -107,6 +122,8 @@ def make_case(
         num_train, num_test: numbers of tasks; default: the preset's.
     """
     config = make_config(overrides)
+    if config.keep_memory:
+        keep_freed_memory()
     device = build.resolve_device(config.device)
     task_set = make_task_set(config.env, config.tasks, num_train=num_train, num_test=num_test)
     dataset = random_dataset(task_set, transitions_per_task)

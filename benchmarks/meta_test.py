@@ -43,8 +43,6 @@ def measure_meta_test(env: str, repeats: int | None, rounds: int) -> dict[str, A
             start = time.perf_counter()
             run = collector.run(protocol, seed=0)
             taken.append(time.perf_counter() - start)
-        # Every collected episode is followed by a measured one, and one is measured at the start.
-        episodes = 2 * run["returns"].shape[-1] - 1
         # E measured episodes, and a collected one between each two of them.
         episodes = 2 * run["returns"].shape[-1] - 1
         steps = len(tasks) * repeats * episodes * case.task_set.family.horizon

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import RELEASED_SIZES, make_config, random_dataset, released
+from cases import RELEASED_SIZES, make_config, random_dataset, released_sizes
 from measure import four_digits, take_turns, write_json
 from tensordict import TensorDictBase
 from torchrl._utils import logger as torchrl_logger
@@ -31,7 +31,7 @@ from ctmrl_torchrl.training.build import make_context_draw
 
 def make_sampler(env: str, dataset: TaskDataset) -> TaskSampler:
     """The sampler of the released configuration."""
-    config = make_config(released(env))
+    config = make_config(released_sizes(env))
     return TaskSampler(
         dataset,
         task_ids=make_task_set(env).train_ids,

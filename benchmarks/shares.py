@@ -14,7 +14,8 @@ import torch
 from cases import Case
 from measure import four_digits
 
-from ctmrl_torchrl.objectives.representation import cqvae
+from ctmrl_torchrl.objectives import CQVAELoss, ReleasedCTMRLLoss
+from ctmrl_torchrl.objectives.representation import cqvae, released
 
 
 @contextmanager
@@ -35,14 +36,29 @@ def stopwatch(clock: dict[str, float], part: str, owner: Any, name: str) -> Iter
         yield
 
 
+#: terms of the representation losses: of whom they are a part, and under which name
+TERMS = {
+    CQVAELoss: [
+        ("code classification (L_C)", cqvae, "code_classification"),
+        ("hard contrast (L_contra)", cqvae, "hard_contrastive"),
+    ],
+    ReleasedCTMRLLoss: [
+        ("metric loss", released, "metric_loss"),
+        ("bound on behaviour (CLUB)", ReleasedCTMRLLoss, "_club"),
+        ("bilinear contrast", released, "bilinear_contrastive"),
+        ("contrast of codes", released, "code_contrast"),
+        ("outcomes under the codes (cycle)", ReleasedCTMRLLoss, "reconstruct"),
+    ],
+}
+
+
 def _parts(case: Case) -> list[tuple[str, Any, str]]:
     loss, trainer = case.loss, case.trainer
     return [
         ("sampling", trainer, "next_batch"),
-        ("encoding", loss, "_encode"),
-        ("predictions (L_pre_spe, L_pre_cro)", loss.representation, "_prediction_errors"),
-        ("code classification (L_C)", cqvae, "code_classification"),
-        ("hard contrast (L_contra)", cqvae, "hard_contrastive"),
+        ("encoding", loss, "_encoded"),
+        ("prediction errors", loss.representation, "_prediction_errors"),
+        *TERMS[type(loss.representation)],
         ("policy loss", loss, "policy"),
         ("backward", torch.Tensor, "backward"),
         ("optimiser", trainer.optimiser, "step"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cases import RELEASED_SIZES, make_case, released, updating
+from cases import RELEASED_SIZES, make_case, released_code, released_sizes, updating
 from measure import four_digits, in_fresh_process, repeat, take_turns, write_json
 from products import RecordProducts
 from shares import shares
@@ -25,14 +25,18 @@ from torchrl._utils import logger as torchrl_logger
 #: what is left of the work when every size is next to nothing
 NOTHING = [
     "batch.tasks=2", "batch.transitions=2", "context.kind=transitions", "context.length=2",
-    "encoder.context_dim=2", "encoder.hidden=[2,2,2]", "representation.predictor_hidden={predictor}",
-    "representation.codes=2", "policy_loss.hidden={policy}",
+    "encoder.context_dim=2", "representation.codes=2",
 ]  # fmt: skip
 
 CASES: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    **{env: (released(env), ("warm_up", "joint")) for env in RELEASED_SIZES},
+    **{env: (released_sizes(env), ("warm_up", "joint")) for env in RELEASED_SIZES},
     "point_robot, 100 transitions": (
-        released("point_robot", "context.length=100"),
+        released_sizes("point_robot", "context.length=100"),
+        ("warm_up", "joint"),
+    ),
+    "released code": (released_code("point_robot"), ("warm_up", "joint")),
+    "released code, 100 transitions": (
+        released_code("point_robot", "context.length=100"),
         ("warm_up", "joint"),
     ),
     "quick": (["env=point_robot", "preset=quick"], ("representation", "joint", "policy")),
@@ -42,9 +46,13 @@ CASES: dict[str, tuple[list[str], tuple[str, ...]]] = {
 def without_numbers(overrides: list[str]) -> list[str]:
     """The same experiment with networks of the same depth and next to nothing to compute."""
     case = make_case(overrides, transitions_per_task=400).config
-    depths = {"predictor": case.representation.predictor_hidden, "policy": case.policy_loss.hidden}
-    widths = {name: str([2] * len(hidden)).replace(" ", "") for name, hidden in depths.items()}
-    return overrides + [item.format(**widths) for item in NOTHING]
+    widths = {
+        f"{group}.{field}": [2] * len(hidden)
+        for group in ("encoder", "representation", "policy_loss")
+        for field, hidden in vars(getattr(case, group)).items()
+        if field.endswith("hidden")
+    }
+    return [*overrides, *NOTHING, *(f"{name}={hidden}".replace(" ", "") for name, hidden in widths.items())]
 
 
 def measure_update(

@@ -24,6 +24,7 @@ from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training.config import ContextConfig, ExperimentConfig
+from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.validate import ConfigError
 
 
@@ -45,6 +46,13 @@ def resolve_device(name: str) -> torch.device:
             f"such as cuda or cuda:0 ({reason})."
         ) from error
     return device
+
+
+def set_up_process(config: ExperimentConfig) -> None:
+    """Threads and heap, for the whole process."""
+    torch.set_num_threads(config.threads)
+    if config.keep_memory:
+        keep_freed_memory()
 
 
 def obtain_dataset(config: ExperimentConfig) -> TaskDataset:

@@ -168,7 +168,7 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
 def prepare(config: ExperimentConfig) -> Experiment:
     """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging."""
     validate_config(config)
-    torch.set_num_threads(config.threads)
+    build.set_up_process(config)
     if config.resume is not None:
         # Before any data are made: a wrong path or a run of other settings should be said at once.
         load_checkpoint(find_checkpoint(config.resume), run_identity(config))

@@ -59,7 +59,7 @@ def train_oracle(config: ExperimentConfig) -> dict[str, Any]:
         ``returns`` and ``optimum`` (None where unknown).
     """
     validate_config(config)
-    torch.set_num_threads(config.threads)
+    build.set_up_process(config)
     task_set = make_task_set(config.env, config.tasks)
     dataset, device = build.obtain_dataset(config), build.resolve_device(config.device)
     parameters = task_set.standardised_parameters().to(device)

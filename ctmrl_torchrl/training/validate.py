@@ -74,6 +74,7 @@ RULES: dict[str, Rule] = {
     "env": _among(*ENV_NAMES),
     "seed": _whole(0),
     "threads": _whole(1),
+    "keep_memory": SWITCH,
     "compile": SWITCH,
     "dataset.recipe": _among(*RECIPE_NAMES),
     "dataset.seed": _whole(0),

@@ -57,9 +57,10 @@ def test_every_environment_and_preset_is_valid(env, preset):
 
 
 @pytest.mark.parametrize("method", choices("method"))
+@pytest.mark.parametrize("preset", choices("preset"))
 @pytest.mark.parametrize("policy_loss", choices("policy_loss"))
-def test_every_method_and_policy_loss_is_valid(method, policy_loss):
-    config = composed(f"method={method}", f"policy_loss={policy_loss}")
+def test_every_method_and_policy_loss_is_valid_at_every_size(method, policy_loss, preset):
+    config = composed(f"method={method}", f"policy_loss={policy_loss}", f"preset={preset}")
     validate_config(config)
     assert config.method == method and config.policy_loss.name == policy_loss
     assert isinstance(config.policy_loss, {"iql": IQLConfig, "brac_sac": BRACSACConfig}[policy_loss])

@@ -22,6 +22,7 @@ WRONG = {
     "seed": [-1, 0.5],
     "threads": WHOLES,
     "compile": ["yes", 1],
+    "keep_memory": ["no", 0],
     "tasks": ["papr"],
     "dataset.recipe": ["large"],
     "dataset.seed": [-1],
