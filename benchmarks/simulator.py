@@ -1,11 +1,12 @@
-"""Control steps per second of CPU: batched environments, a bare loop over ``mj_step``, TorchRL's ``GymEnv``.
+"""Control steps per second: batched environments, a bare loop over ``mj_step``, and what else there is.
 
 python benchmarks/simulator.py                                  # half cheetah, 40 rows
 python benchmarks/simulator.py --family ant_goal --rows 40 --rounds 12
-python benchmarks/simulator.py --output results/benchmarks/simulator.json
+python benchmarks/simulator.py --output results/benchmarks/simulator-half_cheetah_vel.json
 
 The contestants take turns in every round, so that what else the machine does meets all of them; medians over
-rounds are compared. CPU time counts the threads of the process, wall time is given beside it.
+rounds are compared. CPU time counts the threads of the process, wall time is given beside it; of contestants
+that work in other processes only the latter means something.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import gymnasium
 import mujoco
 import numpy as np
 import torch
 from torchrl._utils import logger as torchrl_logger
-from torchrl.envs import EnvBase, GymEnv
+from torchrl.envs import EnvBase, GymEnv, ParallelEnv
 
 from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.envs.mujoco.models import load_model
@@ -72,13 +75,37 @@ def rollout(env: EnvBase) -> Callable[[int], None]:
 
 
 def steps_only(env: EnvBase) -> Callable[[int], None]:
-    """``env.step`` and the resets, as a collector's inner loop calls them; actions are there beforehand."""
+    """``env.step`` alone, an episode at a time; actions are there beforehand."""
+
+    def run(steps: int) -> None:
+        actions = env.full_action_spec.expand(steps, *env.batch_size).rand()
+        for number, action in enumerate(actions):
+            if number % env.horizon == 0:
+                env.reset()
+            env.step(action)
+
+    return run
+
+
+def inner_loop(env: EnvBase) -> Callable[[int], None]:
+    """Steps, the way to the next state, and resets, as a collector's inner loop has them."""
 
     def run(steps: int) -> None:
         state = env.reset()
         actions = env.full_action_spec.expand(steps, *env.batch_size).rand()["action"]
         for action in actions:
             state = env.step_and_maybe_reset(state.set("action", action))[1]
+
+    return run
+
+
+def gymnasium_vector(env: gymnasium.vector.VectorEnv) -> Callable[[int], None]:
+    """Gymnasium's vector environments with random actions; they reset their rows themselves."""
+
+    def run(steps: int) -> None:
+        env.reset(seed=0)
+        for _ in range(steps):
+            env.step(env.action_space.sample())
 
     return run
 
@@ -91,7 +118,7 @@ def timed(run: Callable[[int], None], steps: int) -> tuple[float, float]:
 
 
 def measure(
-    family: str, rows: int, rounds: int, steps: int, threads: list[int]
+    family: str, rows: int, rounds: int, steps: int, threads: list[int], others: bool = True
 ) -> dict[str, dict[str, float]]:
     """Median control steps per CPU second and per second of every contestant, and their ratios."""
     single = max(steps // 4, 1)
@@ -103,8 +130,20 @@ def measure(
     for count in threads:
         env = make_env(family, task_ids, threads=count, seed=0)
         contestants[f"env.step, {count} thread(s)"] = steps_only(env), rows, steps
+        contestants[f"step and reset, {count} thread(s)"] = inner_loop(env), rows, steps
         contestants[f"rollout, {count} thread(s)"] = rollout(env), rows, steps
-    contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(GYMNASIUM[family])), 1, single
+    name = GYMNASIUM[family]
+    contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(name)), 1, single
+    if others:
+        workers = max(threads)
+        vector = partial(gymnasium.make_vec, name, num_envs=rows)
+        contestants["gymnasium, one process"] = (
+            gymnasium_vector(vector(vectorization_mode="sync")),
+            rows,
+            single,
+        )
+        parallel = ParallelEnv(workers, partial(GymEnv, name))
+        contestants[f"TorchRL ParallelEnv, {workers} processes"] = rollout(parallel), workers, single
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for run, _, length in contestants.values():
         run(max(length // 10, 1))
@@ -134,6 +173,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--no-others", dest="others", action="store_false", help="without vector environments of others"
+    )
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -142,7 +184,7 @@ def main() -> None:
     for name, entry in medians.items():
         cpu, wall, bare, gym = entry.values()
         torchrl_logger.info(
-            f"{name:24s} {cpu:8.0f} steps / CPU s {wall:8.0f} / s {bare:6.2f} x bare {gym:6.1f} x GymEnv"
+            f"{name:34s} {cpu:8.0f} steps / CPU s {wall:8.0f} / s {bare:6.2f} x bare {gym:6.1f} x GymEnv"
         )
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def all_positive(entry):
 def test_simulator(benchmark):
     sizes = "--family hopper_rand_params --rows 3 --rounds 1 --steps 4 --threads 1"
     result = benchmark("simulator", *sizes.split())
-    assert len(result["rates"]) == 5
+    assert len(result["rates"]) == 8
     assert all(all_positive(entry) for entry in result["rates"].values())
     assert result["rates"]["bare mj_step loop"]["times_bare_loop"] == 1.0
 

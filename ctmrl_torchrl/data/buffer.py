@@ -33,7 +33,6 @@ class DatasetStorage(TensorStorage):
                 f"{len(self)}; load the dataset that the run was started with"
             )
 
-
     def take(self, rows: Tensor) -> TensorDictBase:
         """The rows ``[n]``, gathered leaf by leaf: ``index_select`` takes half the time of ``data[rows]``."""
         rows = rows.to(self._storage.device) if self._storage.device is not None else rows

@@ -17,8 +17,6 @@ from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
-_CPU = torch.device("cpu")
-
 
 class MujocoEnv(EnvBase):
     """A robot per row, all of one family, each with its own task and, where that is the task, its own body.
@@ -150,7 +148,7 @@ class MujocoEnv(EnvBase):
         return self._output(observation=self._observe(), unstable=np.zeros((n, 1), dtype=bool))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        action = tensordict.get("action").detach().cpu().double().numpy().clip(-1.0, 1.0)
+        action = tensordict.get("action").numpy(force=True).astype(np.float64).clip(-1.0, 1.0)
         active = tensordict.get("_step", None)
         moving = slice(None) if active is None else active.view(-1).cpu().numpy()
         rows = None if active is None else moving.nonzero()[0]
@@ -177,11 +175,13 @@ class MujocoEnv(EnvBase):
         )
 
     def _output(self, **values: np.ndarray) -> TensorDict:
-        tensors = {name: torch.from_numpy(value) for name, value in values.items()}
-        out = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        # In single precision before they are tensors, and on a named device: TorchRL's step would move them.
+        out = {
+            name: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
+            for name, value in values.items()
+        }
         out["task_id"] = self._task_id
-        result = TensorDict(out, batch_size=self.batch_size)
-        return result if self.device == _CPU else result.to(self.device)
+        return TensorDict(out, batch_size=self.batch_size, device=self.device)
 
     def _set_seed(self, seed: int | None) -> None:
         self._generator = None if seed is None else np.random.default_rng(seed)

@@ -1,0 +1,136 @@
+"""All benchmarks one after the other, a file each in ``results/benchmarks``, and one table of what they say.
+
+python benchmarks/run.py                       # about an hour of a quiet machine
+python benchmarks/run.py --only update sampling
+python benchmarks/run.py --only                # no measurement: the table of what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torchrl._utils import logger as torchrl_logger
+
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+
+#: name of the result: script and its arguments
+BENCHMARKS: dict[str, list[str]] = {
+    "update": ["update.py"],
+    "update-two-threads": ["update.py", "--cases", "quick", "released code", "--threads", "2"],
+    "update-compiled": ["update.py", "--cases", "quick", "--compile"],
+    "sampling": ["sampling.py"],
+    "meta_test": ["meta_test.py"],
+    "meta_test-half_cheetah_vel": [
+        "meta_test.py",
+        "--env",
+        "half_cheetah_vel",
+        "--repeats",
+        "1",
+        "--rounds",
+        "1",
+    ],
+    **{
+        f"simulator-{family}": [
+            "simulator.py",
+            "--family",
+            family,
+            *([] if family == "half_cheetah_vel" else ["--no-others"]),
+        ]
+        for family in ("half_cheetah_vel", "hopper_rand_params", "walker_rand_params", "ant_goal")
+    },
+    "scaling": ["scaling.py"],
+}
+
+Row = tuple[str, str]
+
+
+def update_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Time, times the floor, fixed cost, sampling and memory of every case."""
+    for row in result["rows"]:
+        time, compiled = row["timings"]["update"], row["timings"].get("compiled update")
+        memory = f", {row['peak_memory_mb'] / 1e3:.1f} GB" if row["peak_memory_mb"] else ""
+        yield (
+            f"{row['case']}, {row['phase']}, {row['threads']} thread(s)",
+            f"{time['cpu_ms']:,.0f} ms of CPU, {time['wall_ms']:,.0f} ms, {row['update_over_floor']:.2f} x floor, "
+            f"fixed {row['fixed_cost_share']:.1%}, sampling {row['sampling_share']:.1%}{memory}"
+            + (f", compiled {compiled['wall_ms']:,.1f} ms" if compiled else ""),
+        )
+
+
+def sampling_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Time of every way to draw."""
+    for name, entry in result["timings"].items():
+        yield (
+            name,
+            f"{entry['cpu_ms']:.2f} ms of CPU, {entry['times_buffer_in_memory']:.2f} x the buffer in memory",
+        )
+
+
+def meta_test_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Time of every protocol."""
+    for name, entry in result["protocols"].items():
+        yield (
+            f"{result['env']}, {name}",
+            f"{entry['seconds']:.1f} s, {entry['env_steps_per_second']:,.0f} environment steps per second",
+        )
+
+
+def simulator_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Speed of every contestant."""
+    for name, entry in result["rates"].items():
+        yield (
+            f"{result['family']}, {name}",
+            f"{entry['steps_per_cpu_second']:,.0f} steps per second of CPU, {entry['steps_per_second']:,.0f} per "
+            f"second, {entry['times_bare_loop']:.2f} x bare loop, {entry['times_gym_env']:.1f} x GymEnv",
+        )
+
+
+def scaling_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Every point of every axis."""
+    for axis in result["axes"].values():
+        for point in axis["points"]:
+            memory = point["peak_memory_mb"] / 1e3
+            yield f"{axis['name']}: {point['size']:,}", f"{point['cpu_ms']:,.1f} ms of CPU, {memory:.1f} GB"
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    "update": update_rows,
+    "sampling": sampling_rows,
+    "meta_test": meta_test_rows,
+    "simulator": simulator_rows,
+    "scaling": scaling_rows,
+}
+
+
+def table(folder: Path) -> str:
+    """What the results in a folder say, as one Markdown table."""
+    lines = ["| benchmark | what | result |", "| --- | --- | --- |"]
+    for name in BENCHMARKS:
+        file = folder / f"{name}.json"
+        if file.exists():
+            result = json.loads(file.read_text(encoding="utf-8"))
+            lines += [f"| {name} | {what} | {says} |" for what, says in ROWS[name.split("-")[0]](result)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, log the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    parser.add_argument("--folder", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        script, *options = BENCHMARKS[name]
+        command = [sys.executable, str(Path(__file__).with_name(script)), *options]
+        subprocess.run([*command, "--output", str(arguments.folder / f"{name}.json")], check=True)
+    torchrl_logger.info("\n" + table(arguments.folder))
+
+
+if __name__ == "__main__":
+    main()
