@@ -57,8 +57,8 @@ def update_rows(result: dict[str, Any]) -> Iterator[Row]:
         memory = f", {row['peak_memory_mb'] / 1e3:.1f} GB" if row["peak_memory_mb"] else ""
         yield (
             f"{row['case']}, {row['phase']}, {row['threads']} thread(s)",
-            f"{time['cpu_ms']:,.0f} ms of CPU, {time['wall_ms']:,.0f} ms, {row['update_over_floor']:.2f} x floor, "
-            f"fixed {row['fixed_cost_share']:.1%}, sampling {row['sampling_share']:.1%}{memory}"
+            f"{time['cpu_ms']:,.0f} ms of CPU, {time['wall_ms']:,.0f} ms, "
+            f"{row['update_over_floor']:.2f} x floor, fixed {row['fixed_cost_share']:.1%}, sampling {row['sampling_share']:.1%}{memory}"
             + (f", compiled {compiled['wall_ms']:,.1f} ms" if compiled else ""),
         )
 
@@ -86,8 +86,8 @@ def simulator_rows(result: dict[str, Any]) -> Iterator[Row]:
     for name, entry in result["rates"].items():
         yield (
             f"{result['family']}, {name}",
-            f"{entry['steps_per_cpu_second']:,.0f} steps per second of CPU, {entry['steps_per_second']:,.0f} per "
-            f"second, {entry['times_bare_loop']:.2f} x bare loop, {entry['times_gym_env']:.1f} x GymEnv",
+            f"{entry['steps_per_cpu_second']:,.0f} steps per second of CPU, {entry['steps_per_second']:,.0f} "
+            f"per second, {entry['times_bare_loop']:.2f} x bare loop, {entry['times_gym_env']:.1f} x GymEnv",
         )
 
 

@@ -91,3 +91,11 @@ def test_memory_is_that_of_the_fresh_process(monkeypatch):
     _, megabytes = measure.in_fresh_process(os.getpid)
     assert 50 < megabytes < 1_000
     del ballast
+
+
+def test_the_table_holds_every_committed_result(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    run = importlib.import_module("run")
+    table = run.table(run.RESULTS)
+    for file in run.RESULTS.glob("*.json"):
+        assert f"| {file.stem} |" in table, f"benchmarks/run.py does not make {file.name}"
