@@ -58,7 +58,8 @@ def update_rows(result: dict[str, Any]) -> Iterator[Row]:
         yield (
             f"{row['case']}, {row['phase']}, {row['threads']} thread(s)",
             f"{time['cpu_ms']:,.0f} ms of CPU, {time['wall_ms']:,.0f} ms, "
-            f"{row['update_over_floor']:.2f} x floor, fixed {row['fixed_cost_share']:.1%}, sampling {row['sampling_share']:.1%}{memory}"
+            f"{row['update_over_floor']:.2f} x floor, fixed {row['fixed_cost_share']:.1%}, "
+            f"sampling {row['sampling_share']:.1%}{memory}"
             + (f", compiled {compiled['wall_ms']:,.1f} ms" if compiled else ""),
         )
 
