@@ -117,8 +117,8 @@ def main() -> None:
                 )
                 rows.append({"case": name, **row})
                 torchrl_logger.info(format_row(rows[-1]))
-    if arguments.output is not None:
-        write_json(arguments.output, {"rows": rows})
+                if arguments.output is not None:  # after every row: the whole takes long
+                    write_json(arguments.output, {"rows": rows})
 
 
 def format_row(row: dict[str, Any]) -> str:

@@ -62,8 +62,25 @@ def test_every_environment_and_preset_is_valid(env, preset):
 def test_every_method_and_policy_loss_is_valid_at_every_size(method, policy_loss, preset):
     config = composed(f"method={method}", f"policy_loss={policy_loss}", f"preset={preset}")
     validate_config(config)
-    assert config.method == method and config.policy_loss.name == policy_loss
-    assert isinstance(config.policy_loss, {"iql": IQLConfig, "brac_sac": BRACSACConfig}[policy_loss])
+    kind = policy_loss.removesuffix("_standardised")
+    assert config.method == method and config.policy_loss.name == kind
+    assert isinstance(config.policy_loss, {"iql": IQLConfig, "brac_sac": BRACSACConfig}[kind])
+
+
+@pytest.mark.parametrize("env", choices("env"))
+@pytest.mark.parametrize("policy_loss", choices("policy_loss"))
+@pytest.mark.parametrize("method", choices("method"))
+def test_every_method_and_policy_loss_goes_with_every_environment(env, policy_loss, method):
+    config = composed(f"env={env}", f"policy_loss={policy_loss}", f"method={method}")
+    validate_config(config)
+    assert config.env == env and config.policy_loss.name == policy_loss.removesuffix("_standardised")
+
+
+def test_the_environment_chooses_the_policy_loss_that_it_is_reported_with():
+    config = composed("env=ant_goal", "preset=cpu")
+    assert config.policy_loss.rewards == "standardised" and config.policy_loss.temperature == 3.0
+    assert config.policy_loss.target_rate == 0.05
+    assert composed("env=half_cheetah_vel").policy_loss.rewards == "raw"
 
 
 def test_values_of_the_command_line_win():
