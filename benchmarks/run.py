@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 #: name of the result: script and its arguments
 BENCHMARKS: dict[str, list[str]] = {
-    "update": ["update.py"],
+    "update": ["update.py", "--rounds", "5"],
     "update-two-threads": ["update.py", "--cases", "quick", "released code", "--threads", "2"],
     "update-compiled": ["update.py", "--cases", "quick", "--compile"],
     "sampling": ["sampling.py"],
