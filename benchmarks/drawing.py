@@ -16,7 +16,7 @@ def _short(value: float, _position: int) -> str:
     """``4,000,000`` as ``4M``: there is little room below a panel."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if value >= unit:
-            return f"{value / unit:g}{letter}"
+            return f"{round(value / unit, 1):g}{letter}"
     return f"{value:g}"
 
 
@@ -43,6 +43,7 @@ def plot_scaling(axes: Mapping[str, Mapping[str, Any]], path: str | Path) -> Pat
                 sizes, values[-1] * sizes / sizes[-1], color=style.MUTED, linestyle=":", linewidth=1.4
             )
             panel.set_ylim(values.min() / 2.5, values.max() * 2.5)
+            panel.set_xticks(sizes)
             panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             for axis in (panel.xaxis, panel.yaxis):
                 axis.set_major_formatter(FuncFormatter(_short))

@@ -2,8 +2,8 @@
 
     python examples/draw_results.py
 
-Adaptation curves of every setting and the sweeps over the size of the codebook go to results/figures/, the
-comparison of ways to draw training contexts to docs/figures/context-shift.png.
+Adaptation curves of every setting, the behaviour in the data and the sweeps over the size of the codebook
+go to results/figures/, the comparison of ways to draw training contexts to docs/figures/context-shift.png.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ctmrl_torchrl.evaluation import best_known
 from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_codes_sweep, plot_context_shift
+from ctmrl_torchrl.training.data_report import draw_data
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -84,6 +85,8 @@ def main() -> None:
             interval="95 % interval over seeds" if len(result["seeds"]) > 1 else "",
             best_name=best_name,
         )
+    for file in sorted((RESULTS / "datasets").glob("*.json")):
+        draw_data(_read(file), RESULTS / "figures" / f"{file.stem}-data.png")
     sweeps = sorted({file.stem.rsplit("-", 1)[0] for file in (RESULTS / "sweeps").glob("*-codes-*.json")})
     for name in sweeps:
         draw_sweep(list((RESULTS / "sweeps").glob(f"{name}-*.json")), RESULTS / "figures" / f"{name}.png")

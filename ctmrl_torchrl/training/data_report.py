@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ctmrl_torchrl.data import TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
-from ctmrl_torchrl.training.report import draw_data
+from ctmrl_torchrl.evaluation.figures import plot_snapshot_returns
+from ctmrl_torchrl.evaluation.summary import best_known
 
 _HEADER = ("training step", "train tasks", "test tasks", "worst task", "best task")
 
@@ -23,7 +26,8 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
 
     Returns:
         ``env``, ``tasks`` (preset), ``counts``, ``megabytes``, ``recipe``, ``seeds``, ``versions``,
-        ``reference`` (``random``, ``optimum`` or ``oracle`` of the test tasks; the same under ``train``),
+        ``reference`` (``random``, ``optimum`` or ``oracle`` of the test tasks; the same under ``train`` and,
+        over the tasks of both, ``all``),
         ``oracle`` (with its return on every task) and ``snapshots``: one entry per stage with ``step``,
         ``train``, ``test`` and ``per_task`` returns.
     """
@@ -59,7 +63,12 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
         known[split] = {"random": random.get(split), "optimum": best}
         if optima is None and oracle:
             known[split]["oracle"] = oracle[split]
-    return known["test"] | {"train": known["train"]}
+    share = len(splits["test"]) / (len(splits["test"]) + len(splits["train"]))
+    both = {
+        name: None if None in (test, train) else share * test + (1.0 - share) * train
+        for name, test, train in ((name, known["test"][name], known["train"][name]) for name in known["test"])
+    }
+    return known["test"] | {"train": known["train"], "all": both}
 
 
 def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
@@ -68,8 +77,24 @@ def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = 
     temporary = folder / f"report.json.tmp-{os.getpid()}"
     temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "report.json")
-    draw_data(dataset, report["reference"], folder / "returns.png")
+    draw_data(report, folder / "returns.png")
     return report
+
+
+def draw_data(report: dict[str, Any], path: Path) -> None:
+    """The return of every behaviour snapshot over all tasks, from a report, beside what is known of them."""
+    snapshots, reference = report["snapshots"], report["reference"]["all"]
+    steps = [entry["step"] for entry in snapshots]
+    best_name, best = best_known(reference)
+    plot_snapshot_returns(
+        [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
+        np.array([entry["per_task"] for entry in snapshots], dtype=float),
+        reference["random"],
+        best,
+        path,
+        subtitle=f"{report['env']}, {report['counts']['tasks']} tasks",
+        best_name=best_name,
+    )
 
 
 def format_data_table(report: dict[str, Any]) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 
-from ctmrl_torchrl.data import TaskDataset, snapshot_returns
+from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.families import load_entry_point
 from ctmrl_torchrl.envs.point_robot import SPARSE_RADIUS
@@ -17,11 +16,11 @@ from ctmrl_torchrl.evaluation.figures import (
     plot_adaptation,
     plot_context_map,
     plot_learning,
-    plot_snapshot_returns,
     plot_trajectories,
 )
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
+from ctmrl_torchrl.training.data_report import data_report, draw_data
 
 #: tasks shown in the picture of trajectories
 SHOWN_TASKS = 6
@@ -67,7 +66,7 @@ def draw_figures(
         subtitle=subtitle,
         best_name=best_name,
     )
-    draw_data(dataset, reference, folder / "data.png")
+    draw_data(data_report(dataset), folder / "data.png")
     plot_learning(
         run_dir / "metrics.csv",
         folder / "learning.png",
@@ -86,21 +85,6 @@ def draw_figures(
         draw_robot(task_set, runs["test"][protocol], folder, shown)
     if PLANE & set(task_set.parameter_names):
         _draw_trajectories(task_set, runs["test"][protocol], folder, shown)
-
-
-def draw_data(dataset: TaskDataset, reference: dict[str, Any], path: Path) -> None:
-    """The return of every behaviour snapshot; ``reference`` as in a summary, for the lines beside it."""
-    behaviour = snapshot_returns(dataset)
-    best_name, best = best_known(reference)
-    plot_snapshot_returns(
-        behaviour["snapshot_id"] if None in behaviour["step"] else behaviour["step"],
-        np.array(behaviour["per_task"], dtype=float),
-        reference["random"],
-        best,
-        path,
-        subtitle=f"{dataset.manifest.env}, {len(behaviour['task_id'])} tasks",
-        best_name=best_name,
-    )
 
 
 def _draw_map(

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import collect_task_dataset, get_recipe
-from ctmrl_torchrl.envs import make_env, make_task_set
+from ctmrl_torchrl.envs import make_env, make_task_set, optimal_returns
 from ctmrl_torchrl.training import robot_report
 from ctmrl_torchrl.training.data_report import data_report, format_data_table, write_data_report
 
@@ -77,3 +77,7 @@ def test_the_report_of_a_point_robot_has_its_optimum():
     report = data_report(dataset)
     assert report["reference"]["optimum"] == pytest.approx(-3.855, abs=1e-3)
     assert "oracle" not in report["reference"] and report["reference"]["train"]["random"] == -20.35
+    every = optimal_returns(make_task_set("point_robot")).mean().item()
+    assert report["reference"]["all"]["optimum"] == pytest.approx(
+        every
+    )  # what the picture's means stand beside
