@@ -78,6 +78,4 @@ def test_the_report_of_a_point_robot_has_its_optimum():
     assert report["reference"]["optimum"] == pytest.approx(-3.855, abs=1e-3)
     assert "oracle" not in report["reference"] and report["reference"]["train"]["random"] == -20.35
     every = optimal_returns(make_task_set("point_robot")).mean().item()
-    assert report["reference"]["all"]["optimum"] == pytest.approx(
-        every
-    )  # what the picture's means stand beside
+    assert report["reference"]["all"]["optimum"] == pytest.approx(every)
