@@ -51,6 +51,7 @@ class CQVAELoss(CodebookLoss):
         - inside it ``observation`` ``[T, L, features]``, ``action`` ``[T, L, actions]``,
           ``reward`` ``[T, L, 1]``, ``next_observation`` as the observation, and (optional) ``mask``
           ``[T, L]``, true where a transition counts
+
         Optional entries are not among ``in_keys``: keep them when you select from a batch.
 
     Out:
