@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -117,13 +118,14 @@ def timed(run: Callable[[int], None], steps: int) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def measure(
-    family: str, rows: int, rounds: int, steps: int, threads: list[int], others: bool = True
-) -> dict[str, dict[str, float]]:
-    """Median control steps per CPU second and per second of every contestant, and their ratios."""
-    single = max(steps // 4, 1)
+#: what is to be run, rows it steps at once, and steps in a turn
+Contestant = tuple[Callable[[int], None], int, int]
+
+
+def ours(family: str, rows: int, steps: int, threads: list[int]) -> dict[str, Contestant]:
+    """The bare loop and the batched environment."""
     task_ids = torch.arange(rows) % len(make_env(family).task_ids)
-    contestants = {
+    contestants: dict[str, Contestant] = {
         "bare mj_step loop": (bare_loop(family, rows), rows, steps),
         "the same, row by row": (bare_loop(family, rows, interleaved=False), rows, steps),
     }
@@ -132,25 +134,40 @@ def measure(
         contestants[f"env.step, {count} thread(s)"] = steps_only(env), rows, steps
         contestants[f"step and reset, {count} thread(s)"] = inner_loop(env), rows, steps
         contestants[f"rollout, {count} thread(s)"] = rollout(env), rows, steps
+    return contestants
+
+
+def vector_environments(
+    family: str, rows: int, steps: int, workers: int, opened: ExitStack
+) -> dict[str, Contestant]:
+    """Gymnasium's and TorchRL's; ``opened`` closes the latter's processes."""
     name = GYMNASIUM[family]
-    contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(name)), 1, single
-    if others:
-        workers = max(threads)
-        vector = partial(gymnasium.make_vec, name, num_envs=rows)
-        contestants["gymnasium, one process"] = (
-            gymnasium_vector(vector(vectorization_mode="sync")),
-            rows,
-            single,
-        )
-        parallel = ParallelEnv(workers, partial(GymEnv, name))
-        contestants[f"TorchRL ParallelEnv, {workers} processes"] = rollout(parallel), workers, single
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for run, _, length in contestants.values():
-        run(max(length // 10, 1))
-    for _ in range(rounds):
-        for name, (run, width, length) in contestants.items():
-            cpu, wall = timed(run, length)
-            rates[name].append((width * length / cpu, width * length / wall))
+    one_process = gymnasium.make_vec(name, num_envs=rows, vectorization_mode="sync")
+    parallel = ParallelEnv(workers, partial(GymEnv, name))
+    opened.callback(parallel.close, raise_if_closed=False)
+    return {
+        "gymnasium, one process": (gymnasium_vector(one_process), rows, steps),
+        f"TorchRL ParallelEnv, {workers} processes": (rollout(parallel), workers, steps),
+    }
+
+
+def measure(
+    family: str, rows: int, rounds: int, steps: int, threads: list[int], others: bool = True
+) -> dict[str, dict[str, float]]:
+    """Median control steps per CPU second and per second of every contestant, and their ratios."""
+    single = max(steps // 4, 1)
+    contestants = ours(family, rows, steps, threads)
+    contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(GYMNASIUM[family])), 1, single
+    with ExitStack() as opened:
+        if others:
+            contestants |= vector_environments(family, rows, single, max(threads), opened)
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+        for run, _, length in contestants.values():
+            run(max(length // 10, 1))
+        for _ in range(rounds):
+            for name, (run, width, length) in contestants.items():
+                cpu, wall = timed(run, length)
+                rates[name].append((width * length / cpu, width * length / wall))
     medians = {
         name: {
             "steps_per_cpu_second": statistics.median(cpu for cpu, _ in values),

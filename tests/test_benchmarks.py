@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_simulator(benchmark):
     assert len(result["rates"]) == 8
     assert all(all_positive(entry) for entry in result["rates"].values())
     assert result["rates"]["bare mj_step loop"]["times_bare_loop"] == 1.0
+    assert multiprocessing.active_children() == []  # a process left behind would keep this one from ending
 
 
 def test_update(benchmark):
