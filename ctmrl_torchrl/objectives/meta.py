@@ -29,8 +29,9 @@ HANDED_ON = (
 class MetaLoss(PolicyDelegation):
     """Sum of a representation loss on the context and a policy loss on (observation, detached task context).
 
-    The encoder runs once per context draw; the policy loss sees the context cut off from the graph, so the
-    encoder learns from the representation loss alone.
+    The encoder runs once per context draw, and once more where the representation loss reconstructs; the
+    policy loss sees the context cut off from the graph, so the encoder learns from the representation loss
+    alone.
 
     Args:
         context_encoder (TensorDictModule): reads keys below ``context`` and writes a task context ``[T, d]``

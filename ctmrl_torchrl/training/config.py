@@ -154,7 +154,7 @@ class ExperimentConfig:
             ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
         threads (int): torch threads on the CPU; small networks are fastest with 1.
         keep_memory (bool): keep freed memory for the next update instead of handing it back to the system:
-            faster at large sizes, by up to a third; see
+            faster at large sizes, by a tenth to a quarter; see
             :func:`~ctmrl_torchrl.training.heap.keep_freed_memory`. It holds for the whole process.
         compile (bool): compile the loss and its backward pass by ``torch.compile``. Each phase takes minutes
             to compile; on a CPU that pays where Python's overhead dominates: small batches, long runs.

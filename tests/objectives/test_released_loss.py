@@ -105,3 +105,11 @@ def test_renamed_contexts_are_handed_on_under_their_names():
     torch.manual_seed(1)
     for name, value in loss(batch).items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_the_bilinear_form_is_a_constant_of_the_right_shape():
+    given = torch.nn.Parameter(torch.randn(4, 4))
+    representation = seeded_meta(bilinear=given).representation
+    assert not representation.bilinear.requires_grad and torch.equal(representation.bilinear, given)
+    with pytest.raises(ValueError, match="bilinear has shape"):
+        seeded_meta(bilinear=torch.eye(3))

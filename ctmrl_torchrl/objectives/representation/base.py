@@ -32,7 +32,11 @@ class RepresentationLoss(LossModule):
         ...         task_context: NestedKey = "task_context"
         ...
         ...     default_keys = _AcceptedKeys
-        ...     in_keys, out_keys = ["task_context"], ["loss_size"]
+        ...     out_keys = ["loss_size"]
+        ...
+        ...     @property
+        ...     def in_keys(self):
+        ...         return [self.tensor_keys.task_context]
         ...
         ...     def forward(self, tensordict):
         ...         size = tensordict.get(self.tensor_keys.task_context).square().mean()

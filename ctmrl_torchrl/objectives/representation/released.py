@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.objectives.checks import require_shape
 from ctmrl_torchrl.objectives.representation.checks import require_contexts
 from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
@@ -51,8 +52,14 @@ class ReleasedCTMRLLoss(CodebookLoss):
       draws.
 
     The last two compare by ``x W y`` without a temperature. W stays as it is given: no optimiser of the
-    released code owns it. The release contrasts all training tasks, with contexts drawn for this alone; here
-    the tasks of the meta-batch are contrasted, which is the same with ``batch.tasks`` set to all of them.
+    released code owns it.
+
+    Departures from the release: it contrasts all training tasks, with contexts drawn for this alone, and here
+    the tasks of the meta-batch are contrasted; a task alone on its code gets drawn negatives, where there it
+    costs nothing; its W is random, here the identity unless given; its cycle compares the code with every
+    reconstructed transition, here with their mean; its commitment reaches the codes too; its predictors learn
+    from the policy batch, here from the context; its codes follow running counts that overwrite their
+    gradient step, here Eq. (2).
 
     Args:
         codebook (Codebook): matches contexts with codes.
@@ -64,7 +71,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
     Keyword Args:
         metric_weight, club_weight, guess_weight, prediction_weight, cycle_weight, commitment_weight,
             code_contrast_weight, contrastive_weight (float): of the terms; 10, 25, 10, 1, 1, 0.25, 1, 1. A
-            weight of 0 switches a term off and skips its work.
+            weight of 0 switches a term off and skips its work (of bound and guess: only both together).
         bilinear (Tensor, optional): W, ``[d, d]``; the identity by default.
         extra_negatives (int): for tasks alone on their code. Defaults to 4.
         reward_scale, next_observation_scale, reduction: as for
@@ -82,7 +89,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
 
     Raises:
         KeyError: if an entry that is needed is missing.
-        ValueError: if an entry has another shape than said here.
+        ValueError: if an entry, or W, has another shape than said here.
 
     Source: released code of CTMRL (AAAI 2026), and of CSRO and FOCAL, from which it descends.
 
@@ -140,7 +147,10 @@ class ReleasedCTMRLLoss(CodebookLoss):
         self.contrastive_weight = contrastive_weight
         self.extra_negatives = extra_negatives
         size = codebook.codes.shape[-1]
-        self.register_buffer("bilinear", torch.eye(size) if bilinear is None else bilinear.clone())
+        bilinear = torch.eye(size) if bilinear is None else bilinear.detach().clone()
+        mend = "one row and column per dimension of the codes."
+        require_shape(bilinear, (size, size), reader=type(self).__name__, what="bilinear", mend=mend)
+        self.register_buffer("bilinear", bilinear)
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
     def reset_parameters_recursive(self) -> None:
