@@ -148,7 +148,7 @@ class MujocoEnv(EnvBase):
         return self._output(observation=self._observe(), unstable=np.zeros((n, 1), dtype=bool))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        action = tensordict.get("action").numpy(force=True).astype(np.float64).clip(-1.0, 1.0)
+        action = tensordict.get("action").double().numpy(force=True).clip(-1.0, 1.0)
         active = tensordict.get("_step", None)
         moving = slice(None) if active is None else active.view(-1).cpu().numpy()
         rows = None if active is None else moving.nonzero()[0]
