@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -129,7 +130,9 @@ def main() -> None:
     for name in arguments.only:
         script, *options = BENCHMARKS[name]
         command = [sys.executable, str(Path(__file__).with_name(script)), *options]
-        subprocess.run([*command, "--output", str(arguments.folder / f"{name}.json")], check=True)
+        # Relative, for the result holds its command, and that is no place for a machine's paths.
+        output = os.path.relpath(arguments.folder / f"{name}.json")
+        subprocess.run([*command, "--output", output], check=True)
     torchrl_logger.info("\n" + table(arguments.folder))
 
 
