@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn import functional
 from torchrl.data.replay_buffers import Sampler
 
 from ctmrl_torchrl.data.draws import ContextDraw
@@ -138,7 +139,8 @@ class TaskSampler(Sampler):
         policy = rows.draw_rows(task, self.transitions_per_task, generator)
         contexts = [rows.draw_context(task, self.context, generator) for _ in range(self.num_contexts)]
         index = torch.cat([policy, *(index for index, _ in contexts)], 1)
-        mask = torch.cat([torch.ones_like(policy, dtype=torch.bool), *(mask for _, mask in contexts)], 1)
+        mask = torch.cat([mask for _, mask in contexts], 1)
+        mask = functional.pad(mask, (self.transitions_per_task, 0), value=True)
         return index, {"task_id": self.dataset.task_ids[task, None].expand(index.shape), "mask": mask}
 
     def sample_context(

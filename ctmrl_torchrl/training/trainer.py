@@ -153,8 +153,9 @@ class MetaTrainer:
         for hook in self.hooks:
             hook.before_update(self.update_count)
         self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
+        self.buffer.only = self.loss.in_keys
         batch = self.buffer.sample()
-        return batch if self.device is None else batch.to(self.device, non_blocking=True)
+        return batch if self.device in (None, batch.device) else batch.to(self.device, non_blocking=True)
 
     def record(self, losses: TensorDictBase, bar: tqdm) -> None:
         """Count an update that has been made; log, meta-test and checkpoint where it is time."""

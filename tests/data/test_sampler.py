@@ -134,6 +134,19 @@ def test_memory_mapped_in_memory_and_saved_give_the_same_batches(tmp_path):
         assert all((first == other).all() for other in others)
 
 
+def test_only_spares_entries_and_changes_no_draw():
+    whole, spared = make_buffer(make_dataset()), make_buffer(make_dataset())
+    asked = {("context", "observation"), ("context", "next", "reward"), ("transitions", "action")}
+    spared.only = [*asked, "task_id", ("transitions", "no such entry"), ("elsewhere", "action")]
+    for _ in range(3):
+        batch, expected = spared.sample(), whole.sample()
+        assert paths(batch) == {"task_id", *asked, ("context", "mask"), ("context_positive", "mask")}
+        assert all(torch.equal(batch[key], expected[key]) for key in paths(batch))
+        assert batch["context_positive"].batch_size == expected["context_positive"].batch_size
+    spared.only = None
+    assert (spared.sample() == whole.sample()).all()
+
+
 def test_seeds_decide():
     first, same, other = (make_buffer(make_dataset(), seed=seed).sample() for seed in (1, 1, 2))
     assert (first == same).all()
