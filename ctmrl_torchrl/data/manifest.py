@@ -161,7 +161,10 @@ class DatasetManifest:
         ]
         if required:
             raise DatasetError(f"{source}: fields missing: {', '.join(required)}")
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except DatasetError as error:
+            raise DatasetError(str(error).replace("manifest", source, 1)) from None
 
 
 def library_versions() -> dict[str, str]:

@@ -76,9 +76,13 @@ class TaskSet:
         """Returns the ids as integers.
 
         Raises:
-            ValueError: if an id is not in the set; the message names it and the valid range.
+            ValueError: if an id is not whole or not in the set; the message names it and the valid range.
         """
-        ids = tuple(int(task) for task in task_ids)
+        given = [float(task) for task in task_ids]
+        broken = [task for task in given if not task.is_integer()]
+        if broken:
+            raise ValueError(f"Task ids are whole numbers, got {', '.join(map(str, broken))}.")
+        ids = tuple(int(task) for task in given)
         outside = sorted({task for task in ids if not 0 <= task < self.n_tasks})
         if outside:
             raise ValueError(

@@ -12,9 +12,8 @@ def context_noise_ratio(contexts: Tensor) -> Tensor:
     """Ratio of the variance within a task to the variance between tasks.
 
     Encode several independent contexts per task under one protocol; the ratio says how much of what the
-    policy sees is chance. It is the measure that predicts success at meta-test: the smaller, the sooner and
-    the better a policy conditioned on these contexts gets there. Values near 1 mean that a task's own
-    contexts differ as much as the tasks do.
+    policy sees is chance. A large value explains a poor return at meta-test: near 1, a task's own contexts
+    differ as much as the tasks do. A small one promises nothing, for contexts may be steady and wrong.
 
     With ``R`` repeats, ``within`` is the unbiased variance over repeats (summed over dimensions, mean over
     tasks) and ``between`` the unbiased variance of the task means. Task means of ``R`` noisy repeats vary by

@@ -63,11 +63,14 @@ def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
     """
     task_set = make_task_set(config.env, config.tasks)
     if config.dataset.path is not None:
-        dataset = TaskDataset.load(config.dataset.path)
+        dataset = TaskDataset.load(config.dataset.path, verify=config.dataset.verify)
     else:
         name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
         path = Path(config.dataset.root) / name
-        dataset = TaskDataset.load(path) if path.exists() else _make_dataset(config, path)
+        found = path.exists()
+        dataset = (
+            TaskDataset.load(path, verify=config.dataset.verify) if found else _make_dataset(config, path)
+        )
         _check_recipe(dataset, config.dataset.recipe)
     check_dataset(dataset, task_set)
     return dataset
@@ -123,6 +126,14 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
             f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another "
             "dataset.path."
         )
+    splits = {"train_ids": task_set.train_ids, "test_ids": task_set.test_ids}
+    for name, ids in splits.items():
+        if sorted(getattr(manifest, name)) != sorted(ids):
+            raise DatasetError(
+                f"{place} has another split than this run's tasks={task_set.preset}: its {name} are "
+                f"{sorted(getattr(manifest, name))}, the run's are {sorted(ids)}, so that test tasks "
+                "could be trained on; write the run's split into the manifest (TaskSet.to_dict())."
+            )
     family = task_set.family
     sizes = {"observation": family.observation_dim, "action": family.action_dim, family.return_key: 1}
     for key, size in sizes.items():

@@ -23,12 +23,15 @@ class DatasetConfig:
         recipe (str): how the behaviour policies are trained and rolled out: a name in
             ``ctmrl_torchrl.data.recipes_of(env)``.
         seed (int): seed of the collection, apart from the training's.
+        verify (str): ``"full"`` compares every file with its checksum before training; ``"quick"`` does not,
+            for data so large that reading them once more matters.
     """
 
     path: str | None = None
     root: str = "datasets"
     recipe: str = "small"
     seed: int = 0
+    verify: str = "full"
 
 
 @dataclass

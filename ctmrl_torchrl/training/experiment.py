@@ -111,6 +111,10 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
 def _check_run_dir(config: ExperimentConfig) -> None:
     """Results are only replaced by a run that goes on from them, or on request."""
     run_dir = Path(config.run_dir)
+    for name, folder in {"run_dir": run_dir, "dataset.root": Path(config.dataset.root)}.items():
+        files = [str(place) for place in (folder, *folder.parents) if place.is_file()]
+        if files:
+            raise ConfigError(f"config field {name}: {folder} cannot be a folder, for {files[0]} is a file.")
     held = [name for name in ("summary.json", "checkpoints/last.pt") if (run_dir / name).exists()]
     if not held or config.overwrite:
         return

@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
     "compile": SWITCH,
     "dataset.recipe": _among(*RECIPE_NAMES),
     "dataset.seed": _whole(0),
+    "dataset.verify": _among("full", "quick"),
     "context.kind": _among("trajectories", "transitions"),
     "context.length": _whole(1),
     "context.trajectories": BOUNDS,

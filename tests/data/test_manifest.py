@@ -41,8 +41,8 @@ def test_versions_name_the_packages_that_shape_the_data():
 )
 def test_wrong_fields_are_named(change, message):
     fields = json.loads(make_manifest(even(), 4).to_json()) | change
-    with pytest.raises(DatasetError, match=message):
-        DatasetManifest.from_json(json.dumps(fields))
+    with pytest.raises(DatasetError, match=f"^here/manifest.json: .*{message}"):
+        DatasetManifest.from_json(json.dumps(fields), source="here/manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,15 @@ def test_counts_can_be_overridden():
     assert make_task_set("point_robot", num_train=30).preset == "repo"
 
 
+def test_ids_are_whole_numbers_of_the_set():
+    tasks = make_task_set("point_robot", num_train=4, num_test=2)
+    assert tasks.validate_ids(torch.tensor([5, 0])) == (5, 0)
+    with pytest.raises(ValueError, match=r"whole numbers, got 1\.5"):
+        tasks.validate_ids([1, 1.5])
+    with pytest.raises(ValueError, match="Task id 6 is not in the 'point_robot' task set"):
+        tasks.validate_ids([6])
+
+
 @pytest.mark.parametrize("name", ENV_NAMES)
 def test_json_round_trip(name):
     tasks = make_task_set(name, num_train=6, num_test=2)

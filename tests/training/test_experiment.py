@@ -147,6 +147,29 @@ def test_a_missing_or_broken_dataset_is_refused_and_left_alone(dataset_root, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_one_number_changed_on_disk_is_noticed_before_training(dataset_root, tmp_path):
+    path = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0").save(tmp_path / "changed")
+    file = path / "transitions" / "next" / "reward.memmap"
+    content = bytearray(file.read_bytes())
+    content[:4] = torch.tensor(-0.5).numpy().tobytes()
+    file.write_bytes(content)
+    config = tiny_config(dataset_root, tmp_path / "run", {"dataset.path": str(path)})
+    with pytest.raises(DatasetError, match=r"reward\.memmap: its content is not what was saved"):
+        run_experiment(config)
+    assert not (tmp_path / "run").exists()
+    config.dataset.verify = "quick"
+    assert build.obtain_dataset(config).path == path
+
+
+def test_a_dataset_of_another_split_is_refused(dataset_root):
+    dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
+    first, *others = dataset.manifest.train_ids
+    tasks = {**dataset.manifest.tasks, "train_ids": others, "test_ids": [*dataset.manifest.test_ids, first]}
+    dataset.manifest = dataset.manifest.replace(tasks=tasks)
+    with pytest.raises(DatasetError, match="another split than this run's tasks=repo: its train_ids are"):
+        build.check_dataset(dataset, make_task_set("point_robot"))
+
+
 def test_a_dataset_without_the_reported_reward_is_refused(dataset_root):
     dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
     task_set = make_task_set("point_robot")

@@ -26,6 +26,7 @@ WRONG = {
     "tasks": ["papr"],
     "dataset.recipe": ["large"],
     "dataset.seed": [-1],
+    "dataset.verify": ["no"],
     "context.kind": ["episodes"],
     "context.length": WHOLES,
     "context.trajectories": [[0, 3], [3, 2], [1], [1, 2, 3], [1, 2.5], None, 4],
@@ -184,6 +185,18 @@ def test_nothing_is_written_or_made_for_a_wrong_configuration(tmp_path):
     ):
         run_experiment(config)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", ["run_dir", "dataset.root"])
+def test_a_file_in_the_place_of_a_folder_is_named_and_kept(field, tmp_path):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    place = str(tmp_path / "file" / "below")
+    config = tiny_config(tmp_path / "data", tmp_path / "run", {field: place})
+    with pytest.raises(
+        ConfigError, match=rf"config field {field}: \S+below cannot be a folder, for \S+file is a"
+    ):
+        run_experiment(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:77", ""])
