@@ -84,6 +84,7 @@ def main() -> None:
             subtitle=f"{_setting(result)}, {_seeds(result)}",
             interval="95 % interval over seeds" if len(result["seeds"]) > 1 else "",
             best_name=best_name,
+            random_episodes=result["random_episodes"],
         )
     for file in sorted((RESULTS / "datasets").glob("*.json")):
         draw_data(_read(file), RESULTS / "figures" / f"{file.stem}-data.png")

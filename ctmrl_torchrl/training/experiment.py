@@ -27,7 +27,7 @@ from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.meta_test import MetaTester, protocol_result
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
-from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
+from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates, beginnings
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import ConfigError, validate_config, validate_seeds
@@ -201,9 +201,16 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
     summary = summarise(experiment, runs, wall_time_s, command)
     write_summary(summary, run_dir / "summary.json")
+    codebook = codebook_of(experiment.loss)
     if experiment.config.output.figures:
         draw_figures(
-            experiment.task_set, experiment.dataset, runs, summary, codebook_of(experiment.loss), run_dir
+            experiment.task_set,
+            experiment.dataset,
+            runs,
+            summary,
+            codebook,
+            run_dir,
+            beginnings(experiment.config.schedule, codes=codebook is not None),
         )
     torchrl_logger.info(f"results are in {run_dir}")
     return summary

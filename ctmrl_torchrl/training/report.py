@@ -35,6 +35,7 @@ def draw_figures(
     summary: dict[str, Any],
     codebook: Codebook | None,
     run_dir: Path,
+    beginnings: dict[str, float],
 ) -> None:
     """Write ``run_dir/figures/*.png``: data, adaptation, learning curves, contexts, paths.
 
@@ -43,6 +44,7 @@ def draw_figures(
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
         summary: the run's summary. codebook: None leaves the map out. run_dir: where ``metrics.csv`` is.
+        beginnings: updates at which parts of the training begin.
     """
     folder = run_dir / "figures"
     folder.mkdir(exist_ok=True)
@@ -65,6 +67,7 @@ def draw_figures(
         folder / "adaptation.png",
         subtitle=subtitle,
         best_name=best_name,
+        random_episodes=summary["random_episodes"] if "np" in runs["test"] else None,
     )
     draw_data(data_report(dataset), folder / "data.png")
     plot_learning(
@@ -75,6 +78,7 @@ def draw_figures(
         best_name=best_name,
         codes=None if codebook is None else codebook.num_codes,
         subtitle=subtitle,
+        beginnings=beginnings,
     )
     protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))
     if codebook is not None:
@@ -84,7 +88,8 @@ def draw_figures(
         draw_robot = load_entry_point("ctmrl_torchrl.training.robot_report:draw_robot")
         draw_robot(task_set, runs["test"][protocol], folder, shown)
     if PLANE & set(task_set.parameter_names):
-        _draw_trajectories(task_set, runs["test"][protocol], folder, shown)
+        means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
+        _draw_trajectories(task_set, runs["test"], means, protocol, folder, subtitle)
 
 
 def _draw_map(
@@ -105,19 +110,31 @@ def _draw_map(
     )
 
 
-def _draw_trajectories(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
-    shown = torch.linspace(0, run.shape[0] - 1, min(SHOWN_TASKS, run.shape[0])).long()
-    first = run[shown, 0].cpu()
-    goals = task_set.parameters[first["task_id"]]
+def _draw_trajectories(
+    task_set: TaskSet,
+    runs: dict[str, TensorDict],
+    means: dict[str, float],
+    protocol: str,
+    folder: Path,
+    subtitle: str,
+) -> None:
+    """Paths before and after adaptation by ``protocol`` and, where another does better, by that too."""
+    first = {name: run[:, 0].cpu() for name, run in runs.items()}
+    tasks = first[protocol]["task_id"]
+    shown = torch.linspace(0, len(tasks) - 1, min(SHOWN_TASKS, len(tasks))).long()
+    goals = task_set.parameters[tasks[shown]]
     if "goal_x" not in task_set.parameter_names:  # the wind family: one goal for all
         goals = torch.tensor([1.0, 0.0]).expand(len(shown), 2)
+    before = "Before: random actions" if protocol == "np" else "Before: the first collected episode"
+    panels = {before: first[protocol]["first_path"][shown][..., :2]}
+    best = max((name for name in means if name != "offline"), key=means.get, default=protocol)
+    for name in dict.fromkeys((protocol, best)):
+        panels[f"After {name}, mean return {means[name]:.2f}"] = first[name]["last_path"][shown][..., :2]
     plot_trajectories(
-        first["first_path"][..., :2],
-        first["last_path"][..., :2],
+        panels,
         goals,
         folder / "trajectories.png",
         goal_radius=SPARSE_RADIUS if task_set.name.startswith("sparse") else None,
-        labels=[f"task {task}" for task in first["task_id"].tolist()],
-        titles=("Before: the first collected episode", "After adaptation"),
+        labels=[f"task {task}" for task in tasks[shown].tolist()],
         subtitle=subtitle,
     )

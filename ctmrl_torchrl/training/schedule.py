@@ -26,6 +26,14 @@ def cosine_fall(progress: float, start: float, end: float, final: float) -> floa
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
+def beginnings(schedule: ScheduleConfig, *, codes: bool) -> dict[str, float]:
+    """Updates at which a part of the training begins or ends, by name; ``codes``: if there are any."""
+    encoder_end = schedule.updates * schedule.representation_end
+    moments = {"codes begin": schedule.kmeans_at * encoder_end} if codes else {}
+    moments |= {"policy begins": schedule.policy_start * schedule.updates, "encoder is fixed": encoder_end}
+    return {name: moment for name, moment in moments.items() if 0 < moment < schedule.updates}
+
+
 class LearningRates:
     """Learning rates of the representation and the policy group, and which of the two learns at all.
 

@@ -47,7 +47,8 @@ class MetaTrainer:
         updates (int): in all.
         hooks (iterable of ScheduleHook): called before every update, in order; those with a ``state_dict``
             are part of checkpoints.
-        evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every`` updates.
+        evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every``
+            updates and after the last.
         metrics (MetricsLog, optional): where numbers go. checkpoint_path (Path, optional): where state goes.
         identity (dict): what a checkpoint must agree with to be resumed.
         log_every, evaluate_every, checkpoint_every (int): in updates; 0 switches off.
@@ -163,7 +164,8 @@ class MetaTrainer:
         self.update_count += 1
         if self._due(self.log_every) or self.update_count == self.updates:
             self._log_losses()
-        if self._due(self.evaluate_every) and self.evaluate is not None:
+        last = self.evaluate_every > 0 and self.update_count == self.updates
+        if (last or self._due(self.evaluate_every)) and self.evaluate is not None:
             self._log_evaluation(bar)
         if self._due(self.checkpoint_every):
             self.save()

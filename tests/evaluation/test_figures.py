@@ -139,6 +139,9 @@ def test_learning_from_csv_and_from_a_mapping(tmp_path):
     from_csv = check(plot_learning(source, tmp_path / "a.png", **options))
     from_mapping = check(plot_learning(metrics(), tmp_path / "b.png", **options))
     assert np.array_equal(from_csv, from_mapping)
+    marks = {"codes begin": 1000, "policy begins": 2000}
+    marked = check(plot_learning(metrics(), tmp_path / "c.png", beginnings=marks, **options))
+    assert marked.shape == from_csv.shape and not np.array_equal(marked, from_csv)
 
 
 def test_learning_leaves_out_what_is_missing(tmp_path):
@@ -198,15 +201,21 @@ def test_context_map_errors(tmp_path):
 
 def test_trajectories(tmp_path):
     before, after, goals = paths()
-    check(plot_trajectories(before, torch.as_tensor(after), goals, tmp_path / "a.png", goal_radius=0.2))
+    panels = {"Before": before, "After": torch.as_tensor(after)}
+    two = check(plot_trajectories(panels, goals, tmp_path / "a.png", goal_radius=0.2))
     before[0, 15:] = np.nan  # ended early
-    check(plot_trajectories(before, after, np.tile([[1.0, 0.0]], (5, 1)), tmp_path / "b.png"))
+    wind = np.tile([[1.0, 0.0]], (5, 1))
+    three = check(plot_trajectories(panels | {"After more": after}, wind, tmp_path / "b.png"))
+    assert three.shape[1] > 1.3 * two.shape[1]
+    with pytest.raises(ValueError, match="at least one"):
+        plot_trajectories({}, goals, tmp_path / "c.png")
+    many, _, nine = paths(9)
     with pytest.raises(ValueError, match="between 1 and 8 tasks, got 9"):
-        plot_trajectories(*paths(9), tmp_path / "c.png")
-    with pytest.raises(ValueError, match=r"after must have the shape \[5, steps, 2\]"):
-        plot_trajectories(before, after[:4], goals, tmp_path / "c.png")
+        plot_trajectories({"Before": many}, nine, tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"After must have the shape \[5, steps, 2\]"):
+        plot_trajectories({"After": after[:4]}, goals, tmp_path / "c.png")
     with pytest.raises(ValueError, match="labels has 1 entries for 5 tasks"):
-        plot_trajectories(before, after, goals, tmp_path / "c.png", labels=["task"])
+        plot_trajectories(panels, goals, tmp_path / "c.png", labels=["task"])
 
 
 def test_snapshots(tmp_path):

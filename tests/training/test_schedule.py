@@ -9,7 +9,13 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl.modules import Codebook
 from ctmrl_torchrl.training.config import OptimiserConfig, ScheduleConfig
-from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates, cosine_fall, total_loss
+from ctmrl_torchrl.training.schedule import (
+    CodebookSchedule,
+    LearningRates,
+    beginnings,
+    cosine_fall,
+    total_loss,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,14 @@ def rates_over(schedule, **rates):
         lr = {group["name"]: group["lr"] for group in optimiser.param_groups}
         rows.append((lr["representation"], lr["policy"], loss.representation_frozen, loss.policy_frozen))
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def test_what_begins_when():
+    schedule = ScheduleConfig(updates=1000, representation_end=0.6, policy_start=0.5, kmeans_at=0.3)
+    moments = {"codes begin": 180.0, "policy begins": 500.0, "encoder is fixed": 600.0}
+    assert beginnings(schedule, codes=True) == pytest.approx(moments)
+    assert list(beginnings(schedule, codes=False)) == ["policy begins", "encoder is fixed"]
+    assert beginnings(ScheduleConfig(updates=1000), codes=False) == {}
 
 
 def test_learning_rates_and_frozen_phases():

@@ -29,6 +29,7 @@ def plot_adaptation(
     subtitle: str | None = None,
     interval: str = "95 % interval over tasks",
     best_name: str = "optimum",
+    random_episodes: int | None = None,
 ) -> Path:
     """Adaptation curves of all protocols, between the random policy and the optimum.
 
@@ -47,6 +48,7 @@ def plot_adaptation(
         subtitle: second, lighter line (environment, method, number of tasks).
         interval: what the shaded bands are; empty where there are none.
         best_name: what the best possible return is called, such as "oracle" where it was only measured.
+        random_episodes: how many episodes of ``np`` are of random actions; marked on the axis.
 
     Raises:
         ValueError: if there is no protocol or its arrays differ in length.
@@ -83,7 +85,13 @@ def plot_adaptation(
     labels += _limits(axes, curves, random, [value for value in (optimum, paper) if value is not None])
     axes.set_xlim(-0.02 * episodes, 1.02 * episodes - 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("adaptation episodes collected in the new task")
+    if random_episodes is not None:
+        axes.axvline(random_episodes, color=style.MUTED, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1.5)
+        axes.text(
+            random_episodes, 0.015, " np: random episodes end", transform=axes.get_xaxis_transform(),
+            fontsize=9, color=style.MUTED, va="bottom", ha="left",
+        )  # fmt: skip
+    axes.set_xlabel("episodes collected in the new task before the one that is measured")
     axes.set_ylabel("return of one episode (higher is better)")
     notes = (subtitle, f"shaded: {interval}" if interval else "")
     style.heading(figure, axes, title, " · ".join(filter(None, notes)))

@@ -57,7 +57,7 @@ def plot_snapshot_returns(
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
     labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks  ({style.number(mean[-1])})", blue)]
     for value, text, colour, dash in (
-        (optimum, f"{best_name}  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
+        (optimum, f"{best_name},\nmean over tasks  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
         (random, f"random policy  ({style.number(random or 0.0)})", style.MUTED, ":"),
     ):
         if value is not None:

@@ -47,7 +47,7 @@ MUTED = "#767676"
 MAX_BYTES = 300_000
 
 _PROTOCOLS = {
-    "np": (PALETTE[0], "np: context from\nrandom exploration"),
+    "np": (PALETTE[0], "np: random episodes,\nthen its own"),
     "offline": (PALETTE[1], "offline: context from\nthe task's own data"),
     "np_refine": (PALETTE[4], "np_refine: np, then\nkeeps the best try"),
     "codes": (PALETTE[2], "codes: tries every code,\nkeeps the best try"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +20,36 @@ MAX_TASKS = len(style.PALETTE)
 
 @style.styled
 def plot_trajectories(
-    before: Any,
-    after: Any,
+    panels: Mapping[str, Any],
     goals: Any,
     path: str | Path,
     *,
     goal_radius: float | None = None,
     labels: Sequence[str] | None = None,
-    titles: tuple[str, str] = ("Before: the first episode", "After adaptation"),
     title: str = "Where the robot goes before and after adaptation",
     subtitle: str | None = None,
 ) -> Path:
-    """One path per task in two panels of equal scale, with start and goals.
+    """One path per task in panels of equal scale, with start and goals.
 
     Args:
-        before: ``[n, H + 1, 2]`` positions before adaptation, at most eight tasks; NaN after an early end.
-        after: ``[n, H' + 1, 2]`` positions after adaptation, same tasks in the same order.
+        panels: ``{title: [n, H + 1, 2]}`` positions, such as before and after adaptation, of the same
+            tasks, at most eight; NaN after an early end.
         goals: ``[n, 2]`` goal of each task.
         path: PNG file to write.
         goal_radius: draws a circle of this radius around the goals (0.2 in the sparse family).
         labels: one name per task; defaults to "task 1", ...
-        titles: of the two panels.
         title: says what is seen.
         subtitle: second, lighter line.
 
     Raises:
         ValueError: if shapes do not fit or there are more tasks than colours.
     """
-    before, after = style.to_array(before, "before", 3), style.to_array(after, "after", 3)
+    if not panels:
+        raise ValueError("panels holds no paths; expected at least one {title: paths}.")
+    paths = {name: style.to_array(values, f"panels[{name!r}]", 3) for name, values in panels.items()}
     goals = style.to_array(goals, "goals", 2)
     count = goals.shape[0]
-    for name, array in (("before", before), ("after", after)):
+    for name, array in paths.items():
         if array.shape[0] != count or array.shape[-1] != 2:
             raise ValueError(
                 f"{name} must have the shape [{count}, steps, 2] (one row per goal), got {list(array.shape)}."
@@ -61,16 +60,16 @@ def plot_trajectories(
     if len(names) != count:
         raise ValueError(f"labels has {len(names)} entries for {count} tasks.")
 
-    limits = _limits(before, after, goals, goal_radius or 0.0)
+    limits = _limits([*paths.values()], goals, goal_radius or 0.0)
     span = limits[:, 1] - limits[:, 0]
     panel = 3.9  # inches of width per panel; the height follows from the equal scale
     height = float(np.clip(panel * span[1] / span[0], 1.8, 6.0))
-    figure = style.new_figure(0.85 + 2 * panel + 0.3 + 2.35, height + 1.75)
+    figure = style.new_figure(0.85 + len(paths) * (panel + 0.3) + 2.05, height + 1.75)
     width, tall = figure.get_size_inches()
-    for index, (paths, name) in enumerate(zip((before, after), titles, strict=True)):
+    for index, (name, drawn) in enumerate(paths.items()):
         left = (0.85 + index * (panel + 0.3)) / width
         axes = figure.add_axes((left, 0.62 / tall, panel / width, height / tall))
-        _panel(axes, paths, goals, goal_radius)
+        _panel(axes, drawn, goals, goal_radius)
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
         axes.set_aspect("equal")
@@ -81,13 +80,13 @@ def plot_trajectories(
             first = axes
         else:
             axes.tick_params(labelleft=False)
-            _legend(axes, names, goal_radius)
+    _legend(axes, names, goal_radius)
     style.heading(figure, first, title, subtitle or "")
     return style.save_figure(figure, path)
 
 
-def _limits(before: np.ndarray, after: np.ndarray, goals: np.ndarray, radius: float) -> np.ndarray:
-    points = np.concatenate([before.reshape(-1, 2), after.reshape(-1, 2), goals - radius, goals + radius])
+def _limits(paths: list[np.ndarray], goals: np.ndarray, radius: float) -> np.ndarray:
+    points = np.concatenate([*(path.reshape(-1, 2) for path in paths), goals - radius, goals + radius])
     points = points[np.isfinite(points).all(1)]
     low, high = points.min(0), points.max(0)
     margin = 0.07 * (high - low).max()
