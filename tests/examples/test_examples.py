@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.training.config import register_configs
-from ctmrl_torchrl.training.experiment import build_experiment
+from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -203,3 +203,19 @@ def test_a_mujoco_family_is_trained_and_shown_small(tmp_path):
     assert summary["reference"]["oracle"] < 0 and summary["reference"]["optimum"] is None
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"adaptation", "context_map", "data", "learning", "speed"} <= figures
+
+
+def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(tmp_path, monkeypatch, capsys):
+    overrides = ["preset=smoke", f"dataset.root={tmp_path}/data", "evaluation.every=0"]
+    register_configs()
+    with initialize_config_dir(version_base="1.3", config_dir=str(EXAMPLES.parent / "configs")):
+        elsewhere = [f"run_dir={tmp_path}/run", "output.progress=false", "output.figures=false"]
+        config = OmegaConf.to_object(compose("config", overrides=overrides + elsewhere))
+    summary = run_experiment(config, " ".join(["python examples/train_ctmrl.py", *overrides]))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    run("codes_control", monkeypatch, tmp_path / "control.json", tmp_path / "run", "--draws", 2)
+    assert "random" in capsys.readouterr().out
+    control = json.loads((tmp_path / "control.json").read_text(encoding="utf-8"))
+    assert control["seeds"]["0"]["codes"] == pytest.approx(summary["returns"]["test"]["codes"]["mean"])
+    assert control["seeds"]["0"]["random"] != control["seeds"]["0"]["codes"]
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
