@@ -183,18 +183,25 @@ def make_loss(config: ExperimentConfig, problem: Problem) -> MetaLoss:
 
 
 def make_optimiser(config: ExperimentConfig, loss: MetaLoss) -> torch.optim.Optimizer:
-    """Adam with a representation and a policy group."""
+    """Adam with a representation and a policy group.
+
+    On a GPU it never waits for the host; its rates are tensors there, which a captured update reads anew.
+    """
     groups = {
         "representation": nn.ModuleList([loss.context_encoder, loss.representation]),
         "policy": loss.policy,
     }
     rates = {"representation": config.optimiser.representation_rate, "policy": config.optimiser.policy_rate}
+    device = next(loss.parameters()).device
+    if device.type == "cuda":
+        rates = {name: torch.tensor(rate, device=device) for name, rate in rates.items()}
     return torch.optim.Adam(
         [
             {"params": list(module.parameters()), "lr": rates[name], "name": name}
             for name, module in groups.items()
         ],
         fused=True,
+        capturable=device.type == "cuda",
     )
 
 

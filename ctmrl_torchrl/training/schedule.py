@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from sklearn.cluster import KMeans
@@ -62,12 +63,19 @@ class LearningRates:
         end = schedule.representation_end
         # Looked up anew: a resumed optimiser has other group dictionaries than before.
         groups = {group["name"]: group for group in self.optimiser.param_groups}
-        groups["representation"]["lr"] = rates.representation_rate * cosine_fall(progress, 0.0, end, 0.0)
-        groups["policy"]["lr"] = rates.policy_rate * cosine_fall(
-            progress, rates.policy_decay_from, 1.0, rates.policy_final
-        )
+        _set_rate(groups["representation"], rates.representation_rate * cosine_fall(progress, 0.0, end, 0.0))
+        policy_share = cosine_fall(progress, rates.policy_decay_from, 1.0, rates.policy_final)
+        _set_rate(groups["policy"], rates.policy_rate * policy_share)
         self.loss.representation_frozen = progress >= end
         self.loss.policy_frozen = progress < schedule.policy_start
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """In place where the rate is a tensor: a captured update reads it from where it was."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 class CodebookSchedule:

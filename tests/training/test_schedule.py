@@ -53,6 +53,22 @@ def rates_over(schedule, **rates):
     return [list(column) for column in zip(*rows, strict=True)]
 
 
+def test_rates_that_are_tensors_stay_where_they_are():
+    """A captured update reads a rate from the place it had when it was captured."""
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "name": name}
+        for name in ("representation", "policy")
+    ]
+    optimiser = torch.optim.Adam([group | {"lr": torch.tensor(9.0)} for group in groups])
+    rates = [group["lr"] for group in optimiser.param_groups]
+    schedule = ScheduleConfig(updates=10, representation_end=0.5, policy_start=0.0)
+    hook = LearningRates(optimiser, SimpleNamespace(), OptimiserConfig(2.0, 4.0, policy_final=1.0), schedule)
+    for update, expected in ((0, [2.0, 4.0]), (5, [0.0, 4.0])):
+        hook.before_update(update)
+        assert [rate.item() for rate in rates] == expected
+        assert all(group["lr"] is rate for group, rate in zip(optimiser.param_groups, rates, strict=True))
+
+
 def test_what_begins_when():
     schedule = ScheduleConfig(updates=1000, representation_end=0.6, policy_start=0.5, kmeans_at=0.3)
     moments = {"codes begin": 180.0, "policy begins": 500.0, "encoder is fixed": 600.0}
