@@ -89,7 +89,19 @@ class AdaptationRun:
 
 
 class AdaptationProtocol(Protocol):
-    """What :class:`~ctmrl_torchrl.collectors.MetaTestCollector` asks of a protocol."""
+    """What :class:`~ctmrl_torchrl.collectors.MetaTestCollector` asks of a protocol.
+
+    Examples:
+        >>> class LastEpisode:  # a protocol of one's own: only the latest random episode counts
+        ...     name, episodes = "last", 4
+        ...     def reset(self, run):
+        ...         pass
+        ...     def context(self, run):
+        ...         return run.encode(run.episodes[-1:]) if run.episodes else run.prior_context
+        ...     def collect(self, run):
+        ...         run.add(run.play_randomly())
+        >>> protocol: AdaptationProtocol = LastEpisode()  # collector.run(protocol, seed=0)
+    """
 
     name: str
     episodes: int
@@ -134,11 +146,19 @@ class MetaTestCollector:
             of ``evidence_key``.
 
     Examples:
-        >>> from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
+        >>> from ctmrl_torchrl import modules
+        >>> from ctmrl_torchrl.collectors import NonPriorProtocol
+        >>> from ctmrl_torchrl.envs import make_env
+        >>> features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
+        >>> tasks = torch.tensor([2, 2, 6, 6])  # two tasks, each twice
         >>> collector = MetaTestCollector(
-        ...     env, actor, encoder, task_ids=ids, horizon=20, context_dim=20)  # doctest: +SKIP
-        >>> collector.run(NonPriorProtocol(), seed=0)["returns"].shape  # doctest: +SKIP
-        torch.Size([80, 20])
+        ...     make_env("point_robot", tasks),
+        ...     modules.make_actor(observation_dim=2, action_dim=2, context_dim=4),
+        ...     modules.make_context_encoder(feature_dims=features, context_dim=4),
+        ...     task_ids=tasks, horizon=20, context_dim=4)
+        >>> run = collector.run(NonPriorProtocol(episodes=5, random_episodes=2), seed=0)
+        >>> run["returns"].shape, run["task_context"].shape
+        (torch.Size([4, 5]), torch.Size([4, 5, 4]))
     """
 
     def __init__(

@@ -27,7 +27,18 @@ class _EncodeAll:
 
 
 class OfflineProtocol(_EncodeAll):
-    """``offline``: before every further measurement an episode of the task's own data joins the context."""
+    """``offline``: before every further measurement an episode of the task's own data joins the context.
+
+    Args:
+        episodes (int): measured episodes in all. Defaults to 20.
+
+    Raises:
+        ValueError: if it is not positive.
+
+    Examples:
+        >>> OfflineProtocol(episodes=6).name
+        'offline'
+    """
 
     name = "offline"
 
@@ -37,7 +48,18 @@ class OfflineProtocol(_EncodeAll):
 
 
 class OnlineProtocol(_EncodeAll):
-    """``online``: starts from the prior context (zeros) and learns from its own stochastic episodes."""
+    """``online``: starts from the prior context (zeros) and learns from its own stochastic episodes.
+
+    Args:
+        episodes (int): measured episodes in all. Defaults to 20.
+
+    Raises:
+        ValueError: if it is not positive.
+
+    Examples:
+        >>> OnlineProtocol(episodes=6).episodes
+        6
+    """
 
     name = "online"
 
@@ -52,6 +74,14 @@ class NonPriorProtocol(_EncodeAll):
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
         random_episodes (int): how many of the collected ones are uniformly random. Defaults to 10.
+
+    Raises:
+        ValueError: if one of them is not positive.
+
+    Examples:
+        >>> protocol = NonPriorProtocol(episodes=6, random_episodes=2)  # as on MuJoCo
+        >>> protocol.name, protocol.random_episodes
+        ('np', 2)
     """
 
     name = "np"

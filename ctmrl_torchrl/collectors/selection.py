@@ -75,6 +75,10 @@ class RefineProtocol(_KeepBest):
 
     Raises:
         ValueError: if a number is out of its range.
+
+    Examples:
+        >>> RefineProtocol(episodes=20, random_episodes=10).step
+        1.5
     """
 
     name = "np_refine"
@@ -122,6 +126,11 @@ class CodesProtocol(_KeepBest):
 
     Raises:
         ValueError: if the budget does not allow every code to be played once, or a number is out of range.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import Codebook
+        >>> CodesProtocol(Codebook(8, 20).codes, episodes=20).codes.shape
+        torch.Size([8, 20])
     """
 
     name = "codes"

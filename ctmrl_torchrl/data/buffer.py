@@ -72,6 +72,18 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
         generator: the generator of all draws.
         prefetch: batches drawn ahead in threads.
         transform: a callable or TorchRL transform for the meta-batch.
+
+    Examples:
+        >>> from ctmrl_torchrl.data import CollectionRecipe, ContextDraw, TaskSampler, collect_task_dataset
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
+        >>> sampler = TaskSampler(
+        ...     dataset, task_ids=[0, 1, 3], tasks_per_batch=2, transitions_per_task=5,
+        ...     context=ContextDraw(trajectories=(1, 4)), num_contexts=1)
+        >>> buffer = dataset.replay_buffer(sampler)
+        >>> buffer.only = [("context", "next", "reward"), ("transitions", "observation")]
+        >>> sorted(map(str, buffer.sample().keys(include_nested=True, leaves_only=True)))
+        ["('context', 'mask')", "('context', 'next', 'reward')", "('transitions', 'observation')", 'task_id']
     """
 
     def __init__(

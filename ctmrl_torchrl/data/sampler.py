@@ -50,15 +50,16 @@ class TaskSampler(Sampler):
         ValueError: naming the argument that is out of range, or the task without data.
 
     Examples:
-        >>> from ctmrl_torchrl.data import ContextDraw, TaskDataset, TaskSampler
-        >>> dataset = TaskDataset.load("datasets/point_robot")            # doctest: +SKIP
+        >>> from ctmrl_torchrl.data import CollectionRecipe, ContextDraw, collect_task_dataset
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
         >>> sampler = TaskSampler(
         ...     dataset, task_ids=dataset.manifest.train_ids, tasks_per_batch=16, transitions_per_task=128,
-        ...     context=ContextDraw())                                    # doctest: +SKIP
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> buffer = dataset.replay_buffer(sampler, generator=generator)  # doctest: +SKIP
-        >>> buffer.sample()["context"].batch_size                         # doctest: +SKIP
-        torch.Size([16, 400])
+        ...     context=ContextDraw(trajectories=(1, 4)))
+        >>> buffer = dataset.replay_buffer(sampler, generator=torch.Generator().manual_seed(0))
+        >>> batch = buffer.sample()
+        >>> batch["transitions"].batch_size, batch["context"].batch_size  # four episodes of 20 steps
+        (torch.Size([16, 128]), torch.Size([16, 80]))
     """
 
     def __init__(
@@ -200,6 +201,14 @@ def draw_context(
 
     Raises:
         ValueError: if the dataset has no data of a task.
+
+    Examples:
+        >>> from ctmrl_torchrl.data import CollectionRecipe, ContextDraw, collect_task_dataset
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
+        >>> context = draw_context(dataset, [2, 6], ContextDraw(trajectories=(1, 4)))
+        >>> context.batch_size, context["mask"].sum(1).min() >= 20  # one episode at least, the rest padding
+        (torch.Size([2, 80]), tensor(True))
     """
     rows, mask = dataset.rows.draw_context(dataset.task_index(task_ids), draw, generator)
     return dataset.transitions.exclude(*ID_KEYS)[rows].set("mask", mask)
