@@ -15,7 +15,14 @@ from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.data.draws import RowTable
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.files import read_folder, write_folder
-from ctmrl_torchrl.data.layout import ID_KEYS, REWARD_KEYS, check_keys, check_layout, check_values
+from ctmrl_torchrl.data.layout import (
+    ID_KEYS,
+    REWARD_KEYS,
+    check_keys,
+    check_layout,
+    check_values,
+    row_blocks,
+)
 from ctmrl_torchrl.data.manifest import DatasetManifest, describe_keys
 
 if TYPE_CHECKING:
@@ -197,15 +204,21 @@ class TaskDataset:
             deviation is the population's, and not bounded away from zero.
         """
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
-        kept = torch.isin(self.transitions["task_id"], self.task_ids[index])
+        counts, firsts = self.rows.task_row_count[index], self.rows.task_row_start[index]
+        blocks = [
+            block
+            for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)
+            for block in row_blocks(first, first + count)
+        ]
         keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS]
         available = self.transitions.keys(include_nested=True)
-        statistics = {}
-        features = {key: self.transitions[key][kept].double() for key in keys if key in available}
-        features["observation_change"] = features["next", "observation"] - features["observation"]
-        for key, values in features.items():
-            statistics[key] = (values.mean(0).float(), values.std(0, correction=0).float())
-        return statistics
+        readers = {key: functools.partial(_read, self.transitions[key]) for key in keys if key in available}
+        readers["observation_change"] = self._observation_change
+        return {key: _moments(read, blocks) for key, read in readers.items()}
+
+    def _observation_change(self, block: slice) -> Tensor:
+        following, present = self.transitions["next", "observation"], self.transitions["observation"]
+        return following[block].double() - present[block].double()
 
     def replay_buffer(
         self,
@@ -251,6 +264,18 @@ class TaskDataset:
             "tasks": self.task_ids.numel(),
             "snapshots": self.snapshot_ids.numel(),
         }
+
+
+def _read(tensor: Tensor, block: slice) -> Tensor:
+    return tensor[block].double()
+
+
+def _moments(read: Callable[[slice], Tensor], blocks: list[slice]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, block by block: the data may be larger than memory."""
+    count = sum(block.stop - block.start for block in blocks)
+    mean = sum(read(block).sum(0) for block in blocks) / count
+    variance = sum((read(block) - mean).square().sum(0) for block in blocks) / count
+    return mean.float(), variance.sqrt().float()
 
 
 def _plain_copy(tensor: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -16,6 +18,14 @@ REWARD_KEYS = (("next", "reward"), ("next", "sparse_reward"))
 ORDER = "task-major, then by snapshot, then by trajectory, then time"
 # float32 rounding of tanh and of affine maps may pass the bound by a few ulp
 ACTION_TOLERANCE = 1e-5
+#: rows that are read at a time
+BLOCK_ROWS = 1 << 20
+
+
+def row_blocks(first: int, stop: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` rows: what is read at once of data larger than memory."""
+    for start in range(first, stop, size):
+        yield slice(start, min(start + size, stop))
 
 
 def check_keys(transitions: TensorDictBase) -> None:
@@ -55,13 +65,15 @@ def check_values(transitions: TensorDictBase) -> None:
     Raises:
         DatasetError: naming the key, the row and its task.
     """
-    task_id = transitions["task_id"]
-    for key, value in transitions.items(include_nested=True, leaves_only=True):
-        if value.is_floating_point():
-            _all_rows(value.isfinite(), f"{key_name(key)} is not finite (NaN or Inf)", value, task_id)
-    action = transitions["action"]
-    in_range = action.abs() <= 1 + ACTION_TOLERANCE
-    _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id)
+    for block in row_blocks(0, len(transitions)):
+        rows, first = transitions[block], block.start
+        task_id, action = rows["task_id"], rows["action"]
+        for key, value in rows.items(include_nested=True, leaves_only=True):
+            if value.is_floating_point():
+                problem = f"{key_name(key)} is not finite (NaN or Inf)"
+                _all_rows(value.isfinite(), problem, value, task_id, first)
+        in_range = action.abs() <= 1 + ACTION_TOLERANCE
+        _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id, first)
 
 
 def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None:

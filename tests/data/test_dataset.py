@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from synthetic_data import even, make_dataset, make_manifest, make_transitions
 
-from ctmrl_torchrl.data import DatasetError, TaskDataset
+from ctmrl_torchrl.data import DatasetError, TaskDataset, layout
+from ctmrl_torchrl.data import dataset as dataset_module
 
 UNEVEN = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
 
@@ -49,6 +54,29 @@ def test_statistics_are_of_the_given_tasks_only():
         torch.testing.assert_close(std, kept[key].std(0, correction=0))
     everything = dataset.statistics()["observation"][0]
     torch.testing.assert_close(everything, dataset.transitions["observation"].mean(0))
+
+
+def test_statistics_and_checks_do_not_depend_on_the_blocks_that_are_read(monkeypatch):
+    transitions = make_transitions(UNEVEN, 4)
+    expected = make_dataset(UNEVEN).statistics()
+    small = functools.partial(layout.row_blocks, size=3)
+    monkeypatch.setattr(dataset_module, "row_blocks", small)
+    monkeypatch.setattr(layout, "row_blocks", small)
+    for key, moments in make_dataset(UNEVEN).statistics().items():
+        for found, value in zip(moments, expected[key], strict=True):
+            torch.testing.assert_close(found, value)
+    transitions["next", "reward"][17] = torch.nan
+    with pytest.raises(DatasetError, match=r"next\.reward is not finite .*row 17 "):
+        TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4))
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 5))
+def test_blocks_cover_every_row_once(first, count, size):
+    blocks = list(layout.row_blocks(first, first + count, size))
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(
+        range(first, first + count)
+    )
+    assert all(block.stop - block.start <= size for block in blocks)
 
 
 def test_tasks_without_data_are_named():
