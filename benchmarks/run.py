@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, str] = {
     "update-two-threads": "update.py --cases quick 'released code' --threads 2",
     "update-compiled": "update.py --cases quick --compile",
     "sampling": "sampling.py",
+    "larger_than_memory": "larger_than_memory.py",
     "meta_test": "meta_test.py",
     "meta_test-half_cheetah_vel": "meta_test.py --env half_cheetah_vel --repeats 1 --rounds 1",
     "simulator-half_cheetah_vel": "simulator.py",
@@ -90,9 +91,19 @@ def scaling_rows(result: dict[str, Any]) -> Iterator[Row]:
             yield f"{axis['name']}: {point['size']:,}", f"{point['cpu_ms']:,.1f} ms of CPU, {memory:.1f} GB"
 
 
+def larger_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """What a dataset costs that does not fit into memory."""
+    what = f"{result['gigabytes']:.0f} GB, memory {result['memory_gb']:.0f} GB"
+    yield f"{what}: to open", f"{result['open_s']:.0f} s"
+    yield f"{what}: statistics", f"{result['statistics_s']:.0f} s"
+    sample = result["sample"]
+    yield f"{what}: a batch", f"{sample['cpu_ms']:.1f} ms of CPU, {sample['wall_ms']:.1f} ms"
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "update": update_rows,
     "sampling": sampling_rows,
+    "larger_than_memory": larger_rows,
     "meta_test": meta_test_rows,
     "simulator": simulator_rows,
     "scaling": scaling_rows,

@@ -72,6 +72,13 @@ def test_sampling(benchmark):
     assert result["transitions"] == 40 * 300
 
 
+def test_larger_than_memory(benchmark, tmp_path):
+    sizes = f"--gigabytes 0.02 --folder {tmp_path} --rounds 2"
+    result = benchmark("larger_than_memory", *sizes.split())
+    assert result["transitions"] > 50_000 and all_positive(result["sample"])
+    assert {path.name for path in tmp_path.iterdir()} == {"larger_than_memory.json"}  # the data are gone
+
+
 def test_meta_test(benchmark):
     result = benchmark("meta_test", "--rounds", "1", "--repeats", "1")
     assert set(result["protocols"]) == {"offline", "online", "np", "np_refine", "codes"}
