@@ -253,7 +253,7 @@ class MetaLoss(PolicyDelegation):
         if batch.batch_dims < task_context.ndim:
             batch.auto_batch_size_(task_context.ndim)
         tasks, size = task_context.shape
-        if batch.batch_dims < 2 or batch.shape[0] != tasks:
+        if batch.batch_dims < 2 or batch.shape[0] != tasks or 0 in batch.shape:
             raise ValueError(
                 f"{type(self).__name__}: {transitions!r} has batch size {list(batch.shape)}, expected "
                 f"[{tasks}, B]: one row per context, with transitions of that context's task."

@@ -198,7 +198,12 @@ def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
     """
     seeds, folders = [config.seed for config in configs], [config.run_dir for config in configs]
     _require(len(seeds) > 0 and len(set(seeds)) == len(seeds), "seeds", seeds, "a list of different seeds")
-    _require(len(set(folders)) == len(seeds), "run_dir", folders, "a folder of its own for every seed")
+    _require(
+        len(set(folders)) == len(seeds),
+        "run_dir",
+        folders,
+        "a folder of its own for every seed, such as runs/mine-${seed}",
+    )
     for name in ("compile", "resume"):
         values = [getattr(config, name) for config in configs if getattr(config, name)]
         _require(

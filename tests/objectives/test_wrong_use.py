@@ -197,6 +197,11 @@ def test_actors_that_do_not_fit():
             ["mask ('context', 'mask') has shape [5, 7, 1], expected [5, 7]", "squeeze(-1)"],
         ),
         (
+            lambda td: td.set("transitions", td["transitions"][:, :0].clone()),
+            ValueError,
+            ["CTMRLLoss: 'transitions' has batch size [5, 0], expected [5, B]"],
+        ),
+        (
             lambda td: td.set("transitions", td["transitions"][:, 0].clone().auto_batch_size_(1)),
             ValueError,
             ["CTMRLLoss: 'transitions' has batch size [5], expected [5, B]", "one row per context"],
