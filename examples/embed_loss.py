@@ -1,9 +1,10 @@
-"""CTMRLLoss in a loop of your own: your key names, your networks, your optimiser.
+"""CTMRLLoss in a plain TorchRL loop: your modules, your key names, your sizes.
 
-python examples/embed_loss.py                                  # sizes and updates of preset=quick: minutes
+python examples/embed_loss.py                                  # half a minute
 python examples/embed_loss.py --updates 20 --recipe smoke      # a look
 
-With the same seed it draws the same numbers as examples/train_ctmrl.py, and ends with the same agent.
+It shows how the parts fit, and learns little in that time; ``embed_same_agent.py`` adds the schedules and
+scales with which a loop of one's own ends with the trainer's agent.
 """
 
 from __future__ import annotations
@@ -11,172 +12,107 @@ from __future__ import annotations
 import argparse
 
 import torch
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-    TensorDictSequential,
-)
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
-from torchrl.envs import RenameTransform, TransformedEnv
-from torchrl.modules import NormalParamExtractor, TanhNormal
+from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhNormal
 from torchrl.objectives import SoftUpdate
 
-from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
 from ctmrl_torchrl.data import ContextDraw, TaskSampler, collect_task_dataset
-from ctmrl_torchrl.envs import make_env
-from ctmrl_torchrl.modules import (
-    Codebook,
-    Standardise,
-    StandardisedMLP,
-    make_next_observation_predictor,
-    make_reward_predictor,
-)
+from ctmrl_torchrl.modules import Codebook
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
-from ctmrl_torchrl.objectives.policy import ActingPolicy
-from ctmrl_torchrl.training.config import OptimiserConfig, ScheduleConfig
-from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
+from ctmrl_torchrl.training.schedule import cosine_kmeans
 
-STATE, ACTION, LATENT, CODES = 2, 2, 20, 8
-ENCODED = "observation", "action", ("next", "reward")
-NAMES = {"context": "demos", "context_positive": "more_demos", "transitions": "batch"}
+STATE, ACTION, LATENT, CODES = 2, 2, 12, 6
+SEEN = [("demos", "state"), ("demos", "command"), ("demos", "next", "reward"), ("demos", "mask")]
+SHORT, LONG = ["state", "belief"], ["state", "command", "belief"]
+CONTEXTS = {"context": "demos", "context_positive": "more_demos", "transitions": "batch"}
 
 
 def renamed(meta_batch):
-    """A meta-batch under a user's names: demos and batches of states and commands."""
-    for old, new in NAMES.items():
-        if meta_batch.get(old, None) is not None:
-            part = meta_batch.rename_key_(old, new)[new]
-            part.rename_key_("observation", "state").rename_key_("action", "command")
-            part.rename_key_(("next", "observation"), ("next", "state"))
+    """A meta-batch under a user's names."""
+    for old, new in CONTEXTS.items():
+        part = meta_batch.rename_key_(old, new)[new]
+        part.rename_key_("observation", "state").rename_key_("action", "command")
+        part.rename_key_(("next", "observation"), ("next", "state"))
     return meta_batch
 
 
-def masked_mean(codes, mask):
-    """Mean over the transitions that are no padding."""
-    return (codes * mask.unsqueeze(-1)).sum(-2) / mask.sum(-1, keepdim=True).clamp_min(1)
+class Encoder(nn.Module):
+    """Demonstrations ``[T, L]`` of T tasks to their beliefs ``[T, LATENT]``."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = MLP(STATE + ACTION + 1, LATENT, num_cells=[64, 64])
+
+    def forward(self, state, command, reward, mask):
+        """Mean over what is no padding."""
+        used = mask.unsqueeze(-1)
+        return (self.layers(state, command, reward).tanh() * used).sum(-2) / used.sum(-2).clamp_min(1)
 
 
-def make_loss(statistics):
-    """Every part is a plain TensorDict module of the user's own; the predictors come from the library."""
-    seen = [("demos", "state"), ("demos", "command"), ("demos", "next", "reward")]
-    scale = [torch.cat(parts) for parts in zip(*(statistics[key] for key in ENCODED), strict=True)]
-    fine_state = statistics["observation"][0], statistics["observation"][1] / 2
-    layers = nn.Sequential(Standardise(*scale), StandardisedMLP(5, LATENT, [128, 128, 128]), nn.Tanh())
-    encoder = TensorDictSequential(
-        TensorDictModule(lambda *parts: torch.cat(parts, -1), seen, [("demos", "features")]),
-        TensorDictModule(layers, [("demos", "features")], [("demos", "codes")]),
-        TensorDictModule(masked_mean, [("demos", "codes"), ("demos", "mask")], ["belief"]),
+def network(in_keys, out_key, size):
+    """TorchRL's MLP puts its inputs side by side."""
+    inputs = LATENT + STATE + (ACTION if "command" in in_keys else 0)
+    return TensorDictModule(MLP(inputs, size, num_cells=[64, 64]), in_keys, [out_key])
+
+
+def make_loss():
+    """Nothing in it but plain modules of one's own, the codebook and the two losses."""
+    heads = TensorDictModule(NormalParamExtractor(), ["raw"], ["loc", "scale"])
+    actor = ProbabilisticActor(
+        TensorDictSequential(network(SHORT, "raw", 2 * ACTION), heads),
+        in_keys=["loc", "scale"],
+        out_keys=["command"],
+        distribution_class=TanhNormal,
     )
-    short, long = ["state", "belief"], ["state", "command", "belief"]
-    sizes = {"observation_dim": STATE, "action_dim": ACTION, "context_dim": LATENT, "hidden": [128, 128]}
-    reward, change = statistics["next", "reward"], statistics["observation_change"]
-    codebook = Codebook(CODES, LATENT, in_key="belief")
-    reward_guess = make_reward_predictor(**sizes, in_keys=long, target_statistics=reward)
-    state_guess = make_next_observation_predictor(**sizes, in_keys=long, change_statistics=change)
-
-    def network(outputs, in_keys, out_key):
-        inputs = STATE + LATENT + (ACTION if "command" in in_keys else 0)
-        return TensorDictModule(StandardisedMLP(inputs, outputs, [128, 128], fine_state), in_keys, [out_key])
-
-    actor = ProbabilisticTensorDictSequential(
-        network(2 * ACTION, short, "raw"),
-        TensorDictModule(
-            NormalParamExtractor("biased_softplus_0.5", scale_lb=1e-3), ["raw"], ["loc", "scale"]
-        ),
-        ProbabilisticTensorDictModule(["loc", "scale"], ["command"], distribution_class=TanhNormal),
-    )
-    critics = network(1, long, "q"), network(1, short, "v")
-    policy = BRACSACLoss(actor, *critics, gamma=0.9, entropy_coefficient=0.002)
+    policy = BRACSACLoss(actor, network(LONG, "q", 1), network(SHORT, "v", 1), gamma=0.9)
     policy.set_keys(action="command")
-    weights = {"code_weight": 0.1, "contrastive_weight": 0.3}
-    units = {"reward_scale": reward[1], "next_observation_scale": change[1]}
-    loss = CTMRLLoss(encoder, codebook, reward_guess, state_guess, policy, **weights, **units)
-    loss.representation.set_keys(
-        prediction="transitions", observation="state", action="command", next_observation=("next", "state")
+    loss = CTMRLLoss(
+        TensorDictModule(Encoder(), SEEN, ["belief"]),
+        Codebook(CODES, LATENT, in_key="belief"),
+        network(LONG, "reward_guess", 1),
+        network(LONG, "state_guess", STATE),
+        policy,
+        code_weight=0.03,  # small, lest all contexts gather at one code
+        contrastive_weight=0.3,
     )
-    loss.set_keys(task_context="belief", task_context_positive="second_belief", **NAMES)
+    loss.representation.set_keys(observation="state", action="command", next_observation=("next", "state"))
+    loss.set_keys(task_context="belief", task_context_positive="other_belief", **CONTEXTS)
     return loss
 
 
-def train(loss, buffer, every_task, updates, seed):
-    """A loop of one's own; the two schedules are the library's."""
-    representation = [*loss.context_encoder.parameters(), *loss.representation.parameters()]
-    groups = {"representation": representation, "policy": loss.policy.parameters()}
-    optimiser = torch.optim.Adam(
-        [{"params": list(parameters), "name": name} for name, parameters in groups.items()], fused=True
+def main() -> None:
+    """Data, buffer, loop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--updates", type=int, default=500)
+    parser.add_argument("--recipe", default="smoke", help="how the behaviour data are made")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    dataset = collect_task_dataset("point_robot", recipe=arguments.recipe)
+    sampler = TaskSampler(
+        dataset,
+        task_ids=dataset.manifest.train_ids,
+        tasks_per_batch=16,
+        transitions_per_task=64,
+        context=ContextDraw(trajectories=(1, 5)),
     )
-    targets = SoftUpdate(loss, tau=0.02)
-    schedule = ScheduleConfig(updates=updates, representation_end=0.6, policy_start=0.5)
-    rates = OptimiserConfig(3e-3, 1e-3, policy_final=0.05, policy_decay_from=0.7)
-    codebook = CodebookSchedule(loss, every_task.sample, schedule, seed=seed)
-    hooks = LearningRates(optimiser, loss, rates, schedule), codebook
-    for update in range(updates):
-        for hook in hooks:
-            hook.before_update(update)
-        buffer.sampler.num_contexts = 1 + loss.needs_positive
+    buffer = dataset.replay_buffer(sampler, transform=renamed)
+    loss = make_loss()
+    optimiser, targets = torch.optim.Adam(loss.parameters(), 1e-3), SoftUpdate(loss, tau=0.01)
+    warm_up = arguments.updates // 2
+    for update in range(arguments.updates):
+        # Codes that do not start among the contexts collapse to one: warm up without them, then K-means.
+        loss.representation.warm_up = update < warm_up
+        if update == warm_up:
+            contexts = torch.cat([loss.encode(buffer.sample(), "demos").detach() for _ in range(10)])
+            loss.representation.codebook.initialise_(cosine_kmeans(contexts, CODES))
         losses = loss(buffer.sample())
         sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
         optimiser.step()
         optimiser.zero_grad()
-        if not loss.policy_frozen:
-            targets.step()
-
-
-def meta_test(loss, tasks, repeats=8):
-    """Returns on ``tasks`` under protocol np, after each collected episode: ``[tasks * repeats, 21]``."""
-    rows = tasks.repeat_interleave(repeats)
-    env = TransformedEnv(make_env("point_robot", rows))
-    env.append_transform(RenameTransform(["observation"], ["state"], ["action"], ["command"]))
-    collector = MetaTestCollector(
-        env,
-        ActingPolicy(loss.policy),
-        loss.context_encoder,
-        task_ids=rows,
-        horizon=20,
-        context_dim=LATENT,
-        context_key="belief",
-        observation_key="state",
-        evidence_key="demos",
-    )
-    return collector.run(NonPriorProtocol(), seed=1000)["returns"]
-
-
-def make_buffers(dataset, seed):
-    """Meta-batches of 16 tasks to learn from, and of one context of every training task for K-means."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def buffer(tasks, transitions, contexts):
-        sampler = TaskSampler(
-            dataset,
-            task_ids=dataset.manifest.train_ids,
-            tasks_per_batch=tasks,
-            transitions_per_task=transitions,
-            context=ContextDraw(trajectories=(2, 10)),
-            num_contexts=contexts,
-        )
-        return dataset.replay_buffer(sampler, generator=generator, transform=renamed)
-
-    return buffer(16, 64, 2), buffer(None, 1, 1)
-
-
-def main() -> None:
-    """Data, training, meta-test."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--updates", type=int, default=4500)
-    parser.add_argument("--recipe", default="small", help="how the behaviour data are made")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    dataset = collect_task_dataset("point_robot", recipe=arguments.recipe)
-    torch.manual_seed(arguments.seed)
-    loss = make_loss(dataset.statistics(dataset.manifest.train_ids))
-    buffers = make_buffers(dataset, arguments.seed)
-    torch.manual_seed(arguments.seed)
-    train(loss, *buffers, arguments.updates, arguments.seed)
-    tasks = torch.tensor(dataset.manifest.test_ids)
-    returns = meta_test(loss, tasks).mean(0)
-    print(f"np return on {len(tasks)} unseen tasks: {returns[-1]:.2f} (before: {returns[0]:.2f})")
+        targets.step()
+        if update % 100 == 0 or update == arguments.updates - 1:
+            print(update, *(f"{name} {value.item():.3f}" for name, value in losses.items()))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,15 @@ def run(name, monkeypatch, *arguments):
 
 
 def test_embedding_the_loss_in_a_loop(monkeypatch, capsys):
-    run("embed_loss", monkeypatch, "--updates", 20, "--recipe", "smoke")
+    run("embed_loss", monkeypatch, "--updates", 120)
+    first, *_, last = (line.split() for line in capsys.readouterr().out.strip().splitlines())
+    terms = [dict(zip(words[1::2], map(float, words[2::2]), strict=True)) for words in (first, last)]
+    assert terms[1]["loss_prediction"] < 0.6 * terms[0]["loss_prediction"]
+    assert terms[1]["loss_qvalue"] < terms[0]["loss_qvalue"]
+
+
+def test_the_trainers_agent_from_a_loop(monkeypatch, capsys):
+    run("embed_same_agent", monkeypatch, "--updates", 20, "--recipe", "smoke")
     assert re.search(r"np return on 10 unseen tasks: -\d+\.\d\d", capsys.readouterr().out)
 
 
@@ -51,7 +59,7 @@ def twins(tmp_path_factory):
     torch.manual_seed(3)
     experiment.trainer.train()
 
-    module, dataset = load("embed_loss"), experiment.dataset
+    module, dataset = load("embed_same_agent"), experiment.dataset
     torch.manual_seed(3)
     loss = module.make_loss(dataset.statistics(dataset.manifest.train_ids))
     before = {name: value.clone() for name, value in loss.named_parameters()}
