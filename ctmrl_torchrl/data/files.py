@@ -70,7 +70,10 @@ def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, Datas
         )
     manifest_file = path / MANIFEST_FILE
     if not manifest_file.is_file():
-        raise DatasetError(f"{manifest_file}: missing, so {path} is not a dataset of this library. {_MEND}")
+        raise DatasetError(
+            f"{manifest_file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
+            "name the folder of a dataset, which holds that file and transitions/."
+        )
     try:
         text = manifest_file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

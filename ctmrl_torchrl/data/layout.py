@@ -18,6 +18,8 @@ REWARD_KEYS = (("next", "reward"), ("next", "sparse_reward"))
 ORDER = "task-major, then by snapshot, then by trajectory, then time"
 # float32 rounding of tanh and of affine maps may pass the bound by a few ulp
 ACTION_TOLERANCE = 1e-5
+#: largest number in a dataset; float32 holds the square of it, summed over all rows
+LARGEST = 1e15
 #: rows that are read at a time
 BLOCK_ROWS = 1 << 20
 
@@ -60,7 +62,7 @@ def check_keys(transitions: TensorDictBase) -> None:
 
 
 def check_values(transitions: TensorDictBase) -> None:
-    """Check that every number is finite, and actions are in [-1, 1].
+    """Check that every number is finite and can be squared and summed, and actions are in [-1, 1].
 
     Raises:
         DatasetError: naming the key, the row and its task.
@@ -72,6 +74,8 @@ def check_values(transitions: TensorDictBase) -> None:
             if value.is_floating_point():
                 problem = f"{key_name(key)} is not finite (NaN or Inf)"
                 _all_rows(value.isfinite(), problem, value, task_id, first)
+                problem = f"{key_name(key)} is beyond {LARGEST:g}, whose sums of squares overflow"
+                _all_rows(value.abs() <= LARGEST, problem, value, task_id, first)
         in_range = action.abs() <= 1 + ACTION_TOLERANCE
         _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id, first)
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,7 @@ class DatasetManifest:
         for name in _TASK_FIELDS:
             if not isinstance(self.tasks[name], list | tuple):
                 raise DatasetError(f"manifest: tasks.{name} must be a list, got {self.tasks[name]!r}")
+        self._check_parameters()
         split = [*self.train_ids, *self.test_ids]
         outside = [i for i in split if not isinstance(i, int) or not 0 <= i < self.n_tasks]
         if outside:
@@ -114,6 +116,18 @@ class DatasetManifest:
             raise DatasetError(
                 'manifest: every entry of snapshots must be a dictionary with an integer "id" of its own'
             )
+
+    def _check_parameters(self) -> None:
+        rows = self.tasks["parameters"]
+        for task, row in enumerate(rows):
+            if not isinstance(row, list | tuple) or len(row) != len(rows[0]):
+                raise DatasetError(
+                    f"manifest: tasks.parameters of task {task} is {row!r}, expected one as long as task 0's"
+                )
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in row):
+                raise DatasetError(
+                    f"manifest: tasks.parameters of task {task} is {row!r}, expected finite numbers"
+                )
 
     @property
     def n_tasks(self) -> int:

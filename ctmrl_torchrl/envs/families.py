@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 from tensordict import NestedKey
@@ -40,6 +41,7 @@ class EnvFamily:
         codes: default size of the codebook.
         presets: name of a preset to ``(number of training tasks, number of test tasks)``.
         parameter_names: one name per column of the task parameters.
+        inert_parameters: those of them that are drawn but change nothing, for their nominal value is zero.
         sample_parameters: number of tasks to float64 parameters ``[tasks, len(parameter_names)]``.
         env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``.
         simulator: what steps it, ``"torch"`` or ``"mujoco"``.
@@ -67,6 +69,7 @@ class EnvFamily:
     env_builder: str
     gymnasium_id: str
     gymnasium_class: str
+    inert_parameters: frozenset[str] = frozenset()
     simulator: str = "torch"
     optimum: str | None = None
     random_return: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -75,6 +78,18 @@ class EnvFamily:
     def has_optimum(self) -> bool:
         """Whether the exact optimal returns are known."""
         return self.optimum is not None
+
+    def episode_length(self, horizon: int | None = None) -> int:
+        """The horizon asked for, or the family's.
+
+        Raises:
+            ValueError: if it is not a positive whole number.
+        """
+        if horizon is None:
+            return self.horizon
+        if not isinstance(horizon, Integral) or isinstance(horizon, bool) or horizon < 1:
+            raise ValueError(f"horizon is a whole number of at least 1 step, got {horizon!r}.")
+        return int(horizon)
 
 
 _FAMILIES: dict[str, EnvFamily] = {}
@@ -194,11 +209,18 @@ _MUJOCO: dict[str, Any] = {
 }
 
 
+def _numbered(counts: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(f"log_{name}_{i}" for name, count in counts.items() for i in range(count))
+
+
 def _bodies(**sizes: int) -> dict[str, Any]:
     """Tasks that differ in the robot's body: names and values of the multipliers, for a model's sizes."""
     counts = multiplier_sizes(**sizes)
+    # Body 0 is the world, the first three joints move the robot through the plane undamped.
+    inert = {"body_mass": 1, "body_inertia": 3, "dof_damping": 3}
     return {
-        "parameter_names": tuple(f"log_{name}_{i}" for name, count in counts.items() for i in range(count)),
+        "inert_parameters": frozenset(_numbered(inert)),
+        "parameter_names": _numbered(counts),
         "sample_parameters": partial(log_multipliers, **sizes),
     }
 

@@ -22,6 +22,18 @@ from ctmrl_torchrl.envs.point_robot import (
 from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
+def checked_action(action: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarray:
+    """The action as the space has it, not yet clipped.
+
+    Raises:
+        ValueError: if it has another shape, or a number is not finite.
+    """
+    given = np.asarray(action, dtype=space.dtype)
+    if given.shape != space.shape or not np.isfinite(given).all():
+        raise ValueError(f"An action is {list(space.shape)} finite numbers in [-1, 1], got {action!r}.")
+    return given
+
+
 class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One point robot with one fixed task: a row of ``PointRobotEnv`` for users of gymnasium.
 
@@ -39,7 +51,8 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         sparse_radius: radius of the sparse reward.
 
     Raises:
-        ValueError: if the family, preset, task or sparse rule is unknown, or the horizon is not positive.
+        ValueError: if the family, preset, task or sparse rule is unknown, or the horizon is not positive;
+            ``step``, if the action has the wrong size or is not finite.
 
     Example:
         >>> import ctmrl_torchrl.envs
@@ -62,9 +75,7 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         tasks = make_task_set(family, preset)
         (self.task,) = tasks.validate_ids([task])
-        self.horizon = tasks.family.horizon if horizon is None else horizon
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1 step, got {self.horizon}.")
+        self.horizon = tasks.family.episode_length(horizon)
         check_sparse_rule(sparse_rule, sparse_radius)
         self.sparse_rule, self.sparse_radius = sparse_rule, sparse_radius
         self.pays_sparse_reward = pays_sparse_reward(tasks)
@@ -85,7 +96,8 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Moves the robot; see ``gymnasium.Env.step``."""
-        self._position = move(self._position, torch.as_tensor(action, dtype=torch.float32), self._wind)
+        action = torch.from_numpy(checked_action(action, self.action_space))
+        self._position = move(self._position, action, self._wind)
         self._step_count += 1
         dense = dense_reward(self._position, self._goal)
         info: dict[str, Any] = {"task_id": self.task}

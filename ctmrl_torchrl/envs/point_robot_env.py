@@ -77,9 +77,7 @@ class PointRobotEnv(EnvBase):
             raise ValueError("task_ids is empty: give at least one task id, or None for every task.")
         super().__init__(device=torch.device(device), batch_size=[n])
         self.task_set = task_set
-        self.horizon = task_set.family.horizon if horizon is None else horizon
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1 step, got {self.horizon}.")
+        self.horizon = task_set.family.episode_length(horizon)
         if sparse_rule is not None:
             check_sparse_rule(sparse_rule, sparse_radius)
         self.sparse_rule, self.sparse_radius = sparse_rule, sparse_radius

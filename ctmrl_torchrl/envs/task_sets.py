@@ -78,8 +78,8 @@ class TaskSet:
         Raises:
             ValueError: if an id is not whole or not in the set; the message names it and the valid range.
         """
-        given = [float(task) for task in task_ids]
-        broken = [task for task in given if not task.is_integer()]
+        given = [task if isinstance(task, bool) else float(task) for task in task_ids]
+        broken = [task for task in given if isinstance(task, bool) or not task.is_integer()]
         if broken:
             raise ValueError(f"Task ids are whole numbers, got {', '.join(map(str, broken))}.")
         ids = tuple(int(task) for task in given)

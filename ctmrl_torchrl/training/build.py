@@ -20,7 +20,7 @@ from ctmrl_torchrl.data import (
     collect_task_dataset,
     get_recipe,
 )
-from ctmrl_torchrl.envs import TaskSet, make_task_set
+from ctmrl_torchrl.envs import ENV_NAMES, TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training.config import ContextConfig, ExperimentConfig
@@ -38,8 +38,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
+        torch.zeros(1, device=device).tolist()  # a device that holds no data, like meta, refuses this
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator of this machine "
@@ -55,6 +55,14 @@ def set_up_process(config: ExperimentConfig) -> None:
         keep_freed_memory()
 
 
+def dataset_folder(config: ExperimentConfig) -> Path:
+    """Where the run's dataset is, or will be made."""
+    if config.dataset.path is not None:
+        return Path(config.dataset.path)
+    name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
+    return Path(config.dataset.root) / name
+
+
 def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
     """Load the dataset, making it first where none has been made.
 
@@ -65,8 +73,7 @@ def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
     if config.dataset.path is not None:
         dataset = TaskDataset.load(config.dataset.path, verify=config.dataset.verify)
     else:
-        name = f"{config.env}-{config.tasks}-{config.dataset.recipe}-seed{config.dataset.seed}"
-        path = Path(config.dataset.root) / name
+        path = dataset_folder(config)
         found = path.exists()
         dataset = (
             TaskDataset.load(path, verify=config.dataset.verify) if found else _make_dataset(config, path)
@@ -115,9 +122,10 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
     """
     manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
     if manifest.env != task_set.name:
+        known = f"set env={manifest.env} or" if manifest.env in ENV_NAMES else "give"
         raise DatasetError(
             f"{place} holds data of env={manifest.env}, but this run has env={task_set.name}; "
-            f"set env={manifest.env} or another dataset.path."
+            f"{known} another dataset.path."
         )
     found = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
     if found.shape != task_set.parameters.shape or not torch.allclose(found, task_set.parameters.double()):

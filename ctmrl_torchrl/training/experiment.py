@@ -27,6 +27,7 @@ from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.meta_test import MetaTester, protocol_result
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
+from ctmrl_torchrl.training.run_folder import check_run_dir, check_writable, drop_replaced, set_aside
 from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates, beginnings
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -108,22 +109,20 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
     return identity
 
 
-def _check_run_dir(config: ExperimentConfig) -> None:
-    """Results are only replaced by a run that goes on from them, or on request."""
-    run_dir = Path(config.run_dir)
-    for name, folder in {"run_dir": run_dir, "dataset.root": Path(config.dataset.root)}.items():
-        files = [str(place) for place in (folder, *folder.parents) if place.is_file()]
-        if files:
-            raise ConfigError(f"config field {name}: {folder} cannot be a folder, for {files[0]} is a file.")
-    held = [name for name in ("summary.json", "checkpoints/last.pt") if (run_dir / name).exists()]
-    if not held or config.overwrite:
-        return
-    checkpoint = None if config.resume is None else find_checkpoint(config.resume).resolve()
-    if checkpoint is None or not checkpoint.is_relative_to(run_dir.resolve()):
-        raise ConfigError(
-            f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
-            f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."
-        )
+def _check_before_building(config: ExperimentConfig) -> None:
+    """Everything that can be refused before data are made or anything is written."""
+    validate_config(config)
+    if config.resume is not None:
+        load_checkpoint(find_checkpoint(config.resume), run_identity(config))
+        data = build.dataset_folder(config)
+        if not data.exists():
+            raise ConfigError(
+                f"config field resume: the run {config.resume} needs its data, but there is no {data}; "
+                "give dataset.root, dataset.seed or dataset.path as for that run."
+            )
+    if config.dataset.path is None:
+        check_writable("dataset.root", Path(config.dataset.root))
+    check_run_dir(config)
 
 
 def _fingerprint(dataset: TaskDataset) -> str:
@@ -163,6 +162,8 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     """
     start = time.perf_counter()
     validate_seeds(configs)
+    for config in configs:  # all of them, before the first one writes
+        _check_before_building(config)
     experiments = [prepare(config) for config in configs]
     trainers = [experiment.trainer for experiment in experiments]
     StackedTrainer(trainers, [config.seed for config in configs]).train()
@@ -171,14 +172,12 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
 
 def prepare(config: ExperimentConfig) -> Experiment:
     """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging."""
-    validate_config(config)
+    _check_before_building(config)
     build.set_up_process(config)
-    if config.resume is not None:
-        # Before any data are made: a wrong path or a run of other settings should be said at once.
-        load_checkpoint(find_checkpoint(config.resume), run_identity(config))
-    _check_run_dir(config)
     experiment = build_experiment(config)
     trainer, run_dir = experiment.trainer, experiment.run_dir
+    if config.overwrite and config.resume is None:
+        set_aside(run_dir)
     torch.manual_seed(config.seed)
     earlier_metrics = None
     if config.resume is not None:
@@ -212,6 +211,8 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
             run_dir,
             beginnings(experiment.config.schedule, codes=codebook is not None),
         )
+    if experiment.config.overwrite:
+        drop_replaced(run_dir)
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
 

@@ -77,11 +77,11 @@ def draw_figures(
         optimum=best,
         best_name=best_name,
         codes=None if codebook is None else codebook.num_codes,
-        subtitle=subtitle,
+        subtitle=f"{subtitle}, fewer repeats than the summary's",
         beginnings=beginnings,
     )
     protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))
-    if codebook is not None:
+    if codebook is not None and codebook.codes.shape[-1] > 1:  # a map needs two dimensions
         _draw_map(task_set, {split: runs[split][protocol] for split in runs}, codebook, folder, protocol)
     shown = f"{subtitle}, protocol {protocol}"
     if task_set.family.simulator == "mujoco":
@@ -98,14 +98,16 @@ def _draw_map(
     contexts = torch.cat([run["task_context"][:, :, -1].flatten(0, 1) for run in runs.values()]).cpu()
     tasks = torch.cat([run["task_id"].flatten() for run in runs.values()]).cpu()
     codes = codebook.codes.detach().cpu()
+    names = task_set.parameter_names
+    telling = [i for i, name in enumerate(names) if name not in task_set.family.inert_parameters]
     plot_context_map(
         contexts,
-        task_set.parameters[tasks],
+        task_set.parameters[tasks][:, telling],
         match_codes(contexts, codes)[1],
         codes,
         folder / "context_map.png",
         is_test=torch.isin(tasks, torch.tensor(task_set.test_ids)),
-        parameter_names=task_set.parameter_names,
+        parameter_names=[names[i] for i in telling],
         subtitle=f"{task_set.name}, contexts at the end of adaptation under protocol {protocol}",
     )
 

@@ -71,7 +71,19 @@ def _draw_film(task_set: TaskSet, episode: TensorDict, folder: Path, subtitle: s
                 for step, x in zip(steps, positions[:, 0].round(1) + 0.0, strict=True)
             ]
         )
-    plot_film(rows, TITLES, captions, folder / "film.png", subtitle=f"{subtitle}, task {task}")
+    returned = f"{TITLES[1]}, return {float(episode['returns'][-1]):.1f}".replace("-", "\u2212")
+    shown = f"{subtitle}, task {task}{_asked_for(task_set, task)}"
+    plot_film(rows, (TITLES[0], returned), captions, folder / "film.png", subtitle=shown)
+
+
+def _asked_for(task_set: TaskSet, task: int) -> str:
+    """The task's parameters in words, where there are few."""
+    values = task_set.parameters[task].tolist()
+    if len(values) > 2:
+        return ""
+    named = zip(task_set.parameter_names, values, strict=True)
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in named)
+    return f" ({text})".replace("-", "\u2212")
 
 
 def _last_step(path: Tensor) -> int:

@@ -70,14 +70,16 @@ SWITCH: Rule = ((lambda value: isinstance(value, bool)), "true or false")
 BOUNDS: Rule = (_bounds, "a pair [least, most] of whole numbers with 1 <= least <= most")
 WIDTHS = _list_of(_whole(1), 1)
 
+SEED: Rule = ((lambda value: _is_whole(value) and 0 <= value < 2**31), "a whole number from 0 to 2**31 - 1")
+
 RULES: dict[str, Rule] = {
     "env": _among(*ENV_NAMES),
-    "seed": _whole(0),
+    "seed": SEED,
     "threads": _whole(1),
     "keep_memory": SWITCH,
     "compile": SWITCH,
     "dataset.recipe": _among(*RECIPE_NAMES),
-    "dataset.seed": _whole(0),
+    "dataset.seed": SEED,
     "dataset.verify": _among("full", "quick"),
     "context.kind": _among("trajectories", "transitions"),
     "context.length": _whole(1),
@@ -112,7 +114,7 @@ RULES: dict[str, Rule] = {
     "evaluation.protocols": _list_of(_among(*PROTOCOL_NAMES), 1),
     "evaluation.episodes": _whole(2),
     "evaluation.random_episodes": _whole(1),
-    "evaluation.seed": _whole(0),
+    "evaluation.seed": SEED,
     "output.log_every": _whole(1),
     "output.logger": _among(*LOGGERS),
     "output.checkpoint_every": _whole(0),
@@ -260,6 +262,13 @@ def _check_together(config: ExperimentConfig, training_tasks: int) -> None:
         schedule.policy_start,
         f"at most schedule.representation_end={schedule.representation_end}, for nothing would learn between "
         "the two",
+    )
+    _require(
+        not {"np", "np_refine"} & set(evaluation.protocols)
+        or evaluation.random_episodes < evaluation.episodes,
+        "evaluation.random_episodes",
+        evaluation.random_episodes,
+        f"fewer than evaluation.episodes={evaluation.episodes}, so that an episode is left to adapt with",
     )
     _require(
         "np_refine" not in evaluation.protocols or evaluation.random_episodes > 1,

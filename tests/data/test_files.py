@@ -36,7 +36,7 @@ def test_missing_folder_and_manifest(path, tmp_path):
         TaskDataset.load(tmp_path / "nowhere")
     (path / "manifest.json").unlink()
     with pytest.raises(
-        DatasetError, match="manifest.json: missing.*Delete the folder and make the dataset again"
+        DatasetError, match="manifest.json: missing.*Nothing was changed; name the folder of a dataset"
     ):
         TaskDataset.load(path)
 

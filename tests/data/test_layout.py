@@ -26,6 +26,7 @@ def test_the_unchanged_transitions_pass():
 @pytest.mark.parametrize(
     ("key", "row", "value", "message"),
     [
+        ("observation", 5, -1e30, r"observation is beyond 1e\+15.*row 5 \(task 0\)"),
         ("observation", 5, float("nan"), r"observation is not finite .*row 5 \(task 0\)"),
         (("next", "reward"), 20, float("inf"), r"next\.reward is not finite .*row 20 \(task 1\)"),
         (("next", "observation"), 47, float("nan"), r"next\.observation .*row 47 .*1 of 48 rows"),

@@ -10,6 +10,10 @@ from ctmrl_torchrl.data import DatasetError, DatasetManifest
 from ctmrl_torchrl.data.manifest import describe_keys, folder_checksums, library_versions, parse_dtype
 
 
+def tasks_with(parameters):
+    return {"parameters": parameters, "parameter_names": ["a"], "train_ids": [0], "test_ids": [1]}
+
+
 def test_json_round_trip_keeps_every_field():
     manifest = make_manifest(
         even(), 4, seeds={"data": 3}, versions=library_versions(), recipe={"steps": [1, 2]}
@@ -29,6 +33,8 @@ def test_versions_name_the_packages_that_shape_the_data():
     ("change", "message"),
     [
         ({"format_version": 99}, "format_version is 99"),
+        ({"tasks": tasks_with([[0.0, 1.0], [0.5]])}, "parameters of task 1 is .*as long as task 0's"),
+        ({"tasks": tasks_with([[0.0], ["x"]])}, "parameters of task 1 is .*finite numbers"),
         ({"horizon": "20"}, "horizon must be int"),
         ({"horizon": 0}, "horizon must be at least 1"),
         ({"env": None}, "env must be str"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import warnings
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -71,6 +72,26 @@ def test_truncates_once_at_the_horizon_without_a_time_limit(name):
     assert flags == [(False, False)] * 19 + [(False, True)]
     env.reset()
     assert env.step(env.action_space.sample())[2:4] == (False, False)
+
+
+@pytest.mark.parametrize("action", [[0.1, float("nan")], [0.1], [[0.1, 0.2]]])
+@pytest.mark.parametrize("name", ["point_robot", "half_cheetah_vel"])
+def test_broken_actions_are_refused(name, action):
+    env = gymnasium.make(get_family(name).gymnasium_id).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="An action is .* finite numbers in"):
+        env.step(np.array(action))
+
+
+@pytest.mark.parametrize("horizon", [0, 2.5, True])
+def test_horizons_are_whole_numbers(horizon):
+    with pytest.raises(ValueError, match="horizon is a whole number of at least 1"):
+        make_gym("point_robot", horizon=horizon)
+
+
+def test_a_task_is_a_number():
+    with pytest.raises(ValueError, match="Task ids are whole numbers, got True"):
+        make_gym("point_robot", task=True)
 
 
 def test_preset_and_task_choose_the_goal():

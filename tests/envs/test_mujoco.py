@@ -20,7 +20,7 @@ from ctmrl_torchrl.envs import get_family, make_env, make_task_set
 from ctmrl_torchrl.envs.mujoco.engine import BatchEngine, RolloutEngine, make_engine
 from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS, HalfCheetah
-from ctmrl_torchrl.envs.task_parameters import log_multipliers, multiplier_sizes
+from ctmrl_torchrl.envs.task_parameters import RANDOMISED_FIELDS, log_multipliers, multiplier_sizes
 
 NAMES = tuple(ROBOTS)
 BODIES = [name for name in NAMES if ROBOTS[name].task_is_body]
@@ -102,6 +102,16 @@ def test_bodies_are_multiples_of_the_nominal_one(name):
     masses = task_fields(model, tasks.parameters.numpy())["body_mass"].sum(-1)
     lightest, heaviest = {"hopper_rand_params": (8.8, 42.9), "walker_rand_params": (13.0, 49.7)}[name]
     assert (masses.min(), masses.max()) == pytest.approx((lightest, heaviest), abs=0.06)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_inert_parameters_are_those_of_elements_that_are_zero(name):
+    model, family = nominal(name), get_family(name)
+    fields = [np.asarray(getattr(model, field)).flatten() for field in RANDOMISED_FIELDS]
+    zero = np.concatenate(fields) == 0
+    named = [parameter in family.inert_parameters for parameter in family.parameter_names]
+    # no joint but the root's is undamped, and frictions are all positive
+    assert named == zero.tolist()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -263,6 +273,12 @@ def test_random_returns():
     env = make_env("half_cheetah_vel", list(tasks.test_ids) * 2, seed=0)
     mean = env.rollout(200)["next", "reward"].sum(1).mean().item()
     assert mean == pytest.approx(tasks.family.random_return["repo"]["test"], abs=12.0)
+
+
+@pytest.mark.parametrize("threads", [0, 1.5, True])
+def test_threads_are_a_whole_number(threads):
+    with pytest.raises(ValueError, match="threads is a whole number of at least 1"):
+        make_env("half_cheetah_vel", [0], threads=threads)
 
 
 def test_seeds_decide_the_initial_states():

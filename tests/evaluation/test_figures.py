@@ -10,6 +10,7 @@ from PIL import Image
 from tensordict import TensorDict
 
 from ctmrl_torchrl.evaluation.figures import (
+    contexts,
     plot_adaptation,
     plot_codes_sweep,
     plot_context_map,
@@ -187,6 +188,16 @@ def test_context_map(tmp_path):
     wind = np.random.default_rng(0).normal(size=goals.shape)
     check(plot_context_map(contexts, wind, index, codes, tmp_path / "b.png"))
     check(plot_context_map(contexts, goals[:, :1], index, codes, tmp_path / "c.png"))
+
+
+def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(60, 2))
+    parameters = generator.normal(size=(60, 5))
+    parameters[:, 3] = points @ [2.0, -1.0] + 4.0
+    values, label, *_ = contexts._parameter(parameters, list("abcde"), points)
+    assert label == "d (R\u00b2 1.00, the highest of 5)" and np.array_equal(values, parameters[:, 3])
+    assert contexts._parameter(parameters[:, :1], ["velocity"], points)[1] == "velocity"
 
 
 def test_context_map_errors(tmp_path):

@@ -16,10 +16,12 @@ from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.objectives.representation import ReleasedConfig
 from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training import experiment as experiment_module
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
 from ctmrl_torchrl.training.config import ContextConfig
-from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
+from ctmrl_torchrl.training.experiment import build_experiment, run_experiment, run_seeds
 from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
+from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import ConfigError
 
 ALL = ["offline", "online", "np", "codes"]
@@ -244,6 +246,48 @@ def test_a_finished_run_is_not_overwritten_unasked(run):
     ):
         run_experiment(config)
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_that_is_overwritten_is_kept_until_its_successor_has_finished(
+    dataset_root, tmp_path, monkeypatch
+):
+    config = tiny_config(dataset_root, tmp_path / "run", {"overwrite": True})
+    run_experiment(config)
+    before = contents(tmp_path / "run")
+    successor = dataclasses.replace(config, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTrainer, "train", lambda trainer: trainer.save() and None)
+        patch.setattr(experiment_module, "conclude", lambda *args: pytest.fail("interrupted"))
+        for _ in range(2):  # what an attempt leaves is not what the next one keeps
+            with pytest.raises(pytest.fail.Exception, match="interrupted"):
+                run_experiment(successor)
+            assert contents(tmp_path / "run.replaced") == before
+            assert not (tmp_path / "run" / "summary.json").exists()
+    assert run_experiment(successor)["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert contents(tmp_path / "run") != before
+
+
+def test_a_resumed_run_without_its_data_is_refused_before_others_are_made(run, tmp_path):
+    config, _, run_dir = run
+    changes = {"dataset.root": str(tmp_path / "data"), "resume": str(run_dir)}
+    with pytest.raises(ConfigError, match=r"resume: the run .* needs its data, but there is no .*data"):
+        run_experiment(tiny_config(tmp_path / "data", run_dir, changes, seed=config.seed))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_seed_is_begun_if_one_of_them_is_refused(run, dataset_root, tmp_path):
+    _, _, run_dir = run
+    configs = [
+        tiny_config(dataset_root, place, seed=seed) for seed, place in enumerate((tmp_path / "0", run_dir))
+    ]
+    with pytest.raises(ConfigError, match="holds a run already"):
+        run_seeds(configs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_going_on_from_one_run_does_not_replace_another(run, tmp_path):

@@ -157,6 +157,10 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"evaluation.protocols": ["np_refine"], "evaluation.random_episodes": 1},
             "at least 2 under protocol 'np_refine'",
         ),
+        (
+            {"evaluation.protocols": ["np"], "evaluation.random_episodes": 3},
+            "random_episodes: got 3, allowed is fewer than evaluation.episodes=3",
+        ),
         ({"evaluation.protocols": ["codes", "npp"]}, "one of offline, online, np, np_refine, codes"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -193,13 +197,13 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_kept(field, tmp_path):
     place = str(tmp_path / "file" / "below")
     config = tiny_config(tmp_path / "data", tmp_path / "run", {field: place})
     with pytest.raises(
-        ConfigError, match=rf"config field {field}: \S+below cannot be a folder, for \S+file is a"
+        ConfigError, match=rf"config field {field}: \S+below cannot be written \(\S+file: Not a"
     ):
         run_experiment(config)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:77", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", "meta", ""])
 def test_unknown_devices(device, tmp_path):
     config = tiny_config(tmp_path / "data", tmp_path / "run", {"device": device})
     with pytest.raises(ConfigError, match=f"config field device: got '{device}', allowed is auto, cpu"):

@@ -30,7 +30,9 @@ SECTIONS = {
     "schedule": ScheduleConfig(
         updates=20, representation_end=0.8, epochs=8, kmeans_from=0.2, kmeans_at=0.5, refreshes=8
     ),
-    "evaluation": EvaluationConfig(every=10, repeats=1, final_repeats=1, episodes=3, protocols=["codes"]),
+    "evaluation": EvaluationConfig(
+        every=10, repeats=1, final_repeats=1, episodes=3, random_episodes=2, protocols=["codes"]
+    ),
     "output": OutputConfig(log_every=4, checkpoint_every=5, logger="none", progress=False, figures=False),
 }
 

@@ -180,6 +180,12 @@ def make_engine(
     threads: int = 1,
     recompute_constants: bool = False,
 ) -> Engine:
-    """The faster engine that the installed MuJoCo has; arguments as for :class:`Engine`."""
+    """The faster engine that the installed MuJoCo has; arguments as for :class:`Engine`.
+
+    Raises:
+        ValueError: if ``threads`` is not a positive whole number.
+    """
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ValueError(f"threads is a whole number of at least 1, got {threads!r}.")
     kind = BatchEngine if find_spec("mujoco.batch") is not None else RolloutEngine
     return kind(model, rows, frame_skip, threads, recompute_constants)

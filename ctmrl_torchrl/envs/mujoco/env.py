@@ -69,9 +69,7 @@ class MujocoEnv(EnvBase):
             raise ValueError("task_ids is empty: give at least one task id, or None for every task.")
         super().__init__(device=torch.device(device), batch_size=[n])
         self.task_set = task_set
-        self.horizon = task_set.family.horizon if horizon is None else horizon
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1 step, got {self.horizon}.")
+        self.horizon = task_set.family.episode_length(horizon)
         self.robot = ROBOTS[task_set.name]
         model = load_model(self.robot)
         self._nominal = np.array(model.qpos0), model.nv

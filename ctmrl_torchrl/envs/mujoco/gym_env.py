@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from ctmrl_torchrl.envs.gym_envs import checked_action
 from ctmrl_torchrl.envs.mujoco.engine import make_engine
 from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
@@ -28,7 +29,8 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         recompute_constants: as for ``MujocoEnv``.
 
     Raises:
-        ValueError: if the family, preset or task is unknown, or the horizon is not positive.
+        ValueError: if the family, preset or task is unknown, or the horizon is not positive;
+            ``step``, if the action has the wrong size or is not finite.
 
     Example:
         >>> import ctmrl_torchrl.envs
@@ -50,9 +52,7 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         tasks = make_task_set(family, preset)
         (self.task,) = tasks.validate_ids([task])
-        self.horizon = tasks.family.horizon if horizon is None else horizon
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1 step, got {self.horizon}.")
+        self.horizon = tasks.family.episode_length(horizon)
         self.robot = ROBOTS[family]
         model = load_model(self.robot)
         self._nominal = np.array(model.qpos0), model.nv
@@ -79,7 +79,7 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Moves the robot for one control step; see ``gymnasium.Env.step``."""
-        clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)[None]
+        clipped = np.clip(checked_action(action, self.action_space).astype(np.float64), -1.0, 1.0)[None]
         before, seen = self.engine.qpos.copy(), self._observe()
         unstable = bool(self.engine.step(clipped)[0])
         self._step_count += 1

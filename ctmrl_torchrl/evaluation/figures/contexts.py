@@ -37,8 +37,8 @@ def plot_context_map(
 
     Args:
         contexts: ``[n, d]`` task contexts, one or more per task.
-        task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), otherwise
-            the first one is shown.
+        task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), of more
+            the one that the place on the map tells best (R² of a linear fit, written at the colour bar).
         code_index: ``[n]`` matched code of each context.
         codes: ``[N, d]`` the codebook.
         path: PNG file to write.
@@ -81,7 +81,7 @@ def plot_context_map(
     _scatter(left, points, test, c=[colours[code] for code in index])
     hidden = _stars(left, stars, colours, limits)
     left.set_title("Colour: matched code")
-    values, label, cmap, (low, high) = _parameter(parameters, parameter_names)
+    values, label, cmap, (low, high) = _parameter(parameters, parameter_names, points)
     drawn = _scatter(right, points, test, c=values, cmap=cmap, vmin=low, vmax=high)
     right.set_title("Colour: task parameter")
     bar = figure.colorbar(drawn, cax=figure.add_axes((0.915, 0.19, 0.016, 0.61)))
@@ -158,18 +158,30 @@ def _stars(axes: Axes, stars: np.ndarray, colours: list[str], limits: np.ndarray
 
 
 def _parameter(
-    parameters: np.ndarray, names: Sequence[str] | None
+    parameters: np.ndarray, names: Sequence[str] | None, points: np.ndarray
 ) -> tuple[np.ndarray, str, str, tuple[float, float]]:
     """Value of each row, its name, the colour scale and its ends."""
     if parameters.shape[1] != 2:
-        values = parameters[:, 0]
-        return values, names[0] if names else "task parameter", "viridis", (values.min(), values.max())
+        explained = _explained(parameters, points)
+        chosen = int(explained.argmax())
+        values, label = parameters[:, chosen], names[chosen] if names else "task parameter"
+        if len(explained) > 1:
+            label += f" (R\u00b2 {explained[chosen]:.2f}, the highest of {len(explained)})"
+        return values, label, "viridis", (values.min(), values.max())
     degrees = np.rad2deg(np.arctan2(parameters[:, 1], parameters[:, 0]))
     family = names[0].split("_")[0] if names else "task parameter"
     label = f"{family} direction (degrees)"
     if degrees.min() >= -1e-4:
         return degrees, label, "viridis", (degrees.min(), degrees.max())
     return degrees, label, "twilight", (-180.0, 180.0)  # directions all around: a colour scale without ends
+
+
+def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """R² of each parameter as a linear function of the place on the map."""
+    centred = parameters - parameters.mean(0)
+    places = points - points.mean(0)
+    residuals = centred - places @ np.linalg.lstsq(places, centred, rcond=None)[0]
+    return 1 - (residuals**2).sum(0) / np.maximum((centred**2).sum(0), np.finfo(float).tiny)
 
 
 def _legend(axes: Axes, any_test: bool, hidden: list[int]) -> None:
