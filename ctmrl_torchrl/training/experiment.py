@@ -246,7 +246,7 @@ def summarise(
     return build_summary(
         env=config.env,
         method=config.method,
-        policy_loss=config.policy_loss.name,
+        policy_loss=config.policy_loss.label,
         preset=config.preset,
         seed=config.seed,
         updates=experiment.trainer.update_count,

@@ -74,7 +74,7 @@ def train_oracle(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "env": config.env,
         "tasks": config.tasks,
-        "policy_loss": config.policy_loss.name,
+        "policy_loss": config.policy_loss.label,
         "preset": config.preset,
         "seed": config.seed,
         "updates": updates,

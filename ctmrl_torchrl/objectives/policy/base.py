@@ -39,6 +39,11 @@ class PolicyLossConfig:
     target_rate: float = 0.005
     observation_gain: float | None = None
 
+    @property
+    def label(self) -> str:
+        """The choice ``policy_loss=LABEL`` that this is, as summaries call it."""
+        return self.name
+
     def network_arguments(self, problem: Problem, context_dim: int) -> dict[str, Any]:
         """What every network on (observation, task_context) is made with."""
         return {

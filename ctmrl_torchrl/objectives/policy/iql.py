@@ -209,6 +209,11 @@ class IQLConfig(PolicyLossConfig):
     temperature: float = 10.0
     rewards: str = "raw"
 
+    @property
+    def label(self) -> str:
+        """``iql``, or ``iql_standardised`` and the like where rewards are treated first."""
+        return self.name if self.rewards == "raw" else f"{self.name}_{self.rewards}"
+
     def build(self, problem: Problem, context_dim: int) -> IQLLoss:
         """Build the loss with its networks.
 
