@@ -77,7 +77,7 @@ def draw_figures(
         optimum=best,
         best_name=best_name,
         codes=None if codebook is None else codebook.num_codes,
-        subtitle=f"{subtitle}, fewer repeats than the summary's",
+        subtitle=subtitle,
         beginnings=beginnings,
     )
     protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))

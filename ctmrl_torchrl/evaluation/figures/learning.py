@@ -165,7 +165,7 @@ def _returns(axes: Axes, found: Series, text: str, random: float | None, best: B
     axes.set_ylim(floor, top + 0.07 * (top - floor))
     if random is not None and random < floor:
         labels.append(style.below_axis(floor, f"random\n{style.number(random, 1)}"))
-    _title(axes, f"Return, {text}", "of the final episode; higher is better")
+    _title(axes, f"Return, {text}", "of the final episode, fewer repeats than the summary's")
     return labels
 
 
