@@ -120,7 +120,7 @@ def _check_before_building(config: ExperimentConfig) -> None:
                 f"config field resume: the run {config.resume} needs its data, but there is no {data}; "
                 "give dataset.root, dataset.seed or dataset.path as for that run."
             )
-    if config.dataset.path is None:
+    if config.dataset.path is None and not build.dataset_folder(config).exists():
         check_writable("dataset.root", Path(config.dataset.root))
     check_run_dir(config)
 
