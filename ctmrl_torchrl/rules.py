@@ -1,0 +1,190 @@
+"""What a configuration's field may hold, said beside the field, and the walk that checks it.
+
+A field carries its rule as metadata: ``rate: float = ruled(3e-4, NOT_NEGATIVE)``. Checks of several fields
+together are methods ``check`` of the configuration class they concern. :func:`check_fields` walks any
+dataclass, the package's own or a user's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from ctmrl_torchrl.registry import Registry, nearest
+
+_RULE = "rule"
+
+
+class ConfigError(ValueError):
+    """A configuration value is not allowed; the message names the field, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be.
+
+    Args:
+        allows: whether a value is allowed.
+        description: what is allowed, as an error message says it; a function where that changes with what is
+            registered.
+        names: the allowed names, where the value is one of them; for "did you mean".
+    """
+
+    allows: Callable[[Any], bool]
+    description: str | Callable[[], str]
+    names: Callable[[], Iterable[str]] | None = None
+
+    def describe(self) -> str:
+        """What is allowed."""
+        return self.description if isinstance(self.description, str) else self.description()
+
+
+def ruled(default: Any, rule: Rule) -> Any:
+    """A dataclass field with a rule; a list (or other mutable default) is copied for every instance.
+
+    Examples:
+        >>> @dataclass
+        ... class Sizes:
+        ...     hidden: list = ruled([8], WIDTHS)
+        >>> Sizes().hidden
+        [8]
+    """
+    metadata = {_RULE: rule}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def rule_of(configuration: Any, name: str) -> Rule | None:
+    """The rule of a field, if it has one."""
+    found = next((each for each in fields(configuration) if each.name == name), None)
+    return None if found is None else found.metadata.get(_RULE)
+
+
+def require(condition: bool, name: str, value: Any, description: str, hint: str = "") -> None:
+    """Refuse a field's value unless the condition holds.
+
+    Raises:
+        ConfigError: naming the field, what was given and what is allowed.
+    """
+    if not condition:
+        raise ConfigError(f"config field {name}: got {value!r}, allowed is {description}.{hint}")
+
+
+def check_fields(configuration: Any, path: str = "") -> None:
+    """Check every field that has a rule, in this dataclass and in those it holds.
+
+    Args:
+        configuration: a dataclass instance.
+        path (str): its own name, which goes before those of its fields: ``"policy_loss"``.
+
+    Raises:
+        ConfigError: for the first value that is not allowed.
+
+    Examples:
+        >>> @dataclass
+        ... class Rates:
+        ...     rate: float = ruled(3e-4, NOT_NEGATIVE)
+        >>> check_fields(Rates(rate=-1.0), "policy")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.rules.ConfigError: config field policy.rate: got -1.0, allowed is a number ...
+    """
+    for each in fields(configuration):
+        value, name = getattr(configuration, each.name), f"{path}.{each.name}" if path else each.name
+        rule = each.metadata.get(_RULE)
+        if rule is not None and not rule.allows(value):
+            hint = "" if rule.names is None else _hint(value, rule.names())
+            require(False, name, value, rule.describe(), hint)
+        if is_dataclass(value):
+            check_fields(value, name)
+
+
+def _hint(value: Any, names: Iterable[str]) -> str:
+    names = list(names)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    unknown = next((each for each in values if each not in names), None)
+    return "" if unknown is None else nearest(unknown, names)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer and not a truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number and not a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list_of(values: Any, rule: Rule, least: int) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) >= least
+        and all(rule.allows(value) for value in values)
+    )
+
+
+def whole(least: int) -> Rule:
+    """A whole number of at least ``least``."""
+    return Rule((lambda value: is_whole(value) and value >= least), f"a whole number of at least {least}")
+
+
+def among(*names: str) -> Rule:
+    """One of these names."""
+    return Rule((lambda value: value in names), "one of " + ", ".join(names), lambda: names)
+
+
+def registered(registry: Registry[Any]) -> Rule:
+    """A name that is in the registry at the moment of the check."""
+    return Rule(
+        lambda value: value in registry,
+        lambda: "one of " + ", ".join(sorted(registry)),
+        registry.names,
+    )
+
+
+def or_none(rule: Rule) -> Rule:
+    """What the rule allows, or nothing."""
+    return Rule(
+        lambda value: value is None or rule.allows(value), lambda: f"{rule.describe()}, or null", rule.names
+    )
+
+
+def list_of(rule: Rule, least: int) -> Rule:
+    """A list of at least ``least`` values, each as the rule says."""
+    return Rule(
+        lambda values: _is_list_of(values, rule, least),
+        lambda: f"a list of at least {least}, each {rule.describe()}",
+        rule.names,
+    )
+
+
+def different(rule: Rule) -> Rule:
+    """What the rule allows of a list, with no value twice."""
+    return Rule(
+        lambda values: rule.allows(values) and len(set(values)) == len(values),
+        lambda: f"{rule.describe()}, none of them twice",
+        rule.names,
+    )
+
+
+def _bounds(values: Any) -> bool:
+    return _is_list_of(values, whole(1), 2) and len(values) == 2 and values[0] <= values[1]
+
+
+SHARE = Rule((lambda value: is_number(value) and 0.0 <= value <= 1.0), "a number from 0 to 1")
+SHARE_BELOW_ONE = Rule((lambda value: is_number(value) and 0.0 <= value < 1.0), "a number from 0 to below 1")
+BETWEEN_ZERO_AND_ONE = Rule(
+    (lambda value: is_number(value) and 0.0 < value < 1.0), "a number between 0 and 1, both excluded"
+)
+POSITIVE = Rule((lambda value: is_number(value) and value > 0), "a positive number")
+NOT_NEGATIVE = Rule((lambda value: is_number(value) and value >= 0), "a number of at least 0")
+NUMBER = Rule(is_number, "a finite number")
+SWITCH = Rule((lambda value: isinstance(value, bool)), "true or false")
+BOUNDS = Rule(_bounds, "a pair [least, most] of whole numbers with 1 <= least <= most")
+WIDTHS = list_of(whole(1), 1)
+SEED = Rule((lambda value: is_whole(value) and 0 <= value < 2**31), "a whole number from 0 to 2**31 - 1")
+TEXT = Rule((lambda value: isinstance(value, str) and bool(value.strip())), "a text that is not empty")
