@@ -253,7 +253,7 @@ def problem():
         reward: (torch.zeros(1), torch.zeros(1)),  # a reward that nobody ever got
         "observation_change": (torch.ones(2), torch.tensor([2.0, 0.0])),
     }
-    return Problem(2, 2, 0.9, 6, reward, False, statistics)
+    return Problem(2, 2, 0.9, reward, False, statistics)
 
 
 def test_targets_that_never_vary_are_left_unscaled(problem):
