@@ -62,7 +62,8 @@ def usable_scale(mean: Tensor, spread: Tensor, magnitude: Tensor | None = None) 
     """
     if mean.shape != spread.shape:
         raise ValueError(
-            f"mean has shape {list(mean.shape)} but spread {list(spread.shape)}; give one of each per feature."
+            f"mean has shape {list(mean.shape)} but spread {list(spread.shape)}; give one of each per "
+            "feature."
         )
     scale = varies(spread, mean if magnitude is None else magnitude)
     return torch.where(scale, spread, torch.ones_like(spread))

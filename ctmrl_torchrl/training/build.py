@@ -20,7 +20,7 @@ from ctmrl_torchrl.data import (
     collect_task_dataset,
     get_recipe,
 )
-from ctmrl_torchrl.envs import ENV_NAMES, TaskSet, make_task_set
+from ctmrl_torchrl.envs import FAMILIES, TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training.config import ContextConfig, ExperimentConfig
@@ -122,7 +122,7 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
     """
     manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
     if manifest.env != task_set.name:
-        known = f"set env={manifest.env} or" if manifest.env in ENV_NAMES else "give"
+        known = f"set env={manifest.env} or" if manifest.env in FAMILIES else "give"
         raise DatasetError(
             f"{place} holds data of env={manifest.env}, but this run has env={task_set.name}; "
             f"{known} another dataset.path."
