@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ctmrl_torchrl"
 #: what each room may import of the others
 ALLOWED = {
     "problem": set(),
-    "envs": set(),
+    "envs": {"registry", "scales"},
     "data": {"envs"},
     "modules": {"problem"},
     "objectives": {"modules", "problem"},

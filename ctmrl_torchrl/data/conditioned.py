@@ -94,7 +94,7 @@ class ConditionedSAC(SACAgents):
         """The agent of a task set; it is told the parameters standardised over the training tasks."""
         family = tasks.family
         sizes = family.observation_dim, family.action_dim
-        parameters = tasks.standardised_parameters()
+        parameters = tasks.standardized_parameters()
         return cls(parameters, *sizes, recipe, discount=family.discount, seed=seed, device=device)
 
     def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> ToldNetwork:

@@ -28,7 +28,7 @@ class DatasetManifest:
     """What a dataset holds, in plain JSON types.
 
     Args:
-        env: environment family, a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
+        env: environment family, a name of ``ctmrl_torchrl.envs.family_names()``.
         preset: task-set preset (``"repo"``, ``"paper"``, or a name of your own).
         horizon: steps after which an episode is truncated; no trajectory may be longer.
         tasks: ``parameters`` (one row per task), ``parameter_names``, ``train_ids``, ``test_ids``;

@@ -62,7 +62,7 @@ def train_oracle(config: ExperimentConfig) -> dict[str, Any]:
     build.set_up_process(config)
     task_set = make_task_set(config.env, config.tasks)
     dataset, device = build.obtain_dataset(config), build.resolve_device(config.device)
-    parameters = task_set.standardised_parameters().to(device)
+    parameters = task_set.standardized_parameters().to(device)
     problem = build.make_problem(task_set, dataset)
     torch.manual_seed(config.seed)
     policy = config.policy_loss.build(problem, parameters.shape[1]).to(device)

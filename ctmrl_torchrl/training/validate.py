@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ctmrl_torchrl.data import RECIPE_NAMES, recipes_of
-from ctmrl_torchrl.envs import ENV_NAMES, get_family
+from ctmrl_torchrl.envs import FAMILIES, get_family
 from ctmrl_torchrl.objectives.policy.iql import REWARDS
 from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
 from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
@@ -73,7 +73,7 @@ WIDTHS = _list_of(_whole(1), 1)
 SEED: Rule = ((lambda value: _is_whole(value) and 0 <= value < 2**31), "a whole number from 0 to 2**31 - 1")
 
 RULES: dict[str, Rule] = {
-    "env": _among(*ENV_NAMES),
+    "env": (FAMILIES.__contains__, "a registered environment family"),
     "seed": SEED,
     "threads": _whole(1),
     "keep_memory": SWITCH,

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from ctmrl_torchrl.data.behaviour import BatchedSAC, TaskRows, isolated_rng
 from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
 from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipes_of
-from ctmrl_torchrl.envs import ENV_NAMES, make_env, make_task_set
+from ctmrl_torchrl.envs import family_names, make_env, make_task_set
 
 TASKS = 4
 TINY = CollectionRecipe(
@@ -195,7 +195,7 @@ def test_recipe_without_any_snapshot_is_refused():
         CollectionRecipe(snapshot_steps=(), trajectories_per_snapshot=1, random_snapshot=False)
 
 
-@pytest.mark.parametrize("env", ENV_NAMES)
+@pytest.mark.parametrize("env", family_names())
 def test_named_recipes(env):
     recipes = recipes_of(env)
     assert {"smoke", "small", "paper"} <= set(recipes)

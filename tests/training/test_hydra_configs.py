@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from ctmrl_torchrl.envs import ENV_NAMES
+from ctmrl_torchrl.envs import FAMILIES
 from ctmrl_torchrl.objectives.policy import BRACSACConfig, IQLConfig
 from ctmrl_torchrl.objectives.representation import CQVAEConfig
 from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
@@ -52,7 +52,7 @@ def test_the_default_is_a_complete_experiment():
 def test_every_environment_and_preset_is_valid(env, preset):
     config = composed(f"env={env}", f"preset={preset}")
     validate_config(config)
-    assert config.env == env and env in ENV_NAMES
+    assert config.env == env and env in FAMILIES
     assert config.preset == preset
 
 
