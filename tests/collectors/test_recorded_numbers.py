@@ -16,7 +16,7 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl import modules
 from ctmrl_torchrl.collectors import (
-    CodesProtocol,
+    CandidatesProtocol,
     MetaTestCollector,
     NonPriorProtocol,
     OfflineProtocol,
@@ -38,7 +38,7 @@ def make_protocols():
         OnlineProtocol(3),
         NonPriorProtocol(5, 2),
         RefineProtocol(6, 3),
-        CodesProtocol(codes, 6),
+        CandidatesProtocol(codes, 6),
     ]
 
 
