@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"envs"},
     "modules": {"problem"},
     "objectives": {"modules", "problem"},
-    "collectors": {"modules"},
+    "collectors": {"modules", "registry", "rules"},
     "evaluation": set(),
     "training": {"collectors", "data", "envs", "evaluation", "modules", "objectives", "problem"},
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.collectors import (
     AdaptationProtocol,
-    CodesProtocol,
+    CandidatesProtocol,
     MetaTestCollector,
     NonPriorProtocol,
     OfflineProtocol,
@@ -42,7 +42,7 @@ def make_protocols(config: EvaluationConfig, codes: Tensor | None) -> list[Adapt
         "online": lambda: OnlineProtocol(config.episodes),
         "np": lambda: NonPriorProtocol(config.episodes, config.random_episodes),
         "np_refine": lambda: RefineProtocol(config.episodes, config.random_episodes),
-        "codes": lambda: CodesProtocol(codes, config.episodes),
+        "codes": lambda: CandidatesProtocol(codes, config.episodes),
     }
     unknown = [name for name in config.protocols if name not in makers]
     if unknown:
