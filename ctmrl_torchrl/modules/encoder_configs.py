@@ -53,6 +53,11 @@ class ContextEncoderConfig:
         """Whether contexts of single transitions and of tasks lie in the same space."""
         return False
 
+    @property
+    def reads_task_alone(self) -> bool:
+        """Whether the encoder reads ``task_id`` and no transitions, as protocol ``told`` needs it."""
+        return False
+
 
 @ENCODERS.register("pooling")
 @dataclass
@@ -139,6 +144,11 @@ class TaskParametersConfig(ContextEncoderConfig):
             ValueError: if the parameters of the tasks are unknown.
         """
         return TaskParameters(self._parameters(problem))
+
+    @property
+    def reads_task_alone(self) -> bool:
+        """Yes: it is told the task."""
+        return True
 
     @staticmethod
     def _parameters(problem: Problem) -> torch.Tensor:

@@ -50,9 +50,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     """
     validate_config(config)
     device = resolve_device(config.device)
-    dataset, task_set = obtain_data(
-        config.dataset, config.env, config.tasks, progress=config.output.progress
-    )
+    dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     problem = make_problem(task_set, dataset)
     loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
     loss = loss.to(device)
@@ -149,7 +147,9 @@ def make_loss(
     """Encoder, representation loss and policy loss; ``seed`` decides their initial parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        per_transition = representation.uses_transition_contexts or representation.critic_gradient == "pooling"
+        per_transition = (
+            representation.uses_transition_contexts or representation.critic_gradient == "pooling"
+        )
         context_encoder = encoder.build(problem, "transition_contexts" if per_transition else None)
         size = encoder.size(problem)
         representation_loss = representation.build(problem, size)

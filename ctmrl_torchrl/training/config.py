@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ctmrl_torchrl.collectors import PROTOCOLS
+from ctmrl_torchrl.collectors import PROTOCOLS, CollectorConfig
 from ctmrl_torchrl.data import ContextDraw
 from ctmrl_torchrl.envs import FAMILIES
 from ctmrl_torchrl.methods import REPRESENTATIONS, RepresentationConfig
@@ -164,6 +164,7 @@ class EvaluationConfig:
         candidates (int): contexts that protocol ``codes`` tries where the method has none of its own:
             centers of the training tasks' contexts.
         seed (int): seed of the meta-tests, apart from the training's.
+        collector (CollectorConfig): which TorchRL collector plays the episodes.
     """
 
     every: int = ruled(1000, whole(0))
@@ -176,6 +177,7 @@ class EvaluationConfig:
     random_episodes: int = ruled(10, whole(1))
     candidates: int = ruled(8, whole(1))
     seed: int = ruled(1000, SEED)
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
 
 
 @dataclass

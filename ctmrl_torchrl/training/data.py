@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from tensordict import TensorDictBase
@@ -88,17 +89,25 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
         presets={manifest.preset: (len(train), len(test))},
         parameter_names=names,
         sample_parameters=lambda count: parameters[:count],
-        env_builder="",
-        gymnasium_id="",
-        gymnasium_class="",
+        env_builder="ctmrl_torchrl.training.data:no_environment",
         simulator="none",
     )
     return TaskSet(family, manifest.preset, parameters, train, test)
 
 
-def _make_dataset(
-    settings: DatasetConfig, env: str, tasks: str, path: Path, progress: bool
-) -> TaskDataset:
+def no_environment(task_set: TaskSet, *args: Any, **options: Any) -> NoReturn:
+    """What takes the place of an environment where there are data alone.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"{task_set.name!r} has data and no environment: nothing can be played. Register the family "
+        "(ctmrl_torchrl.envs.register_family), or leave meta-tests out (evaluation.protocols=[])."
+    )
+
+
+def _make_dataset(settings: DatasetConfig, env: str, tasks: str, path: Path, progress: bool) -> TaskDataset:
     torchrl_logger.info(f"making the offline dataset {path} (once)")
     try:
         return collect_task_dataset(
@@ -179,7 +188,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         context_next_observation=family.context_next_observation,
         statistics=dataset.statistics(task_set.train_ids),
         num_tasks=task_set.n_tasks,
-        task_parameters=task_set.standardised_parameters(),
+        task_parameters=task_set.standardized_parameters(),
     )
 
 

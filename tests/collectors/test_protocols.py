@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 from hand_made_agents import Counts, GoalFinder, MarkedActor, Walker, make_collector, walk_return
 
 from ctmrl_torchrl.collectors import (
@@ -13,7 +14,6 @@ from ctmrl_torchrl.collectors import (
 )
 from ctmrl_torchrl.collectors.selection import best_episodes
 from ctmrl_torchrl.envs import make_task_set
-from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 
 CODES = torch.tensor([[-0.5, 0.5], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
 TASKS = (2, 6, 11)

@@ -12,8 +12,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from ctmrl_torchrl.envs import FAMILIES
+from ctmrl_torchrl.methods import CQVAEConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig, IQLConfig
-from ctmrl_torchrl.objectives.representation import CQVAEConfig
 from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
 from ctmrl_torchrl.training.validate import ConfigError, validate_config
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ctmrl_torchrl.training.oracle import train_oracle
 from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.objectives.policy import IQLConfig
-from ctmrl_torchrl.training.oracle import train_oracle
 
 
 def test_parameters_are_standardised_by_the_training_tasks():

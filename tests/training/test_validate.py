@@ -4,8 +4,8 @@ import pytest
 from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.data import recipes_of
+from ctmrl_torchrl.methods import ReleasedConfig, RepresentationConfig
 from ctmrl_torchrl.objectives.policy import IQLConfig, PolicyLossConfig
-from ctmrl_torchrl.objectives.representation import ReleasedConfig, RepresentationConfig
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.experiment import run_experiment
 from ctmrl_torchrl.training.validate import LOSS_RULES, RULES, ConfigError, validate_config
