@@ -136,7 +136,7 @@ ACTOR_CRITIC = {
     "loss_value": {"value_network_params"},
 }
 PENALTY = {"loss_behaviour_critic": {"behaviour_critic_params"}}
-PREDICTORS = {"reward_predictor", "next_observation_predictor"}
+PREDICTORS = {"predictors.reward_predictor", "predictors.next_observation_predictor"}
 REPRESENTATION = {
     "loss_prediction": PREDICTORS,
     "loss_cross_prediction": PREDICTORS | {"codebook"},
@@ -203,7 +203,7 @@ def composed(make, kind, terms=REPRESENTATION, encoding=("loss_prediction", "los
 
 
 # The cycle reaches only the predictors of what the encoder reads.
-CYCLE = {"loss_cycle": {"codebook", "reward_predictor"}}
+CYCLE = {"loss_cycle": {"codebook", "predictors.reward_predictor"}}
 ENCODING = ("loss_metric", "loss_club", "loss_cycle", "loss_commitment", "loss_contrastive")
 CASES = {
     "released": Case(
