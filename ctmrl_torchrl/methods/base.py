@@ -69,7 +69,7 @@ class RepresentationConfig:
 
     def build(self, problem: Problem, context_dim: int) -> RepresentationLoss:
         """Build the loss with all of its modules."""
-        raise TypeError(
+        raise ValueError(
             f"representation.name={self.name!r} names no representation loss; choose one of "
             f"{', '.join(sorted(REPRESENTATIONS))}, or a method (method=ctmrl)."
         )

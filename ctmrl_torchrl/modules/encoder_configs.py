@@ -27,6 +27,15 @@ class ContextEncoderConfig:
     Args:
         name (str): the choice.
         context_dim (int): latent size d.
+
+    Examples:
+        >>> @ENCODERS.register("first_context")
+        ... @dataclass
+        ... class FirstContextConfig(ContextEncoderConfig):
+        ...     name: str = "first_context"  # and build(problem, transition_key)
+        >>> "first_context" in ENCODERS
+        True
+        >>> ENCODERS.unregister("first_context")
     """
 
     name: str = "none"
@@ -44,7 +53,7 @@ class ContextEncoderConfig:
             transition_key: where to write contexts of single transitions, if the representation loss needs
                 them.
         """
-        raise TypeError(
+        raise ValueError(
             f"encoder.name={self.name!r} names no encoder; choose one of {', '.join(sorted(ENCODERS))}."
         )
 

@@ -23,6 +23,12 @@ class Encoded:
         outputs (TensorDictBase): everything that the encoder has written.
         transition_key (NestedKey): where the contexts of single transitions are expected.
         reader (str): who asks, for error messages.
+
+    Examples:
+        >>> import torch
+        >>> encoded = Encoded(torch.zeros(5, 4), TensorDict({}, []), "transition_contexts", "MyLoss")
+        >>> list(encoded.entries())
+        ['task_context']
     """
 
     task_context: Tensor
@@ -64,6 +70,19 @@ class ContextEncoding:
         keys (mapping): names of ``context``, ``context_positive``, ``task_id``, ``task_context`` and
             ``transition_contexts``.
         reader (str): the loss, for error messages.
+
+    Examples:
+        >>> import torch
+        >>> from ctmrl_torchrl.modules import make_context_encoder
+        >>> names = ("context", "context_positive", "task_id", "task_context", "transition_contexts")
+        >>> encoding = ContextEncoding(
+        ...     make_context_encoder(feature_dims={("context", "observation"): 2}, context_dim=4),
+        ...     TensorDict({"context": {"observation": torch.zeros(5, 7, 2)}}, [5]),
+        ...     {name: name for name in names},
+        ...     "MyLoss",
+        ... )
+        >>> encoding(encoding.draw("context")).task_context.shape
+        torch.Size([5, 4])
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ctmrl_torchrl.envs import FAMILIES
+from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
@@ -37,16 +38,6 @@ MOVED = {
     "schedule.refreshes": "representation.kmeans_refreshes",
     "schedule.contexts_per_epoch": "representation.kmeans_contexts",
 }
-
-
-def config_folder() -> Path:
-    """The folder of the YAML files: ``configs/`` of a checkout, which is part of the installed package too."""
-    packaged = importlib.util.find_spec("ctmrl_torchrl.configs")
-    if packaged is not None and packaged.submodule_search_locations:
-        for place in packaged.submodule_search_locations:
-            if (Path(place) / "config.yaml").is_file():
-                return Path(place)
-    return Path(__file__).resolve().parents[2] / "configs"
 
 
 def choices(group: str) -> list[str]:
@@ -161,8 +152,7 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
         ConfigError: for an unknown group, choice or field, or a value of a wrong type; with the nearest name.
     """
     register_configs()
-    for override in overrides:
-        _check_override(override)
+    check_overrides(overrides)
     try:
         with _hydra():
             return compose("config", overrides=list(overrides))
@@ -198,6 +188,16 @@ def to_config(node: DictConfig) -> ExperimentConfig:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(_explained(error)) from error
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides that Hydra would take silently or answer without help.
+
+    Raises:
+        ConfigError: naming the override.
+    """
+    for override in overrides:
+        _check_override(override)
 
 
 def _check_override(override: str) -> None:

@@ -10,6 +10,7 @@ from ctmrl_torchrl.modules import Codebook, make_next_observation_predictor, mak
 from ctmrl_torchrl.objectives import CQVAELoss
 from ctmrl_torchrl.objectives.representation import code_classification, hard_contrastive
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import ConfigError, check_fields
 
 TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrastive")
 MASK = torch.arange(7) < torch.tensor([7, 1, 3, 5, 2])[:, None]
@@ -258,7 +259,9 @@ def test_targets_that_never_vary_are_left_unscaled(problem):
     td["context", "next", "sparse_reward"] = torch.zeros(5, 7, 1)
     out = loss(td)
     assert all(torch.isfinite(out[name]) for name in TERMS)
-    assert loss.predictors.reward_spread.tolist() == [1.0] and loss.predictors.next_observation_spread.tolist() == [2.0, 1.0]
+    assert loss.predictors.reward_spread.tolist() == [
+        1.0
+    ] and loss.predictors.next_observation_spread.tolist() == [2.0, 1.0]
 
 
 def test_configuration(problem):
@@ -270,7 +273,7 @@ def test_configuration(problem):
     assert loss.tensor_keys.prediction == "transitions" and loss.temperature == 0.7
     assert ("transitions", "next", "sparse_reward") in loss.in_keys
     assert CQVAEConfig(predictor_hidden=[8]).build(problem, 4).codebook.num_codes == 8
-    with pytest.raises(ValueError, match="predict='nothing'"):
-        CQVAEConfig(predict="nothing").build(problem, 4)
+    with pytest.raises(ConfigError, match="predict: got 'nothing'"):
+        check_fields(CQVAEConfig(predict="nothing"))
     with pytest.raises(ValueError, match="names no representation loss"):
         RepresentationConfig().build(problem, 4)

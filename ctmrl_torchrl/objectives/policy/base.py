@@ -19,7 +19,13 @@ POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
 
 
 class TargetUpdate(Protocol):
-    """What moves target parameters after an update, as TorchRL's updaters do."""
+    """What moves target parameters after an update, as TorchRL's updaters do.
+
+    Examples:
+        >>> class NoTargets:
+        ...     def step(self) -> None: ...
+        >>> update: TargetUpdate = NoTargets()
+    """
 
     def step(self) -> None:
         """Called after every update of the policy."""
@@ -77,7 +83,7 @@ class PolicyLossConfig:
 
     def build(self, problem: Problem, context_dim: int) -> LossModule:
         """Build the loss with its networks."""
-        raise TypeError(
+        raise ValueError(
             f"policy_loss.name={self.name!r} names no policy loss; choose one of "
             f"{', '.join(sorted(POLICY_LOSSES))}."
         )

@@ -36,7 +36,19 @@ class BRACSACLoss(TransitionLoss):
     - ``loss_behaviour_critic`` (only with a ``behaviour_critic``): minus the dual divergence D, plus a
       penalty that confines its witness; the penalty coefficient follows ``D`` towards ``divergence_target``.
 
-    Each loss reaches its own network only. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
+    Gradients:
+
+    =========================  =========================
+    term                       reaches
+    =========================  =========================
+    ``loss_qvalue``            the Q networks
+    ``loss_value``             V
+    ``loss_actor``             the actor
+    ``loss_behaviour_critic``  the behavior critic
+    =========================  =========================
+
+    Where the context has a gradient, ``loss_qvalue`` and the others reach it too; see
+    :class:`~ctmrl_torchrl.objectives.MetaLoss`. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
     shapes the optimal policy: the lineage's reward scale of 100 with coefficient 1 equals scale 1 with 0.01.
 
     Args:

@@ -82,7 +82,7 @@ class RepresentationLoss(LossModule):
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
         """Refuse: nothing here is bootstrapped."""
-        raise TypeError(
+        raise NotImplementedError(  # as TorchRL's losses do
             f"{type(self).__name__} estimates no value; choose the value estimator of the policy loss."
         )
 

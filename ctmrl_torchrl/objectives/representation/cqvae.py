@@ -22,8 +22,17 @@ TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrast
 class CQVAELoss(CodebookLoss):
     """L = w1 L_pre_spe + w2 L_pre_cro + w3 L_C + w4 L_contra (CTMRL, Eq. 3-10).
 
-    Gradients: L_pre_spe reaches the contexts (hence the encoder) and the predictors; L_pre_cro the codes and
-    the predictors, never the encoder; L_C the contexts and the codes; L_contra the contexts of both draws.
+    Gradients:
+
+    =========================  =========================================================
+    term                       reaches
+    =========================  =========================================================
+    ``loss_prediction``        contexts (hence the encoder), predictors
+    ``loss_cross_prediction``  codes, predictors; never the encoder
+    ``loss_code``              contexts, codes
+    ``loss_contrastive``       contexts of both draws
+    =========================  =========================================================
+
     A weight of 0 switches a term off and skips its work. While :attr:`warm_up` is true only L_pre_spe is
     active and the codebook is left alone.
 
@@ -43,6 +52,7 @@ class CQVAELoss(CodebookLoss):
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
+        - ``context`` and ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
           gradient; the second is among ``in_keys`` only while the contrastive term is on
         - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative

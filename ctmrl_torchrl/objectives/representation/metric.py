@@ -66,7 +66,13 @@ class MetricLoss(RepresentationLoss):
 
     Out: ``loss_metric`` and the detached ``context_distance``, the mean distance of contexts.
 
-    Gradients: ``loss_metric`` reaches the contexts, hence the encoder.
+    Gradients:
+
+    ===============  ==============================
+    term             reaches
+    ===============  ==============================
+    ``loss_metric``  contexts (hence the encoder)
+    ===============  ==============================
 
     Raises:
         KeyError: if an entry is missing.

@@ -18,7 +18,12 @@ from ctmrl_torchrl.objectives.representation.terms import prediction_error
 
 @dataclass
 class PredictionKeys:
-    """Names of what is read of transitions ``[T, L]``; a loss's ``tensor_keys`` have them too."""
+    """Names of what is read of transitions ``[T, L]``; a loss's ``tensor_keys`` have them too.
+
+    Examples:
+        >>> PredictionKeys(reward=("next", "sparse_reward")).reward
+        ('next', 'sparse_reward')
+    """
 
     observation: NestedKey = "observation"
     action: NestedKey = "action"

@@ -55,6 +55,21 @@ class ReleasedCTMRLLoss(CodebookLoss):
     The last two compare by ``x W y`` without a temperature. W stays as it is given: no optimiser of the
     released code owns it.
 
+    Gradients:
+
+    ======================  ============================================================
+    term                    reaches
+    ======================  ============================================================
+    ``loss_metric``         contexts (hence the encoder)
+    ``loss_club``           contexts of single transitions
+    ``loss_guess``          ``behaviour_guess``
+    ``loss_prediction``     predictors
+    ``loss_cycle``          codes, predictors, encoder
+    ``loss_commitment``     contexts
+    ``loss_code_contrast``  codes
+    ``loss_contrastive``    contexts of both draws
+    ======================  ============================================================
+
     Departures from the release: it contrasts all training tasks, with contexts drawn for this alone, and here
     the tasks of the meta-batch are contrasted; a task alone on its code gets drawn negatives, where there it
     costs nothing; its W is random, here the identity unless given; its cycle compares the code with every
@@ -79,6 +94,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
             :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
 
     Keys (see ``set_keys``):
+        - ``context``, ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context``, ``task_context_positive`` ``[T, d]``, ``task_id`` ``[T]`` (optional): as for
           :class:`~ctmrl_torchrl.objectives.CQVAELoss`
         - ``transition_contexts`` ``[T, L, d]``: what the encoder makes of single transitions, with gradient
