@@ -14,6 +14,8 @@ from ctmrl_torchrl.envs.families import (
     register_family,
     unregister_family,
 )
+from ctmrl_torchrl.envs.guests.family import from_gymnasium
+from ctmrl_torchrl.envs.guests.simulation import TaskSimulationError
 from ctmrl_torchrl.envs.make import make_env
 from ctmrl_torchrl.envs.point_robot import sparse_reward
 from ctmrl_torchrl.envs.point_robot_env import PointRobotEnv
@@ -25,7 +27,9 @@ __all__ = [
     "EnvFamily",
     "PointRobotEnv",
     "TaskSet",
+    "TaskSimulationError",
     "family_names",
+    "from_gymnasium",
     "gap_split",
     "get_family",
     "make_env",
