@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -13,8 +16,10 @@ from guest_toys import Cart, Choice, make_cart, make_pendulum
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 from gymnasium.utils.env_checker import check_env
 from tensordict import TensorDict
+from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 
+from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
 from ctmrl_torchrl.envs import (
     TaskSet,
     TaskSimulationError,
@@ -22,6 +27,7 @@ from ctmrl_torchrl.envs import (
     from_gymnasium,
     make_env,
     make_task_set,
+    random_returns,
     unregister_family,
 )
 
@@ -406,3 +412,58 @@ def test_a_file_or_a_cell_may_run_twice(define):
         define("x", lambda mass: Cart(mass), mass, horizon=3)
     with pytest.raises(ValueError, match="'point_robot' is registered already"):
         define("point_robot", make_cart, mass)
+
+
+def test_a_collector_sees_whole_episodes(cart):
+    env = make_env("cart", [0, 1, 2], seed=0)
+    collector = Collector(env, None, frames_per_batch=3 * 60, total_frames=3 * 60)
+    (batch,) = list(collector)
+    collector.shutdown()
+    done = batch["next", "done"].squeeze(-1)
+    starts = batch["observation"][:, 1:][done[:, :-1]]
+    assert done.any(1).all() and (starts[:, 0].abs() <= 0.1).all() and (starts[:, 1] == 0).all()
+    within = ~done[:, :-1]
+    assert torch.equal(batch["observation"][:, 1:][within], batch["next", "observation"][:, :-1][within])
+
+
+def test_the_data_of_a_guest_are_collected(cart):
+    recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=2, hidden_sizes=(8,))
+    dataset = collect_task_dataset("cart", recipe=recipe)
+    assert dataset.n_trajectories == 8 * 2 * 2 and dataset.manifest.env == "cart"
+    assert dataset.transitions["observation"].shape[1:] == (2,)
+
+
+def test_random_returns_count_the_first_episode_only(cart):
+    tasks, state = make_task_set("cart"), torch.get_rng_state()
+    measured = random_returns(tasks, episodes=30)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(
+        measured, random_returns(tasks, episodes=30)
+    )
+    torch.manual_seed(0)
+    env = make_env("cart", torch.arange(8).repeat(10), seed=0)
+    rewards = env.rollout(15, break_when_any_done=False)["next"]
+    expected = torch.zeros(8, dtype=torch.float64)
+    for row in range(80):
+        for step in range(15):
+            expected[row % 8] += rewards["reward"][row, step, 0].double() / 10
+            if rewards["done"][row, step, 0]:
+                break
+    torch.testing.assert_close(measured, expected)
+
+
+def test_random_returns_are_those_that_the_shipped_families_state():
+    tasks = make_task_set("point_robot_wind")
+    measured = random_returns(tasks, episodes=200)[list(tasks.test_ids)].mean().item()
+    assert measured == pytest.approx(tasks.family.random_return["repo"]["test"], abs=0.15)
+
+
+def test_a_task_set_carries_its_family_to_other_processes(cart):
+    code = (
+        "import pickle, sys; from ctmrl_torchrl.envs import family_names, make_env; "
+        "tasks = pickle.loads(sys.stdin.buffer.read()); assert tasks.name not in family_names(); "
+        "print(make_env(tasks.name, [3], task_set=tasks).rollout(4)['task_id'].tolist())"
+    )
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, input=pickle.dumps(make_task_set("cart")), env=path, capture_output=True)
+    assert done.stdout.decode().strip().endswith("[[3, 3, 3, 3]]"), done.stderr.decode()
