@@ -31,9 +31,9 @@ def random_returns(task_set: TaskSet, *, episodes: int = 4, seed: int = 0, **opt
         -20.3
     """
     task_ids = torch.arange(task_set.n_tasks).repeat(episodes)
-    env = make_env(task_set.name, task_ids, task_set=task_set, seed=seed, **options)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
+        env = make_env(task_set.name, task_ids, task_set=task_set, seed=seed, **options)
         played = env.rollout(env.horizon, break_when_any_done=False)["next"]
     env.close()
     done = played["done"].long()
