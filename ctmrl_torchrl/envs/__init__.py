@@ -14,9 +14,12 @@ from ctmrl_torchrl.envs.families import (
     register_family,
     unregister_family,
 )
+from ctmrl_torchrl.envs.guests.family import from_gymnasium
+from ctmrl_torchrl.envs.guests.simulation import TaskSimulationError
 from ctmrl_torchrl.envs.make import make_env
 from ctmrl_torchrl.envs.point_robot import sparse_reward
 from ctmrl_torchrl.envs.point_robot_env import PointRobotEnv
+from ctmrl_torchrl.envs.random_returns import random_returns
 from ctmrl_torchrl.envs.task_sets import TaskSet, gap_split, make_task_set, optimal_returns
 
 __all__ = [
@@ -25,12 +28,15 @@ __all__ = [
     "EnvFamily",
     "PointRobotEnv",
     "TaskSet",
+    "TaskSimulationError",
     "family_names",
+    "from_gymnasium",
     "gap_split",
     "get_family",
     "make_env",
     "make_task_set",
     "optimal_returns",
+    "random_returns",
     "register_family",
     "sparse_reward",
     "unregister_family",

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctmrl_torchrl.envs import TaskSet, family_names, gap_split, get_family, make_task_set, register_family
-from ctmrl_torchrl.envs.families import load_entry_point
+from ctmrl_torchrl.envs import TaskSet, gap_split, get_family, make_task_set, register_family
 
 
 @pytest.mark.parametrize(
@@ -201,14 +200,6 @@ def test_a_task_in_words():
     assert words.startswith("task 3 (log_body_mass_0=") and words.endswith(", and 37 more)")
 
 
-@pytest.mark.parametrize("name", family_names())
-def test_json_round_trip(name):
-    tasks = make_task_set(name, num_train=6, num_test=2)
-    again = TaskSet.from_dict(json.loads(json.dumps(tasks.to_dict())))
-    assert torch.equal(again.parameters, tasks.parameters)
-    assert again.to_dict() == tasks.to_dict() and again.family is tasks.family
-
-
 def test_from_dict_names_what_is_wrong():
     data = make_task_set("point_robot", num_train=2, num_test=1).to_dict()
     with pytest.raises(ValueError, match="train_ids"):
@@ -235,13 +226,6 @@ def test_families_know_their_context_and_reward():
     assert not get_family("point_robot").context_next_observation
     assert get_family("point_robot_wind").return_key == ("next", "reward")
     assert get_family("sparse_point_robot").return_key == ("next", "sparse_reward")
-
-
-@pytest.mark.parametrize("name", family_names())
-def test_entry_points_exist(name):
-    family = get_family(name)
-    for entry in filter(None, (family.env_builder, family.gymnasium_class, family.optimum)):
-        assert callable(load_entry_point(entry))
 
 
 def test_a_name_is_registered_once():
