@@ -141,12 +141,15 @@ class MetaTestCollector:
             FloatingPointError: naming task, episode and entry, if something is not finite.
             ValueError: if the protocol needs what this meta-test does not have.
         """
-        with torch.random.fork_rng(), _evaluating(self.actor, self.context_encoder):
+        state = AdaptationRun(self._parts, protocol.name, torch.Generator().manual_seed(seed))
+        entries: list[dict[str, Tensor]] = []
+        with (
+            torch.random.fork_rng(),
+            _evaluating(self.actor, self.context_encoder),
+            self._parts.episodes.session(seed),
+        ):
             torch.manual_seed(seed)
-            self._parts.episodes.begin(seed)
-            state = AdaptationRun(self._parts, protocol.name, torch.Generator().manual_seed(seed))
             protocol.reset(state)
-            entries: list[dict[str, Tensor]] = []
             for collected in range(protocol.episodes):
                 context = protocol.context(state)
                 measured = state.measure(context)

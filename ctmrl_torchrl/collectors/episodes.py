@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,7 @@ class EpisodeCollector:
         env (EnvBase or callable): batched, one row per task id; or a function that makes one from task ids,
             which several workers need.
         actor (TensorDictModule): ``(observation, task_context) -> action``. Workers hold copies, which
-            :meth:`begin` brings up to date.
+            :meth:`session` brings up to date.
 
     Keyword Args:
         task_ids (Tensor): ``[n]``, the task of each row.
@@ -58,8 +59,9 @@ class EpisodeCollector:
         >>> from ctmrl_torchrl.envs import make_env
         >>> actor = modules.make_actor(observation_dim=2, action_dim=2, context_dim=4)
         >>> tasks = torch.tensor([2, 6, 6])
-        >>> with EpisodeCollector(make_env("point_robot", tasks), actor, task_ids=tasks, horizon=20) as episodes:
-        ...     episodes.begin(seed=0)
+        >>> env = make_env("point_robot", tasks)
+        >>> episodes = EpisodeCollector(env, actor, task_ids=tasks, horizon=20)
+        >>> with episodes.session(seed=0):
         ...     episodes.play(torch.zeros(3, 4))["mask"].shape
         torch.Size([3, 20])
     """
@@ -80,9 +82,21 @@ class EpisodeCollector:
         self.actor = actor
         self.horizon = horizon
         self._num_rows = task_ids.numel()
+        self._batches: Iterator[TensorDictBase] | None = None
+        self._task_ids = task_ids
+        with (
+            torch.random.fork_rng()
+        ):  # environments are reset below, which may draw from the global generator
+            self._collector = self._make(env, config, context_key)
+
+    def _make(
+        self, env: EnvBase | EnvMaker, config: CollectorConfig, context_key: NestedKey
+    ) -> BaseCollector:
+        task_ids, actor, horizon = self._task_ids, self.actor, self.horizon
         given = isinstance(env, EnvBase)
         self.env = env if given else env(task_ids)
-        check_rows(self.env, task_ids)
+        check_batch_size(self.env, task_ids)
+        check_rows(self.env.reset(), task_ids)
         policy = partial(
             EpisodePolicy,
             actor,
@@ -104,19 +118,24 @@ class EpisodeCollector:
             self.env.close()
             self._rows = _split(self._num_rows, config.workers)
             make_envs = [partial(make_episode_env, env, task_ids[rows], horizon) for rows in self._rows]
-        workers = len(make_envs)
-        frames = len(self._rows[0]) * horizon
-        self._collector: BaseCollector | None = kind.make(
-            CollectorParts(tuple(make_envs), (policy,) * workers, frames, self.env.device)
-        )
+        workers, frames = len(make_envs), len(self._rows[0]) * horizon
         self._in_process = kind.in_process
-        self._batches: Iterator[TensorDictBase] | None = None
+        parts = CollectorParts(tuple(make_envs), (policy,) * workers, frames, self.env.device)
+        collector = kind.make(parts)
+        if kind.in_process and collector.policy.actor is not actor:
+            collector.shutdown()
+            raise ValueError(
+                f"EpisodeCollector: the environment is on {self.env.device}, the actor's parameters are on "
+                "another device; move one of them, e.g. make_env(..., device=...)."
+            )
+        return collector
 
-    def begin(self, seed: int) -> None:
-        """Seed environments and actors, and bring the workers' actors up to date.
+    @contextmanager
+    def session(self, seed: int) -> Iterator[None]:
+        """Play inside this context: environments and actors are seeded, workers' actors are up to date.
 
-        The global generator of this process is left alone: seed it for random actions, and for a stochastic
-        actor of the kind ``single``.
+        The actor's parameters must not be replaced inside. The global generator of this process is left
+        alone: seed it for random actions, and for a stochastic actor of the kind ``single``.
         """
         workers = len(self._rows)
         generator = torch.Generator().manual_seed(seed)
@@ -127,6 +146,12 @@ class EpisodeCollector:
             self._collector.map_fn("policy.manual_seed", seeds)
             state = {name: value.detach().cpu() for name, value in self.actor.state_dict().items()}
             self._collector.map_fn("policy.load_actor", [(state,)] * workers)
+        self._collector.map_fn("policy.prepare", [()] * workers)
+        try:
+            yield
+        finally:
+            if self._in_process:  # the workers' copies are nobody else's
+                self._collector.map_fn("policy.release")
 
     def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
         """One episode ``[n, H]`` of every row with its context ``[n, d]``, deterministic unless asked.
@@ -163,6 +188,7 @@ class EpisodeCollector:
             episode = episode.flatten(0, 1)[: self._num_rows]
         if episode.device != self.env.device and self.env.device is not None:
             episode = episode.to(self.env.device)
+        check_rows(episode[:, 0], self._task_ids)
         done = episode.get(("next", "done")).squeeze(-1).long()
         return episode.set("mask", done.cumsum(-1) - done == 0)
 
@@ -187,25 +213,32 @@ def _split(num_rows: int, workers: int) -> list[Tensor]:
     return list(torch.arange(each * workers).clamp_max(num_rows - 1).view(workers, each).unbind())
 
 
-def check_rows(env: EnvBase, task_ids: Tensor) -> None:
-    """Refuse an environment whose rows are not the tasks ``task_ids`` ``[n]``, in this order.
+def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
+    """Refuse an environment that does not have one row per task id.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    if tuple(env.batch_size) != tuple(task_ids.shape) or task_ids.ndim != 1:
+        raise ValueError(
+            f"The environment has {env.batch_size.numel()} rows but task_ids names {task_ids.numel()}: batch "
+            f"size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row per task "
+            "id, [n]. Build it with make_env(..., task_ids=task_ids)."
+        )
+
+
+def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
+    """Refuse rows that belong to other tasks than ``task_ids`` ``[n]``, or to the same in another order.
 
     An environment that does not write ``task_id`` is taken at its word.
 
     Raises:
-        ValueError: naming the first row that differs, or the batch size.
+        ValueError: naming the first row that differs.
     """
-    shape = tuple(task_ids.shape)
-    if tuple(env.batch_size) != shape or len(shape) != 1:
-        raise ValueError(
-            f"The environment has batch size {list(env.batch_size)}, i.e. {env.batch_size.numel()} rows but "
-            f"task_ids names {task_ids.numel()}, of shape {list(shape)}; expected one row per task id, [n]. "
-            "Build it with make_env(..., task_ids=task_ids)."
-        )
-    found = env.reset().get("task_id", None)
+    found = state.get("task_id", None)
     if found is None:
         return
-    found = found.reshape(shape).to(task_ids.device)
+    found = found.reshape(task_ids.shape).to(task_ids.device)
     wrong = (found != task_ids).nonzero().flatten()
     if wrong.numel():
         row = wrong[0].item()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from ctmrl_torchrl.collectors.acting import Act, bound, direct
 
 #: makes the batched environment of the given task ids ``[n]``, one row per task
 EnvMaker = Callable[[Tensor], EnvBase]
@@ -109,6 +112,8 @@ class EpisodePolicy(TensorDictModuleBase):
         self.device = device
         self.in_keys = [key for key in actor.in_keys if key != context_key]
         self.out_keys = [*actor.out_keys, context_key]
+        self._prepared = ExitStack()
+        self._act: Act = actor.__call__
         self._context: Tensor | None = None
         self._actions: list[Tensor] = []
         self._exploration = ExplorationType.DETERMINISTIC
@@ -131,10 +136,23 @@ class EpisodePolicy(TensorDictModuleBase):
         if self._context is None:
             return tensordict.set(self.action_key, self._actions.pop())
         with set_exploration_type(self._exploration):
-            return self.actor(tensordict.set(self.context_key, self._context))
+            return self._act(tensordict.set(self.context_key, self._context))
+
+    def prepare(self) -> None:
+        """Act fast until :meth:`release`, with the actor's parameters as they are now."""
+        self.release()
+        act = direct(self._prepared.enter_context(bound(self.actor)))
+        # A module would be registered, and its parameters would be counted twice.
+        self._act = act.__call__ if isinstance(act, nn.Module) else act
+
+    def release(self) -> None:
+        """Act as the actor does by itself."""
+        self._act = self.actor.__call__
+        self._prepared.close()
 
     def load_actor(self, state: dict[str, Tensor]) -> None:
         """Take over the parameters of another copy of the actor, and act in evaluation mode."""
+        self.release()
         self.actor.load_state_dict(state)
         self.eval()
 
