@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.data.buffer import MetaReplayBuffer
-from ctmrl_torchrl.data.draws import RowTable
+from ctmrl_torchrl.data.buffer import MetaBatchSampler, MetaReplayBuffer
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.files import read_folder, write_folder
 from ctmrl_torchrl.data.layout import (
@@ -24,9 +23,7 @@ from ctmrl_torchrl.data.layout import (
     row_blocks,
 )
 from ctmrl_torchrl.data.manifest import DatasetManifest, describe_keys
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.sampler import TaskSampler
+from ctmrl_torchrl.data.rows import RowTable
 
 
 class TaskDataset:
@@ -222,7 +219,7 @@ class TaskDataset:
 
     def replay_buffer(
         self,
-        sampler: TaskSampler,
+        sampler: MetaBatchSampler,
         *,
         generator: torch.Generator | None = None,
         prefetch: int | None = None,
@@ -230,10 +227,10 @@ class TaskDataset:
         in_memory: bool = False,
         device: torch.device | str | None = None,
     ) -> MetaReplayBuffer:
-        """Return a buffer whose ``sample()`` is the meta-batch described at :class:`TaskSampler`.
+        """Return a buffer whose ``sample()`` is the meta-batch of :class:`~ctmrl_torchrl.data.TaskSampler`.
 
         Args:
-            sampler: a :class:`TaskSampler` of this dataset.
+            sampler: a :class:`~ctmrl_torchrl.data.TaskSampler` of this dataset.
             generator: the CPU generator all draws come from; None uses torch's global one.
             prefetch: batches drawn ahead in threads. More than 1 may reorder seeded batches.
             transform: a callable or TorchRL transform for the meta-batch.
@@ -255,7 +252,9 @@ class TaskDataset:
     @functools.cached_property
     def rows(self) -> RowTable:
         """Where the trajectories of each task and snapshot are; made on first use."""
-        return RowTable.of(self)
+        return RowTable.of(
+            self.trajectory_task, self.trajectory_snapshot, self.trajectory_length, horizon=self.horizon
+        )
 
     def _counts(self) -> dict[str, int]:
         return {
