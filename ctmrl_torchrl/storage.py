@@ -21,7 +21,9 @@ from pathlib import Path
 
 #: errors that say that a disk, or the user's share of it, is full
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_TEMPORARY = re.compile(r"\.tmp-(?P<pid>\d{1,10})(-(?P<machine>[0-9a-f]{8})-(?P<token>[0-9a-f]{8}))?$")
+_TAG = r"(?P<pid>\d{1,10})-(?P<machine>[0-9a-f]{8})-[0-9a-f]{8}"
+_TEMPORARY = re.compile(rf"\.tmp-({_TAG}|(?P<only_pid>\d{{1,10}}))$")
+_TAGGED = re.compile(rf"-{_TAG}$")
 _SYSTEM_LIMIT = 255
 _ENDING = len(".tmp-") + 10 + 2 * len("-01234567")
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -188,14 +190,16 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, follow_link: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside ``path``; at the end it is synced and takes the place of ``path``.
 
-    Killed at any moment, ``path`` holds the old content or the new one, whole. A link is followed, and
-    stays a link. Leftovers of killed writers of the same file are cleared.
+    Killed at any moment, ``path`` holds the old content or the new one, whole. Leftovers of killed writers
+    of the same file are cleared.
 
     Args:
         path: the file to write; its folder must exist.
+        follow_link: write the file that a link leads to, so that the link stays; otherwise the link is
+            replaced, and what it leads to stays as it is.
 
     Raises:
         StorageError: if the place cannot be used or the disk is full; nothing is changed then.
@@ -208,14 +212,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> [file.name for file in folder.iterdir()]
         ['notes.txt']
     """
-    target = resolved(path)
+    target = resolved(path) if follow_link else resolved(Path(path).parent) / Path(path).name
     if target.is_dir():
         raise StorageError(f"{path}: is a folder, but a file is to be written there; choose another name")
     clear_leftovers(target)
     with _disposed(temporary_path(target), _unlink) as temporary, disk_errors(target):
         with new_file(temporary):
             pass
-        if target.exists():
+        if target.exists() and not target.is_symlink():
             os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         yield temporary
         sync(temporary)
@@ -258,21 +262,25 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def temporary_path(path: Path) -> Path:
     """A name beside ``path`` that carries this process's id and cannot be guessed: ``NAME.tmp-PID-...``."""
-    ending = f".tmp-{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
-    return path.with_name(_beginning(path) + ending)
+    return path.with_name(f"{_beginning(path)}.tmp-{owner_tag()}")
+
+
+def owner_tag() -> str:
+    """An ending for names, ``PID-MACHINE-TOKEN``, that says who writes there and cannot be guessed."""
+    return f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
 
 
 def owned_by_dead_process(path: Path) -> bool:
-    """Whether a name is that of a temporary file or folder whose process, on this machine, is gone.
+    """Whether a name ends in ``.tmp-PID`` or an :func:`owner_tag` whose process, on this machine, is gone.
 
     Examples:
         >>> owned_by_dead_process(Path(f"set.tmp-{os.getpid()}")), owned_by_dead_process(Path("set"))
         (False, False)
     """
-    match = _TEMPORARY.search(path.name)
+    match = _TEMPORARY.search(path.name) or _TAGGED.search(path.name)
     if match is None or match["machine"] not in (None, _machine()):
         return False
-    return not process_lives(int(match["pid"]))
+    return not process_lives(int(match["pid"] or match["only_pid"]))
 
 
 def process_lives(pid: int) -> bool:
