@@ -8,9 +8,11 @@ remains, and the next save clears what is left over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +211,11 @@ def _delete_tensors(folder: Path) -> None:
     """Delete a dataset's files in ``folder``, as ``meta.json`` lists them; all others stay.
 
     What is reached through a link is not touched. ``meta.json`` goes last, so that a killed deletion is
-    finished by the next save.
+    finished by the next save. What cannot be deleted stays: the new dataset is complete already.
     """
     if folder.is_symlink():
-        folder.unlink()
+        _remove(folder, os.unlink)
+    if folder.is_symlink() or not folder.is_dir():
         return
     try:
         entries = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
@@ -222,10 +225,15 @@ def _delete_tensors(folder: Path) -> None:
         if not isinstance(entry, dict) or not key.isidentifier():
             continue
         if str(entry.get("dtype", "")).removeprefix("torch.") in DTYPES:
-            (folder / f"{key}.memmap").unlink(missing_ok=True)
+            _remove(folder / f"{key}.memmap", os.unlink)
         elif (folder / key).is_dir():
             _delete_tensors(folder / key)
     if entries:
-        (folder / META_FILE).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+        _remove(folder / META_FILE, os.unlink)
+    _remove(folder, os.rmdir)
+
+
+def _remove(path: Path, act: Callable[[Path], None]) -> None:
+    """Delete a file or an empty folder, if that is what is there."""
+    with contextlib.suppress(OSError):
+        act(path)

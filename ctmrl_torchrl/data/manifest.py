@@ -151,10 +151,15 @@ class DatasetManifest:
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
     def digest(self) -> str:
-        """Return the sha256 of every field but the manifest's own entry in :attr:`checksums`."""
+        """Return the sha256 of the fields, without the manifest's own entry in :attr:`checksums`.
+
+        Fields that hold their default count as absent, so that a field of a later version changes nothing.
+        """
         fields = dataclasses.asdict(self)
         fields["checksums"] = {k: v for k, v in self.checksums.items() if k != MANIFEST_FILE}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        said = {name: value for name, value in fields.items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str, *, source: str = MANIFEST_FILE) -> DatasetManifest:

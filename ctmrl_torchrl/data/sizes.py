@@ -9,6 +9,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
+from ctmrl_torchrl.data.fields import LARGEST_WHOLE, shown
 from ctmrl_torchrl.rules import is_whole
 
 
@@ -54,7 +55,7 @@ def whole_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
         values = values.tolist()
     values = [values] if not hasattr(values, "__iter__") else list(values)
     flat = [value.item() if hasattr(value, "item") else value for value in values]
-    wrong = next((value for value in flat if not is_whole(value)), None)
-    if wrong is not None:
-        raise ValueError(f"{name} must be whole numbers, got {wrong!r} ({type(wrong).__name__})")
+    for value in flat:
+        if not is_whole(value) or abs(value) > LARGEST_WHOLE:
+            raise ValueError(f"{name} must be whole numbers, got {shown(value)} ({type(value).__name__})")
     return torch.tensor(flat, dtype=torch.int64, device="cpu")
