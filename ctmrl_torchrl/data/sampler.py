@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchrl.data.replay_buffers import Sampler
 
+from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.layout import ID_KEYS
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.dataset import TaskDataset
 
 
 class TaskSampler(Sampler):
@@ -153,10 +151,14 @@ class TaskSampler(Sampler):
     def _draw_tasks(self, generator: torch.Generator | None) -> Tensor:
         if self.tasks_per_batch is None:
             return self._tasks
-        available = self._tasks.numel()
+        available, device = self._tasks.numel(), self._tasks.device
         if self.repeat_tasks:
-            return self._tasks[torch.randint(available, (self.tasks_per_batch,), generator=generator)]
-        return self._tasks[torch.randperm(available, generator=generator)[: self.tasks_per_batch]]
+            return self._tasks[
+                torch.randint(available, (self.tasks_per_batch,), generator=generator, device=device)
+            ]
+        return self._tasks[
+            torch.randperm(available, generator=generator, device=device)[: self.tasks_per_batch]
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty dictionary: all state is in the buffer's generator."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from synthetic_data import even, make_dataset, make_manifest, make_transitions
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, layout
-from ctmrl_torchrl.data import dataset as dataset_module
+from ctmrl_torchrl.data import statistics as statistics_module
 
 UNEVEN = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
 
@@ -60,7 +60,7 @@ def test_statistics_and_checks_do_not_depend_on_the_blocks_that_are_read(monkeyp
     transitions = make_transitions(UNEVEN, 4)
     expected = make_dataset(UNEVEN).statistics()
     small = functools.partial(layout.row_blocks, size=3)
-    monkeypatch.setattr(dataset_module, "row_blocks", small)
+    monkeypatch.setattr(statistics_module, "row_blocks", small)
     monkeypatch.setattr(layout, "row_blocks", small)
     for key, moments in make_dataset(UNEVEN).statistics().items():
         for found, value in zip(moments, expected[key], strict=True):
@@ -127,7 +127,9 @@ def test_unknown_verify_is_refused(tmp_path):
 def test_errors_on_loading_name_the_folder_and_the_cure(tmp_path):
     path = make_dataset(UNEVEN).save(tmp_path / "data")
     TaskDataset.load(path).transitions["action"][7, 0] = 3.0  # in place: changes the file
-    with pytest.raises(DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*Delete the folder"):
+    with pytest.raises(
+        DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*restore them from a copy"
+    ):
         TaskDataset.load(path)
 
 

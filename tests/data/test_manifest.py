@@ -7,7 +7,8 @@ import torch
 from synthetic_data import even, make_manifest, make_transitions
 
 from ctmrl_torchrl.data import DatasetError, DatasetManifest
-from ctmrl_torchrl.data.manifest import describe_keys, folder_checksums, library_versions, parse_dtype
+from ctmrl_torchrl.data.keys import describe_keys, parse_dtype
+from ctmrl_torchrl.data.manifest import folder_checksums, library_versions
 
 
 def tasks_with(parameters):

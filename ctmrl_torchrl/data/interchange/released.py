@@ -15,9 +15,13 @@ from torch import Tensor
 
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.files import check_target
+from ctmrl_torchrl.data.interchange.assemble import finish
+from ctmrl_torchrl.data.interchange.registry import IMPORTERS
 from ctmrl_torchrl.data.layout import ACTION_TOLERANCE
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.envs import EnvFamily, TaskSet, get_family, make_task_set, sparse_reward
+from ctmrl_torchrl.storage import expanded
 
 # The only families whose episodes can end before the horizon.
 FALLING_FAMILIES = ("hopper_rand_params", "walker_rand_params")
@@ -37,6 +41,7 @@ class _TrajectoryFile:
     path: Path
 
 
+@IMPORTERS.register("released")
 def import_released(
     folder: str | Path,
     *,
@@ -81,7 +86,7 @@ def import_released(
         >>> dataset = import_released(                                       # doctest: +SKIP
         ...     "released/point-robot", env="point_robot", output="datasets/released", trust_pickle=True)
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if not trust_pickle:
         raise DatasetError(
             f"{folder}: files of this layout are pickled object arrays, and opening a pickle can run any "
@@ -92,6 +97,8 @@ def import_released(
     if task_set.family.name != env:
         raise ValueError(f"env is {env!r}, but task_set is of the family {task_set.family.name!r}")
     horizon = family.horizon if horizon is None else horizon
+    if output is not None:
+        check_target(output, overwrite)
     files = _find_files(folder, task_set)
     steps = sorted({file.step for file in files})
     transitions = _read_transitions(files, steps, family, horizon)
@@ -103,16 +110,7 @@ def import_released(
         versions=library_versions(),
         recipe={"source": "import_released", "files": len(files)},
     )
-    dataset = TaskDataset.from_tensordict(transitions, manifest)
-    returns = dataset.trajectory_returns(family.return_key)
-    snapshots = [
-        {"id": i, "step": step, "mean_return": float(returns[dataset.trajectory_snapshot == i].mean())}
-        for i, step in enumerate(steps)
-    ]
-    dataset.manifest = dataset.manifest.replace(snapshots=snapshots)
-    if output is None:
-        return dataset
-    return TaskDataset.load(dataset.save(output, overwrite=overwrite))
+    return finish(transitions, manifest, steps=dict(enumerate(steps)), output=output, overwrite=overwrite)
 
 
 def _find_files(folder: Path, task_set: TaskSet) -> list[_TrajectoryFile]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctmrl_torchrl.data import DatasetError, TaskDataset, import_released, importers
+from ctmrl_torchrl.data import DatasetError, TaskDataset, import_released
+from ctmrl_torchrl.data.interchange import released as importers
 from ctmrl_torchrl.envs import get_family, make_task_set, sparse_reward
 
 SAMPLES, STEPS, TASKS = (0, 1, 10), (800, 2400), (0, 2, 11)
