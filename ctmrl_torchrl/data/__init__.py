@@ -1,13 +1,19 @@
 """Offline data: datasets on disk, context draws, meta-batches, and import of released data."""
 
+from ctmrl_torchrl.data.behaviour import (
+    RECIPE_NAMES,
+    CollectionRecipe,
+    collect_task_dataset,
+    get_recipe,
+    recipes_of,
+    snapshot_returns,
+)
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
-from ctmrl_torchrl.data.collect import collect_task_dataset, snapshot_returns
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.importers import import_released
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import RECIPE_NAMES, CollectionRecipe, get_recipe, recipes_of
 from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
 
 __all__ = [

@@ -6,8 +6,8 @@ import torch
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from ctmrl_torchrl.data.behaviour import SACAgents
-from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.sac import SACAgents
 from ctmrl_torchrl.envs import TaskSet
 
 

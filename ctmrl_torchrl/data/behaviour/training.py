@@ -16,9 +16,9 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import SACAgents, isolated_rng
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.sac import SACAgents, isolated_rng
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.recipes import CollectionRecipe
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0

@@ -14,7 +14,7 @@ from torch import nn
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
 
 

@@ -12,14 +12,14 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC, SACAgents, isolated_rng
-from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
-from ctmrl_torchrl.data.conditioned import ConditionedSAC
+from ctmrl_torchrl.data.behaviour.conditioned import ConditionedSAC
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
+from ctmrl_torchrl.data.behaviour.sac import BatchedSAC, SACAgents, isolated_rng
+from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipe_name
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env, make_task_set, optimal_returns
 
 #: recipe's ``agents`` to what they are
