@@ -1,11 +1,15 @@
 """Offline data: datasets on disk, context draws, meta-batches, and import of released data."""
 
 from ctmrl_torchrl.data.behaviour import (
-    RECIPE_NAMES,
+    BehaviourAgents,
     CollectionRecipe,
+    PPOSettings,
     collect_task_dataset,
     get_recipe,
+    recipe_names,
     recipes_of,
+    register_agents,
+    register_recipe,
     snapshot_returns,
 )
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
@@ -17,12 +21,13 @@ from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
 
 __all__ = [
-    "RECIPE_NAMES",
+    "BehaviourAgents",
     "CollectionRecipe",
     "ContextDraw",
     "DatasetError",
     "DatasetManifest",
     "MetaReplayBuffer",
+    "PPOSettings",
     "TaskDataset",
     "TaskSampler",
     "collect_task_dataset",
@@ -30,6 +35,9 @@ __all__ = [
     "get_recipe",
     "import_released",
     "library_versions",
+    "recipe_names",
     "recipes_of",
+    "register_agents",
+    "register_recipe",
     "snapshot_returns",
 ]

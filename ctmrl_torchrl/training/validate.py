@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ctmrl_torchrl.data import RECIPE_NAMES, recipes_of
+from ctmrl_torchrl.data import recipe_names, recipes_of
 from ctmrl_torchrl.envs import ENV_NAMES, get_family
 from ctmrl_torchrl.objectives.policy.iql import REWARDS
 from ctmrl_torchrl.training.config import POLICY_LOSSES, REPRESENTATIONS, ExperimentConfig
@@ -78,7 +78,7 @@ RULES: dict[str, Rule] = {
     "threads": _whole(1),
     "keep_memory": SWITCH,
     "compile": SWITCH,
-    "dataset.recipe": _among(*RECIPE_NAMES),
+    "dataset.recipe": _among(*recipe_names()),
     "dataset.seed": SEED,
     "dataset.verify": _among("full", "quick"),
     "context.kind": _among("trajectories", "transitions"),

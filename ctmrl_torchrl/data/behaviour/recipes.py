@@ -1,15 +1,28 @@
-"""How behaviour data are made: the settings of a collection, and the named ones."""
+"""How behaviour data are made: the settings of a collection, and the registry of the named ones."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
 from ctmrl_torchrl.envs import get_family
-
-#: the kinds of behaviour agents
-AGENTS = ("per_task", "conditioned")
+from ctmrl_torchrl.registry import Registry, UnknownChoiceError, nearest
+from ctmrl_torchrl.rules import (
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    SWITCH,
+    among,
+    check_fields,
+    is_whole,
+    or_none,
+    registered,
+    require,
+    ruled,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -17,89 +30,111 @@ class CollectionRecipe:
     """How behaviour policies are trained and which of their stages are kept as data.
 
     Snapshot 0 is the uniformly random policy when ``random_snapshot`` is set; the others are the actors after
-    ``snapshot_steps`` gradient steps, in that order.
+    ``snapshot_steps`` training steps, in that order.
 
     Args:
-        snapshot_steps: gradient steps at which the actors are cloned, increasing; training ends at the last.
+        snapshot_steps: training steps at which the actors are cloned, increasing; training ends at the last.
+            SAC agents count gradient steps, the PPO agent counts environment steps of all rows together.
         trajectories_per_snapshot: stochastic episodes that each task records with each snapshot.
         random_snapshot: whether to begin with the uniformly random policy (recorded as step 0).
         hidden_sizes: widths of the hidden layers of every actor and critic.
         learning_rate: of Adam, for actors and critics.
-        annealed_fraction: last share of the gradient steps, over which the learning rate falls linearly
-            to zero.
-        batch_size: transitions per task in a gradient step.
+        annealed_fraction: last share of the training steps, over which the learning rate falls linearly (SAC:
+            to zero; PPO: to ``settings.last_rate`` of it).
+        batch_size: transitions per task in a gradient step. SAC only.
         entropy_coefficient: SAC's alpha. It is fixed and the same for every task, because a learned one would
-            be the only parameter that the agents share.
-        target_rate: Polyak rate of the target critics.
+            be the only parameter that independent agents share.
+        target_rate: Polyak rate of SAC's target critics.
         discount: None takes the environment family's.
         rows_per_task: parallel episodes per task while training; several speed up early learning.
-        random_episodes: uniformly random episodes per row before the first gradient step.
-        explore: whether the agents learn from episodes with their noise; otherwise from their mean actions.
-        gradient_steps_per_episode: gradient steps after each round of episodes; None means one per
+        random_episodes: uniformly random episodes per row before SAC's first gradient step.
+        explore: whether SAC agents learn from episodes with their noise; otherwise from their mean actions.
+        gradient_steps_per_episode: SAC's gradient steps after each round of episodes; None means one per
             environment step.
-        replay_capacity: environment transitions kept per task.
-        agents: ``"per_task"``, an independent agent for each task (the paper's), or ``"conditioned"``, one
-            that is told the task's parameters.
+        replay_capacity: environment transitions kept per task. SAC only.
+        agents: what learns, a name of ``BEHAVIOUR_AGENTS``: ``"per_task"``, an independent SAC agent for each
+            task (the paper's); ``"conditioned"``, one SAC agent that is told the task's parameters;
+            ``"ppo"``, one PPO agent that is told them; or one added by :func:`register_agents`.
         learn_entropy: whether alpha follows the entropy of minus the action's size (one for all tasks, so for
-            conditioned agents only); ``entropy_coefficient`` is then where it starts.
+            conditioned agents only); ``entropy_coefficient`` is then its initial value.
+        behaviour_tasks: what the behaviour learns from, and which tasks have data.
+
+            - ``"all"``: from training and test tasks; all have data. Meta-training reads the data of training
+              tasks only. Data of test tasks serve the ``offline`` protocol alone, which takes its contexts
+              from them, and come from a behaviour that has practised on the test tasks.
+            - ``"train"``: from training tasks only. Data of test tasks are recorded from the same policy,
+              told the test tasks' parameters; so ``agents`` must be a kind that is told them.
+            - ``"train_only"``: from training tasks only, and test tasks have no data: there is no ``offline``
+              protocol for them.
+        settings: of the kind of agents, beyond these fields (``PPOSettings`` for ``"ppo"``); None is the
+            kind's defaults.
 
     Raises:
-        ValueError: if a field is out of its range; the message names the field.
+        ConfigError: a ``ValueError``, if a field is out of its range; the message names the field.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(10, 20), trajectories_per_snapshot=3)
-        >>> recipe.all_steps, recipe.gradient_steps
+        >>> recipe.all_steps, recipe.total_steps
         ((0, 10, 20), 20)
     """
 
     snapshot_steps: tuple[int, ...]
     trajectories_per_snapshot: int
-    random_snapshot: bool = True
+    random_snapshot: bool = ruled(True, SWITCH)
     hidden_sizes: tuple[int, ...] = (128, 32)
-    learning_rate: float = 3e-3
-    annealed_fraction: float = 0.5
-    batch_size: int = 64
-    entropy_coefficient: float = 0.005
-    target_rate: float = 0.1
-    discount: float | None = None
-    rows_per_task: int = 4
-    random_episodes: int = 2
-    explore: bool = True
-    gradient_steps_per_episode: int | None = None
-    replay_capacity: int = 100_000
-    agents: str = "per_task"
-    learn_entropy: bool = False
+    learning_rate: float = ruled(3e-3, POSITIVE)
+    annealed_fraction: float = ruled(0.5, SHARE)
+    batch_size: int = ruled(64, whole(1))
+    entropy_coefficient: float = ruled(0.005, POSITIVE)
+    target_rate: float = ruled(0.1, POSITIVE)
+    discount: float | None = ruled(None, or_none(SHARE_BELOW_ONE))
+    rows_per_task: int = ruled(4, whole(1))
+    random_episodes: int = ruled(2, whole(1))
+    explore: bool = ruled(True, SWITCH)
+    gradient_steps_per_episode: int | None = ruled(None, or_none(whole(1)))
+    replay_capacity: int = ruled(100_000, whole(1))
+    agents: str = ruled("per_task", registered(BEHAVIOUR_AGENTS))
+    learn_entropy: bool = ruled(False, SWITCH)
+    behaviour_tasks: str = ruled("all", among("all", "train", "train_only"))
+    settings: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "snapshot_steps", tuple(int(step) for step in self.snapshot_steps))
-        object.__setattr__(self, "hidden_sizes", tuple(int(size) for size in self.hidden_sizes))
+        for name in ("snapshot_steps", "hidden_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         steps = self.snapshot_steps
-        if any(step < 1 for step in steps) or any(b <= a for a, b in pairwise(steps)):
-            raise ValueError(f"snapshot_steps must be positive and strictly increasing, got {steps}.")
-        if not steps and not self.random_snapshot:
-            raise ValueError(
-                "snapshot_steps is empty and random_snapshot False: there is nothing to collect."
-            )
-        at_least_one = ("trajectories_per_snapshot", "batch_size", "rows_per_task", "random_episodes")
-        for name in (*at_least_one, "replay_capacity"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.gradient_steps_per_episode is not None and self.gradient_steps_per_episode < 1:
-            got = self.gradient_steps_per_episode
-            raise ValueError(f"gradient_steps_per_episode must be at least 1 or None, got {got}.")
-        if self.agents not in AGENTS:
-            raise ValueError(f"agents must be one of {', '.join(AGENTS)}, got {self.agents!r}.")
-        if self.discount is not None and not 0.0 <= self.discount < 1.0:
-            raise ValueError(f"discount must lie in [0, 1), got {self.discount}.")
-        if not 0.0 <= self.annealed_fraction <= 1.0:
-            raise ValueError(f"annealed_fraction must lie in [0, 1], got {self.annealed_fraction}.")
-        for name in ("learning_rate", "entropy_coefficient", "target_rate"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        increasing = all(is_whole(s) and s >= 1 for s in steps) and all(a < b for a, b in pairwise(steps))
+        require(increasing, "snapshot_steps", steps, "positive whole numbers, strictly increasing")
+        require(
+            bool(steps) or self.random_snapshot,
+            "snapshot_steps",
+            steps,
+            "at least one step, or random_snapshot=True: otherwise there is nothing to collect",
+        )
+        trajectories = self.trajectories_per_snapshot
+        rule = whole(1)
+        require(rule.allows(trajectories), "trajectories_per_snapshot", trajectories, rule.describe())
+        widths = all(is_whole(size) and size >= 1 for size in self.hidden_sizes)
+        require(widths, "hidden_sizes", self.hidden_sizes, "positive whole numbers")
+        check_fields(self)
+        kind = BEHAVIOUR_AGENTS.get(self.agents)
+        require(
+            self.behaviour_tasks != "train" or kind.told_parameters,
+            "behaviour_tasks",
+            self.behaviour_tasks,
+            f"'all' or 'train_only' with agents={self.agents!r}, which cannot act on tasks they were not "
+            "trained on; 'train' needs agents that are told the parameters",
+        )
+        expected = kind.settings_class
+        require(
+            self.settings is None or (expected is not None and isinstance(self.settings, expected)),
+            "settings",
+            self.settings,
+            "None" if expected is None else f"None or {expected.__name__} with agents={self.agents!r}",
+        )
 
     @property
-    def gradient_steps(self) -> int:
-        """Gradient steps of the whole training: those of the last snapshot."""
+    def total_steps(self) -> int:
+        """Training steps of the whole training: those of the last snapshot."""
         return self.snapshot_steps[-1] if self.snapshot_steps else 0
 
     @property
@@ -108,97 +143,108 @@ class CollectionRecipe:
         return (0, *self.snapshot_steps) if self.random_snapshot else self.snapshot_steps
 
     def learning_rate_scale(self, step: int) -> float:
-        """Factor on the learning rate of gradient step ``step`` (counted from 0)."""
+        """Factor on the learning rate of training step ``step`` (counted from 0)."""
         if not self.annealed_fraction:
             return 1.0
-        return min(1.0, (1.0 - step / self.gradient_steps) / self.annealed_fraction)
+        return max(0.0, min(1.0, (1.0 - step / self.total_steps) / self.annealed_fraction))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """The fields that the agents read, as plain JSON types."""
+        kind = BEHAVIOUR_AGENTS.get(self.agents)
+        settings = self.settings
+        if settings is None and kind.settings_class is not None:
+            settings = kind.settings_class()
+        plain = {
+            each.name: _plain(getattr(self, each.name))
+            for each in fields(self)
+            if each.name not in kind.unread_fields and each.name not in ("settings", "behaviour_tasks")
+        }
+        # Said only where they say something: data of earlier versions of the library have neither.
+        if settings is not None:
+            plain["settings"] = {name: _plain(value) for name, value in asdict(settings).items()}
+        if self.behaviour_tasks != "all":
+            plain["behaviour_tasks"] = self.behaviour_tasks
+        return plain
 
 
-#: for the point robots
-POINT_ROBOT_RECIPES: dict[str, CollectionRecipe] = {
-    # for tests and the smoke preset: seconds, and too little to learn anything from
-    "smoke": CollectionRecipe(
-        snapshot_steps=(10, 40, 100),
-        trajectories_per_snapshot=6,
-        hidden_sizes=(32, 32),
-        learning_rate=1.5e-2,
-        batch_size=32,
-    ),
-    # quick: the whole of point_robot with 40 tasks in about a minute of one core
-    "small": CollectionRecipe(
-        snapshot_steps=(10, 30, 35, 40, 50, 80, 120, 170, 220, 300, 450, 800, 1500),
-        trajectories_per_snapshot=40,
-        learning_rate=1.5e-2,
-        batch_size=32,
-    ),
-    # the released checkpoints (2200 to 5000 by 200, 50 episodes each), after earlier ones for coverage
-    "paper": CollectionRecipe(
-        snapshot_steps=(20, 40, 60, 80, 100, 150, 200, 300, 500, 800, 1200, 1700, *range(2200, 5001, 200)),
-        trajectories_per_snapshot=50,
-    ),
-}
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-# What the recipes for the MuJoCo robots share.
-_TOLD: dict[str, Any] = {
-    "agents": "conditioned",
-    "hidden_sizes": (256, 256),
-    "learning_rate": 7e-4,
-    "annealed_fraction": 0.3,
-    "batch_size": 8,
-    "entropy_coefficient": 0.1,
-    "learn_entropy": True,
-    "target_rate": 0.01,
-    "rows_per_task": 1,
-    "random_episodes": 2,
-    "replay_capacity": 20_000,
-}
-_MUJOCO_CHECKPOINTS = tuple(range(5_000, 95_001, 5_000))
+_OF_FAMILIES: dict[str, Registry[CollectionRecipe]] = {}
+_OF_SIMULATORS: dict[str, Registry[CollectionRecipe]] = {}
 
-#: for the MuJoCo robots
-MUJOCO_RECIPES: dict[str, CollectionRecipe] = {
-    "smoke": CollectionRecipe(
-        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
-    ),
-    # on two CPU cores: well under an hour, tens of megabytes
-    "small": CollectionRecipe(
-        snapshot_steps=(500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 20_000, 40_000),
-        trajectories_per_snapshot=4,
-        **_TOLD,
-    ),
-    # nineteen checkpoints of 50 episodes, as many as were released
-    "paper": CollectionRecipe(snapshot_steps=_MUJOCO_CHECKPOINTS, trajectories_per_snapshot=50, **_TOLD),
-    # and an agent for every task, as they were made: for a machine with a GPU
-    "paper_per_task": CollectionRecipe(
-        snapshot_steps=tuple(range(50_000, 950_001, 50_000)),
-        trajectories_per_snapshot=50,
-        hidden_sizes=(256, 256, 256),
-        learning_rate=3e-4,
-        annealed_fraction=0.0,
-        batch_size=256,
-        entropy_coefficient=0.2,
-        target_rate=0.005,
-        rows_per_task=1,
-        replay_capacity=1_000_000,
-    ),
-}
 
-#: every name that some environment has a recipe of
-RECIPE_NAMES: tuple[str, ...] = tuple(dict.fromkeys((*POINT_ROBOT_RECIPES, *MUJOCO_RECIPES)))
+def register_recipe(
+    name: str, recipe: CollectionRecipe, *, family: str | None = None, simulator: str | None = None
+) -> CollectionRecipe:
+    """Make a recipe a choice of ``dataset.recipe``, for one environment family or a whole simulator.
+
+    A family's own recipe takes precedence over its simulator's recipe of the same name.
+
+    Args:
+        name: the name of the choice.
+        recipe: the recipe.
+        family: the environment family it is for.
+        simulator: or the simulator whose families it is for: ``"torch"``, ``"mujoco"``, ``"gymnasium"`` or
+            another ``EnvFamily.simulator``.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: if not exactly one of ``family`` and ``simulator`` is given, or the name is taken there.
+
+    Examples:
+        >>> mine = CollectionRecipe(snapshot_steps=(10,), trajectories_per_snapshot=3)
+        >>> _ = register_recipe("mine", mine, family="point_robot")
+        >>> get_recipe("mine", "point_robot") == mine
+        True
+        >>> unregister_recipe("mine", family="point_robot")
+    """
+    registries, scope = _scope(family, simulator)
+    if not isinstance(recipe, CollectionRecipe):
+        raise ValueError(f"register_recipe({name!r}) needs a CollectionRecipe, got {recipe!r}.")
+    return registries.setdefault(scope, Registry(f"collection recipe of {scope}")).register(name, recipe)
+
+
+def unregister_recipe(name: str, *, family: str | None = None, simulator: str | None = None) -> None:
+    """Remove a recipe, e.g. at the end of a test."""
+    registries, scope = _scope(family, simulator)
+    if scope in registries:
+        registries[scope].unregister(name)
+
+
+def _scope(family: str | None, simulator: str | None) -> tuple[dict[str, Registry[CollectionRecipe]], str]:
+    if (family is None) == (simulator is None):
+        raise ValueError(
+            f"A recipe belongs to a family or to a simulator; got family={family!r}, simulator={simulator!r}."
+        )
+    return (_OF_FAMILIES, family) if simulator is None else (_OF_SIMULATORS, simulator)
 
 
 def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
-    """The named recipes of an environment family.
+    """The named recipes of an environment family: its simulator's, and its own.
+
+    Raises:
+        ValueError: if the family is unknown.
 
     Examples:
-        >>> sorted(recipes_of("half_cheetah_vel"))
-        ['paper', 'paper_per_task', 'small', 'smoke']
+        >>> sorted(recipes_of("point_robot"))
+        ['paper', 'small', 'smoke']
     """
-    return MUJOCO_RECIPES if get_family(env_name).simulator == "mujoco" else POINT_ROBOT_RECIPES
+    family = get_family(env_name)
+    found: dict[str, CollectionRecipe] = {}
+    for registries, scope in ((_OF_SIMULATORS, family.simulator), (_OF_FAMILIES, family.name)):
+        if scope in registries:
+            found |= registries[scope].items()
+    return found
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Every name that some family or simulator has a recipe of."""
+    every = (*_OF_SIMULATORS.values(), *_OF_FAMILIES.values())
+    return tuple(dict.fromkeys(name for registry in every for name in registry))
 
 
 def recipe_name(recipe: CollectionRecipe, env_name: str) -> str:
@@ -210,7 +256,7 @@ def get_recipe(name: str, env_name: str) -> CollectionRecipe:
     """Look up a named recipe of an environment family.
 
     Raises:
-        ValueError: if there is none of that name; the message lists the names.
+        UnknownChoiceError: a ``ValueError``, if there is none of that name; the message lists the names.
 
     Examples:
         >>> len(get_recipe("small", "point_robot").all_steps)
@@ -218,7 +264,8 @@ def get_recipe(name: str, env_name: str) -> CollectionRecipe:
     """
     recipes = recipes_of(env_name)
     if name not in recipes:
-        raise ValueError(
-            f"unknown collection recipe {name!r}; those of {env_name} are {', '.join(sorted(recipes))}"
+        known = f"Known: {', '.join(sorted(recipes))}." if recipes else "It has none; see register_recipe."
+        raise UnknownChoiceError(
+            f"Unknown collection recipe {name!r} of {env_name}.{nearest(name, recipes)} {known}"
         )
     return recipes[name]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from ctmrl_torchrl.data.behaviour.agents import isolated_rng
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipes_of
-from ctmrl_torchrl.data.behaviour.sac import BatchedSAC, TaskRows, isolated_rng
+from ctmrl_torchrl.data.behaviour.sac import BatchedSAC, TaskRows
 from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
 from ctmrl_torchrl.envs import ENV_NAMES, make_env, make_task_set
 
