@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 from tqdm import tqdm
@@ -33,6 +34,28 @@ _KEPT_KEYS = (
     ("next", "terminated"),
     ("next", "unstable"),
 )
+
+
+def spread_rows(returns: Tensor, rows: int, spare: float) -> Tensor:
+    """How many rows each task gets: most of them evenly, the spare ones to the lower half of the returns.
+
+    Args:
+        returns: mean return of each task ``[tasks]``; one that is not known counts as the lowest.
+        rows: to be given, at least one per task.
+        spare: share of the rows that only the lower half gets.
+
+    Returns:
+        int64 ``[tasks]``, each at least one, with the sum ``rows``.
+
+    Examples:
+        >>> spread_rows(torch.tensor([5.0, 1.0, 3.0, 2.0]), rows=16, spare=0.5).tolist()
+        [2, 6, 2, 6]
+    """
+    tasks = len(returns)
+    even = max(1, int(rows * (1.0 - spare)) // tasks) if spare else rows // tasks
+    lowest = returns.cpu().nan_to_num(nan=-torch.inf).argsort(stable=True)[: -(-tasks // 2)]
+    turns = torch.arange(rows - even * tasks) % len(lowest)
+    return torch.full((tasks,), even).index_add_(0, lowest[turns], torch.ones_like(turns))
 
 
 class PPOTraining:
@@ -104,7 +127,7 @@ class PPOTraining:
         self.rounds += 1
         # A seed of its own for every round: what is random in the environment needs no place in a checkpoint.
         self.env.set_seed(self.seed + self.rounds)
-        self.rows_start()
+        self.start_rows()
         iterations = -(-self.settings.round_steps // self.settings.rollout_steps)
         for _ in range(iterations):
             played = self._play()
@@ -116,9 +139,12 @@ class PPOTraining:
         ended = self.returned[1] > 0
         self.task_returns = torch.where(ended, self.returned[0] / self.returned[1], self.task_returns)
 
-    def rows_start(self) -> None:
-        """Reset every row and draw the time at which its first episode is cut."""
+    def start_rows(self) -> None:
+        """Give every row its task, reset it, and draw the time at which its first episode is cut."""
         device = self.agents.device
+        if self.settings.spare_rows:
+            counts = spread_rows(self.task_returns, self.rows, self.settings.spare_rows)
+            self.env.set_task(torch.tensor(self.agents.task_ids).repeat_interleave(counts))
         self.present = self.env.reset()
         self.cut = torch.randint(1, self.horizon + 1, (self.rows, 1), device=device)
         self.clock = torch.zeros(self.rows, 1, dtype=torch.int64, device=device)
