@@ -46,27 +46,33 @@ _TOLD: dict[str, Any] = {
     "random_episodes": 2,
     "replay_capacity": 20_000,
 }
-# Of the PPO agent, for the robots: from before the first success to the end, each 1.4 times the one before.
-_PPO: dict[str, Any] = {
-    "snapshot_steps": (
-        150_000,
-        210_000,
-        290_000,
-        410_000,
-        570_000,
-        790_000,
-        1_100_000,
-        1_540_000,
-        2_150_000,
-        3_000_000,
-    ),
-    "trajectories_per_snapshot": 4,
-    "agents": "ppo",
-    "hidden_sizes": (128, 128),
-    "learning_rate": 3e-4,
-    "annealed_fraction": 0.3,
-    "rows_per_task": 4,
-}
+
+
+def geometric_steps(first: int, last: int, count: int) -> tuple[int, ...]:
+    """Steps from ``first`` to ``last``, each about the same factor after the one before, in tens of thousands.
+
+    Examples:
+        >>> geometric_steps(100_000, 800_000, 4)
+        (100000, 200000, 400000, 800000)
+    """
+    factor = (last / first) ** (1.0 / (count - 1))
+    return tuple(round(first * factor**index / 10_000) * 10_000 for index in range(count))
+
+
+def _ppo(steps: int, **settings: Any) -> CollectionRecipe:
+    """The PPO agent for a robot, with ten stages from before the first success to the end."""
+    return CollectionRecipe(
+        snapshot_steps=geometric_steps(150_000, steps, 10),
+        trajectories_per_snapshot=4,
+        agents="ppo",
+        hidden_sizes=(128, 128),
+        learning_rate=3e-4,
+        annealed_fraction=0.3,
+        rows_per_task=4,
+        settings=PPOSettings(**settings),
+    )
+
+
 _MUJOCO_CHECKPOINTS = tuple(range(5_000, 95_001, 5_000))
 
 # For the MuJoCo robots.
@@ -75,7 +81,7 @@ _MUJOCO: dict[str, CollectionRecipe] = {
         snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
     ),
     # one CPU core: ten minutes, tens of megabytes
-    "small": CollectionRecipe(settings=PPOSettings(entropy_coefficient=0.0005), **_PPO),
+    "small": _ppo(3_000_000, entropy_coefficient=0.0005),
     # the same by SAC, which takes longer and mostly learns to stand where standing is paid
     "small_sac": CollectionRecipe(
         snapshot_steps=(500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 20_000, 40_000),
@@ -99,6 +105,35 @@ _MUJOCO: dict[str, CollectionRecipe] = {
     ),
 }
 
-for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO}.items():
+# For families made by from_gymnasium: one SAC agent that is told the task, sized for small control tasks.
+_SMALL_CONTROL: dict[str, Any] = _TOLD | {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "batch_size": 16}
+_GYMNASIUM: dict[str, CollectionRecipe] = {
+    "smoke": CollectionRecipe(
+        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
+    ),
+    "small": CollectionRecipe(
+        snapshot_steps=(200, 400, 600, 800, 1000, 1400, 2000, 3000, 4000),
+        trajectories_per_snapshot=6,
+        **_SMALL_CONTROL,
+    ),
+    "paper": CollectionRecipe(
+        snapshot_steps=tuple(range(1_000, 20_001, 1_000)), trajectories_per_snapshot=50, **_SMALL_CONTROL
+    ),
+}
+
+for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _GYMNASIUM}.items():
     for _name, _recipe in _recipes.items():
         register_recipe(_name, _recipe, simulator=_simulator)
+# Hoppers need more exploration to leave the stand, and those whose feet stick to the ground more practice.
+register_recipe(
+    "small",
+    _ppo(
+        4_000_000,
+        entropy_coefficient=0.002,
+        least_divergence=0.02,
+        most_divergence=0.04,
+        stop_divergence=0.1,
+        spare_rows=0.25,
+    ),
+    family="hopper_rand_params",
+)
