@@ -25,7 +25,6 @@ from ctmrl_torchrl.rules import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
-    SWITCH,
     check_fields,
     ruled,
     whole,
@@ -55,8 +54,6 @@ class PPOSettings:
         deviation: initial standard deviation of the action before it is squashed.
         gradient_norm: gradients are clipped to this norm.
         observation_clip: standardised observations are clipped to this.
-        scale_by_task: whether advantages are standardised within each task instead of over all tasks, so that
-            tasks with small differences between good and bad actions count as much as the others.
         spare_rows: share of the rows that is given to the tasks with the lowest returns, anew in each round.
 
     Raises:
@@ -80,7 +77,6 @@ class PPOSettings:
     deviation: float = ruled(0.6, POSITIVE)
     gradient_norm: float = ruled(1.0, POSITIVE)
     observation_clip: float = ruled(8.0, POSITIVE)
-    scale_by_task: bool = ruled(False, SWITCH)
     spare_rows: float = ruled(0.0, SHARE)
 
     def __post_init__(self) -> None:
@@ -134,20 +130,6 @@ def tanh_network(sizes: Sequence[int], last_scale: float = 1.0) -> nn.Sequential
         last.weight.mul_(last_scale)
         last.bias.zero_()
     return nn.Sequential(*layers, last)
-
-
-def standardise(values: Tensor, group: Tensor) -> Tensor:
-    """Values ``[n, 1]`` with mean 0 and deviation 1 within each group ``[n]`` of whole numbers.
-
-    Examples:
-        >>> standardise(torch.tensor([[1.0], [3.0], [10.0], [30.0]]), torch.tensor([0, 0, 1, 1])).flatten()
-        tensor([-1.,  1., -1.,  1.])
-    """
-    count = torch.bincount(group).clamp(min=1).unsqueeze(-1)
-    zero = values.new_zeros(count.shape)
-    centred = values - (zero.index_add(0, group, values) / count)[group]
-    variance = zero.index_add(0, group, centred.square()) / count
-    return centred / (variance.sqrt() + 1e-8)[group]
 
 
 class GaussianNetwork(nn.Module):
@@ -357,16 +339,14 @@ class PPOAgents(BehaviourAgents):
                 "latent_log_prob": distribution.log_prob(played["latent"]),
                 "advantage": steps["advantage"],
                 "value_target": steps["value_target"],
-                "task_id": played["task_id"],
             },
             played.batch_size,
         ).flatten()
         unstable = following.get("unstable", None)
         if unstable is not None and unstable.any():
             flat = flat[~unstable.flatten()]
-        task = flat.pop("task_id")
-        group = task if self.settings.scale_by_task else torch.zeros_like(task)
-        return flat.set("advantage", standardise(flat["advantage"], group))
+        advantage = flat["advantage"]
+        return flat.set("advantage", (advantage - advantage.mean()) / (advantage.std() + 1e-8))
 
     def losses(self, batch: TensorDictBase, value_variance: Tensor | float) -> TensorDictBase:
         """The losses of a batch, with their sum under ``total``.
