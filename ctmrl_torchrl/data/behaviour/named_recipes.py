@@ -49,7 +49,7 @@ _TOLD: dict[str, Any] = {
 
 
 def geometric_steps(first: int, last: int, count: int) -> tuple[int, ...]:
-    """Steps from ``first`` to ``last``, each about the same factor after the one before, in tens of thousands.
+    """Steps from ``first`` to ``last`` in tens of thousands, each about the same multiple of the one before.
 
     Examples:
         >>> geometric_steps(100_000, 800_000, 4)
