@@ -1,11 +1,10 @@
-"""The training of behaviour policies: episodes, gradient steps, snapshots; interrupted and gone on with."""
+"""The training of SAC behaviour agents: episodes, gradient steps, snapshots; resumed when interrupted."""
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict
@@ -16,9 +15,12 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import SACAgents, isolated_rng
-from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.agents import isolated_rng
+from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.data.behaviour.sac import SACAgents
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -45,7 +47,7 @@ class BehaviourTraining:
         horizon: environment steps per round of collection.
         seed: of exploration, replay and action sampling; the global generators are left as they were.
         progress: show a progress bar over gradient steps, with the mean return of the last round.
-        checkpoint: file that a long training writes between rounds, and goes on from if it is there.
+        checkpoint: file that a long training writes between rounds, and resumes from if it exists.
         identity: plain values that a checkpoint must share with this training.
 
     Raises:
@@ -74,7 +76,7 @@ class BehaviourTraining:
         self.env, self.agents, self.recipe, self.horizon, self.seed = env, agents, recipe, horizon, seed
         self.progress, self.checkpoint, self.identity = progress, checkpoint, identity or {}
         self.per_round = recipe.gradient_steps_per_episode or horizon
-        rounds = recipe.random_episodes + -(-recipe.gradient_steps // self.per_round)
+        rounds = recipe.random_episodes + -(-recipe.total_steps // self.per_round)
         capacity = min(recipe.replay_capacity, rounds * horizon * recipe.rows_per_task)
         self.generator = torch.Generator(agents.device).manual_seed(seed)
         self.buffer = ReplayBuffer(
@@ -93,7 +95,7 @@ class BehaviourTraining:
         with (
             isolated_rng(self.seed, self.agents.device),
             set_exploration_type(kind),
-            tqdm(total=recipe.gradient_steps, desc="behaviour SAC", disable=not self.progress) as bar,
+            tqdm(total=recipe.total_steps, desc="behaviour SAC", disable=not self.progress) as bar,
         ):
             if self.checkpoint is not None and self.checkpoint.exists():
                 self._load()
@@ -102,7 +104,7 @@ class BehaviourTraining:
                 for _ in range(recipe.random_episodes):
                     self._collect(None)
             saved = time.monotonic()
-            while self.step < recipe.gradient_steps:
+            while self.step < recipe.total_steps:
                 if self.step:
                     self._collect(self.agents.policy())
                 bar.set_postfix_str(f"mean return {self.last_return:.2f}")
@@ -114,7 +116,7 @@ class BehaviourTraining:
 
     def _learn(self) -> int:
         """The gradient steps of one round; returns how many."""
-        before, end = self.step, min(self.step + self.per_round, self.recipe.gradient_steps)
+        before, end = self.step, min(self.step + self.per_round, self.recipe.total_steps)
         while self.step < end:
             self.agents.update(self.buffer.sample())
             self.step += 1
@@ -144,9 +146,7 @@ class BehaviourTraining:
         self.buffer.extend(slices)
 
     def _save(self) -> None:
-        """Write the checkpoint beside its place, then rename: a reader never sees half a file."""
         state = {
-            "identity": self.identity,
             "step": self.step,
             "rounds": self.rounds,
             "agents": self.agents.state_dict(),
@@ -154,34 +154,11 @@ class BehaviourTraining:
             "replay": self.buffer[:].to_dict(),
             "cursor": self.buffer.writer.state_dict(),
             "sampling": self.generator.get_state(),
-            "random": torch.get_rng_state(),
         }
-        if self.agents.device.type == "cuda":
-            state["random_device"] = torch.cuda.get_rng_state(self.agents.device)
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.checkpoint.with_name(f"{self.checkpoint.name}.tmp-{os.getpid()}")
-        try:
-            torch.save(state, temporary)
-            os.replace(temporary, self.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_checkpoint(self.checkpoint, state, self.identity, self.agents.device)
 
     def _load(self) -> None:
-        file = self.checkpoint
-        try:
-            state = torch.load(file, map_location=self.agents.device, weights_only=True)
-        except Exception as error:
-            raise DatasetError(
-                f"{file}: cannot be read as a checkpoint of a collection ({error}); delete it to begin anew"
-            ) from error
-        found = state["identity"]
-        names = sorted(found.keys() | self.identity)
-        other = [name for name in names if found.get(name) != self.identity.get(name)]
-        if other:
-            raise DatasetError(
-                f"{file}: belongs to another collection (different: {', '.join(other)}); delete it to begin "
-                "anew, or go on with the settings it was made with"
-            )
+        state = read_checkpoint(self.checkpoint, self.identity, self.agents.device)
         self.step, self.rounds = state["step"], state["rounds"]
         self.agents.load_state_dict(state["agents"])
         self.snapshots = [TensorDict.from_dict(s, batch_size=[]) for s in state["snapshots"]]
@@ -189,7 +166,4 @@ class BehaviourTraining:
         self.buffer.extend(replay.auto_batch_size_(2))
         self.buffer.writer.load_state_dict(state["cursor"])
         self.generator.set_state(state["sampling"].cpu())
-        torch.set_rng_state(state["random"].cpu())
-        if "random_device" in state:
-            torch.cuda.set_rng_state(state["random_device"].cpu(), self.agents.device)
-        torchrl_logger.info(f"going on with the behaviour training of {file} at step {self.step}")
+        torchrl_logger.info(f"resuming the behaviour training of {self.checkpoint} at step {self.step}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from ctmrl_torchrl.data.behaviour import SACAgents
-from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.agents import register_agents
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.sac import SACAgents
 from ctmrl_torchrl.envs import TaskSet
 
 
@@ -50,7 +53,8 @@ class ConditionedSAC(SACAgents):
 
     Args:
         task_parameters: ``[tasks, k]``, standardised.
-        observation_dim, action_dim, recipe, discount, seed, device: as for :class:`SACAgents`.
+        observation_dim, action_dim, recipe, discount, seed, task_ids, device: as for :class:`SACAgents`;
+            every task of ``task_parameters`` can be acted on, those of ``task_ids`` are learned.
 
     Keys: those of :class:`SACAgents`, and ``task_id`` (int64 ``[batch, num_tasks]``), also under ``"next"``.
 
@@ -64,6 +68,7 @@ class ConditionedSAC(SACAgents):
     """
 
     task_keys = ("task_id",)
+    told_parameters = True
 
     def __init__(
         self,
@@ -74,28 +79,37 @@ class ConditionedSAC(SACAgents):
         *,
         discount: float,
         seed: int,
+        task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self._task_parameters = task_parameters.float()
         super().__init__(
-            task_parameters.shape[0],
+            len(task_parameters if task_ids is None else task_ids),
             observation_dim,
             action_dim,
             recipe,
             discount=discount,
             seed=seed,
+            task_ids=task_ids,
             device=device,
         )
 
     @classmethod
     def for_tasks(
-        cls, tasks: TaskSet, recipe: CollectionRecipe, *, seed: int, device: torch.device | str = "cpu"
+        cls,
+        tasks: TaskSet,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        task_ids: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
     ) -> ConditionedSAC:
         """The agent of a task set; it is told the parameters standardised over the training tasks."""
         family = tasks.family
         sizes = family.observation_dim, family.action_dim
         parameters = tasks.standardized_parameters()
-        return cls(parameters, *sizes, recipe, discount=family.discount, seed=seed, device=device)
+        options = {"seed": seed, "task_ids": task_ids, "device": device}
+        return cls(parameters, *sizes, recipe, discount=family.discount, **options)
 
     def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> ToldNetwork:
         sizes = in_features, out_features, recipe.hidden_sizes
@@ -104,3 +118,6 @@ class ConditionedSAC(SACAgents):
     def policy(self) -> TensorDictModuleBase:
         """The current stochastic actor: rows bring their task with them."""
         return self.actor
+
+
+register_agents("conditioned", ConditionedSAC)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC, TaskRows, isolated_rng
-from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
-from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipes_of
-from ctmrl_torchrl.envs import family_names, make_env, make_task_set
+from ctmrl_torchrl.data.behaviour.agents import isolated_rng
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.sac import BatchedSAC, TaskRows
+from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
+from ctmrl_torchrl.envs import make_env, make_task_set
 
 TASKS = 4
 TINY = CollectionRecipe(
@@ -168,42 +169,3 @@ def test_env_rows_must_fit():
     env = make_env("point_robot", [0, 1, 2])
     with pytest.raises(ValueError, match=r"batch size \(3,\).*4 tasks.*rows_per_task=2 need \(8,\)"):
         BehaviourTraining(env, make_agents(), TINY, horizon=20, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("snapshot_steps", (3, 3)),
-        ("snapshot_steps", (0, 3)),
-        ("trajectories_per_snapshot", 0),
-        ("rows_per_task", 0),
-        ("random_episodes", 0),
-        ("gradient_steps_per_episode", 0),
-        ("discount", 1.0),
-        ("learning_rate", 0.0),
-        ("entropy_coefficient", float("nan")),
-        ("annealed_fraction", 1.5),
-    ],
-)
-def test_recipe_names_the_field_that_is_wrong(field, value):
-    with pytest.raises(ValueError, match=field):
-        dataclasses.replace(TINY, **{field: value})
-
-
-def test_recipe_without_any_snapshot_is_refused():
-    with pytest.raises(ValueError, match="nothing to collect"):
-        CollectionRecipe(snapshot_steps=(), trajectories_per_snapshot=1, random_snapshot=False)
-
-
-@pytest.mark.parametrize("env", family_names())
-def test_named_recipes(env):
-    recipes = recipes_of(env)
-    assert {"smoke", "small", "paper"} <= set(recipes)
-    assert all(recipe.all_steps[0] == 0 for recipe in recipes.values())
-    with pytest.raises(ValueError, match=f"'tiny'.*{env}.*paper, .*small"):
-        get_recipe("tiny", env)
-
-
-def test_the_papers_recipe_has_the_released_checkpoints():
-    assert set(range(2200, 5001, 200)) <= set(get_recipe("paper", "point_robot").snapshot_steps)
-    assert get_recipe("paper_per_task", "ant_goal").snapshot_steps == tuple(range(50_000, 950_001, 50_000))

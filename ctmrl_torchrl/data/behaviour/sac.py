@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,35 +14,26 @@ from torch import nn
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from ctmrl_torchrl.data.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, register_agents, task_rows
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
 from ctmrl_torchrl.envs import TaskSet
 
 
-@contextmanager
-def isolated_rng(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Seed torch's global generators inside the block only; the caller's streams are untouched.
-
-    Distributions, action specs and weight initialisation draw from the global generators.
-    """
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-class SACAgents(ABC):
+class SACAgents(BehaviourAgents):
     """Behaviour policies of all tasks of a set, trained by SAC as one computation.
 
     Built from TorchRL's parts: one :class:`~torchrl.objectives.SACLoss` reads batches of shape
     ``[batch, num_tasks]``; a subclass says what the networks are and which keys tell them the task.
 
     Args:
-        num_tasks: number of tasks.
+        num_tasks: number of tasks that are learned.
         observation_dim: size of an observation.
         action_dim: size of an action; actions lie in [-1, 1].
-        recipe: network and optimiser settings.
+        recipe: network and optimizer settings.
         discount: used when the recipe leaves it open.
         seed: of the initial weights.
+        task_ids: the tasks that are learned; None is ``0 .. num_tasks - 1``.
         device: where parameters live.
 
     Keys read by :meth:`update`, batch ``[batch, num_tasks]``: ``observation``, ``action``, ``("next",
@@ -50,6 +41,7 @@ class SACAgents(ABC):
     ``"next"``. Only ``terminated`` cuts the bootstrap.
     """
 
+    algorithm = "sac"
     #: what the networks read besides observation and action
     task_keys: tuple[str, ...] = ()
 
@@ -62,9 +54,11 @@ class SACAgents(ABC):
         *,
         discount: float,
         seed: int,
+        task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.num_tasks = num_tasks
+        self.task_ids = tuple(range(num_tasks) if task_ids is None else task_ids)
         self.device = torch.device(device)
         with isolated_rng(seed, self.device):
             actor_net = self._network(observation_dim, 2 * action_dim, recipe)
@@ -96,20 +90,35 @@ class SACAgents(ABC):
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, recipe.learning_rate_scale)
 
-    @classmethod
-    @abstractmethod
-    def for_tasks(
-        cls, tasks: TaskSet, recipe: CollectionRecipe, *, seed: int, device: torch.device | str = "cpu"
-    ) -> SACAgents:
-        """The agents of a task set."""
-
     @abstractmethod
     def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> nn.Module:
         """A network of the inputs of :meth:`_inputs`."""
 
-    @abstractmethod
-    def policy(self) -> TensorDictModuleBase:
-        """The current stochastic policy of flat environment rows ordered ``[repeat, task]``."""
+    def train(
+        self,
+        tasks: TaskSet,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> list[TensorDict]:
+        """See :class:`BehaviourTraining`."""
+        env = task_rows(tasks, self.task_ids, recipe.rows_per_task, device=self.device, seed=seed)
+        training = BehaviourTraining(
+            env,
+            self,
+            recipe,
+            horizon=tasks.family.horizon,
+            seed=seed,
+            progress=progress,
+            checkpoint=checkpoint,
+            identity=identity,
+        )
+        snapshots = training.run()
+        env.close()
+        return snapshots
 
     def _inputs(self, *names: str) -> list[str]:
         return [*names, *self.task_keys]
@@ -132,21 +141,13 @@ class SACAgents(ABC):
         self.target_updater.step()
         return losses.detach()
 
-    def snapshot(self) -> TensorDict:
-        """A detached copy of the actor's parameters."""
-        return TensorDict.from_module(self.actor).data.clone()
-
-    def load_snapshot(self, parameters: TensorDictBase) -> None:
-        """Copy a :meth:`snapshot` into the actor."""
-        TensorDict.from_module(self.actor).data.update_(parameters)
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that training changes, as tensors and plain values."""
         parts = {"loss": self.loss, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
 
@@ -171,12 +172,20 @@ class BatchedSAC(SACAgents):
 
     @classmethod
     def for_tasks(
-        cls, tasks: TaskSet, recipe: CollectionRecipe, *, seed: int, device: torch.device | str = "cpu"
+        cls,
+        tasks: TaskSet,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        task_ids: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
     ) -> BatchedSAC:
-        """One agent for each task of the set."""
+        """One agent for each task that is learned."""
         family = tasks.family
-        sizes = tasks.n_tasks, family.observation_dim, family.action_dim
-        return cls(*sizes, recipe, discount=family.discount, seed=seed, device=device)
+        task_ids = range(tasks.n_tasks) if task_ids is None else task_ids
+        sizes = len(task_ids), family.observation_dim, family.action_dim
+        options = {"seed": seed, "task_ids": task_ids, "device": device}
+        return cls(*sizes, recipe, discount=family.discount, **options)
 
     def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> MultiAgentMLP:
         if recipe.learn_entropy:
@@ -216,3 +225,6 @@ class TaskRows(TensorDictModuleBase):
         """Write ``action`` for every row."""
         rows = tensordict.select("observation").reshape(-1, self.num_tasks)
         return tensordict.set("action", self.actor(rows)["action"].reshape(*tensordict.batch_size, -1))
+
+
+register_agents("per_task", BatchedSAC)

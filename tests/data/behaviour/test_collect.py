@@ -7,12 +7,12 @@ import pytest
 import torch
 from tensordict import TensorDictBase
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC
-from ctmrl_torchrl.data.collect import collect_task_dataset, record_snapshots, snapshot_returns
+from ctmrl_torchrl.data.behaviour.collect import collect_task_dataset, record_snapshots, snapshot_returns
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.data.behaviour.sac import BatchedSAC
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.manifest import DatasetManifest
-from ctmrl_torchrl.data.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import PointRobotEnv, make_task_set, optimal_returns
 
 TINY = CollectionRecipe(
@@ -117,8 +117,8 @@ def test_collection_is_deterministic_and_leaves_global_randomness_alone(dataset)
 @pytest.mark.parametrize(
     "stage",
     [
-        "ctmrl_torchrl.data.collect.BehaviourTraining.run",
-        "ctmrl_torchrl.data.collect.record_snapshots",
+        "ctmrl_torchrl.data.behaviour.training.BehaviourTraining.run",
+        "ctmrl_torchrl.data.behaviour.collect.record_snapshots",
         "ctmrl_torchrl.data.files.folder_checksums",
     ],
 )
@@ -133,7 +133,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, monkeypatch, stage):
 
 
 def test_an_existing_path_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctmrl_torchrl.data.collect.BehaviourTraining", None)
+    monkeypatch.setattr("ctmrl_torchrl.data.behaviour.training.BehaviourTraining", None)
     with pytest.raises(DatasetError, match="exists already"):
         collect(path=tmp_path)
 
@@ -141,7 +141,7 @@ def test_an_existing_path_is_refused_before_any_work(tmp_path, monkeypatch):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="Unknown environment family"):
         collect_task_dataset("no_such_env", recipe=TINY)
-    with pytest.raises(ValueError, match="unknown collection recipe"):
+    with pytest.raises(ValueError, match="Unknown collection recipe"):
         collect_task_dataset("point_robot", recipe="no_such_recipe")
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from ctmrl_torchrl.data import DatasetError, TaskDataset, behaviour_training, collect_task_dataset
-from ctmrl_torchrl.data.behaviour import BatchedSAC
-from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
-from ctmrl_torchrl.data.conditioned import ConditionedSAC, symlog
-from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe
+from ctmrl_torchrl.data import DatasetError, TaskDataset, collect_task_dataset
+from ctmrl_torchrl.data.behaviour import training as behaviour_training
+from ctmrl_torchrl.data.behaviour.conditioned import ConditionedSAC, symlog
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe
+from ctmrl_torchrl.data.behaviour.sac import BatchedSAC
+from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
 from ctmrl_torchrl.envs import make_env, make_task_set
 
 TOLD = CollectionRecipe(
@@ -67,7 +68,7 @@ def test_independent_agents_cannot_share_a_learned_coefficient():
     recipe = dataclasses.replace(TOLD, agents="per_task")
     with pytest.raises(ValueError, match="learn_entropy needs agents='conditioned'"):
         BatchedSAC(4, 2, 2, recipe, discount=0.9, seed=0)
-    with pytest.raises(ValueError, match="agents must be one of per_task, conditioned"):
+    with pytest.raises(ValueError, match="config field agents: got .told., allowed .* per_task, ppo"):
         dataclasses.replace(TOLD, agents="told")
 
 
@@ -123,7 +124,7 @@ def test_an_interrupted_recording_goes_on_from_the_trained_agents(tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ctmrl_torchrl.data.collect.record_snapshots", interrupt)
+        patch.setattr("ctmrl_torchrl.data.behaviour.collect.record_snapshots", interrupt)
         with pytest.raises(KeyboardInterrupt):
             collect_task_dataset("point_robot", **arguments, path=tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data.unfinished"]

@@ -6,26 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey
 from torchrl._utils import logger as torchrl_logger
-from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType, set_exploration_type
-from tqdm import tqdm
 
-from ctmrl_torchrl.data.behaviour import BatchedSAC, SACAgents, isolated_rng
-from ctmrl_torchrl.data.behaviour_training import BehaviourTraining
-from ctmrl_torchrl.data.conditioned import ConditionedSAC
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
+from ctmrl_torchrl.data.behaviour.recording import measure_oracle, record_snapshots
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import CollectionRecipe, get_recipe, recipe_name
-from ctmrl_torchrl.envs import TaskSet, get_family, make_env, make_task_set, optimal_returns
-
-#: recipe's ``agents`` to what they are
-AGENTS: dict[str, type[SACAgents]] = {"per_task": BatchedSAC, "conditioned": ConditionedSAC}
-#: noiseless episodes per task from which the oracle's return is measured
-ORACLE_EPISODES = 8
+from ctmrl_torchrl.envs import TaskSet, get_family, make_task_set, optimal_returns
 
 
 def collect_task_dataset(
@@ -42,12 +32,16 @@ def collect_task_dataset(
 ) -> TaskDataset:
     """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
 
-    SAC agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
+    Agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
     ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
     bit for bit on the CPU. Global random state is left as it was.
 
+    By default the agents learn from test tasks as well, because the data of a test task stand for logged
+    behaviour of that task. They serve the ``offline`` protocol only, and meta-training never reads them.
+    ``recipe.behaviour_tasks`` has the alternatives.
+
     With a ``path``, a training of more than minutes leaves a checkpoint beside it (``PATH.unfinished``) while
-    it runs; called again after an interruption, it goes on from there.
+    it runs; called again after an interruption, it resumes from there.
 
     Args:
         env_name: a name of ``ctmrl_torchrl.envs.family_names()``.
@@ -79,25 +73,28 @@ def collect_task_dataset(
     tasks = make_task_set(env_name, preset) if task_set is None else task_set
     family = tasks.family
     recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
+    learned = None if recipe.behaviour_tasks == "all" else tasks.train_ids
+    recorded = tasks.train_ids if recipe.behaviour_tasks == "train_only" else None
     init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
-    agents = AGENTS[recipe.agents].for_tasks(tasks, recipe, seed=init_seed, device=device)
-    env = _task_rows(tasks, recipe.rows_per_task, device, train_seed)
-    identity = {"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()}
-    training = BehaviourTraining(
-        env,
-        agents,
+    kind = BEHAVIOUR_AGENTS.get(recipe.agents)
+    agents = kind.for_tasks(tasks, recipe, seed=init_seed, task_ids=learned, device=device)
+    snapshots = agents.train(
+        tasks,
         recipe,
-        horizon=family.horizon,
         seed=train_seed,
         progress=progress,
         checkpoint=None if path is None else _unfinished(path),
-        identity=identity,
+        identity={"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()},
     )
-    snapshots = training.run()
-    env.close()
     policies = [None, *snapshots] if recipe.random_snapshot else snapshots
     transitions = record_snapshots(
-        tasks, agents, policies, recipe.trajectories_per_snapshot, seed=record_seed, progress=progress
+        tasks,
+        agents,
+        policies,
+        recipe.trajectories_per_snapshot,
+        seed=record_seed,
+        progress=progress,
+        task_ids=recorded,
     )
     manifest = DatasetManifest(
         env=family.name,
@@ -107,8 +104,12 @@ def collect_task_dataset(
         snapshots=[{"id": index, "step": step} for index, step in enumerate(recipe.all_steps)],
         seeds={"collection": seed},
         versions=library_versions(),
-        recipe={"name": recipe_name(recipe, family.name), "algorithm": "sac", **recipe.to_dict()},
-        oracle=measure_oracle(tasks, agents, policies[-1], seed=oracle_seed),
+        recipe={
+            "name": recipe_name(recipe, family.name),
+            "algorithm": kind.algorithm,
+            **recipe.to_dict(),
+        },
+        oracle=measure_oracle(tasks, agents, policies[-1], seed=oracle_seed, task_ids=recorded),
     )
     dataset = TaskDataset.from_tensordict(transitions, manifest)
     dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
@@ -122,86 +123,6 @@ def collect_task_dataset(
     saved = TaskDataset.load(dataset.save(path, overwrite=overwrite))
     _unfinished(path).unlink(missing_ok=True)
     return saved
-
-
-def measure_oracle(
-    tasks: TaskSet, agents: SACAgents, policy: TensorDict | None, *, seed: int
-) -> dict[str, Any]:
-    """Mean return of the last behaviour policy when it plays without noise: what knowing the task is worth.
-
-    Args:
-        tasks: the tasks. agents: its actor is loaded with the policy.
-        policy: actor parameters; None (there are random data only) gives an empty result.
-        seed: of the initial states.
-
-    Returns:
-        ``train`` and ``test`` (means over tasks), ``task_returns`` (by task id) and ``episodes`` per task.
-    """
-    if policy is None:
-        return {}
-    agents.load_snapshot(policy)
-    env = _task_rows(tasks, ORACLE_EPISODES, agents.device, seed)
-    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        played = env.rollout(tasks.family.horizon, agents.policy(), break_when_any_done=False)
-    env.close()
-    done = played["next", "done"].long()
-    first = done.cumsum(1) - done == 0  # rows that ended early play on
-    returns = (played[tasks.family.return_key] * first).sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
-    return {
-        "train": returns[list(tasks.train_ids)].mean().item(),
-        "test": returns[list(tasks.test_ids)].mean().item(),
-        "task_returns": returns.tolist(),
-        "episodes": ORACLE_EPISODES,
-    }
-
-
-def record_snapshots(
-    tasks: TaskSet,
-    agents: SACAgents,
-    policies: list[TensorDict | None],
-    trajectories: int,
-    *,
-    seed: int,
-    progress: bool = False,
-) -> TensorDict:
-    """Play every policy on every task and return the transitions in the order of :class:`TaskDataset`.
-
-    Args:
-        tasks: the tasks; one agent each.
-        agents: its actor is loaded with each policy in turn.
-        policies: actor parameters by snapshot id; None is the uniformly random policy.
-        trajectories: stochastic episodes per policy and task.
-        seed: of the action sampling.
-        progress: show a progress bar over policies.
-    """
-    horizon = tasks.family.horizon
-    env = _task_rows(tasks, trajectories, agents.device, seed)
-    recorded = []
-    with (
-        torch.no_grad(),
-        isolated_rng(seed, agents.device),
-        set_exploration_type(ExplorationType.RANDOM),
-    ):
-        for parameters in tqdm(policies, desc="recording", disable=not progress):
-            if parameters is not None:
-                agents.load_snapshot(parameters)
-            policy = None if parameters is None else agents.policy()
-            rows = env.rollout(horizon, policy, break_when_any_done=False)
-            recorded.append(_stored_keys(rows).reshape(trajectories, tasks.n_tasks, horizon).cpu())
-    env.close()
-    data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
-    task, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
-    data = data.set("task_id", task).set("snapshot_id", snapshot)
-    # rows that ended early were reset and played on: only their first episode is whole
-    done = data["next", "done"].squeeze(-1).long()
-    kept = done.cumsum(-1) - done == 0
-    unstable = data.get(("next", "unstable"), None)
-    if unstable is not None:  # an episode in which the simulation broke down is no data at all
-        kept &= ~(unstable.squeeze(-1) & kept).any(-1, keepdim=True)
-        data = data.exclude(("next", "unstable"))
-    data = data[kept]
-    ends = data["next", "done"].squeeze(-1).long()
-    return data.set("trajectory_id", ends.cumsum(0) - ends)
 
 
 def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict[str, Any]:
@@ -270,17 +191,6 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
 def _unfinished(path: str | Path) -> Path:
     """Where an interrupted behaviour training waits."""
     return Path(path).with_name(f"{Path(path).name}.unfinished")
-
-
-def _stored_keys(rows: TensorDictBase) -> TensorDictBase:
-    keys = ["observation", "action", ("next", "observation"), ("next", "unstable"), *REWARD_KEYS, *FLAG_KEYS]
-    return rows.select(*keys, strict=False)
-
-
-def _task_rows(tasks: TaskSet, repeats: int, device: torch.device | str, seed: int) -> EnvBase:
-    """Rows ordered [repeat, task], as stacked actors expect them."""
-    task_ids = torch.arange(tasks.n_tasks).repeat(repeats)
-    return make_env(tasks.name, task_ids, task_set=tasks, device=device, seed=seed)
 
 
 def _spread_seed(seed: int, count: int) -> list[int]:
