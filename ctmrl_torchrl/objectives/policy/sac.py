@@ -137,7 +137,7 @@ def make_sac_loss(
     - ``loss_actor``: ``alpha * log pi(a_pi) - min Q(s, a_pi)``
     - ``loss_alpha`` (only with a learned temperature): ``-log(alpha) * (log pi(a_pi) + target_entropy)``
 
-    Nothing keeps the policy near the data: it needs broad data, such as whole replay buffers (CORRO, UNICORN).
+    Nothing keeps the policy near the data: it needs broad data, such as replay buffers (CORRO, UNICORN).
 
     Args:
         actor_network, qvalue_network: context-conditioned networks, as made by

@@ -13,7 +13,6 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
 from torchrl.objectives.utils import TargetNetUpdater
 
-from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
