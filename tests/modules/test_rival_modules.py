@@ -82,7 +82,7 @@ def test_noisy_squash_draws_around_the_mean_with_the_learned_variance():
     squash.draws = 4000
     calm = squash(torch.full((1, 2), 2.0).double())
     assert (
-        calm < torch.tensor(2.0).double().tanh() - 0.05
+        calm < torch.tensor(2.0).double().tanh() - 0.02
     ).all()  # the scale that dropping noise would change
 
 
