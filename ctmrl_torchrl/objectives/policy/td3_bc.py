@@ -91,7 +91,8 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         """An updater whose ``step()`` moves the targets by ``rate``, after updates of the actor alone."""
         return DelayedSoftUpdate(self, tau=rate)
 
-    def _act(self, batch: TensorDictBase, *, target: bool = False) -> Tensor:
+    def act(self, batch: TensorDictBase, *, target: bool = False) -> Tensor:
+        """Actions ``[*, a]`` of the actor as it learns, or of the target actor, which never draws."""
         params = self.target_actor_network_params if target else self.actor_network_params
         with params.to_module(self.actor_network, preserve_module_state=False):
             if self.sampled_actions and not target:
@@ -108,14 +109,14 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         batch = TensorDict(
             {key: following.get(key) for key in self.actor_network.in_keys}, tensordict.batch_size
         )
-        action = (self._act(batch, target=True) + noise).clamp(self.min_action, self.max_action)
+        action = (self.act(batch, target=True) + noise).clamp(self.min_action, self.max_action)
         judged = self._with_action(following, action)
         return self._stacked_values(judged, self.target_qvalue_network_params, lead).amin(0)
 
     def _actor_terms(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
         """The actor's loss ``[*lead]``, the error of its action, and the weight of its value."""
         batch, data_action = tensordict.detach(), tensordict.get(self.tensor_keys.action)
-        action = self._act(batch.select(*self.actor_network.in_keys))
+        action = self.act(batch.select(*self.actor_network.in_keys))
         require_shape(
             action,
             data_action.shape,
