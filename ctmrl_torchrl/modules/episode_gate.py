@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ctmrl_torchrl.modules.draws import uniform
+
 
 class DiverseCandidates:
     """Contexts to try, each as far as possible from those that were tried, for every test task on its own.
@@ -47,7 +49,8 @@ class DiverseCandidates:
     def propose(self) -> Tensor:
         """The contexts to try next, ``[tasks, d]``; they count as tried."""
         tasks, count = self.distance.shape
-        drawn = torch.randint(count, (tasks, self.draws), generator=self.generator).to(self.distance.device)
+        share = uniform((tasks, self.draws), self.generator, self.distance.device)
+        drawn = (share * count).long()
         place = self.distance.gather(-1, drawn).argmax(-1, keepdim=True)
         chosen = self.candidates[drawn.gather(-1, place).squeeze(-1)]
         away = (self.candidates - chosen.unsqueeze(1)).square().mean(-1)

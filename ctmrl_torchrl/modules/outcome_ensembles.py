@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
 
@@ -148,7 +149,7 @@ class OutcomeEnsemble(nn.Module):
         """
         given = torch.cat([observation, action, task_context.detach()], -1).flatten(0, -2)
         members, rows = self.reward.stack[0], given.shape[0]
-        row = torch.rand(members, rows, generator=generator, device=given.device).mul(rows).long()
+        row = uniform((members, rows), generator, given.device).mul(rows).long()
         total = given.new_zeros(members)
         for network, target in zip((self.reward, self.next_observation), outcome, strict=True):
             error = (network(given[row]) - target.flatten(0, -2)[row]).square()

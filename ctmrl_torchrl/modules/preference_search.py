@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torch import Tensor
+
+from ctmrl_torchrl.modules.draws import uniform
+from ctmrl_torchrl.modules.keys import read
 
 
 def error_budget(queries: int, error_rate: float) -> int:
@@ -151,7 +157,7 @@ class PreferenceSearch:
 
     def pick(self, generator: torch.Generator | None = None) -> Tensor:
         """One of the leaders at random, ``[tasks]``."""
-        luck = torch.rand(self.agree.shape, generator=generator).to(self.agree.device)
+        luck = uniform(self.agree.shape, generator, self.agree.device)
         return luck.masked_fill(~self.leaders(), -1.0).argmax(-1)
 
     def mean_of_leaders(self, candidates: Tensor) -> Tensor:
@@ -255,3 +261,42 @@ def rollout_predictions(candidates: Tensor, first: Tensor, second: Tensor) -> Te
     """
     distance = torch.cdist(candidates, candidates)
     return distance[first] < distance[second]
+
+
+@torch.no_grad()
+def fragment_values(
+    reward_predictor: TensorDictModuleBase,
+    fragments: TensorDictBase,
+    candidates: Tensor,
+    *,
+    task_context: NestedKey = "task_context",
+    mask: NestedKey = "mask",
+) -> Tensor:
+    """What any reward predictor that reads a context says fragments are worth, to search with it.
+
+    Args:
+        reward_predictor (TensorDictModule): its last out-key is the reward ``[*, 1]``.
+        fragments (TensorDictBase): ``[M, steps]``, with what it reads besides the context.
+        candidates (Tensor): ``[N, d]``.
+        task_context, mask (NestedKey): the context that the predictor reads; the steps that count, if given.
+
+    Returns:
+        ``[N, M]``, summed over steps; for :func:`fragment_predictions`.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_reward_predictor
+        >>> predictor = make_reward_predictor(observation_dim=3, action_dim=2, context_dim=4)
+        >>> tensors = {"observation": torch.zeros(7, 6, 3), "action": torch.zeros(7, 6, 2)}
+        >>> fragment_values(predictor, TensorDict(tensors, [7, 6]), torch.zeros(5, 4)).shape
+        torch.Size([5, 7])
+    """
+    keys = [key for key in reward_predictor.in_keys if key != task_context]
+    given, values = {key: read(fragments, key, "fragment_values") for key in keys}, []
+    lead = next(iter(given.values())).shape[:-1] if given else fragments.batch_size
+    counts = fragments.get(mask, None)
+    for candidate in candidates:  # one at a time: all pairs at once would be N times the pool
+        td = TensorDict(given | {task_context: candidate.expand(*lead, candidate.shape[-1])}, lead)
+        reward = reward_predictor(td).get(reward_predictor.out_keys[-1]).squeeze(-1)
+        reward = reward if counts is None else torch.where(counts, reward, torch.zeros_like(reward))
+        values.append(reward.sum(-1))
+    return torch.stack(values)

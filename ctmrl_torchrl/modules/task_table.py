@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from ctmrl_torchrl.modules.draws import normal_like, uniform
 from ctmrl_torchrl.modules.keys import read
 
 
@@ -88,7 +89,7 @@ class TaskTable(TensorDictModuleBase):
         """
         rows = len(self.task_ids)
         extra = max(count - rows, 0)
-        row = torch.randint(rows, (extra,), generator=generator).to(self.mean.device)
-        noise = torch.randn(extra, self.mean.shape[-1], generator=generator).to(self.mean)
+        row = uniform([extra], generator, self.mean.device).mul(rows).long()
+        noise = normal_like(self.mean, [extra, self.mean.shape[-1]], generator)
         drawn = self.mean[row] + self.log_std[row].exp() * noise
         return torch.cat([self.mean[:count], drawn]).detach()

@@ -117,7 +117,7 @@ def test_candidates_lie_far_from_those_tried():
     twin = torch.Generator().manual_seed(1)
     tried = [[], []]
     for _ in range(6):
-        drawn = torch.randint(12, (2, 4), generator=twin)
+        drawn = (torch.rand(2, 4, generator=twin, dtype=torch.float64) * 12).long()
         found = proposals.propose()
         for task in range(2):
             offered = [candidates[i] for i in drawn[task].tolist()]

@@ -90,7 +90,7 @@ def test_every_member_of_an_ensemble_learns_and_no_context_does():
     assert context.grad is None
     for parameter in ensemble.parameters():
         assert (parameter.grad.flatten(1).abs().sum(-1) > 0).all()
-    row = torch.rand(4, 30, generator=seeded()).mul(30).long()
+    row = torch.rand(4, 30, generator=seeded(), dtype=torch.float64).mul(30).long()
     reward, following = ensemble(observation, action, context)
     for k in range(4):
         expected = (reward[k].flatten(0, 1)[row[k]] - outcome[0].flatten(0, 1)[row[k]]).square().mean()

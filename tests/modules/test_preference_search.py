@@ -7,13 +7,16 @@ from math import comb
 
 import pytest
 import torch
+from tensordict import TensorDict
 
+from ctmrl_torchrl.modules.predictors import make_reward_predictor
 from ctmrl_torchrl.modules.preference_search import (
     NoisyOracle,
     PreferenceSearch,
     candidates_wanted,
     error_budget,
     fragment_predictions,
+    fragment_values,
     rollout_predictions,
     volume_table,
 )
@@ -191,3 +194,17 @@ def test_fragments_stay_within_episodes():
         assert (share - 1 / len(places)).abs().max() < 0.03
     with pytest.raises(ValueError, match="ask for at most 5"):
         draw_fragments(lengths, 1, 6)
+
+
+def test_any_reward_predictor_values_fragments():
+    predictor = make_reward_predictor(observation_dim=3, action_dim=2, context_dim=4, hidden=[8])
+    observation, action = torch.randn(7, 6, 3), torch.randn(7, 6, 2)
+    mask = torch.arange(6) < torch.arange(1, 8).clamp_max(6).unsqueeze(-1)
+    candidates = torch.randn(5, 4)
+    td = TensorDict({"observation": observation, "action": action}, [7, 6])
+    for padded in (False, True):
+        values = fragment_values(predictor, td.clone().set("mask", mask) if padded else td, candidates)
+        for n, m in ((0, 0), (4, 2), (2, 6)):
+            steps = [t for t in range(6) if mask[m, t] or not padded]
+            total = sum(predictor(observation[m, t], action[m, t], candidates[n]) for t in steps)
+            torch.testing.assert_close(values[n, m], total.squeeze().detach())

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from conformance import POLICIES, policy_batch, run
 from tensordict import TensorDict
 
 from ctmrl_torchrl.modules import make_context_encoder
@@ -15,7 +16,7 @@ from ctmrl_torchrl.modules.generative import (
     make_behaviour_generator,
     make_outcome_vae,
 )
-from ctmrl_torchrl.modules.pooling import NoisySquash
+from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence
 from ctmrl_torchrl.objectives.representation import club_bound, metric_loss
 from ctmrl_torchrl.objectives.representation.behaviour_entropy import (
@@ -31,7 +32,10 @@ from ctmrl_torchrl.objectives.representation.likelihood import (
     task_classification,
 )
 from ctmrl_torchrl.objectives.representation.transition_contrast import (
+    contrast_of_transitions,
     draw_latent,
+    draw_other_transitions,
+    draw_queries_and_keys,
     generated_outcomes,
     noisy_rewards,
     transition_contrastive,
@@ -53,6 +57,8 @@ def agree(fast, slow, *inputs):
     ):
         torch.testing.assert_close(found, expected)
 
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 # CSRO
 
@@ -232,6 +238,48 @@ def test_negatives_share_state_and_action_and_leave_the_query_as_it_was():
     latent = torch.randn(5, 16, 5, generator=torch.Generator().manual_seed(1))
     _, reward = decoder(transitions["observation"][2], transitions["action"][2], latent[2, 3])
     torch.testing.assert_close(negatives["next", "reward"][2, 3], reward.detach())
+
+
+def test_queries_and_keys_are_of_one_task_and_others_of_any():
+    number = torch.arange(24).view(4, 6)
+    tasks = TensorDict({"number": number, "task": torch.arange(4).unsqueeze(-1).expand(4, 6)}, [4, 6])
+    query, key = draw_queries_and_keys(tasks, 4000, torch.Generator().manual_seed(0))
+    assert torch.equal(query["task"], key["task"])
+    for drawn in (query, key):
+        assert (drawn["number"].bincount(minlength=24) / 4000 - 1 / 24).abs().max() < 0.02
+    same = (query["number"] == key["number"]).float().mean().item()
+    assert same == pytest.approx(1 / 6, abs=0.03)  # drawn independently: the same one is not excluded
+    others = draw_other_transitions(tasks, 250, 16, torch.Generator().manual_seed(0))
+    assert others.batch_size == (250, 16)
+    assert (others["number"].flatten().bincount(minlength=24) / 4000 - 1 / 24).abs().max() < 0.02
+
+
+def test_all_transitions_of_a_contrast_pass_the_encoder_together():
+    encoder = torch.nn.Sequential(torch.nn.Linear(9, 4), UnitSphere())
+    query, key = one_step(5), one_step(5)
+    negatives = noisy_rewards(query, 16, generator=torch.Generator().manual_seed(0))
+
+    def code(td):
+        return encoder(
+            torch.cat([td["observation"], td["action"], td["next", "reward"], td["next", "observation"]], -1)
+        )
+
+    slow = transition_contrastive(code(query), code(key), code(negatives))
+    agree(contrast_of_transitions(encoder, query, key, negatives), slow, *encoder.parameters())
+
+
+def test_the_critics_gradient_trains_the_attention_and_not_the_frozen_codes():
+    loss, batch = POLICIES["sac"].build(), policy_batch(4, 6)
+    encoder, pool = torch.nn.Linear(3, 4), AttentionPool(4)
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(False)
+    context = pool(encoder(torch.randn(4, 7, 3)))
+    batch["task_context"] = context.unsqueeze(1).expand(4, 6, 4)
+    out = run(loss, batch)
+    (gradient,) = torch.autograd.grad(out["loss_qvalue"], pool.score.weight, retain_graph=True)
+    assert gradient.abs().sum() > 0
+    nothing = torch.autograd.grad(out["loss_actor"], list(pool.parameters()), allow_unused=True)
+    assert nothing == (None, None)
 
 
 # ER-TRL

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from ctmrl_torchrl.modules.draws import normal_like
 from ctmrl_torchrl.modules.keys import read
 
 
@@ -151,7 +152,7 @@ class BehaviourGAN(nn.Module):
         *given, noise_key = self.generator.in_keys
         inputs = {key: read(batch, key, type(self).__name__) for key in given}
         like = next(iter(inputs.values()))
-        noise = like.new_empty(*like.shape[:-1], self.noise_dim).normal_(generator=generator)
+        noise = normal_like(like, (*like.shape[:-1], self.noise_dim), generator)
         inputs = TensorDict(inputs | {noise_key: noise}, like.shape[:-1])
         made = functional_call(self.generator, parameters or {}, (inputs,))
         return made.get(self.generator.out_keys[-1])

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctmrl_torchrl.modules.draws import uniform
+
 
 def preference_error(first: Tensor, second: Tensor, first_better: Tensor) -> Tensor:
     """ANOLE's L_pref before its weight of 10: Bradley-Terry likelihood of the better fragment.
@@ -79,7 +81,7 @@ def draw_fragments(
         raise ValueError(
             f"draw_fragments: no episode of some task has {steps} steps; ask for at most {longest}."
         )
-    share = torch.rand(len(lengths), count, generator=generator, dtype=torch.float64).to(total.device)
+    share = uniform((len(lengths), count), generator, total.device)
     place = (share * total[:, -1:]).long()
     episode = torch.searchsorted(total, place, right=True)
     return episode, place - (total - places).gather(-1, episode)

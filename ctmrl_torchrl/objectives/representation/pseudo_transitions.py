@@ -9,6 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.outcome_ensembles import TaskModels
 
 
@@ -133,9 +134,8 @@ def mixed_context(
         >>> mixed_context(real, store, torch.tensor([4, 0]), 243)["observation"].mean((1, 2))
         tensor([0.9492, 0.9492])
     """
-    shape = (len(rows), count)
-    share = torch.rand(shape, generator=generator, device=generator.device if generator else store.device)
-    place = (share * store.shape[1]).long().to(rows.device)
+    share = uniform((len(rows), count), generator, store.device or rows.device)
+    place = (share * store.shape[1]).long()
     drawn = store[rows.unsqueeze(-1), place]
     keys = [key for key in real.keys(True, True) if store.get(key, None) is not None]
     return torch.cat([real.select(*keys), drawn.select(*keys)], 1)

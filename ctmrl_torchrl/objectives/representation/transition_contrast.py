@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
+from ctmrl_torchrl.modules.draws import normal_like, uniform
 from ctmrl_torchrl.modules.keys import read
 
 #: where negatives come from, as ``negatives=NAME`` chooses
@@ -77,8 +80,7 @@ def draw_latent(mean: Tensor, log_variance: Tensor, generator: torch.Generator |
         tensor([[1., 1., 1.],
                 [1., 1., 1.]])
     """
-    noise = torch.empty_like(mean).normal_(generator=generator)
-    return mean + (0.5 * log_variance).exp() * noise
+    return mean + (0.5 * log_variance).exp() * normal_like(mean, generator=generator)
 
 
 @torch.no_grad()
@@ -112,8 +114,7 @@ def noisy_rewards(
     shape = (*transitions.batch_size, count)
     repeated = transitions.unsqueeze(-1).expand(shape).clone(False)
     value = read(repeated, reward, "noisy_rewards")
-    noise = torch.empty_like(value).normal_(generator=generator)
-    return repeated.set(reward, value + deviation * noise)
+    return repeated.set(reward, value + deviation * normal_like(value, generator=generator))
 
 
 @torch.no_grad()
@@ -157,8 +158,92 @@ def generated_outcomes(
     *given, latent_key = decoder.in_keys
     inputs = {key: read(repeated, key, "generated_outcomes") for key in given}
     like = next(iter(inputs.values()))
-    latent = like.new_empty(*shape, latent_dim).normal_(generator=generator)
+    latent = normal_like(like, (*shape, latent_dim), generator)
     decoded = decoder(TensorDict(inputs | {latent_key: latent}, shape))
     following_key, reward_key = decoder.out_keys
     repeated.set(next_observation, decoded.get(following_key))
     return repeated.set(reward, decoded.get(reward_key))
+
+
+def draw_queries_and_keys(
+    transitions: TensorDictBase, count: int, generator: torch.Generator | None = None
+) -> tuple[TensorDictBase, TensorDictBase]:
+    """Pairs of transitions of one random task each, from any of its trajectories and times.
+
+    Args:
+        transitions (TensorDictBase): ``[N, M]``, of every training task.
+        count (int): B; released 64.
+        generator (torch.Generator, optional): draws them.
+
+    Returns:
+        queries and keys, ``[B]`` each.
+
+    Source: CORRO (ICML 2022), as released.
+
+    Examples:
+        >>> tasks = TensorDict({"number": torch.arange(4).unsqueeze(-1).expand(4, 9)}, [4, 9])
+        >>> query, key = draw_queries_and_keys(tasks, 64)
+        >>> torch.equal(query["number"], key["number"])
+        True
+    """
+    tasks, rows = transitions.batch_size[:2]
+    share = uniform((3, count), generator, transitions.device)
+    task, first, second = (share * torch.tensor([[tasks], [rows], [rows]]).to(share)).long()
+    return transitions[task, first], transitions[task, second]
+
+
+def draw_other_transitions(
+    transitions: TensorDictBase, count: int, negatives: int, generator: torch.Generator | None = None
+) -> TensorDictBase:
+    """Negatives that share nothing with the query: real transitions of random tasks, ``[count, negatives]``.
+
+    Args:
+        transitions (TensorDictBase): ``[N, M]``, of every training task.
+        count, negatives (int): B and M of the contrast.
+        generator (torch.Generator, optional): draws them.
+
+    Source: CORRO (ICML 2022), ``none``, the release's choice on Hopper.
+
+    Examples:
+        >>> tasks = TensorDict({"number": torch.arange(4).unsqueeze(-1).expand(4, 9)}, [4, 9])
+        >>> draw_other_transitions(tasks, 64, 16)["number"].unique().tolist()
+        [0, 1, 2, 3]
+    """
+    tasks, rows = transitions.batch_size[:2]
+    share = uniform((2, count, negatives), generator, transitions.device)
+    return transitions[(share[0] * tasks).long(), (share[1] * rows).long()]
+
+
+def contrast_of_transitions(
+    encoder: nn.Module,
+    query: TensorDictBase,
+    key: TensorDictBase,
+    negatives: TensorDictBase,
+    *,
+    in_keys: Sequence[NestedKey] = ("observation", "action", ("next", "reward"), ("next", "observation")),
+    temperature: float = 0.1,
+) -> Tensor:
+    """:func:`transition_contrastive` of transitions that an encoder reads, all in one stacked pass.
+
+    Args:
+        encoder (nn.Module): E1, from concatenated features ``[*, F]`` to codes of unit length ``[*, d]``.
+        query, key (TensorDictBase): ``[B]``. negatives (TensorDictBase): ``[B, M]``.
+        in_keys: the features, in this order. temperature (float): tau.
+
+    Returns:
+        ``[B]``; queries, keys and negatives all teach the encoder.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules.pooling import UnitSphere
+        >>> encoder = nn.Sequential(nn.Linear(3, 4), UnitSphere())
+        >>> one = TensorDict({"observation": torch.randn(5, 3)}, [5])
+        >>> others = TensorDict({"observation": torch.randn(5, 16, 3)}, [5, 16])
+        >>> contrast_of_transitions(encoder, one, one, others, in_keys=["observation"]).shape
+        torch.Size([5])
+    """
+    features = [
+        torch.cat([read(part, name, "contrast_of_transitions") for name in in_keys], -1)
+        for part in (query.unsqueeze(-1), key.unsqueeze(-1), negatives)
+    ]
+    codes = encoder(torch.cat(features, 1))
+    return transition_contrastive(codes[:, 0], codes[:, 1], codes[:, 2:], temperature)
