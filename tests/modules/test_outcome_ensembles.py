@@ -123,7 +123,7 @@ def test_stores_hold_what_each_tasks_model_says_of_several_tasks_actions(next_ob
     def act(td):
         return (td["observation"] + td["task_context"]).tanh()
 
-    store = pseudo_transitions(models, observation, context, act, others=2, generator=seeded(3))
+    store = pseudo_transitions(models, observation, context, act, others=2, chunk=4, generator=seeded(3))
     partners = exchange_partners(4, 2, seeded(3))
     assert store.batch_size == (4, 15) and not any(value.requires_grad for value in store.values(True, True))
     for j in range(4):

@@ -63,6 +63,7 @@ def pseudo_transitions(
     act: Callable[[TensorDictBase], Tensor],
     *,
     others: int = 3,
+    chunk: int = 512,
     reward: NestedKey = ("next", "reward"),
     generator: torch.Generator | None = None,
 ) -> TensorDictBase:
@@ -79,6 +80,7 @@ def pseudo_transitions(
         act (callable): from a TensorDict ``[N, rows]`` with ``observation`` and ``task_context`` to actions
             ``[N, rows, a]``; GENTLE's is the target actor without noise.
         others (int): K; released 3, or 1 where there are two tasks.
+        chunk (int): rows of every task that the models see at once.
         reward (NestedKey): where rewards go.
         generator (torch.Generator, optional): draws the partners.
 
@@ -102,7 +104,11 @@ def pseudo_transitions(
     itself = torch.arange(tasks).unsqueeze(-1)
     source = torch.cat([itself, exchange_partners(tasks, others, generator)], -1).to(observation.device)
     observation, action = (values[source].flatten(1, 2) for values in (observation, action))
-    value, following = models(observation, action)
+    # In pieces: all members' hidden units of all rows at once would be gigabytes.
+    pieces = zip(observation.split(chunk, 1), action.split(chunk, 1), strict=True)
+    values, followings = zip(*(models(*piece) for piece in pieces), strict=True)
+    value = torch.cat(values, 1)
+    following = torch.cat(followings, 1) if models.next_observation else None
     store = TensorDict({"observation": observation, "action": action, reward: value}, observation.shape[:2])
     return store if following is None else store.set(("next", "observation"), following)
 
