@@ -69,7 +69,7 @@ class Attempt:
             overrides.append("overwrite=true")
         try:
             self.execute(overrides)
-            load_summary(folder / "summary.json")
+            summary = load_summary(folder / "summary.json")
         except Exception as error:
             record.end("failed", _said(error), peak_memory=_peak_memory())
             write_json(folder.with_name(f"{folder.name}.error.json"), {"traceback": traceback.format_exc()})
@@ -77,7 +77,7 @@ class Attempt:
         except SystemExit as error:  # the run was asked to stop, and has written its checkpoint
             record.end("lost")
             return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
-        record.end("done", peak_memory=_peak_memory())
+        record.end("done", peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
         return Outcome(job.key, "done", peak_memory=_peak_memory())
 
 

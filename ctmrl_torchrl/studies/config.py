@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
     Raises:
         ConfigError: for a field that does not exist or a value that is not allowed.
     """
-    values = dict(content)
+    values = copy.deepcopy(dict(content))
     _refuse_unknown(values, StudyConfig, "")
     report = values.pop("report", None) or {}
     require(isinstance(report, Mapping), "report", report, "a mapping")
@@ -261,6 +262,11 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
     study = StudyConfig(**values, report=ReportConfig(**report))
     study.check()
     return study
+
+
+def study_text(study: StudyConfig) -> str:
+    """A study as YAML, from which :func:`load_study` makes the same study."""
+    return yaml.safe_dump(asdict(study), sort_keys=False, width=100)
 
 
 def _refuse_unknown(values: Mapping[str, Any], schema: type, path: str) -> None:

@@ -133,8 +133,9 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Time that all attempts took, those that were lost aside."""
-        return sum(each.get("seconds", 0.0) for each in self.attempts)
+        """Time that the run took, all its parts together; of an unfinished one, what is known of it."""
+        known = sum(each.get("seconds", 0.0) for each in self.attempts)
+        return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
 
     def _write(self) -> None:
-        write_json(self.file, {**self.about, "attempts": self.attempts})
+        write_json(self.file, {**self.about, "attempts": self.attempts}, sync=False)

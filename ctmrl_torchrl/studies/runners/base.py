@@ -17,7 +17,8 @@ RUNNERS: Registry[Callable[..., Runner]] = Registry("runner")
 
 #: what keeps the libraries of a worker to one thread; it must be set before they are imported
 ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 }
 
 

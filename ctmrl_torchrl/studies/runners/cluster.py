@@ -68,9 +68,7 @@ class RayRunner:
             try:
                 import ray
             except ImportError as error:
-                raise StudyError(
-                    "The runner 'ray' needs Ray: pip install 'ctmrl_torchrl[ray]'."
-                ) from error
+                raise StudyError("The runner 'ray' needs Ray: pip install 'ctmrl_torchrl[ray]'.") from error
             started = not ray.is_initialized()
             if started:
                 own = {"num_cpus": self.workers, "include_dashboard": False} if here else {}

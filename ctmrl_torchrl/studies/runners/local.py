@@ -21,6 +21,7 @@ from ctmrl_torchrl.studies.runners.memory import available_memory, cpu_count
 __all__ = ["LocalRunner"]
 
 _GIGABYTE = 1024**3
+_WATCH = "ctmrl-ends-with-its-study"
 _GROWING = 30.0  # seconds in which a run may still come to need what it will
 
 
@@ -103,7 +104,8 @@ class _Slot:
 
 def _within(work: Work, job: Job, parent: int, path: list[str]) -> Outcome:
     sys.path[:] = path
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
     return work(job)
 
 

@@ -39,7 +39,6 @@ class SlurmRunner:
     parameters: dict[str, Any] = ruled({}, _OPTIONS)
     poll: float = ruled(5.0, POSITIVE)
 
-
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """See :class:`~ctmrl_torchrl.studies.jobs.Runner`."""
         if not jobs:
