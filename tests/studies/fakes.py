@@ -114,6 +114,7 @@ class FakeRun:
 
     def _summarise(self, configuration, value, folder):
         result = {"per_task": {2: -6.0 + value, 6: -5.0 + value}, "per_episode": [-9.0, -6.0, -5.5 + value]}
+        result["ci95"] = [-6.0 + value, -5.0 + value]
         protocols = configuration.get("evaluation", {}).get("protocols", ["np"])
         returns = {split: dict.fromkeys(protocols, result) for split in ("test", "train")}
         summary = build_summary(

@@ -1,8 +1,9 @@
-"""Runners: each job has one outcome, whatever becomes of its process; killed studies end in the same table."""
+"""Runners: each job has one outcome, whatever becomes of its process; killed studies give the same table."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import random
 import signal
@@ -13,31 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from light import Note
 
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.jobs import Job, Outcome
+from ctmrl_torchrl.studies.jobs import Job
 from ctmrl_torchrl.studies.runners import RUNNERS, LocalRunner, make_runner
 from ctmrl_torchrl.studies.runners import local as local_module
 from ctmrl_torchrl.studies.runners.memory import _of_container, _of_machine, available_memory
 
 FOLDER = Path(__file__).parent
 HAS = {name: importlib.util.find_spec(name) is not None for name in ("ray", "submitit")}
-
-
-@dataclass(frozen=True)
-class Note:
-    """Work that says which process did it, and under which settings."""
-
-    pause: float = 0.0
-
-    def __call__(self, job):
-        if job.key == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self.pause)
-        return Outcome(job.key, "done", value=f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')}")
 
 
 def jobs(*keys):
@@ -129,8 +118,49 @@ study.run(progress=False)
 """
 
 
+def killed_at(process, log, steps):
+    """Kill a process after so many further steps, unless it ends before; whether it was killed."""
+    begun, limit = len(log("step")), time.monotonic() + 120
+    while len(log("step")) - begun < steps and time.monotonic() < limit:
+        if os.waitpid(process, os.WNOHANG) != (0, 0):
+            return False
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return True
+
+
+def check_the_end(killed, undisturbed, log, kills):
+    assert killed.status() == {"done": 12}
+    assert table(killed) == table(undisturbed)
+    # finished runs were not repeated, and interrupted ones went on from where they were
+    ends = log("end")
+    assert len(ends) == len(set(ends)) == 12
+    assert any(not line.startswith("start 0 ") for line in log("start"))
+    assert len(log("step")) <= 12 * 8 + kills  # no more than the step that was under way, again
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_study_killed_at_random_moments_gives_the_same_table(make_study, here, tmp_path, log):
-    """The process that runs the study is killed, its workers with it; the next one goes on."""
+    undisturbed = make_study(root="undisturbed")
+    undisturbed.run(here, progress=False)
+    (tmp_path / "log").unlink()
+    moments, kills = random.Random(5), 0
+    for _ in itertools.count():
+        process = os.fork()
+        if process == 0:
+            status = make_study(root="killed", pause=0.01).run(here, progress=False)
+            os._exit(0 if status == {"done": 12} else 1)
+        if not killed_at(process, log, moments.randint(3, 25)):
+            break
+        kills += 1
+    assert kills >= 4
+    check_the_end(make_study(root="killed"), undisturbed, log, kills)
+
+
+@pytest.mark.slow
+def test_processes_end_with_their_study_and_the_next_one_goes_on(make_study, here, tmp_path, log):
+    """The process of the study is killed; its workers run the steps that are under way, and end."""
     changes = {"runner": {"name": "local", "workers": 3}}
     undisturbed = make_study(changes, root="undisturbed")
     undisturbed.run(here, progress=False)
@@ -143,32 +173,15 @@ def test_a_study_killed_at_random_moments_gives_the_same_table(make_study, here,
         data=str(tmp_path / "data.log"),
         log=str(tmp_path / "log"),
     )
-    moments, kills, finished = random.Random(5), 0, False
-    for _ in range(40):
+    moments, kills = random.Random(5), 0
+    for steps in [*(moments.randint(4, 20) for _ in range(5)), 10**9]:
         process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program])
-        begun = len(log("step"))
-        limit = time.monotonic() + 60
-        steps = moments.randint(4, 30) if kills < 4 else 10**9
-        while process.poll() is None and len(log("step")) - begun < steps and time.monotonic() < limit:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        finished = process.returncode == 0
-        if finished:
-            break
-    assert finished and kills >= 3
-    killed = make_study(changes, root="killed")
-    assert killed.status() == {"done": 12}
-    assert table(killed) == table(undisturbed)
-    # finished runs were not repeated, and interrupted ones went on from where they were
-    ends, starts = log("end"), log("start")
-    assert len(ends) == len(set(ends)) == 12
-    assert any(not line.startswith("start 0 ") for line in starts)
-    assert len(log("step")) <= 12 * 8 + 3 * kills  # no more than the step that was under way, again
+        kills += killed_at(process.pid, log, steps)
+    assert kills >= 4
+    check_the_end(make_study(changes, root="killed"), undisturbed, log, kills * 3 * 12)
 
 
+@pytest.mark.slow
 def test_workers_that_die_are_gone_on_with(make_study, here, log):
     study = make_study(
         {"runner": {"name": "local", "workers": 2}}, root="dying", dying=("seed=1",), once=True
