@@ -23,7 +23,7 @@ from ctmrl_torchrl.training.identity import run_identity
 from ctmrl_torchrl.training.schedule import PhaseSchedule
 from ctmrl_torchrl.training.tester import Candidates, MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import validate_config
+from ctmrl_torchrl.training.validate import check_training_tasks, validate_config
 
 
 @dataclass
@@ -51,6 +51,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     validate_config(config)
     device = resolve_device(config.device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+    check_training_tasks(config, len(task_set.train_ids))
     problem = make_problem(task_set, dataset)
     loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
     loss = loss.to(device)

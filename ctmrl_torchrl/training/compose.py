@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ctmrl_torchrl.envs import FAMILIES
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import nearest
-from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
 
 #: groups of choices that are files, or nodes that a plugin has registered
@@ -68,28 +69,40 @@ def register_configs() -> None:
 
 
 def register_method(
-    name: str, *, representation: str, encoder: str = "pooling", **sections: dict[str, Any]
+    name: str,
+    *,
+    representation: str | dict[str, Any],
+    encoder: str | dict[str, Any] = "pooling",
+    **sections: dict[str, Any],
 ) -> None:
     """Make ``method=NAME`` a choice without a YAML file.
 
     Args:
         name (str): of the choice.
-        representation (str): name of a registered representation configuration.
-        encoder (str): name of a registered encoder configuration.
-        sections: values by section, e.g. ``representation={...}``, ``context={"trajectories": [2, 10]}``; what
-            begins with ``${`` is an interpolation, such as ``"${sizes.predictor_hidden}"``.
+        representation (str or dict): name of a registered representation configuration; or a dictionary with
+            that ``name`` and values of its fields.
+        encoder (str or dict): likewise, of a registered encoder configuration.
+        sections: values of other sections, e.g. ``context={"trajectories": [2, 10]}``.
+
+    A value that begins with ``${`` is an interpolation, such as ``"${sizes.predictor_hidden}"``.
 
     Examples:
-        >>> register_method("metric_only", representation="focal", batch={"repeat_tasks": True})
-        >>> compose_config(["method=metric_only"]).batch.repeat_tasks
-        True
+        >>> register_method(
+        ...     "strong_metric",
+        ...     representation={"name": "focal", "metric_weight": 10.0},
+        ...     batch={"repeat_tasks": True},
+        ... )
+        >>> compose_config(["method=strong_metric"]).representation.metric_weight
+        10.0
     """
-    if encoder == "pooling":
-        sections["encoder"] = {"hidden": "${sizes.encoder_hidden}"} | sections.get("encoder", {})
+    for section, chosen in (("representation", representation), ("encoder", encoder)):
+        sections[section] = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+    if sections["encoder"]["name"] == "pooling":
+        sections["encoder"] = {"hidden": "${sizes.encoder_hidden}"} | sections["encoder"]
     node = {
         "defaults": [
-            {"/representation_schema": representation},
-            {"override /encoder_schema": encoder},
+            {"/representation_schema": sections["representation"]["name"]},
+            {"override /encoder_schema": sections["encoder"]["name"]},
             "_self_",
         ],
         "method": name,
@@ -207,6 +220,8 @@ def _check_override(override: str) -> None:
             f"{override!r} is not an override; give NAME=VALUE, e.g. env=point_robot or schedule.updates=2000."
         )
     name, _, value = override.partition("=")
+    if not name.strip("+~"):
+        raise ConfigError(f"{override!r} does not name a field; give NAME=VALUE, e.g. env=point_robot.")
     if name.startswith("~"):
         raise ConfigError(f"{override}: a field cannot be deleted; give it another value instead.")
     if name.startswith("hydra."):
@@ -217,11 +232,24 @@ def _check_override(override: str) -> None:
     for old, new in MOVED.items():
         if plain == old or plain.startswith(f"{old}."):
             raise ConfigError(f"{override}: the field is now called {plain.replace(old, new, 1)}.")
-    if plain in GROUPS and re.fullmatch(r"[\w.-]+", value) and value not in choices(plain):
+    if plain in GROUPS and re.fullmatch(r"[\w.-]*", value) and value not in choices(plain):
         known = choices(plain)
         raise ConfigError(
             f"{override}: there is no such choice.{nearest(value, known)} Known: {', '.join(known)}."
         )
+    if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf would take any number for true
+        raise ConfigError(f"config field {plain}: got {value}, allowed is {SWITCH.describe()}.")
+
+
+def _is_switch(name: str) -> bool:
+    """Whether a field is a switch, in any choice of its section."""
+    *sections, field = name.split(".")
+    holders: list[Any] = [ExperimentConfig()]
+    if sections and sections[0] in CHOICES:
+        holders = [config() for _, config in CHOICES[sections.pop(0)].items()]
+    for section in sections:
+        holders = [getattr(holder, section, None) for holder in holders]
+    return any(is_dataclass(holder) and rule_of(holder, field) is SWITCH for holder in holders)
 
 
 def fields_by_name() -> dict[str, Any]:
@@ -243,7 +271,15 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _field_help(name: str) -> str:
-    """The nearest names of a field that does not exist."""
+    """Where a field that does not exist here is one, or else the nearest names."""
+    section, _, rest = name.partition(".")
+    owners = [
+        choice
+        for choice, config in (CHOICES[section].items() if section in CHOICES else ())
+        if rest in {each.name for each in fields(config)}
+    ]
+    if owners:
+        return f"It is a field of {section}.name={' and '.join(owners)}."
     known = list(fields_by_name())
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     last = name.rsplit(".", 1)[-1]

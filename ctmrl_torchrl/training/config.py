@@ -8,7 +8,7 @@ from ctmrl_torchrl.collectors import PROTOCOLS, CollectorConfig
 from ctmrl_torchrl.data import ContextDraw
 from ctmrl_torchrl.envs import FAMILIES
 from ctmrl_torchrl.methods import REPRESENTATIONS, RepresentationConfig
-from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig, EncoderConfig
+from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.rules import (
     BOUNDS,
@@ -237,7 +237,7 @@ class ExperimentConfig:
     context: ContextConfig = field(default_factory=ContextConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     sizes: SizesConfig = field(default_factory=SizesConfig)
-    encoder: ContextEncoderConfig = field(default_factory=EncoderConfig)
+    encoder: ContextEncoderConfig = field(default_factory=ContextEncoderConfig)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     policy_loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

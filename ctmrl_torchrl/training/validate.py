@@ -15,7 +15,7 @@ from ctmrl_torchrl.rules import ConfigError, check_fields, require
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
 from ctmrl_torchrl.training.tester import protocol_settings
 
-__all__ = ["ConfigError", "validate_config", "validate_seeds"]
+__all__ = ["ConfigError", "check_training_tasks", "validate_config", "validate_seeds"]
 
 
 def validate_config(config: ExperimentConfig) -> None:
@@ -80,13 +80,21 @@ def _check_environment(config: ExperimentConfig) -> None:
     recipe, recipes = config.dataset.recipe, recipes_of(config.env)
     known = f"one of {', '.join(recipes)}"
     require(recipe in recipes, "dataset.recipe", recipe, known, nearest(recipe, recipes))
-    training_tasks = presets[config.tasks][0]
+    check_training_tasks(config, presets[config.tasks][0])
+
+
+def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
+    """Check what depends on the number of training tasks, which is only known from the data if there is no env.
+
+    Raises:
+        ConfigError: naming the field, what was given and what is allowed.
+    """
+    place = "the dataset" if config.env == DATA_ALONE else f"{config.env} with tasks={config.tasks}"
     require(
         config.batch.tasks <= training_tasks or config.batch.repeat_tasks,
         "batch.tasks",
         config.batch.tasks,
-        f"at most {training_tasks}, the number of training tasks of {config.env} with tasks={config.tasks} "
-        "(or batch.repeat_tasks=true)",
+        f"at most {training_tasks}, the number of training tasks of {place} (or batch.repeat_tasks=true)",
     )
     config.representation.check(Facts(training_tasks, config.schedule.representation_updates, config.encoder))
 

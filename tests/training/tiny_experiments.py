@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
@@ -44,7 +45,7 @@ SECTIONS = {
 
 def tiny_config(dataset_root, run_dir, changes=None, **fields):
     """A configuration without Hydra; ``changes`` are ``{"schedule.updates": 3}``, any values."""
-    sections = {name: type(section)(**vars(section)) for name, section in SECTIONS.items()}
+    sections = copy.deepcopy(SECTIONS)
     config = ExperimentConfig(run_dir=str(run_dir), device="cpu", preset="tiny", **(sections | fields))
     config.dataset.root = str(dataset_root)
     for name, value in (changes or {}).items():
