@@ -102,7 +102,7 @@ def test_gentles_form_of_td3_bc_written_out():
 
 def test_actor_and_targets_of_td3_bc_move_at_every_second_update():
     loss = POLICIES["td3_bc"].build()
-    updater = loss.make_target_updater(0.5)
+    updater = TD3BCConfig(target_rate=0.5).target_update(loss)
     optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
     moved = []
     for update in range(5):
@@ -204,7 +204,7 @@ def test_wrong_use_is_named():
 def problem():
     keys = ("observation", "action", ("next", "reward"), "observation_change")
     statistics = {key: (torch.zeros(2), torch.ones(2)) for key in keys}
-    return Problem(2, 2, 0.9, 8, ("next", "reward"), False, statistics)
+    return Problem(2, 2, 0.9, ("next", "reward"), False, statistics)
 
 
 def test_configurations_build_what_they_say():

@@ -14,7 +14,7 @@ from torchrl.objectives import SACLoss, ValueEstimators
 
 from ctmrl_torchrl.objectives.checks import known_reduction
 from ctmrl_torchrl.objectives.policy.action_distribution import require_action, sample_and_score
-from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, or_none, require, ruled
@@ -171,10 +171,11 @@ def make_sac_loss(
             unknown ``reduction``.
 
     Examples:
+        >>> from torchrl.objectives import SoftUpdate
         >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
         >>> sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
         >>> loss = make_sac_loss(make_actor(**sizes), make_qvalue(**sizes))
-        >>> targets = loss.make_target_updater(0.005)
+        >>> targets = SoftUpdate(loss, tau=0.005)
         >>> state = {"observation": torch.randn(6, 3), "task_context": torch.randn(6, 4)}
         >>> never = torch.zeros(6, 1, dtype=torch.bool)
         >>> outcome = {"reward": torch.randn(6, 1), "done": never, "terminated": never}
@@ -204,6 +205,7 @@ def make_sac_loss(
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
+@POLICY_LOSSES.register("sac")
 @dataclass
 class SACConfig(PolicyLossConfig):
     """Configuration of soft actor-critic; see :func:`make_sac_loss`.
@@ -217,7 +219,7 @@ class SACConfig(PolicyLossConfig):
         >>> from ctmrl_torchrl.problem import Problem
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
         >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
         >>> SACConfig(hidden=[8], learned_temperature=True).build(problem, 4).target_entropy.item()
         -1.0
     """

@@ -8,8 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.objectives import SoftUpdate
-from torchrl.objectives.utils import TargetNetUpdater, _vmap_func, distance_loss
+from torchrl.objectives.utils import _vmap_func, distance_loss
 
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.modules.policies import make_actor, make_qvalue
@@ -44,10 +43,6 @@ class TargetCriticLoss(TransitionLoss):
         self._stacked_qvalue = _vmap_func(
             self.qvalue_network, (None, 0), randomness=self.vmap_randomness, pseudo_vmap=self.deactivate_vmap
         )
-
-    def make_target_updater(self, rate: float) -> TargetNetUpdater:
-        """What moves the targets after an update: ``step()`` moves them by ``rate`` towards the networks."""
-        return SoftUpdate(self, tau=rate)
 
     def _stacked_values(self, batch: TensorDictBase, params: TensorDictBase, lead: tuple[int, ...]) -> Tensor:
         """What all critics say of a batch, ``[critics, *lead]``."""

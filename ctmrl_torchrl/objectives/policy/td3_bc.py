@@ -11,10 +11,9 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
-from torchrl.objectives.utils import TargetNetUpdater
 
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
-from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SWITCH, among, ruled, whole
@@ -87,7 +86,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         """Tell the loss which update comes, from 0: the actor learns at the first of ``policy_delay``."""
         self.actor_due = update % self.policy_delay == 0
 
-    def make_target_updater(self, rate: float) -> TargetNetUpdater:
+    def make_target_updater(self, rate: float) -> DelayedSoftUpdate:
         """An updater whose ``step()`` moves the targets by ``rate``, after updates of the actor alone."""
         return DelayedSoftUpdate(self, tau=rate)
 
@@ -122,7 +121,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
             data_action.shape,
             reader=type(self).__name__,
             what="the actor's action",
-            mend=f"as the data's {self.tensor_keys.action!r}: give the actor that many outputs.",
+            hint=f"as the data's {self.tensor_keys.action!r}: give the actor that many outputs.",
         )
         values = self._stacked_values(
             self._with_action(batch, action), self.qvalue_network_params.detach(), lead
@@ -263,6 +262,7 @@ def make_td3_bc_loss(
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
+@POLICY_LOSSES.register("td3_bc")
 @dataclass
 class TD3BCConfig(PolicyLossConfig):
     """Configuration of TD3+BC; see :func:`make_td3_bc_loss`.
@@ -276,7 +276,7 @@ class TD3BCConfig(PolicyLossConfig):
         >>> from ctmrl_torchrl.problem import Problem
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
         >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
         >>> TD3BCConfig(hidden=[8], reward_scale=5.0).build(problem, 4).reward_scale
         5.0
     """
@@ -303,3 +303,7 @@ class TD3BCConfig(PolicyLossConfig):
             sampled_actions=self.sampled_actions,
             judge=self.judge,
         )
+
+    def target_update(self, loss: OfflineTD3BCLoss) -> DelayedSoftUpdate:
+        """What moves the targets: it rests while it is not the actor's turn."""
+        return loss.make_target_updater(self.target_rate)
