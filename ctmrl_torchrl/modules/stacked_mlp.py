@@ -64,12 +64,13 @@ class StackedMLP(nn.Module):
                 f"StackedMLP: the inputs have {inputs.shape[-1]} features, the networks take "
                 f"{self.weights[0].shape[-2]}."
             )
-        values = inputs
+        # One batch of products: baddbmm adds the bias on the way.
+        values = inputs.expand(*self.stack, *inputs.shape[-2:]).flatten(0, -3)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            values = torch.matmul(values, weight) + bias
+            values = torch.baddbmm(bias.flatten(0, -3), values, weight.flatten(0, -3))
             if number < len(self.weights) - 1:
                 values = self.activation(values)
-        return values
+        return values.unflatten(0, self.stack)
 
     def decay(self, rates: Sequence[float]) -> Tensor:
         """``sum_l rate_l * 0.5 * |W_l|^2`` of each network, ``[*stack]``; layers beyond use the last."""
