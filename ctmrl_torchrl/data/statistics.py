@@ -10,6 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from ctmrl_torchrl.data.layout import REWARD_KEYS, row_blocks
+from ctmrl_torchrl.scales import varies
 
 #: mean and standard deviation of each feature, float32 ``[features]``
 Statistics = tuple[Tensor, Tensor]
@@ -17,8 +18,6 @@ Statistics = tuple[Tensor, Tensor]
 CHANGE = "observation_change"
 _FOLLOWING = ("next", "observation")
 _KEYS = ("observation", "action", _FOLLOWING, *REWARD_KEYS)
-#: relative rounding of the numbers that are stored
-_ROUNDING = torch.finfo(torch.float32).eps
 
 
 def statistics_of(
@@ -52,7 +51,7 @@ def statistics_of(
 
 def _above_rounding(spread: Tensor, size: Tensor) -> Tensor:
     """The spread, or 0 where numbers of this (root mean square) size are not stored as finely."""
-    return torch.where(spread > _ROUNDING * size, spread, torch.zeros_like(spread))
+    return torch.where(varies(spread, size), spread, torch.zeros_like(spread))
 
 
 def _read(tensor: Tensor, block: slice) -> Tensor:

@@ -58,7 +58,6 @@ class EnvFamily:
         goal_radius: the distance from the goal within which reward is paid; None if it is paid everywhere.
         figures: what draws the family's own pictures at the end of a run, entry points that are called as
             ``figure(task_set, runs, folder, protocol=..., means=..., subtitle=...)``.
-        codes: default size of the codebook.
 
     Raises:
         ValueError: if a field cannot be right; the message names it.
@@ -90,7 +89,6 @@ class EnvFamily:
     goal_positions: Callable[[Tensor], Tensor] | None = None
     goal_radius: float | None = None
     figures: tuple[EntryPoint, ...] = ()
-    codes: int = 8
 
     def __post_init__(self) -> None:
         """Checks every field that can be judged without the simulator."""

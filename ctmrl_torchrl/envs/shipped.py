@@ -70,7 +70,6 @@ register_family(
         name="sparse_point_robot",
         context_next_observation=False,
         return_key=("next", "sparse_reward"),
-        codes=4,
         goal_radius=SPARSE_RADIUS,
         presets={"repo": (30, 10), "paper": (80, 20)},
         parameter_names=_GOAL_PARAMETERS,

@@ -11,9 +11,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import read
-from ctmrl_torchrl.modules.standardise import usable_scale
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
 from ctmrl_torchrl.objectives.representation.terms import prediction_error
+from ctmrl_torchrl.scales import usable_scale
 
 
 @dataclass
@@ -145,4 +145,4 @@ class TransitionPredictors(nn.Module):
 
 
 def _spread(scale: Tensor | None) -> Tensor:
-    return torch.ones(1) if scale is None else usable_scale(scale)
+    return torch.ones(1) if scale is None else usable_scale(torch.zeros_like(scale), scale)
