@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torchrl.modules import MLP
 
 from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 
-Pooling = Literal["mean", "mean_mlp"]
+Pooling = Literal["mean", "mean_mlp", "attention"]
+Last = Literal["tanh", "linear", "unit", "noisy"]
 
 
 class ContextEncoder(TensorDictModuleBase):
@@ -36,6 +38,8 @@ class ContextEncoder(TensorDictModuleBase):
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
         transition_key (NestedKey, optional): where what the transition network makes of every single
             transition goes; by default it is not kept.
+        pooling (nn.Module, optional): ``([*, L, d], mask or None) -> [*, d]`` in place of the mean, e.g.
+            :class:`~ctmrl_torchrl.modules.pooling.AttentionPool`.
 
     Keys:
         - reads ``in_keys``, each ``[*, L, features]``, and ``mask_key`` if present
@@ -63,6 +67,7 @@ class ContextEncoder(TensorDictModuleBase):
         mask_key: NestedKey | Literal["auto"] | None = "auto",
         head: nn.Module | None = None,
         transition_key: NestedKey | None = None,
+        pooling: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.in_keys = list(in_keys)
@@ -73,9 +78,12 @@ class ContextEncoder(TensorDictModuleBase):
         self.mask_key = mask_key
         self.transition_network = transition_network
         self.head = head if head is not None else nn.Identity()
+        self.pooling = pooling
 
     def pool(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of the per-transition codes ``[*, L, d]`` over the transitions that count."""
+        """Mean (or what ``pooling`` makes) of the codes ``[*, L, d]`` of the transitions that count."""
+        if self.pooling is not None:
+            return self.pooling(encoded, mask)
         if mask is None:
             return encoded.mean(-2)
         weights = mask.unsqueeze(-1).to(encoded.dtype)
@@ -149,6 +157,7 @@ def make_context_encoder(
     hidden: Sequence[int] = (200, 200, 200),
     pool: Pooling = "mean",
     head_hidden: Sequence[int] = (200,),
+    last: Last = "tanh",
     feature_statistics: Statistics | None = None,
     relative: tuple[slice, slice] | None = None,
     **keys: NestedKey | None,
@@ -159,8 +168,11 @@ def make_context_encoder(
         feature_dims (dict): size of every input key, in order, e.g. ``{("context", "observation"): 2, ...}``.
         context_dim (int): latent size d.
         hidden (sequence of int): widths of the per-transition network.
-        pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean.
+        pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean;
+            ``"attention"`` is a weighted mean (CORRO).
         head_hidden (sequence of int): widths of those layers.
+        last: what the per-transition network ends with: ``"tanh"``, ``"linear"`` (nothing), ``"unit"`` (length
+            1, CORRO) or ``"noisy"`` (tanh of a learned Gaussian, UNICORN). Layers after the mean end with tanh.
         feature_statistics (Statistics, optional): mean and standard deviation of the concatenated
             features, to standardise them.
         relative (pair of slice, optional): replace the first slice of the features by its difference to the
@@ -168,7 +180,7 @@ def make_context_encoder(
         keys: ``out_key``, ``mask_key`` and ``transition_key`` of :class:`ContextEncoder`.
 
     Raises:
-        ValueError: for an unknown ``pool``.
+        ValueError: for an unknown ``pool`` or ``last``.
 
     Examples:
         >>> features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
@@ -180,9 +192,18 @@ def make_context_encoder(
     scaling: list[nn.Module] = [] if relative is None else [RelativeFeatures(*relative)]
     if feature_statistics is not None:
         scaling.append(Standardise(*feature_statistics))
-    if pool == "mean":
+    ends = {
+        "tanh": nn.Tanh,
+        "linear": nn.Identity,
+        "unit": UnitSphere,
+        "noisy": lambda: NoisySquash(context_dim),
+    }
+    if last not in ends:
+        raise ValueError(f"last={last!r} is unknown; choose one of {', '.join(map(repr, ends))}.")
+    pooling = AttentionPool(context_dim) if pool == "attention" else None
+    if pool in ("mean", "attention"):
         width, head = context_dim, None
-        last = nn.Tanh()
+        end = ends[last]()
     elif pool == "mean_mlp":
         # The mean of wide features keeps more of the bag than the mean of d outputs would.
         width = hidden[-1]
@@ -195,13 +216,18 @@ def make_context_encoder(
             ),
             nn.Tanh(),
         )
-        last = nn.ReLU()
+        end = nn.ReLU()
     else:
         raise ValueError(
-            f"pool={pool!r} is unknown; choose 'mean' (the paper's) or 'mean_mlp' (layers after it)."
+            f"pool={pool!r} is unknown; choose 'mean' (the paper's), 'mean_mlp' (layers after it) or "
+            "'attention' (a weighted mean)."
         )
-    cells = list(hidden) if pool == "mean" else list(hidden[:-1])
+    cells = list(hidden[:-1]) if pool == "mean_mlp" else list(hidden)
     network = MLP(in_features=features, out_features=width, num_cells=cells, activation_class=nn.ReLU)
     return ContextEncoder(
-        nn.Sequential(*scaling, network, last), in_keys=list(feature_dims), head=head, **keys
+        nn.Sequential(*scaling, network, end),
+        in_keys=list(feature_dims),
+        head=head,
+        pooling=pooling,
+        **keys,
     )

@@ -12,9 +12,10 @@ from ctmrl_torchrl.modules.context_encoder import ContextEncoder, make_context_e
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.modules.standardise import finer
 from ctmrl_torchrl.modules.task_encoders import TaskParameters
+from ctmrl_torchrl.modules.task_table import TaskTable
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
-from ctmrl_torchrl.rules import POSITIVE, WIDTHS, among, list_of, or_none, ruled, whole
+from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, list_of, or_none, ruled, whole
 
 #: configurations of context encoders by the name that ``encoder.name`` has
 ENCODERS: Registry[type[ContextEncoderConfig]] = Registry("context encoder")
@@ -75,7 +76,8 @@ class EncoderConfig(ContextEncoderConfig):
 
     Args:
         hidden (list of int): widths of the per-transition network.
-        pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
+        pool (str): ``mean`` (the paper's), ``mean_mlp`` (layers after the mean) or ``attention``.
+        last (str): what the per-transition network ends with, ``tanh``, ``linear``, ``unit`` or ``noisy``.
         head_hidden (list of int): widths of the layers after the mean.
         feature_gain (float or None): features are standardized with the statistics of the training tasks and
             multiplied by this; None leaves them as they are.
@@ -93,7 +95,8 @@ class EncoderConfig(ContextEncoderConfig):
 
     name: str = "pooling"
     hidden: list[int] = ruled([200, 200, 200], WIDTHS)
-    pool: str = ruled("mean", among("mean", "mean_mlp"))
+    pool: str = ruled("mean", among("mean", "mean_mlp", "attention"))
+    last: str = ruled("tanh", among("tanh", "linear", "unit", "noisy"))
     head_hidden: list[int] = ruled([200], list_of(whole(1), 0))
     feature_gain: float | None = ruled(1.0, or_none(POSITIVE))
     flags: list[str] = ruled([], list_of(among("terminated", "truncated", "done"), 0))
@@ -121,10 +124,40 @@ class EncoderConfig(ContextEncoderConfig):
             hidden=self.hidden,
             pool=self.pool,
             head_hidden=self.head_hidden,
+            last=self.last,
             feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
             relative=relative,
             transition_key=transition_key,
         )
+
+
+@ENCODERS.register("table")
+@dataclass
+class TaskTableConfig(ContextEncoderConfig):
+    """A table of learned contexts, one per task, in place of an encoder (ANOLE).
+
+    Args:
+        noisy (bool): whether a lookup draws from the task's Gaussian.
+
+    Only training tasks are learned; an unknown task is found by a protocol that searches.
+
+    Examples:
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, {}, num_tasks=3)
+        >>> TaskTableConfig(context_dim=2).build(problem).mean.shape
+        torch.Size([3, 2])
+    """
+
+    name: str = "table"
+    noisy: bool = ruled(True, SWITCH)
+
+    @property
+    def reads_task_alone(self) -> bool:
+        """Yes: rows are looked up."""
+        return True
+
+    def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TaskTable:
+        """Build the table, a row for every task."""
+        return TaskTable(range(problem.num_tasks), self.context_dim, noisy=self.noisy)
 
 
 @ENCODERS.register("task_parameters")

@@ -202,6 +202,7 @@ def make_sac_loss(
     )
     loss.set_keys(state_action_value=loss.qvalue_network.out_keys[-1])
     # Made now rather than lazily, so that a fresh loss can load the state of a used one.
+    _ = loss.target_entropy  # TorchRL makes this buffer at first use; a fresh loss must be able to load it
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
