@@ -110,8 +110,8 @@ class EpisodeCollector:
             make_envs = [partial(EpisodeEnv, self.env, horizon, owned=not given)]
         elif given:
             raise ValueError(
-                f"EpisodeCollector: the workers of collector kind {config.kind!r} make their own environments; "
-                "pass env= a function of task ids, e.g. lambda task_ids: make_env('point_robot', task_ids), "
+                f"EpisodeCollector: the workers of collector kind {config.kind!r} make environments of their "
+                "own; pass env= a function of task ids, e.g. lambda task_ids: make_env('point_robot', task_ids), "
                 "in place of an environment, or choose kind 'single'."
             )
         else:
@@ -136,7 +136,12 @@ class EpisodeCollector:
 
         The actor's parameters must not be replaced inside. The global generator of this process is left
         alone: seed it for random actions, and for a stochastic actor of the kind ``single``.
+
+        Raises:
+            RuntimeError: if :meth:`close` was called.
         """
+        if self._collector is None:
+            raise RuntimeError("This collector was closed; make another one to play more episodes.")
         workers = len(self._rows)
         generator = torch.Generator().manual_seed(seed)
         others = torch.randint(2**31, (workers - 1,), generator=generator).tolist()
@@ -149,16 +154,18 @@ class EpisodeCollector:
         self._collector.map_fn("policy.prepare", [()] * workers)
         try:
             yield
-        finally:
-            if self._in_process:  # the workers' copies are nobody else's
+        except BaseException:
+            if self._in_process:  # workers may be the cause, and their copies are nobody else's
                 self._collector.map_fn("policy.release")
+            raise
+        self._collector.map_fn("policy.release", [()] * workers)
 
     def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
         """One episode ``[n, H]`` of every row with its context ``[n, d]``, deterministic unless asked.
 
         Returns:
-            TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after the
-            end of a row's episode.
+            TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after
+            the end of a row's episode.
         """
         options = [{"stochastic": stochastic}] * len(self._rows)
         return self._play([(self._part(task_context, rows),) for rows in self._rows], options)

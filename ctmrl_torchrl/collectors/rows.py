@@ -24,9 +24,9 @@ class EpisodeEnv(TransformedEnv):
     """An environment whose rows are not reset after the last step of an episode.
 
     A TorchRL collector resets every row that is done, also after the last step of a batch, and a collector
-    with ``reset_at_each_iter=True`` then resets all rows once more. Where initial states are random, the first
-    of these resets would shift the random numbers of all later episodes; everywhere it costs time. Rows that
-    end before the horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
+    with ``reset_at_each_iter=True`` then resets all rows once more. The first of these resets costs time and,
+    where initial states are random, shifts the random numbers of all later episodes. Rows that end before the
+    horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
 
     Args:
         env (EnvBase): batched; its methods are called directly, no transform is added.
