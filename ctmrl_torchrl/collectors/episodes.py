@@ -109,7 +109,7 @@ class EpisodeCollector:
                 self._rows = [torch.arange(task_ids.numel())]
                 make_envs = [partial(EpisodeEnv, self.env, horizon, owned=False)]
             else:
-                self.env.close()
+                self.env.close(raise_if_closed=False)
                 self._rows = _split(task_ids.numel(), config.workers)
                 make_envs = [partial(make_episode_env, env, task_ids[rows], horizon) for rows in self._rows]
             keys = {"context_key": context_key, "action_key": self.env.action_key}
@@ -216,8 +216,8 @@ class EpisodeCollector:
         """Stop the workers, and close the environments that were made here; a given one stays open."""
         self._closed = True
         self._stop()
-        if self._owns_env and not self.env.is_closed:
-            self.env.close()
+        if self._owns_env:
+            self.env.close(raise_if_closed=False)
 
     def __enter__(self) -> EpisodeCollector:
         return self

@@ -88,21 +88,22 @@ def test_making_one_leaves_the_global_random_state_alone():
 
 
 def test_an_environment_that_was_passed_stays_open_and_one_that_was_made_is_closed():
-    tasks = torch.tensor(TASKS)
-    given = point_robots(tasks)
-    with MetaTestCollector(
-        given, MarkedActor(), Counts(), task_ids=tasks, horizon=HORIZON, context_dim=3
-    ) as kept:
+    closed, tasks = [], torch.tensor(TASKS)
+
+    def make(task_ids):
+        env = point_robots(task_ids)
+        env.close = lambda **options: closed.append(env)
+        env.is_closed = False
+        return env
+
+    options = {"task_ids": tasks, "horizon": HORIZON, "context_dim": 3}
+    with MetaTestCollector(make(tasks), MarkedActor(), Counts(), **options) as kept:
         kept.run(NonPriorProtocol(2, 1))
-    assert not given.is_closed
-    with MetaTestCollector(
-        point_robots, MarkedActor(), Counts(), task_ids=tasks, horizon=HORIZON, context_dim=3
-    ) as made:
+    assert not closed
+    with MetaTestCollector(make, MarkedActor(), Counts(), **options) as made:
         made.run(NonPriorProtocol(2, 1))
-        env = made.env
-        assert not env.is_closed
-    assert env.is_closed
-    made.close()  # once more does no harm
+        assert not closed
+    assert closed == [made.env]
     with pytest.raises(RuntimeError, match="was closed"):
         made.run(NonPriorProtocol(2, 1))
 
