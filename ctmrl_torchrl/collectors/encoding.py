@@ -73,8 +73,8 @@ class EvidenceEncoder:
         """
         if self.evidence_keys or not self.reads_task:
             raise ValueError(
-                f"The context encoder {type(self.encoder).__name__} reads {self.encoder.in_keys}, so it cannot "
-                f"make a context of {self.task_key!r} alone, which protocol 'told' plays. Choose a protocol "
+                f"The context encoder {type(self.encoder).__name__} reads {self.encoder.in_keys}, so it "
+                f"cannot make a context of {self.task_key!r} alone, as protocol 'told' asks. Choose one "
                 "that collects episodes, or an encoder whose only in_key is the task id."
             )
         return self.encoder(TensorDict({self.task_key: task_ids}, task_ids.shape)).get(self._out_key)

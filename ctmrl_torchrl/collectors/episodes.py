@@ -16,7 +16,14 @@ from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase
 
 from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorParts
-from ctmrl_torchrl.collectors.rows import EnvMaker, EpisodeEnv, EpisodePolicy, make_episode_env
+from ctmrl_torchrl.collectors.rows import (
+    EnvMaker,
+    EpisodeEnv,
+    EpisodePolicy,
+    check_batch_size,
+    check_rows,
+    make_episode_env,
+)
 from ctmrl_torchrl.rules import check_fields
 
 
@@ -79,56 +86,49 @@ class EpisodeCollector:
         config = CollectorConfig() if config is None else config
         check_fields(config, "collector")
         config.check()
+        kind, given = COLLECTORS.get(config.kind), isinstance(env, EnvBase)
+        if given and not kind.in_process:
+            raise ValueError(
+                f"EpisodeCollector: the workers of collector kind {config.kind!r} make environments of their "
+                "own; pass env= a function of task ids, e.g. lambda task_ids: make_env('point_robot', "
+                "task_ids), in place of an environment, or choose kind 'single'."
+            )
         self.actor = actor
         self.horizon = horizon
-        self._num_rows = task_ids.numel()
-        self._batches: Iterator[TensorDictBase] | None = None
         self._task_ids = task_ids
-        with (
-            torch.random.fork_rng()
-        ):  # environments are reset below, which may draw from the global generator
-            self._collector = self._make(env, config, context_key)
-
-    def _make(
-        self, env: EnvBase | EnvMaker, config: CollectorConfig, context_key: NestedKey
-    ) -> BaseCollector:
-        task_ids, actor, horizon = self._task_ids, self.actor, self.horizon
-        given = isinstance(env, EnvBase)
-        self.env = env if given else env(task_ids)
-        check_batch_size(self.env, task_ids)
-        check_rows(self.env.reset(), task_ids)
-        policy = partial(
-            EpisodePolicy,
-            actor,
-            context_key=context_key,
-            action_key=self.env.action_key,
-            device=self.env.device,
-        )
-        kind = COLLECTORS.get(config.kind)
-        if kind.in_process:
-            self._rows = [torch.arange(self._num_rows)]
-            make_envs = [partial(EpisodeEnv, self.env, horizon, owned=not given)]
-        elif given:
-            raise ValueError(
-                f"EpisodeCollector: the workers of collector kind {config.kind!r} make their own environments; "
-                "pass env= a function of task ids, e.g. lambda task_ids: make_env('point_robot', task_ids), "
-                "in place of an environment, or choose kind 'single'."
+        self._kind = kind
+        self._owns_env = not given
+        self._closed = False
+        self._collector: BaseCollector | None = None
+        self._batches: Iterator[TensorDictBase] | None = None
+        with torch.random.fork_rng():  # resets may draw from the global generator
+            self.env = env if given else env(task_ids)
+            check_batch_size(self.env, task_ids)
+            check_rows(self.env.reset(), task_ids)
+            if kind.in_process:
+                self._rows = [torch.arange(task_ids.numel())]
+                make_envs = [partial(EpisodeEnv, self.env, horizon, owned=False)]
+            else:
+                self.env.close(raise_if_closed=False)
+                self._rows = _split(task_ids.numel(), config.workers)
+                make_envs = [partial(make_episode_env, env, task_ids[rows], horizon) for rows in self._rows]
+            keys = {"context_key": context_key, "action_key": self.env.action_key}
+            make_policy = partial(EpisodePolicy, actor, device=self.env.device, **keys)
+            frames = len(self._rows[0]) * horizon
+            self._parts = CollectorParts(
+                tuple(make_envs), (make_policy,) * len(make_envs), frames, self.env.device
             )
-        else:
-            self.env.close()
-            self._rows = _split(self._num_rows, config.workers)
-            make_envs = [partial(make_episode_env, env, task_ids[rows], horizon) for rows in self._rows]
-        workers, frames = len(make_envs), len(self._rows[0]) * horizon
-        self._in_process = kind.in_process
-        parts = CollectorParts(tuple(make_envs), (policy,) * workers, frames, self.env.device)
-        collector = kind.make(parts)
-        if kind.in_process and collector.policy.actor is not actor:
+            self._start()
+
+    def _start(self) -> None:
+        collector = self._kind.make(self._parts)
+        if self._kind.in_process and collector.policy.actor is not self.actor:
             collector.shutdown()
             raise ValueError(
                 f"EpisodeCollector: the environment is on {self.env.device}, the actor's parameters are on "
                 "another device; move one of them, e.g. make_env(..., device=...)."
             )
-        return collector
+        self._collector = collector
 
     @contextmanager
     def session(self, seed: int) -> Iterator[None]:
@@ -136,29 +136,43 @@ class EpisodeCollector:
 
         The actor's parameters must not be replaced inside. The global generator of this process is left
         alone: seed it for random actions, and for a stochastic actor of the kind ``single``.
+
+        Raises:
+            RuntimeError: if :meth:`close` was called.
         """
+        if self._closed:
+            raise RuntimeError("This collector was closed; make another one to play more episodes.")
+        if self._collector is None:  # it stopped at an error
+            self._start()
         workers = len(self._rows)
         generator = torch.Generator().manual_seed(seed)
         others = torch.randint(2**31, (workers - 1,), generator=generator).tolist()
         seeds = [(each,) for each in (seed, *others)]
         self._collector.map_fn("env.set_seed", seeds)
-        if not self._in_process:
+        if not self._kind.in_process:
             self._collector.map_fn("policy.manual_seed", seeds)
             state = {name: value.detach().cpu() for name, value in self.actor.state_dict().items()}
             self._collector.map_fn("policy.load_actor", [(state,)] * workers)
         self._collector.map_fn("policy.prepare", [()] * workers)
+        policy = self._collector.policy if self._kind.in_process else None
         try:
             yield
+        except BaseException:
+            if policy is None:
+                self._stop()  # a worker may be the cause, or be in the middle of an episode
+            raise
         finally:
-            if self._in_process:  # the workers' copies are nobody else's
-                self._collector.map_fn("policy.release")
+            if policy is not None:
+                policy.release()
+        if policy is None:
+            self._collector.map_fn("policy.release", [()] * workers)
 
     def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
         """One episode ``[n, H]`` of every row with its context ``[n, d]``, deterministic unless asked.
 
         Returns:
-            TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after the
-            end of a row's episode.
+            TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after
+            the end of a row's episode.
         """
         options = [{"stochastic": stochastic}] * len(self._rows)
         return self._play([(self._part(task_context, rows),) for rows in self._rows], options)
@@ -173,7 +187,7 @@ class EpisodeCollector:
 
     def _part(self, values: Tensor, rows: Tensor) -> Tensor:
         """The values of a worker's rows, ready to be sent to it."""
-        return values if self._in_process else values.cpu()[rows]
+        return values if self._kind.in_process else values.cpu()[rows]
 
     def _play(self, contexts: list[tuple[Tensor | None]], options: list[dict[str, Any]]) -> TensorDictBase:
         if self._batches is None:
@@ -182,22 +196,28 @@ class EpisodeCollector:
         try:
             episode = next(self._batches)
         except BaseException:
-            self._batches = None  # an iterator that has raised is over
+            self._stop()
             raise
         if episode.ndim > 2:  # [workers, rows, H]
-            episode = episode.flatten(0, 1)[: self._num_rows]
+            episode = episode.flatten(0, 1)[: self._task_ids.numel()]
         if episode.device != self.env.device and self.env.device is not None:
             episode = episode.to(self.env.device)
         check_rows(episode[:, 0], self._task_ids)
         done = episode.get(("next", "done")).squeeze(-1).long()
         return episode.set("mask", done.cumsum(-1) - done == 0)
 
+    def _stop(self) -> None:
+        """Stop the TorchRL collector; a session would start another."""
+        collector, self._collector, self._batches = self._collector, None, None
+        if collector is not None:
+            collector.shutdown()
+
     def close(self) -> None:
         """Stop the workers, and close the environments that were made here; a given one stays open."""
-        if self._collector is not None:
-            self._batches = None
-            self._collector.shutdown()
-            self._collector = None
+        self._closed = True
+        self._stop()
+        if self._owns_env:
+            self.env.close(raise_if_closed=False)
 
     def __enter__(self) -> EpisodeCollector:
         return self
@@ -211,40 +231,3 @@ def _split(num_rows: int, workers: int) -> list[Tensor]:
     workers = min(workers, num_rows)
     each = -(-num_rows // workers)
     return list(torch.arange(each * workers).clamp_max(num_rows - 1).view(workers, each).unbind())
-
-
-def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
-    """Refuse an environment that does not have one row per task id.
-
-    Raises:
-        ValueError: naming both shapes.
-    """
-    if tuple(env.batch_size) != tuple(task_ids.shape) or task_ids.ndim != 1:
-        raise ValueError(
-            f"The environment has {env.batch_size.numel()} rows but task_ids names {task_ids.numel()}: batch "
-            f"size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row per task "
-            "id, [n]. Build it with make_env(..., task_ids=task_ids)."
-        )
-
-
-def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
-    """Refuse rows that belong to other tasks than ``task_ids`` ``[n]``, or to the same in another order.
-
-    An environment that does not write ``task_id`` is taken at its word.
-
-    Raises:
-        ValueError: naming the first row that differs.
-    """
-    found = state.get("task_id", None)
-    if found is None:
-        return
-    found = found.reshape(task_ids.shape).to(task_ids.device)
-    wrong = (found != task_ids).nonzero().flatten()
-    if wrong.numel():
-        row = wrong[0].item()
-        raise ValueError(
-            f"{wrong.numel()} of {len(task_ids)} rows of the environment belong to other tasks than task_ids "
-            f"says; the first is row {row}: task {found[row].item()} in the environment, "
-            f"{task_ids[row].item()} in task_ids. Build it with make_env(..., task_ids=task_ids), or call "
-            "env.set_task(task_ids)."
-        )

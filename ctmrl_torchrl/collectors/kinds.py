@@ -38,8 +38,9 @@ class CollectorKind:
     """A kind of TorchRL collector that can play episodes.
 
     Args:
-        make (callable): makes a collector from its parts. A batch of it is one episode of every row, ``[n, H]``
-            or ``[workers, n / workers, H]``, and its ``map_fn`` reaches ``policy`` and ``env`` of each worker.
+        make (callable): makes a collector from its parts. A batch of it is one episode of every row,
+            ``[n, H]`` or ``[workers, n / workers, H]``; its ``map_fn`` reaches ``policy`` and ``env`` of each
+            worker.
         in_process (bool): whether it plays in this process, with one worker and the actor itself.
         requires (str, optional): name of a package that must be installed.
     """
@@ -72,11 +73,10 @@ class CollectorConfig:
 
     Examples:
         >>> CollectorConfig(kind="multi_sync", workers=4).check()
-        >>> CollectorConfig(workers=4).check()
+        >>> CollectorConfig(workers=4).check()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ctmrl_torchrl.rules.ConfigError: config field collector.workers: got 4, allowed is 1 for \
-collector.kind='single', which plays in this process; choose collector.kind='multi_sync' for several processes.
+        ctmrl_torchrl.rules.ConfigError: config field collector.workers: got 4, allowed is 1 for ...
     """
 
     kind: str = ruled("single", registered(COLLECTORS))
@@ -157,7 +157,7 @@ def make_ray(parts: CollectorParts) -> BaseCollector:
         storing_device="cpu",
         weight_sync_schemes={},
         sync=True,
-        **_EVERY_KIND,
+        **(_EVERY_KIND | {"total_frames": 2**62}),  # -1 means none here, not any number
     )
 
 

@@ -39,7 +39,8 @@ class AdaptationProtocol:
 
     :class:`~ctmrl_torchrl.collectors.MetaTestCollector` measures ``episodes`` episodes and lets the protocol
     collect one between each two of them. A protocol must define :meth:`context` and, unless it measures only
-    one episode, :meth:`collect`; ``@register_protocol("name")`` makes it a choice of ``evaluation.protocols``.
+    one episode, :meth:`collect`. The decorator :func:`register_protocol` makes it a choice of
+    ``evaluation.protocols``.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.

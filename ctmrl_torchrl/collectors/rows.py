@@ -24,9 +24,9 @@ class EpisodeEnv(TransformedEnv):
     """An environment whose rows are not reset after the last step of an episode.
 
     A TorchRL collector resets every row that is done, also after the last step of a batch, and a collector
-    with ``reset_at_each_iter=True`` then resets all rows once more. Where initial states are random, the first
-    of these resets would shift the random numbers of all later episodes; everywhere it costs time. Rows that
-    end before the horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
+    with ``reset_at_each_iter=True`` then resets all rows once more. The first of these resets costs time and,
+    where initial states are random, shifts the random numbers of all later episodes. Rows that end before the
+    horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
 
     Args:
         env (EnvBase): batched; its methods are called directly, no transform is added.
@@ -66,7 +66,6 @@ class EpisodeEnv(TransformedEnv):
         """Close the environment inside if it was made for this one; a caller's own stays open."""
         if self.owned:
             super().close(raise_if_closed=raise_if_closed)
-        self.is_closed = True
 
 
 def make_episode_env(make_env: EnvMaker, task_ids: Tensor, horizon: int) -> EpisodeEnv:
@@ -159,3 +158,40 @@ class EpisodePolicy(TensorDictModuleBase):
     def manual_seed(self, seed: int) -> None:
         """Seed the generator that a stochastic actor draws from: the global one of its process."""
         torch.manual_seed(seed)
+
+
+def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
+    """Refuse an environment that does not have one row per task id.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    if tuple(env.batch_size) != tuple(task_ids.shape) or task_ids.ndim != 1:
+        raise ValueError(
+            f"The environment has {env.batch_size.numel()} rows but task_ids names {task_ids.numel()}: "
+            f"batch size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row "
+            "per task id, [n]. Build it with make_env(..., task_ids=task_ids)."
+        )
+
+
+def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
+    """Refuse rows that belong to other tasks than ``task_ids`` ``[n]``, or to the same in another order.
+
+    An environment that does not write ``task_id`` is taken at its word.
+
+    Raises:
+        ValueError: naming the first row that differs.
+    """
+    found = state.get("task_id", None)
+    if found is None:
+        return
+    found = found.reshape(task_ids.shape).to(task_ids.device)
+    wrong = (found != task_ids).nonzero().flatten()
+    if wrong.numel():
+        row = wrong[0].item()
+        raise ValueError(
+            f"{wrong.numel()} of {len(task_ids)} rows of the environment belong to other tasks than task_ids "
+            f"says; the first is row {row}: task {found[row].item()} in the environment, "
+            f"{task_ids[row].item()} in task_ids. Build it with make_env(..., task_ids=task_ids), or call "
+            "env.set_task(task_ids)."
+        )

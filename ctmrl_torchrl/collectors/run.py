@@ -41,8 +41,8 @@ class RunParts:
 class AdaptationRun:
     """What one batched meta-test knows so far: the episodes collected, and the tools to get more.
 
-    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon. Whatever
-    a protocol obtains through it is counted, whether it adds it to the evidence or not.
+    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon. All
+    that a protocol obtains through it is counted, whether it is added to the evidence or not.
 
     Args:
         parts (RunParts): what it plays and encodes with.

@@ -149,7 +149,8 @@ class CandidatesProtocol(KeepBest):
         share (float): share of the episodes that a shift is made of. Defaults to 0.5.
 
     Raises:
-        ValueError: if the budget does not allow each candidate to be played once, or a number is out of range.
+        ValueError: if the budget does not allow each candidate to be played once, or a number is out of
+            range.
 
     Examples:
         >>> from ctmrl_torchrl.modules import Codebook
@@ -190,7 +191,8 @@ class CandidatesProtocol(KeepBest):
             "evaluation.episodes",
             settings.episodes,
             f"more than {number} under protocol 'codes', which plays each of the {number} candidates once "
-            "(or fewer candidates, e.g. a smaller representation.codes, or evaluation.protocols without 'codes')",
+            "(or fewer candidates, e.g. a smaller representation.codes, or evaluation.protocols without "
+            "'codes')",
         )
 
     @staticmethod
