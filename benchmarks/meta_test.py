@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from cases import RELEASED_SIZES, make_case
+from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols
 from measure import four_digits, write_json
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.objectives.policy import ActingPolicy
-from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols
 
 
 def measure_meta_test(env: str, repeats: int | None, rounds: int) -> dict[str, Any]:

@@ -16,11 +16,11 @@ PACKAGE = ROOT / "ctmrl_torchrl"
 #: what each room may import of the others
 ALLOWED = {
     "problem": set(),
-    "envs": set(),
+    "envs": {"registry", "scales"},
     "data": {"envs"},
     "modules": {"problem"},
     "objectives": {"modules", "problem"},
-    "collectors": {"modules"},
+    "collectors": {"modules", "registry", "rules"},
     "evaluation": set(),
     "training": {"collectors", "data", "envs", "evaluation", "modules", "objectives", "problem"},
 }

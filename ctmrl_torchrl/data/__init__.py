@@ -1,7 +1,18 @@
 """Offline data: datasets on disk, context draws, meta-batches, and import of released data."""
 
+from ctmrl_torchrl.data.behaviour import (
+    BehaviourAgents,
+    CollectionRecipe,
+    PPOSettings,
+    collect_task_dataset,
+    get_recipe,
+    recipe_names,
+    recipes_of,
+    register_agents,
+    register_recipe,
+    snapshot_returns,
+)
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
-from ctmrl_torchrl.data.collect import collect_task_dataset, snapshot_returns
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.errors import DatasetError
@@ -14,19 +25,19 @@ from ctmrl_torchrl.data.interchange import (
     to_minari,
 )
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.recipes import RECIPE_NAMES, CollectionRecipe, get_recipe, recipes_of
 from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
 from ctmrl_torchrl.data.sizes import DatasetSizes
 
 __all__ = [
     "IMPORTERS",
-    "RECIPE_NAMES",
+    "BehaviourAgents",
     "CollectionRecipe",
     "ContextDraw",
     "DatasetError",
     "DatasetManifest",
     "DatasetSizes",
     "MetaReplayBuffer",
+    "PPOSettings",
     "TaskDataset",
     "TaskSampler",
     "collect_task_dataset",
@@ -37,7 +48,10 @@ __all__ = [
     "import_released",
     "import_unicorn",
     "library_versions",
+    "recipe_names",
     "recipes_of",
+    "register_agents",
+    "register_recipe",
     "snapshot_returns",
     "to_minari",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from torchrl.modules import MLP
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.modules.standardise import Standardise, Statistics, finer
-from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 
 Pooling = Literal["mean", "mean_mlp"]
 
@@ -83,6 +81,10 @@ class ContextEncoder(TensorDictModuleBase):
         weights = mask.unsqueeze(-1).to(encoded.dtype)
         return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
 
+    def pooled(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
+        """The task contexts ``[*, d]`` of what the transition network has made of transitions ``[*, L, d]``."""
+        return self.head(self.pool(encoded, mask))
+
     def _check_shapes(self, entries: list[Tensor]) -> None:
         lead = entries[0].shape[:-1]
         for key, entry in zip(self.in_keys, entries, strict=True):
@@ -97,7 +99,8 @@ class ContextEncoder(TensorDictModuleBase):
         """Write the task-specific context of every row."""
         entries = [read(tensordict, key, type(self).__name__) for key in self.in_keys]
         self._check_shapes(entries)
-        features = torch.cat(entries, -1)
+        # Flags such as ("context", "next", "terminated") are features too.
+        features = torch.cat([entry.float() if entry.dtype == torch.bool else entry for entry in entries], -1)
         if features.shape[-2] == 0:
             raise ValueError(
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
@@ -112,7 +115,7 @@ class ContextEncoder(TensorDictModuleBase):
         encoded = self.transition_network(features)
         for transition_key in self.out_keys[:-1]:
             tensordict.set(transition_key, encoded)
-        return tensordict.set(self.out_keys[-1], self.head(self.pool(encoded, mask)))
+        return tensordict.set(self.out_keys[-1], self.pooled(encoded, mask))
 
 
 class RelativeFeatures(nn.Module):
@@ -202,52 +205,3 @@ def make_context_encoder(
     return ContextEncoder(
         nn.Sequential(*scaling, network, last), in_keys=list(feature_dims), head=head, **keys
     )
-
-
-@dataclass
-class EncoderConfig:
-    """Configuration of the context encoder; see :func:`make_context_encoder`.
-
-    Args:
-        context_dim (int): latent size d.
-        hidden (list of int): widths of the per-transition network.
-        pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
-        head_hidden (list of int): widths of the layers after the mean.
-        feature_gain (float or None): features are standardised with the statistics of the training tasks and
-            multiplied by this; None leaves them as they are.
-
-    Where contexts hold the next observation it enters as its change from the observation.
-
-    Examples:
-        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
-        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
-        >>> EncoderConfig(context_dim=5).build(problem).in_keys[-1]
-        ('context', 'next', 'reward')
-    """
-
-    context_dim: int = 20
-    hidden: list[int] = field(default_factory=lambda: [200, 200, 200])
-    pool: str = "mean"
-    head_hidden: list[int] = field(default_factory=lambda: [200])
-    feature_gain: float | None = 1.0
-
-    def build(self, problem: Problem, transition_key: NestedKey | None = None) -> ContextEncoder:
-        """Build the encoder for an environment's features, under the root key ``"context"``."""
-        features = problem.feature_dims
-        relative, scaled = None, list(features)
-        if problem.context_next_observation:
-            total, size = sum(features.values()), problem.observation_dim
-            relative = slice(total - size, total), slice(0, size)
-            scaled[-1] = "observation_change"
-        means, spreads = zip(*(problem.statistics[key] for key in scaled), strict=True)
-        return make_context_encoder(
-            feature_dims={join_key("context", key): size for key, size in features.items()},
-            context_dim=self.context_dim,
-            hidden=self.hidden,
-            pool=self.pool,
-            head_hidden=self.head_hidden,
-            feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
-            relative=relative,
-            transition_key=transition_key,
-        )

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import yaml
+from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
 from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
@@ -14,15 +15,14 @@ from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
 from ctmrl_torchrl.data.recipes import POINT_ROBOT_RECIPES
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
-from ctmrl_torchrl.objectives.representation import ReleasedConfig
+from ctmrl_torchrl.methods import ReleasedConfig
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training import experiment as experiment_module
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
 from ctmrl_torchrl.training.config import ContextConfig
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment, run_seeds
-from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import ConfigError
 
 ALL = ["offline", "online", "np", "codes"]
 

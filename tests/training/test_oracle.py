@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ctmrl_torchrl.training.oracle import train_oracle
 from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.objectives.policy import IQLConfig
-from ctmrl_torchrl.training.oracle import train_oracle
 
 
 def test_parameters_are_standardised_by_the_training_tasks():
     task_set = make_task_set("point_robot_wind")
-    parameters = task_set.standardised_parameters()
+    parameters = task_set.standardized_parameters()
     training = parameters[list(task_set.train_ids)]
     torch.testing.assert_close(training.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(training.std(0), torch.ones(2))

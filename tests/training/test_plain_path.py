@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_experiments import tiny_config
 
+from ctmrl_torchrl.methods import ReleasedConfig
 from ctmrl_torchrl.objectives.policy import IQLConfig
-from ctmrl_torchrl.objectives.representation import ReleasedConfig
 from ctmrl_torchrl.training.experiment import build_experiment
 
 KINDS = {

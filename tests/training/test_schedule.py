@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from ctmrl_torchrl.modules import Codebook
-from ctmrl_torchrl.training.config import OptimiserConfig, ScheduleConfig
+from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
 from ctmrl_torchrl.training.schedule import (
     CodebookSchedule,
     LearningRates,
@@ -41,7 +41,7 @@ def rates_over(schedule, **rates):
     )
     loss = SimpleNamespace(representation_frozen=None, policy_frozen=None)
     hook = LearningRates(
-        optimiser, loss, OptimiserConfig(representation_rate=2.0, policy_rate=4.0, **rates), schedule
+        optimiser, loss, OptimizerConfig(representation_rate=2.0, policy_rate=4.0, **rates), schedule
     )
     rows = []
     for update in range(schedule.updates):
@@ -62,7 +62,7 @@ def test_rates_that_are_tensors_stay_where_they_are():
     optimiser = torch.optim.Adam([group | {"lr": torch.tensor(9.0)} for group in groups])
     rates = [group["lr"] for group in optimiser.param_groups]
     schedule = ScheduleConfig(updates=10, representation_end=0.5, policy_start=0.0)
-    hook = LearningRates(optimiser, SimpleNamespace(), OptimiserConfig(2.0, 4.0, policy_final=1.0), schedule)
+    hook = LearningRates(optimiser, SimpleNamespace(), OptimizerConfig(2.0, 4.0, policy_final=1.0), schedule)
     for update, expected in ((0, [2.0, 4.0]), (5, [0.0, 4.0])):
         hook.before_update(update)
         assert [rate.item() for rate in rates] == expected

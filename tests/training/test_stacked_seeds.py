@@ -10,10 +10,10 @@ import torch
 from tiny_experiments import metric_rows, tiny_config
 
 from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import load_checkpoint
 from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_identity, run_seeds
 from ctmrl_torchrl.training.stacked import StackedTrainer
-from ctmrl_torchrl.training.validate import ConfigError
 
 SEEDS = (0, 4)
 RELABELLED = {"representation.relabelled_fraction": 0.5}

@@ -1,0 +1,33 @@
+"""Who makes the data: behaviour agents, the recipes of their training, and the recording of their stages.
+
+This room reads datasets and writes them; the rest of ``data`` does not import it. Importing it registers the
+kinds of agents and the recipes that come with the library.
+"""
+
+from ctmrl_torchrl.data.behaviour import conditioned, named_recipes, ppo, sac  # noqa: F401  (they register)
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS, BehaviourAgents, register_agents
+from ctmrl_torchrl.data.behaviour.collect import collect_task_dataset, snapshot_returns
+from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
+from ctmrl_torchrl.data.behaviour.recipes import (
+    CollectionRecipe,
+    get_recipe,
+    recipe_names,
+    recipes_of,
+    register_recipe,
+    unregister_recipe,
+)
+
+__all__ = [
+    "BEHAVIOUR_AGENTS",
+    "BehaviourAgents",
+    "CollectionRecipe",
+    "PPOSettings",
+    "collect_task_dataset",
+    "get_recipe",
+    "recipe_names",
+    "recipes_of",
+    "register_agents",
+    "register_recipe",
+    "snapshot_returns",
+    "unregister_recipe",
+]

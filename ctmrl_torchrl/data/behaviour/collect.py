@@ -1,0 +1,202 @@
+"""From an environment's name to a dataset: train behaviour policies, record every snapshot, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import NestedKey
+from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
+from ctmrl_torchrl.data.behaviour.recording import measure_oracle, record_snapshots
+from ctmrl_torchrl.data.dataset import TaskDataset
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
+from ctmrl_torchrl.envs import TaskSet, get_family, make_task_set, optimal_returns
+
+
+def collect_task_dataset(
+    env_name: str,
+    *,
+    preset: str = "repo",
+    recipe: CollectionRecipe | str = "small",
+    seed: int = 0,
+    path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    task_set: TaskSet | None = None,
+    overwrite: bool = False,
+) -> TaskDataset:
+    """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
+
+    Agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
+    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
+    bit for bit on the CPU. Global random state is left as it was.
+
+    By default the agents learn from test tasks as well, because the data of a test task stand for logged
+    behaviour of that task. They serve the ``offline`` protocol only, and meta-training never reads them.
+    ``recipe.behaviour_tasks`` has the alternatives.
+
+    With a ``path``, a training of more than minutes leaves a checkpoint beside it (``PATH.unfinished``) while
+    it runs; called again after an interruption, it resumes from there.
+
+    Args:
+        env_name: a name of ``ctmrl_torchrl.envs.family_names()``.
+        preset: the task set.
+        recipe: a :class:`CollectionRecipe` or the name of one, see :func:`get_recipe`.
+        seed: of everything random.
+        path: folder to save into; it appears complete or not at all. None keeps the dataset in memory.
+        device: where agents and environments run; the data end up on the CPU.
+        progress: show progress bars.
+        task_set: tasks to use instead of a preset's.
+        overwrite: replace a dataset that is already at ``path``.
+
+    Returns:
+        The dataset, memory-mapped if ``path`` was given.
+
+    Raises:
+        DatasetError: before any work, if there is something at ``path`` that may not be replaced, or the
+            checkpoint beside it is of another collection.
+        ValueError: if the environment, the preset or the recipe is unknown.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
+        >>> dataset.n_trajectories == 40 * 2 * 3
+        True
+    """
+    if path is not None and Path(path).exists() and not overwrite:
+        raise DatasetError(f"{path}: exists already; pass overwrite=True or choose another path")
+    tasks = make_task_set(env_name, preset) if task_set is None else task_set
+    family = tasks.family
+    recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
+    learned = None if recipe.behaviour_tasks == "all" else tasks.train_ids
+    recorded = tasks.train_ids if recipe.behaviour_tasks == "train_only" else None
+    init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
+    kind = BEHAVIOUR_AGENTS.get(recipe.agents)
+    agents = kind.for_tasks(tasks, recipe, seed=init_seed, task_ids=learned, device=device)
+    snapshots = agents.train(
+        tasks,
+        recipe,
+        seed=train_seed,
+        progress=progress,
+        checkpoint=None if path is None else _unfinished(path),
+        identity={"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()},
+    )
+    policies = [None, *snapshots] if recipe.random_snapshot else snapshots
+    transitions = record_snapshots(
+        tasks,
+        agents,
+        policies,
+        recipe.trajectories_per_snapshot,
+        seed=record_seed,
+        progress=progress,
+        task_ids=recorded,
+    )
+    manifest = DatasetManifest(
+        env=family.name,
+        preset=tasks.preset,
+        horizon=family.horizon,
+        tasks=tasks.to_dict(),
+        snapshots=[{"id": index, "step": step} for index, step in enumerate(recipe.all_steps)],
+        seeds={"collection": seed},
+        versions=library_versions(),
+        recipe={
+            "name": recipe_name(recipe, family.name),
+            "algorithm": kind.algorithm,
+            **recipe.to_dict(),
+        },
+        oracle=measure_oracle(tasks, agents, policies[-1], seed=oracle_seed, task_ids=recorded),
+    )
+    dataset = TaskDataset.from_tensordict(transitions, manifest)
+    dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
+    returns = [entry["mean_return"] for entry in dataset.manifest.snapshots]
+    torchrl_logger.info(
+        f"collected {family.name} ({tasks.preset}): {tasks.n_tasks} tasks, {dataset.n_transitions} "
+        f"transitions, mean return per snapshot {', '.join(f'{value:.2f}' for value in returns)}"
+    )
+    if path is None:
+        return dataset
+    saved = TaskDataset.load(dataset.save(path, overwrite=overwrite))
+    _unfinished(path).unlink(missing_ok=True)
+    return saved
+
+
+def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict[str, Any]:
+    """Mean return of every snapshot, overall, per split and per task.
+
+    Args:
+        dataset: any dataset of a registered environment family.
+        key: the reward to sum; None takes the family's reported one.
+
+    Returns:
+        Plain lists, one entry per snapshot: ``snapshot_id``, ``step`` (None where the manifest has none),
+        ``mean``, ``train``, ``test`` and ``per_task`` (a list by ``task_id``); None where there are no data.
+        Also ``task_id``.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=2, hidden_sizes=(8,))
+        >>> returns = snapshot_returns(collect_task_dataset("point_robot", recipe=recipe))
+        >>> returns["step"], len(returns["mean"]), len(returns["per_task"][0])
+        ([0, 1], 2, 40)
+    """
+    manifest = dataset.manifest
+    key = get_family(manifest.env).return_key if key is None else key
+    returns = dataset.trajectory_returns(key).double()
+    task = torch.searchsorted(dataset.task_ids, dataset.trajectory_task)
+    snapshot = torch.searchsorted(dataset.snapshot_ids, dataset.trajectory_snapshot)
+    shape = (dataset.snapshot_ids.numel(), dataset.task_ids.numel())
+    cell = snapshot * shape[1] + task
+    total = returns.new_zeros(shape).flatten().index_add_(0, cell, returns)
+    per_task = (total / torch.bincount(cell, minlength=total.numel())).view(shape)
+    steps = {entry["id"]: entry.get("step") for entry in manifest.snapshots}
+
+    def mean_of(task_ids: tuple[int, ...]) -> list[float | None]:
+        kept = torch.isin(dataset.task_ids, torch.tensor(task_ids, dtype=torch.int64))
+        return _plain(per_task[:, kept].nanmean(1))
+
+    return {
+        "snapshot_id": dataset.snapshot_ids.tolist(),
+        "step": [steps.get(index) for index in dataset.snapshot_ids.tolist()],
+        "mean": _plain(per_task.nanmean(1)),
+        "train": mean_of(manifest.train_ids),
+        "test": mean_of(manifest.test_ids),
+        "per_task": [_plain(row) for row in per_task],
+        "task_id": dataset.task_ids.tolist(),
+    }
+
+
+def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, Any]]:
+    """The manifest's entry of each snapshot, with its returns beside the optimum."""
+    returns = snapshot_returns(dataset)
+    columns = {
+        "id": "snapshot_id",
+        "step": "step",
+        "mean_return": "mean",
+        "train_return": "train",
+        "test_return": "test",
+        "task_returns": "per_task",
+    }
+    count = len(returns["snapshot_id"])
+    entries = [{name: returns[column][i] for name, column in columns.items()} for i in range(count)]
+    if tasks.family.has_optimum:
+        optimum = float(optimal_returns(tasks).mean())
+        entries = [{**entry, "optimal_return": optimum} for entry in entries]
+    return entries
+
+
+def _unfinished(path: str | Path) -> Path:
+    """Where an interrupted behaviour training waits."""
+    return Path(path).with_name(f"{Path(path).name}.unfinished")
+
+
+def _spread_seed(seed: int, count: int) -> list[int]:
+    """Independent seeds for the stages of a collection."""
+    return torch.randint(2**31, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _plain(values: torch.Tensor) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]

@@ -1,0 +1,139 @@
+"""The recipes that come with the library: by simulator, and by family where one needs its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, register_recipe
+
+# For the point robots, and for families of others that are stepped in torch.
+_TORCH: dict[str, CollectionRecipe] = {
+    # for tests and the smoke preset: seconds, and too little to learn anything from
+    "smoke": CollectionRecipe(
+        snapshot_steps=(10, 40, 100),
+        trajectories_per_snapshot=6,
+        hidden_sizes=(32, 32),
+        learning_rate=1.5e-2,
+        batch_size=32,
+    ),
+    # quick: the whole of point_robot with 40 tasks in about a minute of one core
+    "small": CollectionRecipe(
+        snapshot_steps=(10, 30, 35, 40, 50, 80, 120, 170, 220, 300, 450, 800, 1500),
+        trajectories_per_snapshot=40,
+        learning_rate=1.5e-2,
+        batch_size=32,
+    ),
+    # the released checkpoints (2200 to 5000 by 200, 50 episodes each), after earlier ones for coverage
+    "paper": CollectionRecipe(
+        snapshot_steps=(20, 40, 60, 80, 100, 150, 200, 300, 500, 800, 1200, 1700, *range(2200, 5001, 200)),
+        trajectories_per_snapshot=50,
+    ),
+}
+
+
+# What the recipes for the MuJoCo robots share.
+_TOLD: dict[str, Any] = {
+    "agents": "conditioned",
+    "hidden_sizes": (256, 256),
+    "learning_rate": 7e-4,
+    "annealed_fraction": 0.3,
+    "batch_size": 8,
+    "entropy_coefficient": 0.1,
+    "learn_entropy": True,
+    "target_rate": 0.01,
+    "rows_per_task": 1,
+    "random_episodes": 2,
+    "replay_capacity": 20_000,
+}
+
+
+def geometric_steps(first: int, last: int, count: int) -> tuple[int, ...]:
+    """Steps from ``first`` to ``last`` in tens of thousands, each about the same multiple of the one before.
+
+    Examples:
+        >>> geometric_steps(100_000, 800_000, 4)
+        (100000, 200000, 400000, 800000)
+    """
+    factor = (last / first) ** (1.0 / (count - 1))
+    return tuple(round(first * factor**index / 10_000) * 10_000 for index in range(count))
+
+
+def _ppo(steps: int, **settings: Any) -> CollectionRecipe:
+    """The PPO agent for a robot, with ten stages from before the first success to the end."""
+    return CollectionRecipe(
+        snapshot_steps=geometric_steps(150_000, steps, 10),
+        trajectories_per_snapshot=4,
+        agents="ppo",
+        hidden_sizes=(128, 128),
+        learning_rate=3e-4,
+        annealed_fraction=0.3,
+        rows_per_task=4,
+        settings=PPOSettings(**settings),
+    )
+
+
+_MUJOCO_CHECKPOINTS = tuple(range(5_000, 95_001, 5_000))
+
+# For the MuJoCo robots.
+_MUJOCO: dict[str, CollectionRecipe] = {
+    "smoke": CollectionRecipe(
+        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
+    ),
+    # one CPU core: ten minutes, tens of megabytes
+    "small": _ppo(3_000_000, entropy_coefficient=0.0005),
+    # the same by SAC, which takes longer and mostly learns to stand where standing is paid
+    "small_sac": CollectionRecipe(
+        snapshot_steps=(500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 20_000, 40_000),
+        trajectories_per_snapshot=4,
+        **_TOLD,
+    ),
+    # nineteen checkpoints of 50 episodes, as many as were released
+    "paper": CollectionRecipe(snapshot_steps=_MUJOCO_CHECKPOINTS, trajectories_per_snapshot=50, **_TOLD),
+    # and an agent for every task, as they were made: for a machine with a GPU
+    "paper_per_task": CollectionRecipe(
+        snapshot_steps=tuple(range(50_000, 950_001, 50_000)),
+        trajectories_per_snapshot=50,
+        hidden_sizes=(256, 256, 256),
+        learning_rate=3e-4,
+        annealed_fraction=0.0,
+        batch_size=256,
+        entropy_coefficient=0.2,
+        target_rate=0.005,
+        rows_per_task=1,
+        replay_capacity=1_000_000,
+    ),
+}
+
+# For families made by from_gymnasium: one SAC agent that is told the task, sized for small control tasks.
+_SMALL_CONTROL: dict[str, Any] = _TOLD | {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "batch_size": 16}
+_GYMNASIUM: dict[str, CollectionRecipe] = {
+    "smoke": CollectionRecipe(
+        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
+    ),
+    "small": CollectionRecipe(
+        snapshot_steps=(200, 400, 600, 800, 1000, 1400, 2000, 3000, 4000),
+        trajectories_per_snapshot=6,
+        **_SMALL_CONTROL,
+    ),
+    "paper": CollectionRecipe(
+        snapshot_steps=tuple(range(1_000, 20_001, 1_000)), trajectories_per_snapshot=50, **_SMALL_CONTROL
+    ),
+}
+
+for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _GYMNASIUM}.items():
+    for _name, _recipe in _recipes.items():
+        register_recipe(_name, _recipe, simulator=_simulator)
+# Hoppers need more exploration to leave the stand, and those whose feet stick to the ground more practice.
+register_recipe(
+    "small",
+    _ppo(
+        4_000_000,
+        entropy_coefficient=0.002,
+        least_divergence=0.02,
+        most_divergence=0.04,
+        stop_divergence=0.1,
+        spare_rows=0.25,
+    ),
+    family="hopper_rand_params",
+)

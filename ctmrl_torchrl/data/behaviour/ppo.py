@@ -1,0 +1,385 @@
+"""One PPO agent for all tasks of a set, told the parameters of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from torch import Tensor, nn
+from torchrl.modules import IndependentNormal, ProbabilisticActor, ValueOperator
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
+
+from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, register_agents
+from ctmrl_torchrl.data.behaviour.ppo_training import PPOTraining
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.rules import (
+    BETWEEN_ZERO_AND_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    check_fields,
+    ruled,
+    whole,
+)
+
+#: bounds of the logarithm of the policy's standard deviation
+LOG_DEVIATION_BOUNDS = (-2.5, 0.3)
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """What only the PPO agent needs to know.
+
+    Args:
+        rollout_steps: environment steps per row between two sets of updates.
+        round_steps: environment steps per row after which all rows start anew (and a checkpoint may be
+            written); episodes of the first horizon end at random times, so that rows are at different times.
+        epochs: passes over the collected steps. minibatches: updates per pass.
+        clip: of the probability ratio.
+        trace_decay: lambda of generalised advantage estimation.
+        entropy_coefficient: of the entropy bonus.
+        least_divergence, most_divergence: below the one the learning rate grows, above the other it shrinks,
+            by ``rate_factor``, once per set of updates.
+        stop_divergence: passes end early above this divergence.
+        rate_factor: see above. least_rate, most_rate: bounds of the learning rate before annealing.
+        last_rate: share of the learning rate that annealing ends with.
+        deviation: initial standard deviation of the action before it is squashed.
+        gradient_norm: gradients are clipped to this norm.
+        observation_clip: standardised observations are clipped to this.
+        spare_rows: share of the rows that is given to the tasks with the lowest returns, anew in each round.
+
+    Raises:
+        ConfigError: if a field is out of its range; the message names the field.
+    """
+
+    rollout_steps: int = ruled(32, whole(1))
+    round_steps: int = ruled(1600, whole(1))
+    epochs: int = ruled(6, whole(1))
+    minibatches: int = ruled(4, whole(1))
+    clip: float = ruled(0.2, BETWEEN_ZERO_AND_ONE)
+    trace_decay: float = ruled(0.95, SHARE)
+    entropy_coefficient: float = ruled(0.002, NOT_NEGATIVE)
+    least_divergence: float = ruled(0.013, POSITIVE)
+    most_divergence: float = ruled(0.03, POSITIVE)
+    stop_divergence: float = ruled(0.06, POSITIVE)
+    rate_factor: float = ruled(1.2, POSITIVE)
+    least_rate: float = ruled(5e-5, POSITIVE)
+    most_rate: float = ruled(2e-3, POSITIVE)
+    last_rate: float = ruled(0.1, SHARE)
+    deviation: float = ruled(0.6, POSITIVE)
+    gradient_norm: float = ruled(1.0, POSITIVE)
+    observation_clip: float = ruled(8.0, POSITIVE)
+    spare_rows: float = ruled(0.0, SHARE)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "settings")
+
+
+class ToldFeatures(nn.Module):
+    """Observations standardised by running statistics and clipped, beside the parameters of each row's task.
+
+    Args:
+        task_parameters: ``[tasks, k]``, standardised.
+        observation_dim: size of an observation.
+        clip: bound of the standardised observation.
+    """
+
+    #: observations that the running statistics remember at most
+    MEMORY = 5e6
+
+    def __init__(self, task_parameters: Tensor, observation_dim: int, clip: float) -> None:
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("task_parameters", task_parameters.clone())
+        self.register_buffer("mean", torch.zeros(observation_dim, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(observation_dim, dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
+
+    def forward(self, observation: Tensor, task_id: Tensor) -> Tensor:
+        """Observations ``[*, d]`` and task ids ``[*]``; features ``[*, d + k]``."""
+        scaled = (observation - self.mean.float()) * (self.variance + 1e-6).rsqrt().float()
+        return torch.cat([scaled.clamp(-self.clip, self.clip), self.task_parameters[task_id]], -1)
+
+    @torch.no_grad()
+    def observe(self, observation: Tensor) -> None:
+        """Count observations ``[*, d]`` in."""
+        rows = observation.flatten(0, -2).double()
+        variance, mean = torch.var_mean(rows, 0, correction=0)
+        total, shift = self.count + len(rows), mean - self.mean
+        spread = self.variance * self.count + variance * len(rows)
+        self.variance.copy_((spread + shift**2 * self.count * len(rows) / total) / total)
+        self.mean.add_(shift * len(rows) / total)
+        self.count.copy_(total.clamp(max=self.MEMORY))
+
+
+def tanh_network(sizes: Sequence[int], last_scale: float = 1.0) -> nn.Sequential:
+    """An MLP with tanh between its layers; the last layer's weights are scaled and its bias is zero."""
+    layers: list[nn.Module] = []
+    for size, width in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(size, width), nn.Tanh()]
+    last = nn.Linear(sizes[-2], sizes[-1])
+    with torch.no_grad():
+        last.weight.mul_(last_scale)
+        last.bias.zero_()
+    return nn.Sequential(*layers, last)
+
+
+class GaussianNetwork(nn.Module):
+    """Mean of the unsquashed action from features; one standard deviation per action, the same everywhere.
+
+    Args:
+        sizes: of the input, the hidden layers and the output. deviation: initial standard deviation.
+    """
+
+    def __init__(self, sizes: Sequence[int], deviation: float) -> None:
+        super().__init__()
+        self.mean = tanh_network(sizes, last_scale=0.01)
+        self.log_deviation = nn.Parameter(torch.full((sizes[-1],), math.log(deviation)))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[*, d]``; mean and standard deviation ``[*, actions]``."""
+        mean = self.mean(features)
+        return mean, self.log_deviation.exp().expand_as(mean)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Clamp the standard deviation."""
+        self.log_deviation.clamp_(*LOG_DEVIATION_BOUNDS)
+
+
+class PPOAgents(BehaviourAgents):
+    """One PPO agent for all tasks, told the true parameters of each.
+
+    TorchRL's :class:`~torchrl.objectives.ClipPPOLoss` and :class:`~torchrl.objectives.value.GAE` train a
+    Gaussian policy of the *unsquashed* action ``latent``; the environment is given its tanh, whose Jacobian
+    cancels in the probability ratio. Parameters that have no effect (``EnvFamily.inert_parameters``) are not
+    told.
+
+    Args:
+        task_parameters: ``[tasks, k]``, standardised.
+        observation_dim: size of an observation.
+        action_dim: size of an action; actions lie in [-1, 1].
+        recipe: its ``settings`` are :class:`PPOSettings`.
+        discount: used when the recipe leaves it open.
+        seed: of the initial weights.
+        task_ids: the tasks to learn from; None is all of them.
+        device: where parameters live.
+
+    Keys read by :meth:`losses`, batch ``[n]``: ``features``, ``latent``, ``latent_log_prob``, ``advantage``,
+    ``value_target``.
+
+    Examples:
+        >>> recipe = CollectionRecipe((100,), 1, hidden_sizes=(8,), agents="ppo")
+        >>> agents = PPOAgents(torch.randn(3, 1), 2, 2, recipe, discount=0.9, seed=0)
+        >>> rows = {"observation": torch.zeros(6, 2), "task_id": torch.arange(3).repeat(2)}
+        >>> agents.policy()(TensorDict(rows, [6]))["action"].shape
+        torch.Size([6, 2])
+    """
+
+    algorithm = "ppo"
+    told_parameters = True
+    settings_class = PPOSettings
+    unread_fields = frozenset(
+        {
+            "batch_size",
+            "entropy_coefficient",
+            "target_rate",
+            "random_episodes",
+            "explore",
+            "gradient_steps_per_episode",
+            "replay_capacity",
+            "learn_entropy",
+        }
+    )
+
+    def __init__(
+        self,
+        task_parameters: Tensor,
+        observation_dim: int,
+        action_dim: int,
+        recipe: CollectionRecipe,
+        *,
+        discount: float,
+        seed: int,
+        task_ids: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.settings: PPOSettings = recipe.settings or PPOSettings()
+        self.task_ids = tuple(range(len(task_parameters)) if task_ids is None else task_ids)
+        self.discount = discount if recipe.discount is None else recipe.discount
+        told = task_parameters.float()
+        sizes = (observation_dim + told.shape[1], *recipe.hidden_sizes)
+        with isolated_rng(seed, self.device):
+            self.features = ToldFeatures(told, observation_dim, self.settings.observation_clip)
+            self.network = GaussianNetwork((*sizes, action_dim), self.settings.deviation)
+            value_network = tanh_network((*sizes, 1))
+        self.latent_actor = ProbabilisticActor(
+            TensorDictModule(self.network, ["features"], ["loc", "scale"]),
+            in_keys=["loc", "scale"],
+            out_keys=["latent"],
+            distribution_class=IndependentNormal,
+        )
+        self.actor = TensorDictSequential(
+            TensorDictModule(self.features, ["observation", "task_id"], ["features"]),
+            self.latent_actor,
+            TensorDictModule(nn.Tanh(), ["latent"], ["action"]),
+        ).to(self.device)
+        self.critic = ValueOperator(value_network, in_keys=["features"]).to(self.device)
+        self.loss = ClipPPOLoss(
+            self.latent_actor,
+            self.critic,
+            clip_epsilon=self.settings.clip,
+            entropy_coeff=self.settings.entropy_coefficient,
+            critic_coeff=0.5,
+            loss_critic_type="l2",
+        )
+        self.loss.set_keys(action="latent", sample_log_prob="latent_log_prob")
+        self.advantage = GAE(
+            gamma=self.discount,
+            lmbda=self.settings.trace_decay,
+            value_network=self.critic,
+            skip_existing=True,
+            vectorized=False,
+        )
+        self.rate = recipe.learning_rate
+        self.optimizer = torch.optim.Adam(list(self.loss.parameters()), lr=self.rate, fused=True)
+
+    @classmethod
+    def for_tasks(
+        cls,
+        tasks: TaskSet,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        task_ids: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> PPOAgents:
+        """The agent of a task set, told the parameters standardised over the training tasks."""
+        family = tasks.family
+        told = [name not in family.inert_parameters for name in tasks.parameter_names]
+        return cls(
+            tasks.standardized_parameters()[:, told],
+            family.observation_dim,
+            family.action_dim,
+            recipe,
+            discount=family.discount,
+            seed=seed,
+            task_ids=task_ids,
+            device=device,
+        )
+
+    def policy(self) -> TensorDictModuleBase:
+        """The current stochastic policy; rows bring their task with them."""
+        return self.actor
+
+    def train(
+        self,
+        tasks: TaskSet,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> list[TensorDict]:
+        """See :class:`PPOTraining`."""
+        training = PPOTraining(
+            tasks, self, recipe, seed=seed, progress=progress, checkpoint=checkpoint, identity=identity
+        )
+        return training.run()
+
+    @torch.no_grad()
+    def evaluate(self, played: TensorDictBase) -> TensorDict:
+        """What the updates read, from steps ``[rows, time]`` that the current policy has played.
+
+        Rewards are multiplied by one minus the discount, so that values are about the size of a reward.
+
+        Args:
+            played: ``features``, ``latent``, ``task_id``, ``("next", "observation" | "reward" | "done" |
+                "terminated")`` and, optionally, ``("next", "unstable")``. A truncated episode bootstraps from
+                its last observation, a terminated one does not. Unstable steps are left out.
+
+        Returns:
+            Flat steps with the keys of :meth:`losses`; the advantages are standardised.
+        """
+        following = played["next"]
+        values = self.critic.module(played["features"])
+        ends = following["done"].squeeze(-1).clone()
+        ends[:, -1] = True  # elsewhere, the next value is that of the next step
+        last = self.features(following["observation"][ends], played["task_id"][ends])
+        next_values = torch.cat([values[:, 1:], values[:, -1:]], 1)
+        next_values[ends] = self.critic.module(last)
+        steps = TensorDict(
+            {
+                "state_value": values,
+                "next": {
+                    "state_value": next_values,
+                    "reward": following["reward"] * (1.0 - self.discount),
+                    "done": following["done"],
+                    "terminated": following["terminated"],
+                },
+            },
+            played.batch_size,
+        )
+        self.advantage(steps)
+        distribution = IndependentNormal(*self.network(played["features"]))
+        flat = TensorDict(
+            {
+                "features": played["features"],
+                "latent": played["latent"],
+                "latent_log_prob": distribution.log_prob(played["latent"]),
+                "advantage": steps["advantage"],
+                "value_target": steps["value_target"],
+            },
+            played.batch_size,
+        ).flatten()
+        unstable = following.get("unstable", None)
+        if unstable is not None and unstable.any():
+            flat = flat[~unstable.flatten()]
+        advantage = flat["advantage"]
+        return flat.set("advantage", (advantage - advantage.mean()) / (advantage.std() + 1e-8))
+
+    def losses(self, batch: TensorDictBase, value_variance: Tensor | float) -> TensorDictBase:
+        """The losses of a batch, with their sum under ``total``.
+
+        Args:
+            batch: steps, see the class.
+            value_variance: of the value targets; the value loss is divided by it.
+        """
+        losses = self.loss(batch)
+        total = losses["loss_objective"] + losses["loss_critic"] / value_variance + losses["loss_entropy"]
+        return losses.set("total", total)
+
+    def update(self, batch: TensorDictBase, value_variance: Tensor | float) -> Tensor:
+        """One gradient step; returns an estimate of the divergence from the policy that played the batch."""
+        losses = self.losses(batch, value_variance)
+        losses["total"].backward()
+        nn.utils.clip_grad_norm_(list(self.loss.parameters()), self.settings.gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.bound()
+        # the mean of (ratio - 1) - log(ratio): never negative, of small variance
+        return losses["mean_ratio"] - 1.0 + losses["kl_approx"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes, as tensors and plain values."""
+        parts = {"loss": self.loss, "features": self.features, "optimizer": self.optimizer}
+        return {"rate": self.rate} | {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.rate = state["rate"]
+        for name in ("loss", "features", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+register_agents("ppo", PPOAgents)

@@ -1,0 +1,228 @@
+"""The training of the PPO behaviour agent: rounds of rows that start anew, updates, snapshots."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl._utils import logger as torchrl_logger
+from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
+from tqdm import tqdm
+
+from ctmrl_torchrl.data.behaviour.agents import isolated_rng, task_rows
+from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.envs import TaskSet
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.data.behaviour.ppo import PPOAgents
+
+#: seconds of training between two checkpoints
+CHECKPOINT_SECONDS = 120.0
+_KEPT_KEYS = (
+    "features",
+    "latent",
+    "observation",
+    "task_id",
+    ("next", "observation"),
+    ("next", "reward"),
+    ("next", "done"),
+    ("next", "terminated"),
+    ("next", "unstable"),
+)
+
+
+def spread_rows(returns: Tensor, rows: int, spare: float) -> Tensor:
+    """How many rows each task gets: most of them evenly, the spare ones to the lower half of the returns.
+
+    Args:
+        returns: mean return of each task ``[tasks]``; one that is not known counts as the lowest.
+        rows: to be given, at least one per task.
+        spare: share of the rows that only the lower half gets.
+
+    Returns:
+        int64 ``[tasks]``, each at least one, with the sum ``rows``.
+
+    Examples:
+        >>> spread_rows(torch.tensor([5.0, 1.0, 3.0, 2.0]), rows=16, spare=0.5).tolist()
+        [2, 6, 2, 6]
+    """
+    tasks = len(returns)
+    even = max(1, int(rows * (1.0 - spare)) // tasks) if spare else rows // tasks
+    lowest = returns.cpu().nan_to_num(nan=-torch.inf).argsort(stable=True)[: -(-tasks // 2)]
+    turns = torch.arange(rows - even * tasks) % len(lowest)
+    return torch.full((tasks,), even).index_add_(0, lowest[turns], torch.ones_like(turns))
+
+
+class PPOTraining:
+    """Trains a PPO agent in rounds; within a round, rows play on from one set of updates to the next.
+
+    At the start of a round all rows are reset and given their tasks; a checkpoint is only written between
+    rounds, so that it needs no state of the simulation. The first episode of each row is cut at a random time
+    (a truncation, which bootstraps), so that the rows of an update are at different times of their episodes.
+
+    Args:
+        tasks: the task set.
+        agents: trained in place, on the tasks ``agents.task_ids``.
+        recipe: the schedule; ``snapshot_steps`` count environment steps of all rows together.
+        seed: of everything random; the global generators are left as they were.
+        progress: show a progress bar over environment steps, with the mean return of the last round.
+        checkpoint: file that a long training writes between rounds, and resumes from if it exists.
+        identity: plain values that a checkpoint must share with this training.
+
+    Raises:
+        DatasetError: by :meth:`run`, if the checkpoint is damaged or another training's.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        agents: PPOAgents,
+        recipe: CollectionRecipe,
+        *,
+        seed: int,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        self.agents, self.recipe, self.seed = agents, recipe, seed
+        self.progress, self.checkpoint, self.identity = progress, checkpoint, identity or {}
+        self.settings, self.horizon = agents.settings, tasks.family.horizon
+        self.env = task_rows(tasks, agents.task_ids, recipe.rows_per_task, device=agents.device, seed=seed)
+        self.rows = self.env.batch_size[0]
+        self.step = self.rounds = 0
+        self.snapshots: list[TensorDict] = []
+        #: mean return of the episodes of the last round by position in ``agents.task_ids``
+        self.task_returns = torch.full((len(agents.task_ids),), float("nan"))
+
+    def run(self) -> list[TensorDict]:
+        """Train to the end; the policies at each of the recipe's ``snapshot_steps``."""
+        total, device = self.recipe.total_steps, self.agents.device
+        with (
+            isolated_rng(self.seed, device),
+            set_exploration_type(ExplorationType.RANDOM),
+            tqdm(total=total, desc="behaviour PPO", unit="step", disable=not self.progress) as bar,
+        ):
+            if self.checkpoint is not None and self.checkpoint.exists():
+                self._load()
+                bar.update(self.step)
+            saved = time.monotonic()
+            while self.step < total:
+                before = self.step
+                self._round()
+                bar.set_postfix_str(f"mean return {self.task_returns.nanmean():.2f}")
+                bar.update(min(self.step, total) - before)
+                if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        self.env.close()
+        return self.snapshots
+
+    def _round(self) -> None:
+        """Start all rows anew; play and learn by turns."""
+        self.rounds += 1
+        # A seed of its own for every round: what is random in the environment needs no place in a checkpoint.
+        self.env.set_seed(self.seed + self.rounds)
+        self.start_rows()
+        iterations = -(-self.settings.round_steps // self.settings.rollout_steps)
+        for _ in range(iterations):
+            played = self._play()
+            self.step += played.numel()
+            self._learn(played)
+            self._keep_snapshots()
+            if self.step >= self.recipe.total_steps:
+                break
+        ended = self.returned[1] > 0
+        self.task_returns = torch.where(ended, self.returned[0] / self.returned[1], self.task_returns)
+
+    def start_rows(self) -> None:
+        """Give every row its task, reset it, and draw the time at which its first episode is cut."""
+        device = self.agents.device
+        if self.settings.spare_rows:
+            counts = spread_rows(self.task_returns, self.rows, self.settings.spare_rows)
+            self.env.set_task(torch.tensor(self.agents.task_ids).repeat_interleave(counts))
+        self.present = self.env.reset()
+        self.cut = torch.randint(1, self.horizon + 1, (self.rows, 1), device=device)
+        self.clock = torch.zeros(self.rows, 1, dtype=torch.int64, device=device)
+        self.running = torch.zeros(self.rows, device=device)
+        self.returned = torch.zeros(2, len(self.agents.task_ids), device=device)
+        ids = torch.tensor(self.agents.task_ids, device=device)
+        self.positions = torch.searchsorted(ids, self.present["task_id"])
+
+    @torch.no_grad()
+    def _play(self) -> TensorDict:
+        """Steps ``[rows, rollout_steps]`` of the current policy."""
+        policy, steps = self.agents.policy(), []
+        for _ in range(self.settings.rollout_steps):
+            played = self.env.step(policy(self.present))
+            self._end_episodes(played["next"])
+            steps.append(played.select(*_KEPT_KEYS, strict=False))
+            self.present = self.env.maybe_reset(step_mdp(played))
+        return torch.stack(steps, 1)
+
+    def _end_episodes(self, following: TensorDictBase) -> None:
+        """Cut first episodes where it is time, and note the returns of those that ended by themselves."""
+        self.clock += 1
+        self.running += following["reward"].squeeze(-1)
+        whole = following["done"].squeeze(-1)
+        if whole.any():
+            noted = torch.stack([self.running, torch.ones_like(self.running)])[:, whole]
+            self.returned.index_add_(1, self.positions[whole], noted)
+            self.running[whole] = 0.0
+        cut = (self.clock == self.cut) & ~following["done"]
+        if cut.any():
+            following["done"] |= cut
+            if "truncated" in following:
+                following["truncated"] |= cut
+            self.running[cut.squeeze(-1)] = 0.0
+
+    def _learn(self, played: TensorDictBase) -> None:
+        """The updates of one set of steps; adapts the learning rate to how far the policy moved."""
+        agents, settings = self.agents, self.settings
+        batch = agents.evaluate(played)
+        variance = batch["value_target"].var() + 1e-4
+        scale = settings.last_rate + (1.0 - settings.last_rate) * self.recipe.learning_rate_scale(self.step)
+        for group in agents.optimizer.param_groups:
+            group["lr"] = agents.rate * scale
+        for _ in range(settings.epochs):
+            order = torch.randperm(len(batch), device=agents.device)
+            divergences = [
+                agents.update(batch[chosen], variance) for chosen in order.chunk(settings.minibatches)
+            ]
+            divergence = float(sum(divergences) / len(divergences))
+            if divergence > settings.stop_divergence:
+                break
+        if divergence > settings.most_divergence:
+            agents.rate = max(agents.rate / settings.rate_factor, settings.least_rate)
+        elif divergence < settings.least_divergence:
+            agents.rate = min(agents.rate * settings.rate_factor, settings.most_rate)
+        agents.features.observe(played["observation"])
+
+    def _keep_snapshots(self) -> None:
+        """Clone the policy where one of the recipe's steps has been passed."""
+        wanted = self.recipe.snapshot_steps
+        while len(self.snapshots) < len(wanted) and self.step >= wanted[len(self.snapshots)]:
+            self.snapshots.append(self.agents.snapshot())
+            running = self.returned[0].sum() / self.returned[1].sum()
+            torchrl_logger.info(f"behaviour snapshot at step {self.step:,}: mean return {running:.2f}")
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "rounds": self.rounds,
+            "agents": self.agents.state_dict(),
+            "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
+            "task_returns": self.task_returns,
+        }
+        write_checkpoint(self.checkpoint, state, self.identity, self.agents.device)
+
+    def _load(self) -> None:
+        state = read_checkpoint(self.checkpoint, self.identity, self.agents.device)
+        self.step, self.rounds, self.task_returns = state["step"], state["rounds"], state["task_returns"]
+        self.agents.load_state_dict(state["agents"])
+        self.snapshots = [TensorDict.from_dict(each, batch_size=[]) for each in state["snapshots"]]
+        torchrl_logger.info(f"resuming the behaviour training of {self.checkpoint} at step {self.step:,}")

@@ -1,0 +1,271 @@
+"""How behaviour data are made: the settings of a collection, and the registry of the named ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.envs import get_family
+from ctmrl_torchrl.registry import Registry, UnknownChoiceError, nearest
+from ctmrl_torchrl.rules import (
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    SWITCH,
+    among,
+    check_fields,
+    is_whole,
+    or_none,
+    registered,
+    require,
+    ruled,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class CollectionRecipe:
+    """How behaviour policies are trained and which of their stages are kept as data.
+
+    Snapshot 0 is the uniformly random policy when ``random_snapshot`` is set; the others are the actors after
+    ``snapshot_steps`` training steps, in that order.
+
+    Args:
+        snapshot_steps: training steps at which the actors are cloned, increasing; training ends at the last.
+            SAC agents count gradient steps, the PPO agent counts environment steps of all rows together.
+        trajectories_per_snapshot: stochastic episodes that each task records with each snapshot.
+        random_snapshot: whether to begin with the uniformly random policy (recorded as step 0).
+        hidden_sizes: widths of the hidden layers of every actor and critic.
+        learning_rate: of Adam, for actors and critics.
+        annealed_fraction: last share of the training steps, over which the learning rate falls linearly (SAC:
+            to zero; PPO: to ``settings.last_rate`` of it).
+        batch_size: transitions per task in a gradient step. SAC only.
+        entropy_coefficient: SAC's alpha. It is fixed and the same for every task, because a learned one would
+            be the only parameter that independent agents share.
+        target_rate: Polyak rate of SAC's target critics.
+        discount: None takes the environment family's.
+        rows_per_task: parallel episodes per task while training; several speed up early learning.
+        random_episodes: uniformly random episodes per row before SAC's first gradient step.
+        explore: whether SAC agents learn from episodes with their noise; otherwise from their mean actions.
+        gradient_steps_per_episode: SAC's gradient steps after each round of episodes; None means one per
+            environment step.
+        replay_capacity: environment transitions kept per task. SAC only.
+        agents: what learns, a name of ``BEHAVIOUR_AGENTS``: ``"per_task"``, an independent SAC agent for each
+            task (the paper's); ``"conditioned"``, one SAC agent that is told the task's parameters;
+            ``"ppo"``, one PPO agent that is told them; or one added by :func:`register_agents`.
+        learn_entropy: whether alpha follows the entropy of minus the action's size (one for all tasks, so for
+            conditioned agents only); ``entropy_coefficient`` is then its initial value.
+        behaviour_tasks: what the behaviour learns from, and which tasks have data.
+
+            - ``"all"``: from training and test tasks; all have data. Meta-training reads the data of training
+              tasks only. Data of test tasks serve the ``offline`` protocol alone, which takes its contexts
+              from them, and come from a behaviour that has practised on the test tasks.
+            - ``"train"``: from training tasks only. Data of test tasks are recorded from the same policy,
+              told the test tasks' parameters; so ``agents`` must be a kind that is told them.
+            - ``"train_only"``: from training tasks only, and test tasks have no data: there is no ``offline``
+              protocol for them.
+        settings: of the kind of agents, beyond these fields (``PPOSettings`` for ``"ppo"``); None is the
+            kind's defaults.
+
+    Raises:
+        ConfigError: a ``ValueError``, if a field is out of its range; the message names the field.
+
+    Examples:
+        >>> recipe = CollectionRecipe(snapshot_steps=(10, 20), trajectories_per_snapshot=3)
+        >>> recipe.all_steps, recipe.total_steps
+        ((0, 10, 20), 20)
+    """
+
+    snapshot_steps: tuple[int, ...]
+    trajectories_per_snapshot: int
+    random_snapshot: bool = ruled(True, SWITCH)
+    hidden_sizes: tuple[int, ...] = (128, 32)
+    learning_rate: float = ruled(3e-3, POSITIVE)
+    annealed_fraction: float = ruled(0.5, SHARE)
+    batch_size: int = ruled(64, whole(1))
+    entropy_coefficient: float = ruled(0.005, POSITIVE)
+    target_rate: float = ruled(0.1, POSITIVE)
+    discount: float | None = ruled(None, or_none(SHARE_BELOW_ONE))
+    rows_per_task: int = ruled(4, whole(1))
+    random_episodes: int = ruled(2, whole(1))
+    explore: bool = ruled(True, SWITCH)
+    gradient_steps_per_episode: int | None = ruled(None, or_none(whole(1)))
+    replay_capacity: int = ruled(100_000, whole(1))
+    agents: str = ruled("per_task", registered(BEHAVIOUR_AGENTS))
+    learn_entropy: bool = ruled(False, SWITCH)
+    behaviour_tasks: str = ruled("all", among("all", "train", "train_only"))
+    settings: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("snapshot_steps", "hidden_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        steps = self.snapshot_steps
+        increasing = all(is_whole(s) and s >= 1 for s in steps) and all(a < b for a, b in pairwise(steps))
+        require(increasing, "snapshot_steps", steps, "positive whole numbers, strictly increasing")
+        require(
+            bool(steps) or self.random_snapshot,
+            "snapshot_steps",
+            steps,
+            "at least one step, or random_snapshot=True: otherwise there is nothing to collect",
+        )
+        trajectories = self.trajectories_per_snapshot
+        rule = whole(1)
+        require(rule.allows(trajectories), "trajectories_per_snapshot", trajectories, rule.describe())
+        widths = all(is_whole(size) and size >= 1 for size in self.hidden_sizes)
+        require(widths, "hidden_sizes", self.hidden_sizes, "positive whole numbers")
+        check_fields(self)
+        kind = BEHAVIOUR_AGENTS.get(self.agents)
+        require(
+            self.behaviour_tasks != "train" or kind.told_parameters,
+            "behaviour_tasks",
+            self.behaviour_tasks,
+            f"'all' or 'train_only' with agents={self.agents!r}, which cannot act on tasks they were not "
+            "trained on; 'train' needs agents that are told the parameters",
+        )
+        expected = kind.settings_class
+        require(
+            self.settings is None or (expected is not None and isinstance(self.settings, expected)),
+            "settings",
+            self.settings,
+            "None" if expected is None else f"None or {expected.__name__} with agents={self.agents!r}",
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of the whole training: those of the last snapshot."""
+        return self.snapshot_steps[-1] if self.snapshot_steps else 0
+
+    @property
+    def all_steps(self) -> tuple[int, ...]:
+        """The training step of every snapshot, by snapshot id (0 stands for the random policy)."""
+        return (0, *self.snapshot_steps) if self.random_snapshot else self.snapshot_steps
+
+    def learning_rate_scale(self, step: int) -> float:
+        """Factor on the learning rate of training step ``step`` (counted from 0)."""
+        if not self.annealed_fraction:
+            return 1.0
+        return max(0.0, min(1.0, (1.0 - step / self.total_steps) / self.annealed_fraction))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that the agents read, as plain JSON types."""
+        kind = BEHAVIOUR_AGENTS.get(self.agents)
+        settings = self.settings
+        if settings is None and kind.settings_class is not None:
+            settings = kind.settings_class()
+        plain = {
+            each.name: _plain(getattr(self, each.name))
+            for each in fields(self)
+            if each.name not in kind.unread_fields and each.name not in ("settings", "behaviour_tasks")
+        }
+        # Said only where they say something: data of earlier versions of the library have neither.
+        if settings is not None:
+            plain["settings"] = {name: _plain(value) for name, value in asdict(settings).items()}
+        if self.behaviour_tasks != "all":
+            plain["behaviour_tasks"] = self.behaviour_tasks
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_OF_FAMILIES: dict[str, Registry[CollectionRecipe]] = {}
+_OF_SIMULATORS: dict[str, Registry[CollectionRecipe]] = {}
+
+
+def register_recipe(
+    name: str, recipe: CollectionRecipe, *, family: str | None = None, simulator: str | None = None
+) -> CollectionRecipe:
+    """Make a recipe a choice of ``dataset.recipe``, for one environment family or a whole simulator.
+
+    A family's own recipe takes precedence over its simulator's recipe of the same name.
+
+    Args:
+        name: the name of the choice.
+        recipe: the recipe.
+        family: the environment family it is for.
+        simulator: or the simulator whose families it is for: ``"torch"``, ``"mujoco"``, ``"gymnasium"`` or
+            another ``EnvFamily.simulator``.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: if not exactly one of ``family`` and ``simulator`` is given, or the name is taken there.
+
+    Examples:
+        >>> mine = CollectionRecipe(snapshot_steps=(10,), trajectories_per_snapshot=3)
+        >>> _ = register_recipe("mine", mine, family="point_robot")
+        >>> get_recipe("mine", "point_robot") == mine
+        True
+        >>> unregister_recipe("mine", family="point_robot")
+    """
+    registries, scope = _scope(family, simulator)
+    if not isinstance(recipe, CollectionRecipe):
+        raise ValueError(f"register_recipe({name!r}) needs a CollectionRecipe, got {recipe!r}.")
+    return registries.setdefault(scope, Registry(f"collection recipe of {scope}")).register(name, recipe)
+
+
+def unregister_recipe(name: str, *, family: str | None = None, simulator: str | None = None) -> None:
+    """Remove a recipe, e.g. at the end of a test."""
+    registries, scope = _scope(family, simulator)
+    if scope in registries:
+        registries[scope].unregister(name)
+
+
+def _scope(family: str | None, simulator: str | None) -> tuple[dict[str, Registry[CollectionRecipe]], str]:
+    if (family is None) == (simulator is None):
+        raise ValueError(
+            f"A recipe belongs to a family or to a simulator; got family={family!r}, simulator={simulator!r}."
+        )
+    return (_OF_FAMILIES, family) if simulator is None else (_OF_SIMULATORS, simulator)
+
+
+def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
+    """The named recipes of an environment family: its simulator's, and its own.
+
+    Raises:
+        ValueError: if the family is unknown.
+
+    Examples:
+        >>> sorted(recipes_of("point_robot"))
+        ['paper', 'small', 'smoke']
+    """
+    family = get_family(env_name)
+    found: dict[str, CollectionRecipe] = {}
+    for registries, scope in ((_OF_SIMULATORS, family.simulator), (_OF_FAMILIES, family.name)):
+        if scope in registries:
+            found |= registries[scope].items()
+    return found
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Every name that some family or simulator has a recipe of."""
+    every = (*_OF_SIMULATORS.values(), *_OF_FAMILIES.values())
+    return tuple(dict.fromkeys(name for registry in every for name in registry))
+
+
+def recipe_name(recipe: CollectionRecipe, env_name: str) -> str:
+    """The name that a recipe has for an environment family, or ``"custom"``."""
+    return next((name for name, known in recipes_of(env_name).items() if known == recipe), "custom")
+
+
+def get_recipe(name: str, env_name: str) -> CollectionRecipe:
+    """Look up a named recipe of an environment family.
+
+    Raises:
+        UnknownChoiceError: a ``ValueError``, if there is none of that name; the message lists the names.
+
+    Examples:
+        >>> len(get_recipe("small", "point_robot").all_steps)
+        14
+    """
+    recipes = recipes_of(env_name)
+    if name not in recipes:
+        known = f"Known: {', '.join(sorted(recipes))}." if recipes else "It has none; see register_recipe."
+        raise UnknownChoiceError(
+            f"Unknown collection recipe {name!r} of {env_name}.{nearest(name, recipes)} {known}"
+        )
+    return recipes[name]

@@ -1,0 +1,122 @@
+"""Behaviour policies at work: their episodes as data, and what the last of them reaches without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from tqdm import tqdm
+
+from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, task_rows
+from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
+from ctmrl_torchrl.envs import TaskSet
+
+#: noiseless episodes per task from which the oracle's return is measured
+ORACLE_EPISODES = 8
+
+
+def measure_oracle(
+    tasks: TaskSet,
+    agents: BehaviourAgents,
+    policy: TensorDict | None,
+    *,
+    seed: int,
+    task_ids: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Mean return of the last behaviour policy without noise: the return with privileged task information.
+
+    Args:
+        tasks: the tasks.
+        agents: its actor is loaded with the policy.
+        policy: actor parameters; None (there are random data only) gives an empty result.
+        seed: of the initial states.
+        task_ids: tasks to measure; None is all of them.
+
+    Returns:
+        ``train`` and ``test`` (means over tasks; None where no task of the split is measured),
+        ``task_returns`` (by position in ``task_ids``), ``episodes`` per task, and ``task_ids`` where they
+        are not all.
+    """
+    if policy is None:
+        return {}
+    ids = range(tasks.n_tasks) if task_ids is None else task_ids
+    agents.load_snapshot(policy)
+    env = task_rows(tasks, ids, ORACLE_EPISODES, device=agents.device, seed=seed)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        played = env.rollout(tasks.family.horizon, agents.policy(), break_when_any_done=False)
+    env.close()
+    done = played["next", "done"].long()
+    first = done.cumsum(1) - done == 0  # rows that ended early play on
+    returns = (played[tasks.family.return_key] * first).sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
+
+    def mean_of(split: Sequence[int]) -> float | None:
+        kept = torch.isin(torch.tensor(ids), torch.tensor(split))
+        return returns[kept].mean().item() if kept.any() else None
+
+    measured = {
+        "train": mean_of(tasks.train_ids),
+        "test": mean_of(tasks.test_ids),
+        "task_returns": returns.tolist(),
+        "episodes": ORACLE_EPISODES,
+    }
+    return measured if task_ids is None else measured | {"task_ids": list(ids)}
+
+
+def record_snapshots(
+    tasks: TaskSet,
+    agents: BehaviourAgents,
+    policies: list[TensorDict | None],
+    trajectories: int,
+    *,
+    seed: int,
+    progress: bool = False,
+    task_ids: Sequence[int] | None = None,
+) -> TensorDict:
+    """Play every policy on every task and return the transitions in the order of :class:`TaskDataset`.
+
+    Args:
+        tasks: the tasks.
+        agents: its actor is loaded with each policy in turn.
+        policies: actor parameters by snapshot id; None is the uniformly random policy.
+        trajectories: stochastic episodes per policy and task.
+        seed: of the action sampling.
+        progress: show a progress bar over policies.
+        task_ids: tasks to play, increasing; None is all of them.
+    """
+    horizon = tasks.family.horizon
+    ids = range(tasks.n_tasks) if task_ids is None else task_ids
+    env = task_rows(tasks, ids, trajectories, device=agents.device, seed=seed)
+    recorded = []
+    with (
+        torch.no_grad(),
+        isolated_rng(seed, agents.device),
+        set_exploration_type(ExplorationType.RANDOM),
+    ):
+        for parameters in tqdm(policies, desc="recording", disable=not progress):
+            if parameters is not None:
+                agents.load_snapshot(parameters)
+            policy = None if parameters is None else agents.policy()
+            rows = env.rollout(horizon, policy, break_when_any_done=False)
+            recorded.append(_stored_keys(rows).reshape(trajectories, len(ids), horizon).cpu())
+    env.close()
+    data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
+    position, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
+    data = data.set("task_id", torch.tensor(ids)[position]).set("snapshot_id", snapshot)
+    # rows that ended early were reset and played on: only their first episode is whole
+    done = data["next", "done"].squeeze(-1).long()
+    kept = done.cumsum(-1) - done == 0
+    unstable = data.get(("next", "unstable"), None)
+    if unstable is not None:  # an episode in which the simulation broke down is no data at all
+        kept &= ~(unstable.squeeze(-1) & kept).any(-1, keepdim=True)
+        data = data.exclude(("next", "unstable"))
+    data = data[kept]
+    ends = data["next", "done"].squeeze(-1).long()
+    return data.set("trajectory_id", ends.cumsum(0) - ends)
+
+
+def _stored_keys(rows: TensorDictBase) -> TensorDictBase:
+    keys = ["observation", "action", ("next", "observation"), ("next", "unstable"), *REWARD_KEYS, *FLAG_KEYS]
+    return rows.select(*keys, strict=False)
