@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ctmrl_torchrl.rules import is_number, is_whole
+
 
 @dataclass(frozen=True)
 class ContextDraw:
@@ -42,8 +44,10 @@ class ContextDraw:
     def __post_init__(self) -> None:
         if self.kind not in ("trajectories", "transitions"):
             raise ValueError(f'ContextDraw.kind must be "trajectories" or "transitions", got {self.kind!r}')
-        if self.length < 1:
-            raise ValueError(f"ContextDraw.length must be at least 1, got {self.length}")
+        for name in ("length", "near_random_snapshots"):
+            value = getattr(self, name)
+            if not is_whole(value) or value < 1:
+                raise ValueError(f"ContextDraw.{name} must be a whole number of at least 1, got {value!r}")
         for name in ("trajectories", "behaviours"):
             bounds = getattr(self, name)
             if bounds is None and name == "behaviours":
@@ -58,14 +62,9 @@ class ContextDraw:
                     f"ContextDraw.{name} must be (least, most), 1 <= least <= most, got {bounds!r}"
                 )
             object.__setattr__(self, name, (int(least), int(most)))
-        if not 0 <= self.near_random_fraction <= 1:
-            raise ValueError(
-                f"ContextDraw.near_random_fraction must be in [0, 1], got {self.near_random_fraction}"
-            )
-        if self.near_random_snapshots < 1:
-            raise ValueError(
-                f"ContextDraw.near_random_snapshots must be at least 1, got {self.near_random_snapshots}"
-            )
+        fraction = self.near_random_fraction
+        if not is_number(fraction) or not 0 <= fraction <= 1:
+            raise ValueError(f"ContextDraw.near_random_fraction must be in [0, 1], got {fraction!r}")
 
     def context_length(self, horizon: int) -> int:
         """Return the padded number of transitions L of a context."""

@@ -96,6 +96,8 @@ def write_folder(
                 storage.atomic_write_text(temporary / MANIFEST_FILE, final.to_json())
     except storage.StorageError as error:
         raise DatasetError(str(error)) from error
+    except OSError as error:
+        raise DatasetError(f"{path}: could not be written ({error}); what was there is unchanged") from error
     return storage.expanded(path)
 
 

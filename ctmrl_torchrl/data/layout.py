@@ -90,7 +90,7 @@ def check_values(transitions: TensorDictBase) -> None:
                 problem = f"{key_name(key)} is not finite (NaN or Inf)"
                 _all_rows(value.isfinite(), problem, value, task_id, first)
                 problem = f"{key_name(key)} is beyond {LARGEST:g}, whose sums of squares overflow"
-                _all_rows(value.abs().double() <= LARGEST, problem, value, task_id, first)
+                _all_rows(value.abs() <= LARGEST, problem, value, task_id, first)
         in_range = action.abs() <= 1 + ACTION_TOLERANCE
         _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id, first)
 

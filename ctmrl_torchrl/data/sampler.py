@@ -15,6 +15,7 @@ from torchrl.data.replay_buffers import Sampler
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.layout import ID_KEYS
+from ctmrl_torchrl.rules import is_whole
 
 
 class TaskSampler(Sampler):
@@ -76,15 +77,15 @@ class TaskSampler(Sampler):
         available = self._tasks.numel()
         if self._tasks.unique().numel() != available:
             raise ValueError(f"task_ids repeats a task: {self.task_ids.tolist()}")
-        if tasks_per_batch is not None and tasks_per_batch < 1:
-            raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch}")
+        if tasks_per_batch is not None and (not is_whole(tasks_per_batch) or tasks_per_batch < 1):
+            raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch!r}")
         if tasks_per_batch is not None and tasks_per_batch > available and not repeat_tasks:
             raise ValueError(
                 f"tasks_per_batch is {tasks_per_batch}, but there are only {available} tasks; "
                 "use fewer, or repeat_tasks=True"
             )
-        if transitions_per_task < 1:
-            raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task}")
+        if not is_whole(transitions_per_task) or transitions_per_task < 1:
+            raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task!r}")
         if num_contexts not in (1, 2):
             raise ValueError(f"num_contexts must be 1 or 2, got {num_contexts!r}")
         self.tasks_per_batch = tasks_per_batch

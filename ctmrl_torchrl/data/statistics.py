@@ -25,8 +25,9 @@ def statistics_of(
 ) -> dict[NestedKey, Statistics]:
     """Return mean and standard deviation of every feature over some rows.
 
-    A spread counts as 0 where it is not above the rounding of the numbers that it was computed from: a clock
-    at 1000 s, stored in float32, advances by the same step each time, whatever the last digits say.
+    A spread counts as 0 where it may be the rounding of the numbers that it was computed from, as
+    :func:`ctmrl_torchrl.scales.varies` judges: a clock at 1000 s, stored in float32, advances by the same
+    step each time, whatever the last digits say.
 
     Args:
         transitions: the rows of a dataset.
@@ -42,16 +43,11 @@ def statistics_of(
     }
     size = {key: (mean.square() + variance).sqrt() for key, (mean, variance) in moments.items()}
     moments[CHANGE] = _moments(functools.partial(_change, transitions), blocks)
-    size[CHANGE] = size["observation"] + size[_FOLLOWING]
+    size[CHANGE] = torch.maximum(size["observation"], size[_FOLLOWING])
     return {
-        key: (mean.float(), _above_rounding(variance.sqrt(), size[key]).float())
+        key: (mean.float(), (variance.sqrt() * varies(variance.sqrt(), size[key])).float())
         for key, (mean, variance) in moments.items()
     }
-
-
-def _above_rounding(spread: Tensor, size: Tensor) -> Tensor:
-    """The spread, or 0 where numbers of this (root mean square) size are not stored as finely."""
-    return torch.where(varies(spread, size), spread, torch.zeros_like(spread))
 
 
 def _read(tensor: Tensor, block: slice) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +10,14 @@ import numpy as np
 
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.interchange.assemble import (
-    Trajectory,
-    as_features,
-    as_flags,
-    assemble,
-    finish,
-    workspace,
-)
-from ctmrl_torchrl.data.interchange.minari_common import (
-    INFOS,
-    SNAPSHOT_ENTRY,
-    TASK_ENTRY,
-    from_numpy,
-    read_manifest_entry,
-    require_minari,
-)
+from ctmrl_torchrl.data.interchange.assemble import assemble, finish, workspace
+from ctmrl_torchrl.data.interchange.minari_common import TASK_ENTRY, read_manifest_entry, require_minari
+from ctmrl_torchrl.data.interchange.minari_episodes import OpenedMinari, read_trajectories
 from ctmrl_torchrl.data.interchange.registry import IMPORTERS
-from ctmrl_torchrl.data.keys import key_parts, parse_dtype
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.rules import is_whole
 
 Source = Any
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A Minari dataset, the task that it is of, and which snapshot its episodes are of."""
-
-    name: str
-    data: Any
-    task: int
-    snapshot: int
-    manifest: DatasetManifest | None
-
-    def lengths(self) -> list[int]:
-        """Number of steps of each episode."""
-        metadata = self.data.storage.get_episode_metadata(self.data.episode_indices)
-        return [int(each["total_steps"]) for each in metadata]
 
 
 @IMPORTERS.register("minari")
@@ -123,11 +92,11 @@ def from_minari(
         manifest = own
     manifest = manifest.replace(**{name: value for name, value in given.items() if value is not None})
     with workspace(output, overwrite) as room:
-        transitions = assemble(_trajectories(opened), sum(episodes), room)
+        transitions = assemble(read_trajectories(opened), sum(episodes), room)
         return finish(transitions, manifest, output=output, overwrite=overwrite)
 
 
-def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[_Opened]:
+def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[OpenedMinari]:
     """Open every dataset, sorted by task, then by snapshot."""
     if not isinstance(datasets, Mapping) or not datasets:
         raise DatasetError(
@@ -149,11 +118,11 @@ def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[_Opened
                 raise DatasetError(
                     f"{name} holds task {data.storage.metadata[TASK_ENTRY]}, but was given as task {task}"
                 )
-            opened.append(_Opened(name, data, task, snapshot, manifest))
+            opened.append(OpenedMinari(name, data, task, snapshot, manifest))
     return opened
 
 
-def _common_manifest(opened: list[_Opened]) -> DatasetManifest | None:
+def _common_manifest(opened: list[OpenedMinari]) -> DatasetManifest | None:
     """The manifest of an exported dataset; None for anybody else's data.
 
     Raises:
@@ -193,7 +162,7 @@ def _limit(data: Any) -> int:
 
 
 def _tasks(
-    opened: list[_Opened],
+    opened: list[OpenedMinari],
     parameters: Sequence[Sequence[float]] | Mapping[int, Sequence[float]] | None,
     names: Sequence[str] | None,
     test_ids: Sequence[int] | None,
@@ -225,7 +194,7 @@ def _tasks(
     }
 
 
-def _recipe(opened: list[_Opened]) -> dict[str, Any]:
+def _recipe(opened: list[OpenedMinari]) -> dict[str, Any]:
     """Where the data are from, and how their actions were scaled."""
     space = opened[0].data.spec.action_space
     sources = [{"task": each.task, "snapshot": each.snapshot, "name": each.name} for each in opened]
@@ -233,96 +202,3 @@ def _recipe(opened: list[_Opened]) -> dict[str, Any]:
     if hasattr(space, "low") and np.isfinite([space.low, space.high]).all():
         recipe |= {"action_low": space.low.reshape(-1), "action_high": space.high.reshape(-1)}
     return recipe
-
-
-def _trajectories(opened: list[_Opened]) -> Iterator[Trajectory]:
-    for each in opened:
-        if each.manifest is None:
-            yield from _foreign(each)
-        else:
-            yield from _own(each, each.manifest)
-
-
-def _own(opened: _Opened, manifest: DatasetManifest) -> Iterator[Trajectory]:
-    """The trajectories of a dataset that this library exported."""
-    ids = opened.data.storage.get_episode_metadata(opened.data.episode_indices)
-    for episode, metadata in zip(opened.data.iterate_episodes(), ids, strict=True):
-        where = f"{opened.name}, episode {episode.id}"
-        try:
-            infos = (episode.infos or {}).get(INFOS, {})
-            following = infos.get("next_observation", episode.observations[1:])
-            entries = {
-                ("observation",): episode.observations[:-1],
-                ("action",): episode.actions,
-                ("next", "observation"): following,
-                ("next", "reward"): episode.rewards[:, None],
-                ("next", "done"): (episode.terminations | episode.truncations)[:, None],
-                ("next", "terminated"): episode.terminations[:, None],
-                ("next", "truncated"): episode.truncations[:, None],
-            }
-            for name, (_, dtype) in manifest.keys.items():
-                if name in infos:
-                    entries[key_parts(name)] = from_numpy(infos[name], parse_dtype(dtype))
-            yield Trajectory(where, opened.task, int(metadata[SNAPSHOT_ENTRY]), entries)
-        except (KeyError, TypeError, IndexError) as error:
-            raise DatasetError(f"{where}: was changed after its export ({error!r})") from error
-
-
-def _foreign(opened: _Opened) -> Iterator[Trajectory]:
-    """The trajectories of anybody's dataset."""
-    space = opened.data.spec.action_space
-    for episode in opened.data.iterate_episodes():
-        where = f"{opened.name}, episode {episode.id}"
-        rewards = as_features(episode.rewards, f"{where}: rewards")
-        steps = len(rewards)
-        observations = as_features(_flat(episode.observations), f"{where}: observations")
-        if len(observations) != steps + 1:
-            raise DatasetError(
-                f"{where}: has {len(observations)} observations for {steps} steps, expected {steps + 1}: the "
-                "last one is needed as the next observation of the last step"
-            )
-        terminated = as_flags(episode.terminations, f"{where}: terminations")
-        truncated = as_flags(episode.truncations, f"{where}: truncations")
-        early = np.flatnonzero((terminated | truncated)[:-1])
-        if len(early):
-            raise DatasetError(f"{where}: ends at step {early[0]}, but has {steps} steps; split it there")
-        truncated[-1] |= ~terminated[-1]
-        yield Trajectory(
-            where,
-            opened.task,
-            opened.snapshot,
-            {
-                ("observation",): observations[:-1],
-                ("action",): _scaled(episode.actions, space, where),
-                ("next", "observation"): observations[1:],
-                ("next", "reward"): rewards,
-                ("next", "done"): terminated | truncated,
-                ("next", "terminated"): terminated,
-                ("next", "truncated"): truncated,
-            },
-        )
-
-
-def _flat(values: Any) -> np.ndarray:
-    """Concatenate the parts of composed observations, each flattened, in the order of their names."""
-    if isinstance(values, dict):
-        values = tuple(values[key] for key in sorted(values))
-    if isinstance(values, tuple):
-        return np.concatenate([_flat(part) for part in values], axis=1)
-    array = np.asarray(values)
-    return array.reshape(len(array), -1)
-
-
-def _scaled(actions: Any, space: Any, where: str) -> np.ndarray:
-    """Actions from the bounds of their space to [-1, 1]; those in [-1, 1] stay as they are."""
-    if not hasattr(space, "low") or isinstance(actions, (dict, tuple)):
-        raise DatasetError(
-            f"{where}: its action space is {space}, but policies need continuous actions (a Box)"
-        )
-    values = as_features(actions, f"{where}: actions")
-    low, high = (np.asarray(bound, dtype=np.float64).reshape(-1) for bound in (space.low, space.high))
-    if not np.isfinite([low, high]).all() or ((low == -1) & (high == 1)).all():
-        return values
-    fixed = high == low
-    scaled = 2 * (values.astype(np.float64) - low) / np.where(fixed, 1, high - low) - 1
-    return np.where(fixed, 0.0, scaled).astype(np.float32)
