@@ -10,7 +10,8 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl.data import CollectionRecipe, DatasetError, PPOSettings, collect_task_dataset
 from ctmrl_torchrl.data.behaviour import ppo_training
-from ctmrl_torchrl.data.behaviour.ppo import PPOAgents, ToldFeatures
+from ctmrl_torchrl.data.behaviour.ppo import PPOAgents
+from ctmrl_torchrl.data.behaviour.ppo_networks import ToldFeatures
 from ctmrl_torchrl.data.behaviour.ppo_training import PPOTraining, spread_rows
 from ctmrl_torchrl.envs import make_task_set
 
