@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ctmrl_torchrl"
 ALLOWED = {
     "problem": set(),
     "envs": set(),
-    "data": {"envs"},
+    "data": {"envs", "registry", "rules"},
     "modules": {"problem"},
     "objectives": {"modules", "problem"},
     "collectors": {"modules"},
@@ -42,6 +42,12 @@ def test_imports_run_one_way(room):
     assert files
     for file in files:
         assert set(imported_rooms(file)) - {room} <= ALLOWED[room], file.name
+
+
+def test_datasets_do_not_know_who_makes_them():
+    for file in sorted((PACKAGE / "data").glob("*.py")):
+        if file.name != "__init__.py":
+            assert "data.behaviour" not in file.read_text(encoding="utf-8"), file.name
 
 
 def test_losses_and_modules_need_no_simulator_and_no_hydra():
