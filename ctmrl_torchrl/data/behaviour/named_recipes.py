@@ -125,7 +125,7 @@ _GYMNASIUM: dict[str, CollectionRecipe] = {
 
 
 def _register(name: str, recipe: CollectionRecipe, **scope: str) -> None:
-    """Register a recipe and, of the default one, the variants whose behaviour never practises on test tasks."""
+    """Register a recipe and, of the default, the variants whose behaviour does not learn from test tasks."""
     register_recipe(name, recipe, **scope)
     if name == "small":
         told = BEHAVIOUR_AGENTS.get(recipe.agents).told_parameters
