@@ -145,7 +145,7 @@ class PPOAgents(BehaviourAgents):
         sizes = (observation_dim + told.shape[1], *recipe.hidden_sizes)
         with isolated_rng(seed, self.device):
             self.features = ToldFeatures(told, observation_dim, self.settings.observation_clip)
-            self.network = GaussianNetwork((*sizes, action_dim), self.settings.deviation)
+            self.network = GaussianNetwork((*sizes, action_dim), told.shape[1], self.settings.deviation)
             value_network = tanh_network((*sizes, 1))
         self.latent_actor = ProbabilisticActor(
             TensorDictModule(self.network, ["features"], ["loc", "scale"]),
@@ -291,7 +291,6 @@ class PPOAgents(BehaviourAgents):
         nn.utils.clip_grad_norm_(list(self.loss.parameters()), self.settings.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.network.bound()
         # the mean of (ratio - 1) - log(ratio): never negative, of small variance
         return losses["mean_ratio"] - 1.0 + losses["kl_approx"]
 

@@ -62,23 +62,26 @@ def tanh_network(sizes: Sequence[int], last_scale: float = 1.0) -> nn.Sequential
 
 
 class GaussianNetwork(nn.Module):
-    """Mean of the unsquashed action from features; one standard deviation per action, the same everywhere.
+    """Mean of the unsquashed action from features, and a standard deviation that depends on the task only.
+
+    A deviation of its own lets a task that has not yet succeeded explore on when others have become precise.
 
     Args:
-        sizes: of the input, the hidden layers and the output. deviation: initial standard deviation.
+        sizes: of the input, the hidden layers and the output.
+        told: number of task parameters, which are the last features.
+        deviation: initial standard deviation.
     """
 
-    def __init__(self, sizes: Sequence[int], deviation: float) -> None:
+    def __init__(self, sizes: Sequence[int], told: int, deviation: float) -> None:
         super().__init__()
         self.mean = tanh_network(sizes, last_scale=0.01)
-        self.log_deviation = nn.Parameter(torch.full((sizes[-1],), math.log(deviation)))
+        self.told = told
+        self.log_deviation = nn.Linear(told, sizes[-1])
+        with torch.no_grad():
+            self.log_deviation.weight.zero_()
+            self.log_deviation.bias.fill_(math.log(deviation))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[*, d]``; mean and standard deviation ``[*, actions]``."""
-        mean = self.mean(features)
-        return mean, self.log_deviation.exp().expand_as(mean)
-
-    @torch.no_grad()
-    def bound(self) -> None:
-        """Clamp the standard deviation."""
-        self.log_deviation.clamp_(*LOG_DEVIATION_BOUNDS)
+        log_deviation = self.log_deviation(features[..., features.shape[-1] - self.told :])
+        return self.mean(features), log_deviation.clamp(*LOG_DEVIATION_BOUNDS).exp()
