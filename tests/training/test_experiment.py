@@ -12,7 +12,6 @@ from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
-from ctmrl_torchrl.data.recipes import POINT_ROBOT_RECIPES
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.methods import ReleasedConfig
@@ -229,7 +228,7 @@ def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tm
     config = tiny_config(dataset_root, tmp_path / "run")
     build.obtain_dataset(config)  # as it is
     changed = dataclasses.replace(get_recipe(config.dataset.recipe, config.env), batch_size=17)
-    monkeypatch.setitem(POINT_ROBOT_RECIPES, config.dataset.recipe, changed)
+    monkeypatch.setattr(build, "get_recipe", lambda name, env: changed)
     with pytest.raises(
         DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
     ):
