@@ -23,6 +23,7 @@ ALLOWED = {
     "collectors": {"modules"},
     "evaluation": set(),
     "training": {"collectors", "data", "envs", "evaluation", "modules", "objectives", "problem"},
+    "studies": {"evaluation", "registry", "rules", "training"},
 }
 
 

@@ -107,4 +107,4 @@ class Progress:
             self._say()
 
 
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs, {postfix}"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs{postfix}"
