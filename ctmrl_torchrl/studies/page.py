@@ -43,7 +43,7 @@ def study_page(
         f"{done} of {total} runs done",
         *([f"{len(failed)} failed"] if failed else []),
         f"compared: {study.compare}",
-        f"{origin.core_hours:.1f} core hours",
+        f"{duration(origin.core_hours * 3600)} of one core",
     ]
     shared = _shared([each.run.configuration for each in results.runs])
     parts = [

@@ -16,6 +16,7 @@ from ctmrl_torchrl.evaluation.figures import style
 
 __all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
 
+_LEAST = 7.4  # inches, for the title
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 
 
@@ -45,7 +46,7 @@ def plot_intervals(
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     height = 0.9 + 0.3 * len(methods)
-    figure = style.new_figure(3.3 * columns + 1.6, height * rows + 0.9)
+    figure = style.new_figure(max(3.3 * columns + 1.6, _LEAST), height * rows + 0.9)
     grid = _grid(figure, rows, columns, left=1.75, top=0.95, gap=0.75, bottom=0.35)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
@@ -162,7 +163,7 @@ def plot_adaptation_panels(
     colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = style.new_figure(3.5 * columns + 2.2, 2.9 * rows + 0.9)
+    figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
     grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=1.75)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
