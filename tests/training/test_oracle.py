@@ -28,7 +28,7 @@ def test_the_oracle_learns_and_repeats_itself(policy_loss, dataset_root, tmp_pat
             "policy_loss.hidden": [width],
             "batch.tasks": 16,
             "batch.transitions": 64,
-            "optimiser.policy_rate": 3e-3,
+            "optimizer.policy_rate": 3e-3,
             "policy_loss.target_rate": 0.1,
         }
         return train_oracle(tiny_config(dataset_root, tmp_path, changes, **fields))

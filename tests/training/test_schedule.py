@@ -33,7 +33,7 @@ def test_cosine_fall_without_width(progress):
 
 def rates_over(schedule, **rates):
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimiser = torch.optim.Adam(
+    optimizer = torch.optim.Adam(
         [
             {"params": parameters[:1], "name": "representation"},
             {"params": parameters[1:], "name": "policy"},
@@ -41,14 +41,14 @@ def rates_over(schedule, **rates):
     )
     loss = SimpleNamespace(representation_frozen=None, policy_frozen=None)
     hook = LearningRates(
-        optimiser, loss, OptimizerConfig(representation_rate=2.0, policy_rate=4.0, **rates), schedule
+        optimizer, loss, OptimizerConfig(representation_rate=2.0, policy_rate=4.0, **rates), schedule
     )
     rows = []
     for update in range(schedule.updates):
         if update == schedule.updates // 2:  # as on resuming
-            optimiser.load_state_dict(optimiser.state_dict())
+            optimizer.load_state_dict(optimizer.state_dict())
         hook.before_update(update)
-        lr = {group["name"]: group["lr"] for group in optimiser.param_groups}
+        lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
         rows.append((lr["representation"], lr["policy"], loss.representation_frozen, loss.policy_frozen))
     return [list(column) for column in zip(*rows, strict=True)]
 
@@ -59,14 +59,14 @@ def test_rates_that_are_tensors_stay_where_they_are():
         {"params": [torch.nn.Parameter(torch.zeros(1))], "name": name}
         for name in ("representation", "policy")
     ]
-    optimiser = torch.optim.Adam([group | {"lr": torch.tensor(9.0)} for group in groups])
-    rates = [group["lr"] for group in optimiser.param_groups]
+    optimizer = torch.optim.Adam([group | {"lr": torch.tensor(9.0)} for group in groups])
+    rates = [group["lr"] for group in optimizer.param_groups]
     schedule = ScheduleConfig(updates=10, representation_end=0.5, policy_start=0.0)
-    hook = LearningRates(optimiser, SimpleNamespace(), OptimizerConfig(2.0, 4.0, policy_final=1.0), schedule)
+    hook = LearningRates(optimizer, SimpleNamespace(), OptimizerConfig(2.0, 4.0, policy_final=1.0), schedule)
     for update, expected in ((0, [2.0, 4.0]), (5, [0.0, 4.0])):
         hook.before_update(update)
         assert [rate.item() for rate in rates] == expected
-        assert all(group["lr"] is rate for group, rate in zip(optimiser.param_groups, rates, strict=True))
+        assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
 
 
 def test_what_begins_when():

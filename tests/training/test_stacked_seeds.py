@@ -12,7 +12,8 @@ from tiny_experiments import metric_rows, tiny_config
 from ctmrl_torchrl.objectives.policy import IQLConfig
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import load_checkpoint
-from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_identity, run_seeds
+from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_seeds
+from ctmrl_torchrl.training.identity import run_identity
 from ctmrl_torchrl.training.stacked import StackedTrainer
 
 SEEDS = (0, 4)
@@ -56,9 +57,9 @@ def assert_close(first, second):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_agents_optimisers_and_random_states_are_those_of_single_runs(runs, folder, seed):
+def test_agents_optimizers_and_random_states_are_those_of_single_runs(runs, folder, seed):
     single, stacked = (checkpoint(folder, kind, seed) for kind in ("single", "stacked"))
-    for name in ("update", "loss", "optimiser", "hooks", "sampling", "torch_rng", "recent"):
+    for name in ("update", "loss", "optimizer", "parts", "sampling", "torch_rng", "recent"):
         assert_close(single[name], stacked[name])
 
 
