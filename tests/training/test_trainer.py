@@ -80,7 +80,9 @@ def test_all_weights_of_zero_leave_the_encoder_alone(policy_start, dataset_root,
 
 
 def test_without_kmeans(dataset_root, tmp_path):
-    trainer, changed = trained(dataset_root, tmp_path, {"representation.kmeans": False, "representation.kmeans_at": 0.5})
+    trainer, changed = trained(
+        dataset_root, tmp_path, {"representation.kmeans": False, "representation.kmeans_at": 0.5}
+    )
     (schedule,) = trainer.parts.parts
     assert schedule.collected == []
     assert some(changed, "codebook.codes") and losses(tmp_path, "code")[12] > 0
