@@ -12,6 +12,7 @@ from ctmrl_torchrl.methods.codebook import CodebookConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
+from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 
@@ -21,6 +22,7 @@ __all__ = [
     "CodebookConfig",
     "CodebookSchedule",
     "Drawing",
+    "ERTRLConfig",
     "FOCALConfig",
     "Facts",
     "NoRepresentationConfig",
