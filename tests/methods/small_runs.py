@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import run_experiment
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -22,11 +23,10 @@ TINY = (
     "sizes.encoder_hidden=[8]",
     "sizes.predictor_hidden=[8]",
     "sizes.policy_hidden=[8]",
-    "evaluation.every=4",
+    "evaluation.every=0",
     "evaluation.final_repeats=1",
-    "evaluation.episodes=4",
-    "evaluation.random_episodes=2",
-    "evaluation.candidates=2",
+    "evaluation.episodes=2",
+    "evaluation.random_episodes=1",
     "output.log_every=2",
     "output.checkpoint_every=3",
     "output.logger=none",
@@ -40,9 +40,25 @@ class Killed(BaseException):
     """The process is killed."""
 
 
-def small_config(method, root, run_dir, *overrides):
-    places = (f"dataset.root={root}", f"run_dir={run_dir}")
+def small_config(method, root, run_dir, *overrides, protocols="[np]"):
+    places = (f"dataset.root={root}", f"run_dir={run_dir}", f"evaluation.protocols={protocols}")
     return compose_config([f"method={method}", *TINY, *places, *overrides])
+
+
+def check_adapts(method, root, run_dir, protocols):
+    """The agent plays two unseen tasks under every protocol, at the same budget of episodes."""
+    budget = ("evaluation.episodes=4", "evaluation.random_episodes=2", "evaluation.candidates=2")
+    experiment = build_experiment(
+        small_config(method, root, run_dir, *budget, protocols=f"[{','.join(protocols)}]")
+    )
+    experiment.trainer.begin()
+    runs = experiment.tester.run(experiment.task_set.test_ids[:2], 1, seed=0)
+    experiment.tester.close()
+    assert list(runs) == list(protocols)
+    for run in runs.values():
+        assert run["returns"].shape == (2, 1, 4) and run["returns"].isfinite().all()
+        assert (run["episodes"] <= 3).all()
+    return runs
 
 
 def outcome(run_dir):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from registered import TASKS, Composition, meta_batch, transitions
-from small_runs import assert_same, check_resumed, outcome, small_config
+from small_runs import assert_same, check_adapts, check_resumed, outcome, small_config
 
 from ctmrl_torchrl.methods import ERTRLConfig
 from ctmrl_torchrl.objectives.representation.er_trl import BehaviourEntropyLoss
@@ -167,3 +167,7 @@ def test_an_entropy_without_a_gan_is_refused():
 def test_seeds_are_not_stacked(data_root, tmp_path):
     experiment = build_experiment(small_config("er_trl", data_root, tmp_path))
     assert not experiment.parts.stackable
+
+
+def test_it_adapts_under_every_protocol(data_root, tmp_path):
+    check_adapts("er_trl", data_root, tmp_path, ("offline", "online", "np", "np_refine", "codes"))
