@@ -74,7 +74,8 @@ def test_without_the_entropy_it_is_focal_bit_for_bit(data_root, tmp_path):
 
 def test_the_entropy_term_leaves_the_initial_agent_alone():
     with_term, without = (
-        Composition(representation="er_trl").build(entropy_weight=weight).state_dict() for weight in (5.0, 0.0)
+        Composition(representation="er_trl").build(entropy_weight=weight).state_dict()
+        for weight in (5.0, 0.0)
     )
     assert_same({name: with_term[name] for name in without}, dict(without))
 
@@ -136,7 +137,10 @@ def test_what_is_logged(uninterrupted):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("representation.entropy_weight=-1", "representation.entropy_weight: got -1.0, allowed is a number of"),
+        (
+            "representation.entropy_weight=-1",
+            "representation.entropy_weight: got -1.0, allowed is a number of",
+        ),
         ("representation.rounds=0", "representation.rounds: got 0, allowed is a whole number of at least 1"),
         ("representation.gan_rate=0", "representation.gan_rate: got 0.0, allowed is a positive number"),
         ("representation.metric_weight=0", "representation.metric_weight: got 0.0"),
