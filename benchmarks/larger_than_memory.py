@@ -26,8 +26,9 @@ from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset
+from ctmrl_torchrl.data.keys import describe_keys
 from ctmrl_torchrl.data.layout import row_blocks
-from ctmrl_torchrl.data.manifest import MANIFEST_FILE, TRANSITIONS_FOLDER, describe_keys
+from ctmrl_torchrl.data.manifest import MANIFEST_FILE, TRANSITIONS_FOLDER
 from ctmrl_torchrl.envs import make_task_set
 
 ENV = "half_cheetah_vel"

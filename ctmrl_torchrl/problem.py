@@ -15,21 +15,24 @@ class Problem:
     Args:
         observation_dim, action_dim (int): sizes of observation and policy-side action.
         discount (float): gamma.
-        codes (int): default number of codes.
         reward_key (NestedKey): the reward shown to the encoder and predicted from the context, e.g.
             ``("next", "reward")``; the policy always learns from ``("next", "reward")``.
         context_next_observation (bool): whether contexts include the next observation.
         statistics (dict): mean and standard deviation, each ``[features]``, of ``observation``, ``action``,
             ``("next", "observation")``, ``"observation_change"`` (next minus present) and ``reward_key``.
+        num_tasks (int): number of tasks, those of both splits.
+        task_parameters (Tensor or None): ``[num_tasks, k]``, the parameters of every task by ``task_id``, with
+            mean 0 and deviation 1 over the training tasks: privileged information, for oracles only.
     """
 
     observation_dim: int
     action_dim: int
     discount: float
-    codes: int
     reward_key: NestedKey
     context_next_observation: bool
     statistics: dict[NestedKey, tuple[Tensor, Tensor]]
+    num_tasks: int = 0
+    task_parameters: Tensor | None = None
 
     @property
     def feature_dims(self) -> dict[NestedKey, int]:

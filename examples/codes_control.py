@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ctmrl_torchrl.collectors import CodesProtocol
+from ctmrl_torchrl.collectors import CandidatesProtocol
 from ctmrl_torchrl.evaluation import bootstrap_interval, load_summary
 from ctmrl_torchrl.training.config import register_configs
 from ctmrl_torchrl.training.experiment import Experiment, codebook_of, prepare
@@ -45,7 +45,7 @@ def compare(experiment: Experiment, draws: int) -> dict[str, float]:
     collector = tester.collector(experiment.task_set.test_ids, settings.final_repeats)
 
     def final_return(contexts: torch.Tensor) -> float:
-        run = collector.run(CodesProtocol(contexts, settings.episodes), seed=settings.seed)
+        run = collector.run(CandidatesProtocol(contexts, settings.episodes), seed=settings.seed)
         return run["returns"][:, -1].mean().item()
 
     def random_contexts() -> torch.Tensor:

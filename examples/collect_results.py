@@ -9,34 +9,10 @@ run folders later, when more seeds have been run elsewhere.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
-
-
-def rounded(value):
-    """Four decimals are plenty, and keep the files small and readable."""
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    return [rounded(entry) for entry in value] if isinstance(value, list) else value
-
-
-def keep(summaries: list[dict], folder: Path) -> None:
-    """One compact file per run, named after its setting and seed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for summary in summaries:
-        names = ("env", "method", "policy_loss", "preset")
-        parts = [summary[name] for name in names] + [summary["dataset"]["tasks"]]
-        file = folder / f"{'-'.join(parts)}-seed{summary['seed']}.json"
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else summary
-        if kept["command"] != summary["command"]:
-            raise SystemExit(
-                f"{file} holds the run of another command ({kept['command']}); keep this one elsewhere."
-            )
-        file.write_text(json.dumps(rounded(summary)) + "\n", encoding="utf-8")
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.results import collect_results, keep_summaries, read_summaries, write_results
 
 
 def main() -> None:
@@ -50,30 +26,18 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="folder for rounded copies of the summaries")
     arguments = parser.parse_args()
-    summaries = sorted(
-        (load_summary(run / "summary.json" if run.is_dir() else run) for run in arguments.runs),
-        key=lambda summary: summary["seed"],
-    )
-    result = aggregate_seeds(summaries)
-    result["commands"] = [summary["command"] for summary in summaries]
-    result["random_episodes"] = summaries[0].get("random_episodes", 10)  # older summaries do not say
-    for field in ("updates", "dataset", "reference", "versions"):
-        result[field] = summaries[0][field]
-    result["context_noise"] = {
-        split: {
-            name: [s["returns"][split][name].get("context_noise") for s in summaries] for name in protocols
-        }
-        for split, protocols in result["returns"].items()
-    }
-    result["codebook"] = [summary["codebook"] for summary in summaries]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
-    if arguments.keep is not None:
-        keep(summaries, arguments.keep)
+    try:
+        summaries = read_summaries(arguments.runs)
+        result = collect_results(summaries)
+        write_results(result, arguments.output)
+        if arguments.keep is not None:
+            keep_summaries(summaries, arguments.keep)
+    except StudyError as error:
+        raise SystemExit(str(error)) from error
     for split, protocols in result["returns"].items():
         for name, entry in protocols.items():
-            low, high = entry["ci95"]
-            print(f"{split:6} {name:8} {entry['mean']:8.3f}  [{low:.3f}, {high:.3f}]  {len(summaries)} seeds")
+            interval = "" if entry["ci95"] is None else "[{:.3f}, {:.3f}]".format(*entry["ci95"])
+            print(f"{split:6} {name:8} {entry['mean']:8.3f}  {interval}  {len(summaries)} seeds")
 
 
 if __name__ == "__main__":

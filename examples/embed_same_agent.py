@@ -34,7 +34,7 @@ from ctmrl_torchrl.modules import (
 )
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
 from ctmrl_torchrl.objectives.policy import ActingPolicy
-from ctmrl_torchrl.training.config import OptimiserConfig, ScheduleConfig
+from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
 from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
 
 STATE, ACTION, LATENT, CODES = 2, 2, 20, 8
@@ -108,7 +108,7 @@ def train(loss, buffer, every_task, updates, seed):
     )
     targets = SoftUpdate(loss, tau=0.02)
     schedule = ScheduleConfig(updates=updates, representation_end=0.6, policy_start=0.5)
-    rates = OptimiserConfig(3e-3, 1e-3, policy_final=0.05, policy_decay_from=0.7)
+    rates = OptimizerConfig(3e-3, 1e-3, policy_final=0.05, policy_decay_from=0.7)
     codebook = CodebookSchedule(loss, every_task.sample, schedule, seed=seed)
     hooks = LearningRates(optimiser, loss, rates, schedule), codebook
     for update in range(updates):

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 
 import hydra
+from ctmrl_torchrl.training.oracle import train_oracle
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ctmrl_torchrl.training.config import register_configs
-from ctmrl_torchrl.training.oracle import train_oracle
 
 register_configs()
 

@@ -84,6 +84,7 @@ def test_meta_test(benchmark):
     assert set(result["protocols"]) == {"offline", "online", "np", "np_refine", "codes"}
     # ten tasks, twenty measured episodes and a collected one between each two, of twenty steps
     assert result["protocols"]["np"]["env_steps"] == 10 * 39 * 20
+    assert all_positive(result["episode"])
 
 
 def test_scaling(benchmark, tmp_path):

@@ -1,22 +1,49 @@
-"""Meta-test collection: adapt to tasks in a batched environment under a named protocol."""
+"""Meta-test collection: adapt to tasks in a batched environment under a named protocol.
+
+Rooms, each importing only from those before it: :mod:`rows` and :mod:`kinds` (what a TorchRL collector plays
+with, and which one), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts of episodes),
+:mod:`run` (what one meta-test has collected), :mod:`protocol` (the contract and the registry),
+:mod:`protocols` and :mod:`selection` (the protocols), :mod:`adaptation` (the meta-test).
+"""
 
 from __future__ import annotations
 
-from ctmrl_torchrl.collectors.meta_test import AdaptationProtocol, AdaptationRun, MetaTestCollector
+from ctmrl_torchrl.collectors.adaptation import MetaTestCollector
+from ctmrl_torchrl.collectors.episodes import EpisodeCollector
+from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorKind, CollectorParts
+from ctmrl_torchrl.collectors.protocol import (
+    PROTOCOLS,
+    AdaptationProtocol,
+    ProtocolSettings,
+    register_protocol,
+)
 from ctmrl_torchrl.collectors.protocols import (
+    NoContextProtocol,
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
+    ToldProtocol,
 )
-from ctmrl_torchrl.collectors.selection import CodesProtocol, RefineProtocol
+from ctmrl_torchrl.collectors.run import AdaptationRun
+from ctmrl_torchrl.collectors.selection import CandidatesProtocol, RefineProtocol
 
 __all__ = [
+    "COLLECTORS",
+    "PROTOCOLS",
     "AdaptationProtocol",
     "AdaptationRun",
-    "CodesProtocol",
+    "CandidatesProtocol",
+    "CollectorConfig",
+    "CollectorKind",
+    "CollectorParts",
+    "EpisodeCollector",
     "MetaTestCollector",
+    "NoContextProtocol",
     "NonPriorProtocol",
     "OfflineProtocol",
     "OnlineProtocol",
+    "ProtocolSettings",
     "RefineProtocol",
+    "ToldProtocol",
+    "register_protocol",
 ]

@@ -1,4 +1,4 @@
-"""Adaptation protocols: how evidence about an unseen task is gathered, as small strategies.
+"""Adaptation protocols that encode all they collect, and two that collect nothing.
 
 Budgets count episodes: ``episodes`` measured episodes, with ``episodes - 1`` collected between them.
 """
@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ctmrl_torchrl.collectors.meta_test import AdaptationRun
+from ctmrl_torchrl.collectors.protocol import (
+    AdaptationProtocol,
+    ProtocolSettings,
+    register_protocol,
+    require_random_episodes,
+)
+from ctmrl_torchrl.collectors.run import AdaptationRun
 
 
-class _EncodeAll:
-    """Context of everything collected; the prior before the first episode."""
-
-    def __init__(self, episodes: int = 20) -> None:
-        if episodes < 1:
-            raise ValueError(f"{type(self).__name__}: episodes={episodes} must be at least 1.")
-        self.episodes = episodes
-
-    def reset(self, run: AdaptationRun) -> None:
-        """Nothing is kept outside of the run."""
+class EncodeAll(AdaptationProtocol):
+    """Acts with the context of everything collected, and with the prior context before that."""
 
     def context(self, run: AdaptationRun) -> Tensor:
         """Encode all evidence together."""
         return run.encode(run.episodes) if run.episodes else run.prior_context
 
 
-class OfflineProtocol(_EncodeAll):
-    """``offline``: before every further measurement an episode of the task's own data joins the context.
+@register_protocol("offline")
+class OfflineProtocol(EncodeAll):
+    """``offline``: before each further measurement, an episode of the task's own data joins the context.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
@@ -40,14 +39,15 @@ class OfflineProtocol(_EncodeAll):
         'offline'
     """
 
-    name = "offline"
+    needs_offline_data = True
 
     def collect(self, run: AdaptationRun) -> None:
         """Draw an episode from the row's dataset."""
         run.add(run.draw_offline())
 
 
-class OnlineProtocol(_EncodeAll):
+@register_protocol("online")
+class OnlineProtocol(EncodeAll):
     """``online``: starts from the prior context (zeros) and learns from its own stochastic episodes.
 
     Args:
@@ -61,14 +61,13 @@ class OnlineProtocol(_EncodeAll):
         6
     """
 
-    name = "online"
-
     def collect(self, run: AdaptationRun) -> None:
-        """Play the policy with the present context, with its noise."""
+        """Play the stochastic policy with the present context."""
         run.add(run.play(self.context(run), stochastic=True))
 
 
-class NonPriorProtocol(_EncodeAll):
+@register_protocol("np")
+class NonPriorProtocol(EncodeAll):
     """``np``, the default: random episodes first, then the policy's own, as in the paper.
 
     Args:
@@ -84,15 +83,72 @@ class NonPriorProtocol(_EncodeAll):
         ('np', 2)
     """
 
-    name = "np"
-
     def __init__(self, episodes: int = 20, random_episodes: int = 10) -> None:
         super().__init__(episodes)
         if random_episodes < 1:
             raise ValueError(f"NonPriorProtocol: random_episodes={random_episodes} must be at least 1.")
         self.random_episodes = random_episodes
 
+    @classmethod
+    def from_settings(cls, settings: ProtocolSettings) -> NonPriorProtocol:
+        """The protocol with the budgets of the settings."""
+        return cls(settings.episodes, settings.random_episodes)
+
+    @classmethod
+    def check(cls, settings: ProtocolSettings) -> None:
+        """Random episodes must leave one to adapt with."""
+        require_random_episodes(settings)
+
     def collect(self, run: AdaptationRun) -> None:
-        """A random episode, or one of the policy's own once there are enough."""
+        """Play a random episode, or one of the policy's own once there are enough."""
         explore = len(run.episodes) < self.random_episodes
         run.add(run.play_randomly() if explore else run.play(self.context(run), stochastic=True))
+
+
+class OneEpisode(AdaptationProtocol):
+    """Collects nothing: a single measured episode, whatever budget the settings name."""
+
+    def __init__(self) -> None:
+        super().__init__(episodes=1)
+
+    @classmethod
+    def from_settings(cls, settings: ProtocolSettings) -> OneEpisode:
+        """The protocol; it has no settings."""
+        return cls()
+
+
+@register_protocol("none")
+class NoContextProtocol(OneEpisode):
+    """``none``: one measured episode with the prior context (zeros), the baseline without adaptation.
+
+    Examples:
+        >>> NoContextProtocol().episodes
+        1
+    """
+
+    def context(self, run: AdaptationRun) -> Tensor:
+        """The prior context."""
+        return run.prior_context
+
+
+@register_protocol("told")
+class ToldProtocol(OneEpisode):
+    """``told``: one measured episode with the context that the encoder makes of the task id alone.
+
+    The return with privileged task information: the encoder must read ``task_id`` and nothing else, e.g. look
+    the task's parameters up. One oracle answer per row is counted.
+
+    Examples:
+        >>> ToldProtocol.needs_task_encoder
+        True
+    """
+
+    needs_task_encoder = True
+
+    def reset(self, run: AdaptationRun) -> None:
+        """Ask the oracle which task each row is."""
+        run.count_oracle_answers()
+
+    def context(self, run: AdaptationRun) -> Tensor:
+        """The context of each row's task."""
+        return run.encode_task()

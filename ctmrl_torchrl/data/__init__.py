@@ -4,6 +4,7 @@ from ctmrl_torchrl.data.behaviour import (
     BehaviourAgents,
     CollectionRecipe,
     PPOSettings,
+    collect,
     collect_task_dataset,
     get_recipe,
     recipe_names,
@@ -16,28 +17,43 @@ from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.importers import import_released
+from ctmrl_torchrl.data.interchange import (
+    IMPORTERS,
+    from_minari,
+    import_dataset,
+    import_released,
+    import_unicorn,
+    to_minari,
+)
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
+from ctmrl_torchrl.data.sizes import DatasetSizes
 
 __all__ = [
+    "IMPORTERS",
     "BehaviourAgents",
     "CollectionRecipe",
     "ContextDraw",
     "DatasetError",
     "DatasetManifest",
+    "DatasetSizes",
     "MetaReplayBuffer",
     "PPOSettings",
     "TaskDataset",
     "TaskSampler",
+    "collect",
     "collect_task_dataset",
     "draw_context",
+    "from_minari",
     "get_recipe",
+    "import_dataset",
     "import_released",
+    "import_unicorn",
     "library_versions",
     "recipe_names",
     "recipes_of",
     "register_agents",
     "register_recipe",
     "snapshot_returns",
+    "to_minari",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -11,15 +11,35 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.data import ImmutableDatasetWriter, ReplayBuffer, TensorDictReplayBuffer, TensorStorage
 
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.sampler import TaskSampler
-
 #: parts of a meta-batch, in the order of the index's columns
 PARTS = ("transitions", "context", "context_positive")
 
 
+class MetaBatchSampler(Protocol):
+    """What a buffer must know of its sampler; :class:`~ctmrl_torchrl.data.TaskSampler` is one.
+
+    Attributes:
+        dataset: the dataset whose rows are drawn.
+        sections: how the columns of an index split: transitions, then each context.
+        batch_size: number of rows of one sample, over all tasks.
+    """
+
+    dataset: Any
+
+    @property
+    def sections(self) -> list[int]:
+        """Sizes of the parts of an index."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows of one sample."""
+
+    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw the index ``[T, columns]``, with ``task_id`` and ``mask`` of the same shape."""
+
+
 class DatasetStorage(TensorStorage):
-    """A storage whose state is only its length: a checkpoint must neither hold nor overwrite a dataset."""
+    """A storage whose state is its length only: a checkpoint must neither hold nor overwrite a dataset."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of rows."""
@@ -61,10 +81,10 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
     ``index`` is only returned by ``sample(return_info=True)``; ``state_dict`` holds no data, only where the
     draws stand.
 
-    ``buffer.only = loss.in_keys`` spares the gathering of entries that nobody reads, and changes no draw:
-    from then on a sample has ``task_id``, the contexts' ``mask`` and these entries of the meta-batch, named
-    as they are before the transform; None, the default, brings all back. (Batches that ``prefetch`` has drawn
-    ahead still have what was asked for then.)
+    ``buffer.only = loss.in_keys`` gathers only the entries that a loss reads; the draws stay the same. A
+    sample then has ``task_id``, the contexts' ``mask`` and these entries of the meta-batch, named as they are
+    before the transform. None, the default, gathers all entries. Batches that ``prefetch`` drew earlier keep
+    the entries that were selected then.
 
     Args:
         data: the transitions, batch size ``[n]``.
@@ -89,7 +109,7 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
     def __init__(
         self,
         data: TensorDictBase,
-        sampler: TaskSampler,
+        sampler: MetaBatchSampler,
         *,
         generator: torch.Generator | None = None,
         prefetch: int | None = None,

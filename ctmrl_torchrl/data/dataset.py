@@ -5,28 +5,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.data.buffer import MetaReplayBuffer
-from ctmrl_torchrl.data.draws import RowTable
+from ctmrl_torchrl.data.buffer import MetaBatchSampler, MetaReplayBuffer
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.files import read_folder, write_folder
+from ctmrl_torchrl.data.files import write_folder
+from ctmrl_torchrl.data.keys import describe_keys, storable
 from ctmrl_torchrl.data.layout import (
     ID_KEYS,
     REWARD_KEYS,
+    check_batch_size,
     check_keys,
     check_layout,
     check_values,
-    row_blocks,
 )
-from ctmrl_torchrl.data.manifest import DatasetManifest, describe_keys
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.sampler import TaskSampler
+from ctmrl_torchrl.data.manifest import TRANSITIONS_FOLDER, DatasetManifest
+from ctmrl_torchrl.data.reading import read_folder
+from ctmrl_torchrl.data.rows import RowTable
+from ctmrl_torchrl.data.sizes import DatasetSizes, whole_numbers
+from ctmrl_torchrl.data.statistics import Statistics, statistics_of
+from ctmrl_torchrl.storage import expanded
 
 
 class TaskDataset:
@@ -91,14 +93,18 @@ class TaskDataset:
         Raises:
             DatasetError: naming the key, task or row that is wrong.
         """
-        check_keys(transitions)
-        tensors = transitions.detach().cpu().to_dict()
-        transitions = TensorDict.from_dict(tensors, batch_size=transitions.batch_size).lock_()
-        check_values(transitions)
-        check_layout(transitions, manifest)
-        dataset = cls(transitions, manifest, None)
+        check_batch_size(transitions)
+        with torch.device("cpu"):
+            transitions = storable(transitions).lock_()
+            check_keys(transitions)
+            check_values(transitions)
+            check_layout(transitions, manifest)
+            dataset = cls(transitions, manifest, None)
         dataset.manifest = manifest.replace(
-            counts=dataset._counts(), keys=describe_keys(transitions), checksums={}
+            counts=dataset._counts(),
+            keys=describe_keys(transitions),
+            checksums={},
+            folder=TRANSITIONS_FOLDER,
         )
         return dataset
 
@@ -112,13 +118,23 @@ class TaskDataset:
                 ``"full"`` also compares every file with its checksum.
 
         Raises:
-            DatasetError: naming the file, key, task or row that is wrong, and how to mend it.
+            DatasetError: naming the file, key, task or row that is wrong, and what to do.
         """
         if verify not in ("quick", "full"):
             raise ValueError(f'verify must be "quick" or "full", got {verify!r}')
-        path = Path(path)
-        transitions, manifest = read_folder(path, check_checksums=verify == "full")
         try:
+            place = expanded(path)
+            with torch.device("cpu"):
+                transitions, manifest = read_folder(place, check_checksums=verify == "full")
+                return cls._checked(transitions, manifest, place)
+        except OSError as error:  # a folder that may not be entered, a disk that is gone
+            raise DatasetError(f"{path}: cannot be read ({error})") from error
+
+    @classmethod
+    def _checked(cls, transitions: TensorDict, manifest: DatasetManifest, path: Path) -> TaskDataset:
+        """Wrap what was read from ``path``, if it is sound."""
+        try:
+            check_batch_size(transitions)
             check_keys(transitions)
             check_values(transitions)
             check_layout(transitions, manifest)
@@ -126,22 +142,26 @@ class TaskDataset:
             if manifest.counts != dataset._counts():
                 raise DatasetError(f"manifest counts {manifest.counts}, the files hold {dataset._counts()}")
         except DatasetError as error:
-            raise DatasetError(f"{path}: {error}. Delete the folder and make the dataset again.") from None
+            raise DatasetError(
+                f"{path}: {error}. The data were changed after they were saved; restore them from a copy, or "
+                "make the dataset again."
+            ) from None
         return dataset
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the dataset into the folder ``path`` and return it.
 
-        The folder appears complete or not at all: files are written beside it and renamed at the end.
+        The dataset appears complete or not at all. Space on the disk is reserved before anything is written.
 
         Args:
-            path: the folder to make.
-            overwrite: replace an existing dataset. Anything else at ``path`` is never replaced.
+            path: the folder to make; ``~`` is the home folder, and links are followed.
+            overwrite: replace a dataset that is there, in place, once the new one is complete. Only the
+                dataset's own files are deleted. A folder that is not a dataset is never changed.
 
         Raises:
-            DatasetError: if ``path`` exists and may not be replaced.
+            DatasetError: if ``path`` cannot be used or may not be replaced, or the disk is full.
         """
-        return write_folder(Path(path), self.transitions, self.manifest, overwrite=overwrite)
+        return write_folder(path, self.transitions, self.manifest, overwrite=overwrite)
 
     @property
     def n_transitions(self) -> int:
@@ -172,9 +192,9 @@ class TaskDataset:
         """Return the positions of ``task_ids`` in :attr:`task_ids`.
 
         Raises:
-            ValueError: if none are given, or the dataset has no data of one.
+            ValueError: if none are given, one is no whole number, or the dataset has no data of one.
         """
-        ids = torch.as_tensor(task_ids, dtype=torch.int64).reshape(-1)
+        ids = whole_numbers(task_ids, "task_ids")
         if not ids.numel():
             raise ValueError("task_ids is empty; give at least one task id")
         unknown = ids[~torch.isin(ids, self.task_ids)].unique().tolist()
@@ -186,43 +206,42 @@ class TaskDataset:
 
     def trajectory_returns(self, key: NestedKey = ("next", "reward")) -> Tensor:
         """Return the sum of ``key`` over each trajectory, float32 ``[n_trajectories]``."""
-        totals = torch.zeros(self.n_trajectories, dtype=torch.float64)
+        totals = torch.zeros(self.n_trajectories, dtype=torch.float64, device="cpu")
         rewards = self.transitions[key].flatten().double()
         return totals.index_add_(0, self.transitions["trajectory_id"], rewards).float()
 
-    def statistics(
-        self, task_ids: Sequence[int] | Tensor | None = None
-    ) -> dict[NestedKey, tuple[Tensor, Tensor]]:
+    def statistics(self, task_ids: Sequence[int] | Tensor | None = None) -> dict[NestedKey, Statistics]:
         """Return the mean and standard deviation per feature, over all transitions of some tasks.
 
         Args:
-            task_ids: the tasks to count (the training tasks, for standardising); None counts all.
+            task_ids: the tasks to count (the training tasks, for standardizing); None counts all.
 
         Returns:
             ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation,
             rewards, and ``"observation_change"``: the next observation minus the observation. The standard
-            deviation is the population's, and not bounded away from zero.
+            deviation is the population's, in any unit; where it is not above the rounding of the stored
+            numbers, the feature is constant and its deviation 0.
         """
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
         counts, firsts = self.rows.task_row_count[index], self.rows.task_row_start[index]
-        blocks = [
-            block
-            for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)
-            for block in row_blocks(first, first + count)
-        ]
-        keys = ["observation", "action", ("next", "observation"), *REWARD_KEYS]
-        available = self.transitions.keys(include_nested=True)
-        readers = {key: functools.partial(_read, self.transitions[key]) for key in keys if key in available}
-        readers["observation_change"] = self._observation_change
-        return {key: _moments(read, blocks) for key, read in readers.items()}
+        return statistics_of(
+            self.transitions, [(int(f), int(f + c)) for f, c in zip(firsts, counts, strict=True)]
+        )
 
-    def _observation_change(self, block: slice) -> Tensor:
-        following, present = self.transitions["next", "observation"], self.transitions["observation"]
-        return following[block].double() - present[block].double()
+    def sizes(self) -> DatasetSizes:
+        """Return what modules and losses must know of the problem, as far as the data say it."""
+        rewards = tuple(key for key in REWARD_KEYS if key in self.transitions.keys(include_nested=True))
+        return DatasetSizes(
+            observation_dim=self.transitions["observation"].shape[-1],
+            action_dim=self.transitions["action"].shape[-1],
+            reward_keys=rewards,
+            horizon=self.horizon,
+            discount=self.manifest.discount,
+        )
 
     def replay_buffer(
         self,
-        sampler: TaskSampler,
+        sampler: MetaBatchSampler,
         *,
         generator: torch.Generator | None = None,
         prefetch: int | None = None,
@@ -230,10 +249,10 @@ class TaskDataset:
         in_memory: bool = False,
         device: torch.device | str | None = None,
     ) -> MetaReplayBuffer:
-        """Return a buffer whose ``sample()`` is the meta-batch described at :class:`TaskSampler`.
+        """Return a buffer whose ``sample()`` is the meta-batch of :class:`~ctmrl_torchrl.data.TaskSampler`.
 
         Args:
-            sampler: a :class:`TaskSampler` of this dataset.
+            sampler: a :class:`~ctmrl_torchrl.data.TaskSampler` of this dataset.
             generator: the CPU generator all draws come from; None uses torch's global one.
             prefetch: batches drawn ahead in threads. More than 1 may reorder seeded batches.
             transform: a callable or TorchRL transform for the meta-batch.
@@ -255,7 +274,9 @@ class TaskDataset:
     @functools.cached_property
     def rows(self) -> RowTable:
         """Where the trajectories of each task and snapshot are; made on first use."""
-        return RowTable.of(self)
+        return RowTable.of(
+            self.trajectory_task, self.trajectory_snapshot, self.trajectory_length, horizon=self.horizon
+        )
 
     def _counts(self) -> dict[str, int]:
         return {
@@ -266,18 +287,6 @@ class TaskDataset:
         }
 
 
-def _read(tensor: Tensor, block: slice) -> Tensor:
-    return tensor[block].double()
-
-
-def _moments(read: Callable[[slice], Tensor], blocks: list[slice]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, block by block: the data may be larger than memory."""
-    count = sum(block.stop - block.start for block in blocks)
-    mean = sum(read(block).sum(0) for block in blocks) / count
-    variance = sum((read(block) - mean).square().sum(0) for block in blocks) / count
-    return mean.float(), variance.sqrt().float()
-
-
 def _plain_copy(tensor: Tensor) -> Tensor:
     """Copy into memory; a clone of a memory-mapped tensor may stay memory-mapped."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)

@@ -6,7 +6,7 @@ from __future__ import annotations
 class DatasetError(ValueError):
     """A dataset on disk or in memory is missing, damaged, or not laid out as the library expects.
 
-    The message names the file, task, key or row concerned, what was expected, and how to mend it.
+    The message names the file, task, key or row concerned, what was expected, and what to do about it.
 
     Examples:
         >>> raise DatasetError("transitions/action.memmap is missing")

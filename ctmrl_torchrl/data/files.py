@@ -1,158 +1,241 @@
-"""A dataset's folder: written all or nothing, read memory-mapped after its files were checked."""
+"""Writing a dataset's folder: all or nothing, and nothing of anybody else's.
+
+The manifest names the folder of the tensors, so that a dataset is replaced by one rename: new tensors are
+written into a folder of their own beside the old ones, then the new manifest takes the place of the old one,
+and only then are the files of the old dataset deleted. Killed at any of these steps, one whole dataset
+remains, and the next save clears what is left over.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from tensordict import MemoryMappedTensor, TensorDict, TensorDictBase
+from tensordict import TensorDictBase
+from torch import Tensor
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.keys import DTYPES
+from ctmrl_torchrl.data.layout import row_blocks
 from ctmrl_torchrl.data.manifest import (
     MANIFEST_FILE,
+    META_FILE,
     TRANSITIONS_FOLDER,
     DatasetManifest,
     folder_checksums,
-    parse_dtype,
 )
+from ctmrl_torchrl.data.reading import read_manifest
 
-_MEND = "Delete the folder and make the dataset again."
 
-
-def write_folder(
-    path: Path, transitions: TensorDictBase, manifest: DatasetManifest, *, overwrite: bool
-) -> Path:
-    """Write ``path/transitions/`` and ``path/manifest.json`` beside ``path``, then rename.
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Check that a dataset may be written to ``path``, and return the resolved place. Nothing is changed.
 
     Raises:
-        DatasetError: if ``path`` exists and may not be replaced.
+        DatasetError: if the place cannot be used, or holds anything that may not be replaced.
     """
-    _check_target(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    replaced = path.with_name(f"{path.name}.old-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        # a copy even if the tensors are memory-mapped already: the files are to belong to this folder
-        transitions.memmap(temporary / TRANSITIONS_FOLDER, copy_existing=True)
-        checksums = folder_checksums(temporary / TRANSITIONS_FOLDER)
-        (temporary / MANIFEST_FILE).write_text(
-            manifest.replace(checksums=checksums).to_json(), encoding="utf-8"
-        )
-        if path.exists():
-            os.replace(path, replaced)
-        try:
-            os.replace(temporary, path)
-        except BaseException:
-            if replaced.exists():
-                os.replace(replaced, path)
-            raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-    return path
-
-
-def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, DatasetManifest]:
-    """Check the files of a dataset and map them into memory.
-
-    Raises:
-        DatasetError: naming the file that is missing, truncated or changed.
-    """
-    if not path.is_dir():
-        raise DatasetError(
-            f"{path}: no dataset here (the folder does not exist); collect or import one first"
-        )
-    manifest_file = path / MANIFEST_FILE
-    if not manifest_file.is_file():
-        raise DatasetError(
-            f"{manifest_file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
-            "name the folder of a dataset, which holds that file and transitions/."
-        )
-    try:
-        text = manifest_file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{manifest_file}: not a text file ({error}). {_MEND}") from error
-    manifest = DatasetManifest.from_json(text, source=str(manifest_file))
-    count = manifest.counts.get("transitions")
-    if not isinstance(count, int) or count < 1 or not manifest.keys:
-        raise DatasetError(f"{manifest_file}: counts.transitions or keys is missing or empty. {_MEND}")
-    folder = path / TRANSITIONS_FOLDER
-    if not (folder / "meta.json").is_file():
-        raise DatasetError(f"{folder / 'meta.json'}: missing. {_MEND}")
-    tensors = {
-        tuple(name.split(".")): _map_tensor(folder, name, description, count)
-        for name, description in manifest.keys.items()
-    }
-    if check_checksums:
-        _compare_checksums(folder, manifest)
-    transitions = TensorDict({}, [count])
-    for key, tensor in tensors.items():
-        transitions.set(key, tensor)
-    return transitions, manifest
-
-
-def _map_tensor(folder: Path, name: str, description: object, count: int) -> MemoryMappedTensor:
-    parts = name.split(".")
-    if any(not part.isidentifier() for part in parts):
-        raise DatasetError(f"{folder.parent / MANIFEST_FILE}: keys: {name!r} is not a key name. {_MEND}")
-    tail, dtype_name = _shape_and_dtype(folder, name, description)
-    dtype = parse_dtype(dtype_name)
-    file = folder.joinpath(*parts[:-1], f"{parts[-1]}.memmap")
-    if not file.is_file():
-        raise DatasetError(f"{file}: missing. {_MEND}")
-    shape = torch.Size([count, *tail])
-    expected = shape.numel() * dtype.itemsize
-    if file.stat().st_size != expected:
-        raise DatasetError(
-            f"{file}: has {file.stat().st_size} bytes, expected {expected} for {dtype} {list(shape)}; "
-            f"the file was cut off or belongs to another dataset. {_MEND}"
-        )
-    return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=shape)
-
-
-def _shape_and_dtype(folder: Path, name: str, description: object) -> tuple[list[int], str]:
-    with contextlib.suppress(TypeError, ValueError):
-        tail, dtype = description
-        if all(isinstance(size, int) and size > 0 for size in tail):
-            return list(tail), dtype
-    raise DatasetError(
-        f"{folder.parent / MANIFEST_FILE}: keys.{name} is {description!r}, expected [[sizes], dtype]. {_MEND}"
-    )
-
-
-def _compare_checksums(folder: Path, manifest: DatasetManifest) -> None:
-    found = folder_checksums(folder)
-    if not manifest.checksums:
-        raise DatasetError(f"{folder.parent / MANIFEST_FILE}: has no checksums to verify against. {_MEND}")
-    for file in sorted(set(found) | set(manifest.checksums)):
-        if found.get(file) != manifest.checksums.get(file):
-            problem = (
-                "missing"
-                if file not in found
-                else "not part of the dataset"
-                if file not in manifest.checksums
-                else "its content is not what was saved (sha256 differs)"
-            )
-            raise DatasetError(f"{folder / file}: {problem}. {_MEND}")
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
+        place = storage.resolved(path)
+    except storage.StorageError as error:
+        raise DatasetError(str(error)) from error
+    if not place.exists():
+        return place
+    if not place.is_dir():
         raise DatasetError(f"{path}: exists and is not a folder; choose another path")
     if not overwrite:
         raise DatasetError(
             f"{path}: exists already; pass overwrite=True to replace it, or choose another path"
         )
-    if not (path / MANIFEST_FILE).is_file() and any(path.iterdir()):
+    if not (place / MANIFEST_FILE).is_file():
+        if any(not _left_over(each, TRANSITIONS_FOLDER) for each in place.iterdir()):
+            raise DatasetError(
+                f"{path}: holds files but no {MANIFEST_FILE}, so it is not a dataset and is not replaced; "
+                "choose another path"
+            )
+        return place
+    try:
+        read_manifest(place)
+    except DatasetError as error:
         raise DatasetError(
-            f"{path}: holds files but no {MANIFEST_FILE}, so it is not a dataset and is not replaced; "
-            "choose another path"
-        )
+            f"{path}: its {MANIFEST_FILE} is not that of a dataset that can be read, so nothing there is "
+            f"replaced; choose another path, or move that folder away ({error})"
+        ) from error
+    return place
+
+
+def write_folder(
+    path: str | os.PathLike[str], transitions: TensorDictBase, manifest: DatasetManifest, *, overwrite: bool
+) -> Path:
+    """Write the tensors and ``manifest.json`` to ``path``, whole or not at all.
+
+    A dataset that is there is replaced in place: links to it, and files in it that are not the dataset's,
+    stay.
+
+    Returns:
+        ``path``, with ``~`` expanded.
+
+    Raises:
+        DatasetError: if ``path`` cannot be used or may not be replaced, or the disk is full.
+    """
+    place = check_target(path, overwrite)
+    try:
+        storage.clear_leftovers(place, _holds_only_ours)
+        storage.require_space(place, sum(leaf.nbytes for leaf in transitions.values(True, True)))
+        if place.exists():
+            _write_into(place, transitions, manifest)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with storage.new_folder(place) as temporary:
+                final = _write_tensors(temporary / TRANSITIONS_FOLDER, transitions, manifest)
+                storage.atomic_write_text(temporary / MANIFEST_FILE, final.to_json())
+    except storage.StorageError as error:
+        raise DatasetError(str(error)) from error
+    except OSError as error:
+        raise DatasetError(f"{path}: could not be written ({error}); what was there is unchanged") from error
+    return storage.expanded(path)
+
+
+def _write_into(place: Path, transitions: TensorDictBase, manifest: DatasetManifest) -> None:
+    """Replace the dataset in a folder that exists, or fill the folder if it is empty."""
+    old = read_manifest(place) if (place / MANIFEST_FILE).is_file() else None
+    _clear_inside(place, old)
+    name = f"{TRANSITIONS_FOLDER}-{storage.owner_tag()}"
+    try:
+        with storage.disk_errors(place):
+            final = _write_tensors(place / name, transitions, manifest)
+        with storage.atomic_write(place / MANIFEST_FILE, follow_link=False) as temporary:
+            temporary.write_text(final.to_json(), encoding="utf-8")
+    except BaseException:
+        if _current_folder(place) != name:
+            shutil.rmtree(place / name, ignore_errors=True)
+        raise
+    if old is not None:
+        _delete_tensors(place / old.folder)
+
+
+def _write_tensors(folder: Path, transitions: TensorDictBase, manifest: DatasetManifest) -> DatasetManifest:
+    """Write every tensor into its own file, and return the manifest of the result."""
+    _write_node(folder, transitions)
+    filled = manifest.replace(folder=folder.name, checksums=folder_checksums(folder))
+    return filled.replace(checksums=filled.checksums | {MANIFEST_FILE: filled.digest()})
+
+
+def _write_node(folder: Path, node: TensorDictBase) -> None:
+    folder.mkdir()
+    # the description that TensorDict.load_memmap reads; it also says which files here are the dataset's
+    description: dict[str, Any] = {
+        key: {
+            "device": "cpu",
+            "shape": list(value.shape),
+            "dtype": str(value.dtype),
+            "is_nested": False,
+        }
+        if isinstance(value, Tensor)
+        else {"type": "TensorDict"}
+        for key, value in node.items()
+    }
+    description |= {
+        "shape": list(node.batch_size),
+        "device": "cpu",
+        "_type": "<class 'tensordict._td.TensorDict'>",
+    }
+    with storage.new_file(folder / META_FILE) as descriptor:
+        _write_all(descriptor, json.dumps(description).encode())
+    for key, value in node.items():
+        if isinstance(value, Tensor):
+            _write_tensor(folder / f"{key}.memmap", value)
+        else:
+            _write_node(folder / key, value)
+    storage.sync(folder)
+
+
+def _write_tensor(file: Path, value: Tensor) -> None:
+    with storage.new_file(file, value.nbytes) as descriptor:
+        for block in row_blocks(0, len(value)):
+            rows = value[block].detach().resolve_neg().contiguous().flatten()
+            _write_all(descriptor, rows.view(torch.uint8).numpy().data)
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _current_folder(place: Path) -> str | None:
+    try:
+        return read_manifest(place).folder
+    except DatasetError:
+        return None
+
+
+def _clear_inside(place: Path, manifest: DatasetManifest | None) -> None:
+    """Delete what killed saves into an existing folder have left: tensors that no manifest names."""
+    current = None if manifest is None else manifest.folder
+    storage.clear_leftovers(place / MANIFEST_FILE)
+    for folder in sorted(place.iterdir()):
+        if folder.name != current and _left_over(folder, current):
+            if _holds_only_ours(folder) and folder.name != TRANSITIONS_FOLDER:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                _delete_tensors(folder)
+
+
+def _left_over(path: Path, current: str | None) -> bool:
+    """Whether something in a dataset's folder was left by a killed save: tensors that no manifest names."""
+    if path.name.startswith(f"{MANIFEST_FILE}.tmp-") and storage.owned_by_dead_process(path):
+        return True
+    if path.is_symlink() or not path.is_dir() or path.name == current:
+        return False
+    replaced = path.name == TRANSITIONS_FOLDER and ((path / META_FILE).is_file() or not any(path.iterdir()))
+    tagged = path.name.startswith(f"{TRANSITIONS_FOLDER}-") and storage.owned_by_dead_process(path)
+    return replaced or tagged
+
+
+def _holds_only_ours(folder: Path) -> bool:
+    """Whether all files below a folder are such as a dataset consists of."""
+    for place, folders, files in os.walk(folder):
+        if any(Path(place, each).is_symlink() for each in (*folders, *files)):
+            return False
+        known = (MANIFEST_FILE, META_FILE)
+        if any(each not in known and not each.endswith(".memmap") and ".tmp-" not in each for each in files):
+            return False
+    return True
+
+
+def _delete_tensors(folder: Path) -> None:
+    """Delete a dataset's files in ``folder``, as ``meta.json`` lists them; all others stay.
+
+    What is reached through a link is not touched. ``meta.json`` goes last, so that a killed deletion is
+    finished by the next save. What cannot be deleted stays: the new dataset is complete already.
+    """
+    if folder.is_symlink():
+        _remove(folder, os.unlink)
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    try:
+        entries = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        entries = {}
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        if not isinstance(entry, dict) or not key.isidentifier():
+            continue
+        if str(entry.get("dtype", "")).removeprefix("torch.") in DTYPES:
+            _remove(folder / f"{key}.memmap", os.unlink)
+        elif (folder / key).is_dir():
+            _delete_tensors(folder / key)
+    if entries:
+        _remove(folder / META_FILE, os.unlink)
+    _remove(folder, os.rmdir)
+
+
+def _remove(path: Path, act: Callable[[Path], None]) -> None:
+    """Delete a file or an empty folder, if that is what is there."""
+    with contextlib.suppress(OSError):
+        act(path)

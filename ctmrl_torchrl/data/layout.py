@@ -9,7 +9,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from ctmrl_torchrl.data.errors import DatasetError
-from ctmrl_torchrl.data.manifest import DatasetManifest, key_name
+from ctmrl_torchrl.data.keys import key_name
+from ctmrl_torchrl.data.manifest import DatasetManifest
 
 ID_KEYS = ("task_id", "trajectory_id", "snapshot_id")
 FLAG_KEYS = (("next", "done"), ("next", "terminated"), ("next", "truncated"))
@@ -20,6 +21,7 @@ ORDER = "task-major, then by snapshot, then by trajectory, then time"
 ACTION_TOLERANCE = 1e-5
 #: largest number in a dataset; float32 holds the square of it, summed over all rows
 LARGEST = 1e15
+_CONVERSIONS = {torch.bool: ".bool()", torch.int64: ".long()", torch.float32: ".float()"}
 #: rows that are read at a time
 BLOCK_ROWS = 1 << 20
 
@@ -30,16 +32,29 @@ def row_blocks(first: int, stop: int, size: int = BLOCK_ROWS) -> Iterator[slice]
         yield slice(start, min(start + size, stop))
 
 
-def check_keys(transitions: TensorDictBase) -> None:
-    """Check that every key is there with the right shape and dtype.
+def check_batch_size(transitions: TensorDictBase) -> None:
+    """Check that the transitions are one flat list that is not empty.
 
     Raises:
-        DatasetError: naming the key, what it is, and what was expected.
+        DatasetError: saying what they are.
     """
+    if not isinstance(transitions, TensorDictBase):
+        raise DatasetError(f"transitions must be a TensorDict, got {type(transitions).__name__}")
     if len(transitions.batch_size) != 1 or not len(transitions):
         raise DatasetError(
             f"transitions must have batch size [n] with n > 0, got {list(transitions.batch_size)}"
         )
+
+
+def check_keys(transitions: TensorDictBase) -> None:
+    """Check that every key is there with the right shape and dtype.
+
+    A flag of another dtype than bool is refused, not converted: ``1 - flag`` and ``~flag`` mean different
+    things for it, and targets would be wrong without a word.
+
+    Raises:
+        DatasetError: naming the key, what it is, and what was expected.
+    """
     present = dict(transitions.items(include_nested=True, leaves_only=True))
     missing = [key_name(key) for key in REQUIRED_KEYS if key not in present]
     if missing:
@@ -92,7 +107,7 @@ def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None
     )
     _all_rows(snapshot >= 0, "snapshot_id is negative", snapshot, task)
     if manifest.snapshots:
-        known = torch.tensor([entry["id"] for entry in manifest.snapshots])
+        known = snapshot.new_tensor([entry["id"] for entry in manifest.snapshots])
         _all_rows(torch.isin(snapshot, known), "snapshot_id is not among manifest.snapshots", snapshot, task)
     if trajectory[0] != 0:
         raise DatasetError(
@@ -144,8 +159,18 @@ def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None
 
 
 def _expect(name: str, value: Tensor, dtype: torch.dtype, shape_ok: bool, shape: str) -> None:
-    if value.dtype != dtype or not shape_ok:
-        raise DatasetError(f"{name} is {value.dtype} {list(value.shape)}, expected {dtype} {shape}")
+    if value.dtype == dtype and shape_ok:
+        return
+    hints = []
+    if value.dtype != dtype:
+        hints.append(f"convert it with {_CONVERSIONS[dtype]}")
+        if dtype == torch.int64 and value.is_floating_point() and not (value == value.round()).all():
+            hints = ["its values are not whole numbers; ids count from 0"]
+    if not shape_ok:
+        hints.append("reshape it")
+    raise DatasetError(
+        f"{name} is {value.dtype} {list(value.shape)}, expected {dtype} {shape}; {' and '.join(hints)}"
+    )
 
 
 def _all_rows(ok: Tensor, problem: str, value: Tensor, task_id: Tensor, first: int = 0) -> None:

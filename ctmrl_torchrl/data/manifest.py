@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import math
 import platform
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
 
 from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.fields import (
+    LONGEST_HORIZON,
+    check_filled_in,
+    check_oracle,
+    check_snapshots,
+    check_tasks,
+    plain,
+    shown,
+)
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 TRANSITIONS_FOLDER = "transitions"
-_TASK_FIELDS = ("parameters", "parameter_names", "train_ids", "test_ids")
+#: beside the tensors of each folder: what ``TensorDict.load_memmap`` reads
+META_FILE = "meta.json"
+#: types of the fields that are not dictionaries
+_KINDS: dict[str, Any] = {
+    "env": str,
+    "preset": str,
+    "horizon": int,
+    "snapshots": list,
+    "format_version": int,
+    "discount": (int, float),
+    "folder": str,
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,7 @@ class DatasetManifest:
     """What a dataset holds, in plain JSON types.
 
     Args:
-        env: environment family, a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
+        env: environment family; a registered one, or any name where the data are all there is.
         preset: task-set preset (``"repo"``, ``"paper"``, or a name of your own).
         horizon: steps after which an episode is truncated; no trajectory may be longer.
         tasks: ``parameters`` (one row per task), ``parameter_names``, ``train_ids``, ``test_ids``;
@@ -44,8 +64,11 @@ class DatasetManifest:
             :class:`~ctmrl_torchrl.data.TaskDataset`.
         keys: ``{"next.reward": [[1], "float32"], ...}``: shape after the batch dimension, and dtype; also
             filled in.
-        checksums: ``{relative file: sha256}`` of every file under ``transitions/``; filled in when saved.
+        checksums: ``{relative file: sha256}`` of every file of the dataset, and of the manifest's other
+            fields under ``"manifest.json"``; filled in when saved.
         format_version: version of the layout on disk.
+        discount: gamma of the problem, where the data say it; needed where no registered family does.
+        folder: the folder beside the manifest that holds the tensors; filled in when saved.
 
     Raises:
         DatasetError: if a field has the wrong type or value.
@@ -70,64 +93,39 @@ class DatasetManifest:
     keys: dict[str, Any] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    discount: float | None = None
+    folder: str = TRANSITIONS_FOLDER
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise DatasetError(
-                f"manifest: format_version is {self.format_version!r}, this library reads {FORMAT_VERSION}; "
-                "collect the dataset again or use the library version that wrote it"
+                f"manifest: format_version is {shown(self.format_version)}, this library reads "
+                f"{FORMAT_VERSION}; collect the dataset again or use the library version that wrote it"
             )
-        for name, kind in (
-            ("env", str),
-            ("preset", str),
-            ("horizon", int),
-            ("tasks", dict),
-            ("snapshots", list),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
+        for each in dataclasses.fields(self):
+            value, kind = getattr(self, each.name), _KINDS.get(each.name, dict)
+            if each.name == "discount" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind):
+                names = kind.__name__ if isinstance(kind, type) else "a number"
                 raise DatasetError(
-                    f"manifest: {name} must be {kind.__name__}, got {type(value).__name__} ({value!r})"
+                    f"manifest: {each.name} must be {names}, got {type(value).__name__} ({shown(value)})"
                 )
-        for name in ("seeds", "versions", "recipe", "oracle", "counts", "keys", "checksums"):
-            if not isinstance(getattr(self, name), dict):
-                raise DatasetError(f"manifest: {name} must be dict, got {type(getattr(self, name)).__name__}")
-        if self.horizon < 1:
-            raise DatasetError(f"manifest: horizon must be at least 1, got {self.horizon}")
-        missing = [name for name in _TASK_FIELDS if name not in self.tasks]
-        if missing:
+            object.__setattr__(self, each.name, plain(value, each.name))
+        if not 1 <= self.horizon <= LONGEST_HORIZON:
             raise DatasetError(
-                f"manifest: tasks lacks {', '.join(missing)}; TaskSet.to_dict() has all of them"
+                f"manifest: horizon must be at least 1 and at most {LONGEST_HORIZON}, got {self.horizon}"
             )
-        for name in _TASK_FIELDS:
-            if not isinstance(self.tasks[name], list | tuple):
-                raise DatasetError(f"manifest: tasks.{name} must be a list, got {self.tasks[name]!r}")
-        self._check_parameters()
-        split = [*self.train_ids, *self.test_ids]
-        outside = [i for i in split if not isinstance(i, int) or not 0 <= i < self.n_tasks]
-        if outside:
+        if self.discount is not None and not 0 <= self.discount <= 1:
+            raise DatasetError(f"manifest: discount must be from 0 to 1, got {self.discount}")
+        if re.fullmatch(rf"{TRANSITIONS_FOLDER}[-\w]*", self.folder) is None:
             raise DatasetError(
-                f"manifest: tasks.train_ids/test_ids {outside} are outside 0..{self.n_tasks - 1}"
+                f"manifest: folder is {shown(self.folder)}, expected {TRANSITIONS_FOLDER!r} and a token"
             )
-        if len(set(split)) != len(split):
-            raise DatasetError("manifest: tasks.train_ids and test_ids overlap or repeat a task")
-        ids = [entry.get("id") if isinstance(entry, dict) else None for entry in self.snapshots]
-        if any(not isinstance(i, int) for i in ids) or len(set(ids)) != len(ids):
-            raise DatasetError(
-                'manifest: every entry of snapshots must be a dictionary with an integer "id" of its own'
-            )
-
-    def _check_parameters(self) -> None:
-        rows = self.tasks["parameters"]
-        for task, row in enumerate(rows):
-            if not isinstance(row, list | tuple) or len(row) != len(rows[0]):
-                raise DatasetError(
-                    f"manifest: tasks.parameters of task {task} is {row!r}, expected one as long as task 0's"
-                )
-            if not all(isinstance(value, int | float) and math.isfinite(value) for value in row):
-                raise DatasetError(
-                    f"manifest: tasks.parameters of task {task} is {row!r}, expected finite numbers"
-                )
+        check_tasks(self.tasks)
+        check_snapshots(self.snapshots, self.n_tasks)
+        check_oracle(self.oracle, self.n_tasks)
+        check_filled_in(self.counts, self.keys, self.checksums)
 
     @property
     def n_tasks(self) -> int:
@@ -149,27 +147,35 @@ class DatasetManifest:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        """Return readable JSON; numbers that JSON cannot hold are an error."""
-        try:
-            return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
-        except (TypeError, ValueError) as error:
-            raise DatasetError(
-                f"manifest: cannot be written as JSON: {error}; use plain finite values"
-            ) from error
+        """Return readable JSON, which :meth:`from_json` reads back to an equal manifest."""
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+    def digest(self) -> str:
+        """Return the sha256 of the fields, without the manifest's own entry in :attr:`checksums`.
+
+        Fields that hold their default count as absent, so that a field of a later version changes nothing.
+        """
+        fields = dataclasses.asdict(self)
+        fields["checksums"] = {k: v for k, v in self.checksums.items() if k != MANIFEST_FILE}
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        said = {name: value for name, value in fields.items() if value != defaults[name]}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str, *, source: str = MANIFEST_FILE) -> DatasetManifest:
         """Read what :meth:`to_json` wrote; ``source`` is only named in errors."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
+            fields = json.loads(text, parse_constant=_no_constant)
+        except ValueError as error:  # bad syntax, and whole numbers of thousands of digits
             raise DatasetError(f"{source}: not valid JSON ({error}); the file is damaged") from error
+        except RecursionError:
+            raise DatasetError(f"{source}: nested too deeply to be a manifest; the file is damaged") from None
         if not isinstance(fields, dict):
             raise DatasetError(f"{source}: expected a JSON object, got {type(fields).__name__}")
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise DatasetError(f"{source}: unknown fields {', '.join(unknown)}")
+            raise DatasetError(f"{source}: unknown fields {', '.join(name[:80] for name in unknown)}")
         required = [
             name for name in ("env", "preset", "horizon", "tasks", "format_version") if name not in fields
         ]
@@ -181,35 +187,33 @@ class DatasetManifest:
             raise DatasetError(str(error).replace("manifest", source, 1)) from None
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON allows")
+
+
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that shape a dataset, for a manifest."""
+    """Return the versions that shape a dataset, for a manifest: Python, packages, and the processor.
+
+    The same command gives the same bits on one processor only: ``processor`` is its name and
+    ``torch_cpu_capability`` the instructions that torch uses on it.
+    """
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchrl", "tensordict", "numpy", "mujoco", "ctmrl_torchrl"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | {
+        "processor": processor(),
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
-def key_name(key: str | tuple[str, ...]) -> str:
-    """Return the manifest's name of a TensorDict key: ``("next", "reward")`` is ``"next.reward"``."""
-    return key if isinstance(key, str) else ".".join(key)
-
-
-def describe_keys(transitions: TensorDictBase) -> dict[str, list]:
-    """Return ``{name: [shape after the batch dimension, dtype]}`` of every tensor, in sorted order."""
-    leaves = transitions.items(include_nested=True, leaves_only=True)
-    described = {key_name(k): [list(v.shape[1:]), str(v.dtype).removeprefix("torch.")] for k, v in leaves}
-    return dict(sorted(described.items()))
-
-
-def parse_dtype(name: str) -> torch.dtype:
-    """Return the torch dtype named in a manifest."""
-    dtype = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(dtype, torch.dtype):
-        raise DatasetError(f"manifest: keys: {name!r} is not a torch dtype")
-    return dtype
+def processor() -> str:
+    """Return the name of this machine's processor, as exactly as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def folder_checksums(folder: Path) -> dict[str, str]:

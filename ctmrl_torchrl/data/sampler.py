@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchrl.data.replay_buffers import Sampler
 
+from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.layout import ID_KEYS
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.dataset import TaskDataset
+from ctmrl_torchrl.rules import is_whole
 
 
 class TaskSampler(Sampler):
@@ -78,15 +77,15 @@ class TaskSampler(Sampler):
         available = self._tasks.numel()
         if self._tasks.unique().numel() != available:
             raise ValueError(f"task_ids repeats a task: {self.task_ids.tolist()}")
-        if tasks_per_batch is not None and tasks_per_batch < 1:
-            raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch}")
+        if tasks_per_batch is not None and (not is_whole(tasks_per_batch) or tasks_per_batch < 1):
+            raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch!r}")
         if tasks_per_batch is not None and tasks_per_batch > available and not repeat_tasks:
             raise ValueError(
                 f"tasks_per_batch is {tasks_per_batch}, but there are only {available} tasks; "
                 "use fewer, or repeat_tasks=True"
             )
-        if transitions_per_task < 1:
-            raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task}")
+        if not is_whole(transitions_per_task) or transitions_per_task < 1:
+            raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task!r}")
         if num_contexts not in (1, 2):
             raise ValueError(f"num_contexts must be 1 or 2, got {num_contexts!r}")
         self.tasks_per_batch = tasks_per_batch
@@ -153,10 +152,14 @@ class TaskSampler(Sampler):
     def _draw_tasks(self, generator: torch.Generator | None) -> Tensor:
         if self.tasks_per_batch is None:
             return self._tasks
-        available = self._tasks.numel()
+        available, device = self._tasks.numel(), self._tasks.device
         if self.repeat_tasks:
-            return self._tasks[torch.randint(available, (self.tasks_per_batch,), generator=generator)]
-        return self._tasks[torch.randperm(available, generator=generator)[: self.tasks_per_batch]]
+            return self._tasks[
+                torch.randint(available, (self.tasks_per_batch,), generator=generator, device=device)
+            ]
+        return self._tasks[
+            torch.randperm(available, generator=generator, device=device)[: self.tasks_per_batch]
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty dictionary: all state is in the buffer's generator."""

@@ -1,54 +1,66 @@
-"""The registry of environment families: what the library knows of each without loading its simulator."""
+"""Environment families: what the library knows about each of them without loading its simulator."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
+import gymnasium
 from tensordict import NestedKey
 from torch import Tensor
 
-from ctmrl_torchrl.envs.task_parameters import (
-    circle_goals,
-    half_circle_goals,
-    log_multipliers,
-    multiplier_sizes,
-    target_velocities,
-    uniform_winds,
-)
+from ctmrl_torchrl.registry import Registry
+
+#: something to call: itself, or a ``"module:attribute"`` string that is imported on first use
+EntryPoint = str | Callable[..., Any]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnvFamily:
     """A family of tasks that share spaces and a simulator and differ in a few parameters.
 
-    Builders are named by ``"module:attribute"`` strings and imported on first use, so that looking up a
-    family never loads a simulator.
+    The first seven fields have no default; :func:`~ctmrl_torchrl.envs.from_gymnasium` fills them in for a
+    gymnasium environment. Entry points given as ``"module:attribute"`` strings are imported on first use, so
+    that looking up a family never loads a simulator.
 
     Args:
-        name: the family's name, as used in configurations.
+        name: the family's name, as used in configurations: letters, digits, ``_``, ``-`` and ``.``.
         observation_dim: size of the observation.
-        action_dim: size of the policy-side action, which lies in ``[-1, 1]``.
+        action_dim: size of the action that the policy gives, which lies in ``[-1, 1]``.
         horizon: steps until an episode is truncated.
+        parameter_names: one name per column of the task parameters.
+        sample_parameters: number of tasks to float64 parameters ``[tasks, len(parameter_names)]``; the same
+            number must give the same parameters.
+        env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``, an entry point; the result is a
+            :class:`~ctmrl_torchrl.envs.BatchedTaskEnv` or has the same keys and methods.
+        simulator: what steps it, e.g. ``"torch"``, ``"mujoco"`` or ``"gymnasium"``.
         context_next_observation: whether tasks differ in their dynamics, so that a context needs the next
             observation too.
-        return_key: the reward that is reported as return and shown to the context encoder.
+        return_key: the reward that is reported as the return and shown to the context encoder.
         discount: discount factor of the learner.
-        codes: default size of the codebook.
         presets: name of a preset to ``(number of training tasks, number of test tasks)``.
-        parameter_names: one name per column of the task parameters.
-        inert_parameters: those of them that are drawn but change nothing, for their nominal value is zero.
-        sample_parameters: number of tasks to float64 parameters ``[tasks, len(parameter_names)]``.
-        env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``.
-        simulator: what steps it, ``"torch"`` or ``"mujoco"``.
-        gymnasium_id: id of the single environment in gymnasium's registry.
-        gymnasium_class: the single environment; takes ``family``, ``task`` and ``preset``.
-        optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns; None if unknown.
+        inert_parameters: those of the parameters that have no effect, because their nominal value is zero.
+        terminates: whether an episode can end before the horizon.
+        gymnasium_id: id of the single environment in gymnasium's registry; None registers none.
+        gymnasium_class: the single environment, an entry point; takes ``family``, ``task`` and ``preset``.
+        optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, an entry point; None
+            if unknown.
         random_return: preset to split to the measured mean return of uniformly random actions.
+        plane: which two features of the observation are a position in the plane, if two are.
+        goal_positions: task parameters ``[tasks, parameters]`` to the goals ``[tasks, 2]`` in that plane;
+            None if the tasks have none.
+        goal_radius: the distance from the goal within which reward is paid; None if it is paid everywhere.
+        figures: what draws the family's own pictures at the end of a run, entry points that are called as
+            ``figure(task_set, runs, folder, protocol=..., means=..., subtitle=...)``.
+
+    Raises:
+        ValueError: if a field cannot be right; the message names it.
 
     Example:
         >>> get_family("point_robot").horizon
@@ -59,20 +71,72 @@ class EnvFamily:
     observation_dim: int
     action_dim: int
     horizon: int
-    context_next_observation: bool
-    return_key: NestedKey
-    discount: float
-    codes: int
-    presets: Mapping[str, tuple[int, int]]
     parameter_names: tuple[str, ...]
     sample_parameters: Callable[[int], Tensor]
-    env_builder: str
-    gymnasium_id: str
-    gymnasium_class: str
-    inert_parameters: frozenset[str] = frozenset()
+    env_builder: EntryPoint
     simulator: str = "torch"
-    optimum: str | None = None
+    context_next_observation: bool = True
+    return_key: NestedKey = ("next", "reward")
+    discount: float = 0.99
+    presets: Mapping[str, tuple[int, int]] = field(default_factory=lambda: {"repo": (30, 10)})
+    inert_parameters: frozenset[str] = frozenset()
+    terminates: bool = False
+    gymnasium_id: str | None = None
+    gymnasium_class: EntryPoint | None = None
+    optimum: EntryPoint | None = None
     random_return: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    plane: tuple[int, int] | None = None
+    goal_positions: Callable[[Tensor], Tensor] | None = None
+    goal_radius: float | None = None
+    figures: tuple[EntryPoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks every field that can be judged without the simulator."""
+        self._require(
+            isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
+            "name",
+            "letters, digits, '_', '-' and '.', the first a letter or a digit",
+        )
+        for size in ("observation_dim", "action_dim", "horizon"):
+            self._require(_is_count(getattr(self, size)), size, "a whole number of at least 1")
+        names = self.parameter_names
+        self._require(
+            isinstance(names, tuple) and len(names) > 0 and len(set(names)) == len(names),
+            "parameter_names",
+            "a tuple of at least one name, none of them twice",
+        )
+        self._require(
+            len(self.presets) > 0
+            and all(
+                isinstance(counts, (tuple, list)) and len(counts) == 2 and all(map(_is_count, counts))
+                for counts in self.presets.values()
+            ),
+            "presets",
+            "a mapping of names to (training tasks, test tasks), both at least 1",
+        )
+        self._require(
+            isinstance(self.discount, Real) and 0.0 <= self.discount <= 1.0,
+            "discount",
+            "a number from 0 to 1",
+        )
+        self._require(
+            set(self.inert_parameters) <= set(names), "inert_parameters", f"some of {', '.join(names)}"
+        )
+        self._require(
+            self.plane is None
+            or (len(self.plane) == 2 and all(each in range(self.observation_dim) for each in self.plane)),
+            "plane",
+            f"two indices of the observation, each from 0 to {self.observation_dim - 1}",
+        )
+        self._require(
+            self.goal_positions is None or self.plane is not None, "plane", "given where goal_positions is"
+        )
+
+    def _require(self, condition: bool, name: str, allowed: str) -> None:
+        if not condition:
+            raise ValueError(
+                f"Environment family {self.name!r}: {name} must be {allowed}, got {getattr(self, name)!r}."
+            )
 
     @property
     def has_optimum(self) -> bool:
@@ -80,23 +144,26 @@ class EnvFamily:
         return self.optimum is not None
 
     def episode_length(self, horizon: int | None = None) -> int:
-        """The horizon asked for, or the family's.
+        """The given horizon, or the family's.
 
         Raises:
             ValueError: if it is not a positive whole number.
         """
         if horizon is None:
             return self.horizon
-        if not isinstance(horizon, Integral) or isinstance(horizon, bool) or horizon < 1:
-            raise ValueError(f"horizon is a whole number of at least 1 step, got {horizon!r}.")
+        if not _is_count(horizon):
+            raise ValueError(f"horizon must be a whole number of at least 1 step, got {horizon!r}.")
         return int(horizon)
 
 
-_FAMILIES: dict[str, EnvFamily] = {}
+#: every family, shipped or a user's own, by name
+FAMILIES: Registry[EnvFamily] = Registry("environment family")
 
 
 def register_family(family: EnvFamily) -> EnvFamily:
-    """Makes a family known to ``get_family``, ``make_task_set`` and ``make_env``.
+    """Makes a family known to ``get_family``, ``make_task_set``, ``make_env`` and ``gymnasium.make``.
+
+    Registering the same object again changes nothing.
 
     Args:
         family: the family to add.
@@ -105,191 +172,78 @@ def register_family(family: EnvFamily) -> EnvFamily:
         The same family.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name or the gymnasium id belongs to another family.
     """
-    if family.name in _FAMILIES:
+    if not isinstance(family, EnvFamily):
+        raise TypeError(f"register_family expects an EnvFamily, got {type(family).__name__}.")
+    taken = next(
+        (
+            name
+            for name, other in FAMILIES.items()
+            if family.gymnasium_id is not None
+            and other.gymnasium_id == family.gymnasium_id
+            and name != family.name
+        ),
+        None,
+    )
+    if taken is not None:
         raise ValueError(
-            f"The environment family {family.name!r} is already registered; choose another name."
+            f"The gymnasium id {family.gymnasium_id!r} belongs to the environment family {taken!r}; choose "
+            "another gymnasium_id."
         )
-    _FAMILIES[family.name] = family
+    FAMILIES.register(family.name, family)
+    if family.gymnasium_id is not None and family.gymnasium_id not in gymnasium.registry:
+        gymnasium.register(family.gymnasium_id, family.gymnasium_class, kwargs={"family": family.name})
     return family
+
+
+def unregister_family(name: str) -> None:
+    """Removes a family and its gymnasium id, e.g. at the end of a test; an unknown name changes nothing."""
+    if name in FAMILIES:
+        gymnasium.registry.pop(FAMILIES.get(name).gymnasium_id, None)
+        FAMILIES.unregister(name)
 
 
 def get_family(name: str) -> EnvFamily:
     """Looks a family up by name.
 
     Args:
-        name: one of ``ENV_NAMES`` or a name given to ``register_family``.
+        name: one of :func:`family_names`.
 
     Raises:
-        ValueError: if there is no such family; the message lists those there are.
+        UnknownChoiceError: if there is no such family; the message lists the names and the nearest one.
 
     Example:
         >>> get_family("sparse_point_robot").return_key
         ('next', 'sparse_reward')
     """
-    try:
-        return _FAMILIES[name]
-    except KeyError:
-        raise ValueError(
-            f"Unknown environment family {name!r}. Known families: {', '.join(sorted(_FAMILIES))}."
-        ) from None
+    return FAMILIES.get(name)
 
 
-def load_entry_point(entry_point: str) -> Any:
-    """Imports what a ``"module:attribute"`` string names."""
+def family_names() -> tuple[str, ...]:
+    """The names of all families that are registered at this moment, in the order of registration.
+
+    Example:
+        >>> family_names()[:2]
+        ('point_robot', 'point_robot_wind')
+    """
+    return FAMILIES.names()
+
+
+def load_entry_point(entry_point: EntryPoint) -> Any:
+    """What an entry point stands for: itself, or what its ``"module:attribute"`` string names.
+
+    Raises:
+        ValueError: if the module or the attribute does not exist.
+    """
+    if not isinstance(entry_point, str):
+        return entry_point
     module, _, attribute = entry_point.partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"The entry point {entry_point!r} cannot be imported: {error}.") from error
 
 
-# What the three point robots share.
-_POINT_ROBOT: dict[str, Any] = {
-    "observation_dim": 2,
-    "action_dim": 2,
-    "horizon": 20,
-    "discount": 0.9,
-    "env_builder": "ctmrl_torchrl.envs.point_robot_env:build_point_robot",
-    "gymnasium_class": "ctmrl_torchrl.envs.gym_envs:PointRobotGymEnv",
-    "optimum": "ctmrl_torchrl.envs.point_robot:task_set_optimum",
-}
-_GOAL_PARAMETERS = ("goal_x", "goal_y")
-_WIND_PARAMETERS = ("wind_x", "wind_y")
-
-register_family(
-    EnvFamily(
-        name="point_robot",
-        context_next_observation=False,
-        return_key=("next", "reward"),
-        codes=8,
-        presets={"repo": (30, 10), "paper": (80, 20)},
-        parameter_names=_GOAL_PARAMETERS,
-        sample_parameters=half_circle_goals,
-        gymnasium_id="ctmrl/PointRobot-v0",
-        random_return={"repo": {"train": -20.35, "test": -20.36}, "paper": {"train": -20.35, "test": -20.35}},
-        **_POINT_ROBOT,
-    )
-)
-register_family(
-    EnvFamily(
-        name="point_robot_wind",
-        context_next_observation=True,
-        return_key=("next", "reward"),
-        codes=8,
-        presets={"repo": (30, 10), "paper": (40, 10)},
-        parameter_names=_WIND_PARAMETERS,
-        sample_parameters=uniform_winds,
-        gymnasium_id="ctmrl/PointRobotWind-v0",
-        random_return={"repo": {"train": -21.4, "test": -25.0}, "paper": {"train": -21.9, "test": -23.0}},
-        **_POINT_ROBOT,
-    )
-)
-register_family(
-    EnvFamily(
-        name="sparse_point_robot",
-        context_next_observation=False,
-        return_key=("next", "sparse_reward"),
-        codes=4,
-        presets={"repo": (30, 10), "paper": (80, 20)},
-        parameter_names=_GOAL_PARAMETERS,
-        sample_parameters=half_circle_goals,
-        gymnasium_id="ctmrl/SparsePointRobot-v0",
-        random_return={"repo": {"train": 0.0008, "test": 0.0007}, "paper": {"train": 0.0008, "test": 0.0005}},
-        **_POINT_ROBOT,
-    )
-)
-
-# What the four MuJoCo robots share.
-_MUJOCO: dict[str, Any] = {
-    "horizon": 200,
-    "return_key": ("next", "reward"),
-    "discount": 0.99,
-    "simulator": "mujoco",
-    "env_builder": "ctmrl_torchrl.envs.mujoco.env:build_mujoco",
-    "gymnasium_class": "ctmrl_torchrl.envs.mujoco.gym_env:MujocoGymEnv",
-}
-
-
-def _same_tasks(**returns: float) -> dict[str, dict[str, float]]:
-    """What is measured once where both presets have the same 30 + 10 tasks."""
-    return {"repo": returns, "paper": returns}
-
-
-def _numbered(counts: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(f"log_{name}_{i}" for name, count in counts.items() for i in range(count))
-
-
-def _bodies(**sizes: int) -> dict[str, Any]:
-    """Tasks that differ in the robot's body: names and values of the multipliers, for a model's sizes."""
-    counts = multiplier_sizes(**sizes)
-    # Body 0 is the world, the first three joints move the robot through the plane undamped.
-    inert = {"body_mass": 1, "body_inertia": 3, "dof_damping": 3}
-    return {
-        "inert_parameters": frozenset(_numbered(inert)),
-        "parameter_names": _numbered(counts),
-        "sample_parameters": partial(log_multipliers, **sizes),
-    }
-
-
-register_family(
-    EnvFamily(
-        name="half_cheetah_vel",
-        observation_dim=20,
-        action_dim=6,
-        context_next_observation=False,
-        codes=8,
-        presets={"repo": (30, 10), "paper": (80, 20)},
-        parameter_names=("velocity",),
-        sample_parameters=target_velocities,
-        gymnasium_id="ctmrl/HalfCheetahVel-v0",
-        random_return={
-            "repo": {"train": -439.7, "test": -442.7},
-            "paper": {"train": -437.5, "test": -436.7},
-        },
-        **_MUJOCO,
-    )
-)
-register_family(
-    EnvFamily(
-        name="ant_goal",
-        observation_dim=29,
-        action_dim=8,
-        context_next_observation=False,
-        codes=8,
-        presets={"repo": (30, 10), "paper": (30, 10)},
-        parameter_names=_GOAL_PARAMETERS,
-        sample_parameters=circle_goals,
-        gymnasium_id="ctmrl/AntGoal-v0",
-        random_return=_same_tasks(train=-727.0, test=-739.0),
-        **_MUJOCO,
-    )
-)
-register_family(
-    EnvFamily(
-        name="hopper_rand_params",
-        observation_dim=11,
-        action_dim=3,
-        context_next_observation=True,
-        codes=8,
-        presets={"repo": (30, 10), "paper": (30, 10)},
-        gymnasium_id="ctmrl/HopperRandParams-v0",
-        random_return=_same_tasks(train=7.8, test=7.2),
-        **_bodies(bodies=5, velocities=6, geoms=5),
-        **_MUJOCO,
-    )
-)
-register_family(
-    EnvFamily(
-        name="walker_rand_params",
-        observation_dim=17,
-        action_dim=6,
-        context_next_observation=True,
-        codes=8,
-        presets={"repo": (30, 10), "paper": (30, 10)},
-        gymnasium_id="ctmrl/WalkerRandParams-v0",
-        random_return=_same_tasks(train=0.3, test=-0.2),
-        **_bodies(bodies=8, velocities=9, geoms=8),
-        **_MUJOCO,
-    )
-)
-
-ENV_NAMES: tuple[str, ...] = tuple(_FAMILIES)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1

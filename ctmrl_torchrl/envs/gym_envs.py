@@ -1,4 +1,4 @@
-"""The point robots as single gymnasium environments, and the registration of every family in gymnasium."""
+"""The point robots as single gymnasium environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import gymnasium
 import numpy as np
 import torch
 
-from ctmrl_torchrl.envs.families import ENV_NAMES, get_family
 from ctmrl_torchrl.envs.point_robot import (
     SPARSE_RADIUS,
     SparseRule,
@@ -23,30 +22,32 @@ from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
 def checked_action(action: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarray:
-    """The action as the space has it, not yet clipped.
+    """The action with the dtype of the space, not yet clipped.
 
     Raises:
-        ValueError: if it has another shape, or a number is not finite.
+        ValueError: if its shape differs from the space's, or a number is not finite.
     """
     given = np.asarray(action, dtype=space.dtype)
     if given.shape != space.shape or not np.isfinite(given).all():
-        raise ValueError(f"An action is {list(space.shape)} finite numbers in [-1, 1], got {action!r}.")
+        raise ValueError(
+            f"An action must be finite numbers of shape {list(space.shape)} in [-1, 1], got {action!r}."
+        )
     return given
 
 
 class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One point robot with one fixed task: a row of ``PointRobotEnv`` for users of gymnasium.
+    """One point robot with one task: one row of ``PointRobotEnv`` for users of gymnasium.
 
-    Observations are the position, float32 ``[2]``; actions lie in ``[-1, 1]^2`` and are clipped to it. The
-    reward is the reported one: dense, or sparse for the sparse family, which puts the dense one into
-    ``info["dense_reward"]``. The environment itself truncates at the horizon, so it is registered without a
-    time limit.
+    The observation is the position, float32 ``[2]``; actions lie in ``[-1, 1]^2`` and are clipped to it. The
+    reward is the one that the family reports. For the sparse family that is the sparse reward, and
+    ``info["dense_reward"]`` holds the dense one. The environment itself truncates at the horizon, so it is
+    registered without a time limit.
 
     Args:
         family: name of a point-robot family.
         task: id of the task.
         preset: task set the id belongs to.
-        horizon: steps until truncation. None is the family's.
+        horizon: steps until truncation. None takes the family's.
         sparse_rule: rule of the sparse reward; only the sparse family uses it.
         sparse_radius: radius of the sparse reward.
 
@@ -107,11 +108,3 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             info["dense_reward"] = dense.item()
         truncated = self._step_count >= self.horizon
         return self._position.numpy().copy(), reward.item(), False, truncated, info
-
-
-def register_envs() -> None:
-    """Registers every shipped family under its ``gymnasium_id``; ids that are registered already stay."""
-    for name in ENV_NAMES:
-        family = get_family(name)
-        if family.gymnasium_id not in gymnasium.registry:
-            gymnasium.register(family.gymnasium_id, family.gymnasium_class, kwargs={"family": name})

@@ -1,4 +1,4 @@
-"""make_env: one call from a family's name to a batched environment."""
+"""From a family's name to a batched environment in one call."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def make_env(
 ) -> EnvBase:
     """Builds the batched environment of a family, one task per row.
 
-    The result has batch size ``[rows]`` and writes ``observation``, ``task_id`` and, under ``"next"``,
-    ``reward`` (and ``sparse_reward`` for the sparse family), ``done``, ``terminated`` and ``truncated``.
-    Actions lie in ``[-1, 1]``. ``env.set_task(task_ids)`` changes the rows' tasks.
+    The result has batch size ``[rows]`` and the keys of :class:`~ctmrl_torchrl.envs.BatchedTaskEnv`:
+    ``observation``, ``task_id``, ``done``, ``terminated``, ``truncated`` and, under ``"next"``, ``reward``
+    (and ``sparse_reward`` for the sparse family). Actions lie in ``[-1, 1]``. ``env.set_task(task_ids)``
+    changes the tasks of the rows.
 
     Args:
         name: name of the family.
@@ -37,10 +38,12 @@ def make_env(
         device: where the environment runs; None is the CPU.
         seed: passed to ``env.set_seed``.
         **options: passed to the family's builder (point robots: ``horizon``, ``sparse_rule``,
-            ``sparse_radius``; MuJoCo: ``horizon``, ``threads``, ``recompute_constants``).
+            ``sparse_radius``; MuJoCo: ``horizon``, ``threads``, ``recompute_constants``; gymnasium:
+            ``horizon``, ``asynchronous``).
 
     Raises:
-        ValueError: if the family, the preset or a task id is unknown, or the task set is another family's.
+        ValueError: if the family, the preset or a task id is unknown, or the task set belongs to another
+            family.
 
     Example:
         >>> env = make_env("point_robot_wind", [0, 1, 1])
@@ -50,7 +53,9 @@ def make_env(
     if task_set is None:
         task_set = make_task_set(name, preset)
     elif task_set.name != name:
-        raise ValueError(f"make_env({name!r}) got a task set of {task_set.name!r}; the two must agree.")
+        raise ValueError(
+            f"make_env({name!r}) got a task set of {task_set.name!r}; both must be of one family."
+        )
     builder = load_entry_point(task_set.family.env_builder)
     env = builder(task_set, task_ids, "cpu" if device is None else device, **options)
     if seed is not None:

@@ -1,6 +1,6 @@
 """The point robots' formulas: dynamics, rewards and exact optima, for tensors of any batch shape and device.
 
-The batched environment, the gymnasium environment, the relabelling of data and the tests all use these.
+They serve the batched environment, the gymnasium environment, the relabeling of data and the tests.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ctmrl_torchrl.envs.task_parameters import SPARSE_RADIUS, wind_goals
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
 SparseRule = Literal["plus_one", "normalised"]
 
 MAX_MOVE = 0.1
-SPARSE_RADIUS = 0.2
-WIND_GOAL = (1.0, 0.0)
-# The sparse reward jumps at the radius, and optimal paths of axis-aligned goals land exactly on it: without
-# this margin float32 rounding would decide about 0.8 of reward.
+# The sparse reward jumps at the radius, and optimal paths to axis-aligned goals end exactly on it. Without
+# this margin, float32 rounding would decide about a reward of 0.8.
 _RADIUS_MARGIN = 1e-6
 
 
@@ -40,7 +39,7 @@ def dense_reward(position: Tensor, goal: Tensor) -> Tensor:
 
 
 def sparse_reward(dense: Tensor, rule: SparseRule = "plus_one", radius: float = SPARSE_RADIUS) -> Tensor:
-    """The sparse reward that belongs to a dense one, which is minus the distance ``d``.
+    """The sparse reward for a dense one, which is minus the distance ``d``.
 
     Args:
         dense: dense rewards, any shape.
@@ -70,10 +69,10 @@ def check_sparse_rule(rule: str, radius: float) -> None:
 
 
 def optimal_distances(goal: Tensor, wind: Tensor, horizon: int) -> Tensor:
-    """Smallest distance to the goal that can be had after each step, all of them by one and the same path.
+    """Smallest possible distance to the goal after each step; one path attains all of them.
 
     After ``t`` steps the reachable set is a box, each coordinate in ``t * (wind - 0.1) .. t * (wind + 0.1)``.
-    Going to the goal's projection onto it at every step is admissible and minimises every distance at once.
+    Moving to the goal's projection onto this box at every step is admissible and minimizes every distance.
 
     Args:
         goal: ``[tasks, 2]``.
@@ -99,16 +98,16 @@ def goals_and_winds(task_set: TaskSet) -> tuple[Tensor, Tensor]:
     """Goal and wind of every task of a point-robot family, each float64 ``[tasks, 2]``.
 
     Raises:
-        ValueError: if the tasks are described by neither goals nor winds.
+        ValueError: if the task parameters are neither goals nor winds.
     """
     parameters = task_set.parameters.double()
     if task_set.parameter_names == ("goal_x", "goal_y"):
         return parameters, torch.zeros_like(parameters)
     if task_set.parameter_names == ("wind_x", "wind_y"):
-        return torch.tensor(WIND_GOAL, dtype=torch.float64).expand_as(parameters), parameters
+        return wind_goals(parameters), parameters
     raise ValueError(
-        f"{task_set.name!r} is no point robot: its parameters are {list(task_set.parameter_names)}, expected "
-        "goal_x, goal_y or wind_x, wind_y."
+        f"{task_set.name!r} is not a point-robot family: its parameters are "
+        f"{list(task_set.parameter_names)}; expected goal_x, goal_y or wind_x, wind_y."
     )
 
 

@@ -1,4 +1,4 @@
-"""How the tasks of each family are laid out: number of tasks in, one row of parameters per task out."""
+"""How the tasks of each shipped family are laid out: from a number of tasks to one row of parameters each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: distance up to which the sparse point robot is rewarded
+SPARSE_RADIUS = 0.2
+#: the one goal of the wind family
+WIND_GOAL = (1.0, 0.0)
 WIND_SEED = 1337
 WIND_BOUND = 0.05
 BODY_SEED = 1234
-#: what differs between the bodies of the hopper and walker families, in the order in which it is drawn
-RANDOMISED_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
+#: the model fields that differ between tasks of the hopper and walker families, in the order of drawing
+RANDOMIZED_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
 #: base of a field's multipliers, whose exponents lie in [-3, 3]
 _MULTIPLIER_BASES = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
 
@@ -35,8 +39,8 @@ def half_circle_goals(num_tasks: int) -> Tensor:
 def uniform_winds(num_tasks: int) -> Tensor:
     """Constant winds, uniform in the square of half width 0.05.
 
-    All x components are drawn before the first y component, so a task's wind depends on ``num_tasks``. The
-    legacy generator is used because only it reproduces the published task sets.
+    All x components are drawn before the first y component, so a task's wind depends on ``num_tasks``. Only
+    NumPy's legacy generator reproduces the published task sets.
 
     Args:
         num_tasks: number of winds.
@@ -52,6 +56,21 @@ def uniform_winds(num_tasks: int) -> Tensor:
     wind_x = generator.uniform(-WIND_BOUND, WIND_BOUND, size=num_tasks)
     wind_y = generator.uniform(-WIND_BOUND, WIND_BOUND, size=num_tasks)
     return torch.from_numpy(np.stack((wind_x, wind_y), axis=-1))
+
+
+def given_goals(parameters: Tensor) -> Tensor:
+    """The goals ``[tasks, 2]`` of families whose task parameters are goals: the parameters themselves."""
+    return parameters
+
+
+def wind_goals(parameters: Tensor) -> Tensor:
+    """The goals ``[tasks, 2]`` of the wind family, the same for every task.
+
+    Example:
+        >>> wind_goals(uniform_winds(2)).tolist()
+        [[1.0, 0.0], [1.0, 0.0]]
+    """
+    return parameters.new_tensor(WIND_GOAL).expand(len(parameters), 2)
 
 
 def target_velocities(num_tasks: int) -> Tensor:
@@ -76,17 +95,17 @@ def circle_goals(num_tasks: int) -> Tensor:
 
 
 def multiplier_sizes(bodies: int, velocities: int, geoms: int) -> dict[str, int]:
-    """Number of values of each of ``RANDOMISED_FIELDS`` in a model of these sizes."""
+    """Number of values of each of ``RANDOMIZED_FIELDS`` in a model of these sizes."""
     sizes = (bodies, 3 * bodies, velocities, 3 * geoms)
-    return dict(zip(RANDOMISED_FIELDS, sizes, strict=True))
+    return dict(zip(RANDOMIZED_FIELDS, sizes, strict=True))
 
 
 def log_multipliers(num_tasks: int, *, bodies: int, velocities: int, geoms: int) -> Tensor:
-    """Logarithms of what a task's model fields are multiplied by, ``[num_tasks, parameters]`` float64.
+    """Logarithms of the multipliers of a task's model fields, ``[num_tasks, parameters]`` float64.
 
-    Masses, inertias and frictions by 1.5 to a power uniform in [-3, 3], dampings by 1.3 to one. Elements that
-    are zero in the nominal model (the world's mass, undamped joints) are drawn for too: the legacy generator
-    gives the published tasks only if nothing is left out.
+    The multiplier is 1.5 (for dampings 1.3) to a power that is uniform in [-3, 3]. It is drawn also for
+    elements that are zero in the nominal model (the world's mass, undamped joints), since NumPy's legacy
+    generator gives the published tasks only if no draw is left out.
 
     Example:
         >>> log_multipliers(1, bodies=5, velocities=6, geoms=5)[0, :3].exp().round(decimals=6).tolist()

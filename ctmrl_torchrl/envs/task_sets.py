@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ctmrl_torchrl.envs.families import EnvFamily, get_family, load_entry_point
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.scales import usable_scale
 
-SMALLEST_SPREAD = 1e-6
+_FIELDS = ("name", "preset", "parameters", "parameter_names", "train_ids", "test_ids")
+#: parameters that the description of a task shows
+_SHOWN_PARAMETERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +27,13 @@ class TaskSet:
     Args:
         family: the family the tasks belong to.
         preset: where the tasks come from: a preset of the family, or ``"<train>+<test>"`` for other counts.
-        parameters: float64 ``[tasks, parameters]``, one row per task.
-        train_ids: ids of the training tasks, increasing.
-        test_ids: ids of the test tasks, increasing, none of them a training task.
+        parameters: ``[tasks, parameters]``, one row per task; stored as float64.
+        train_ids: ids of the training tasks, at least one, in any order; stored in increasing order.
+        test_ids: ids of the test tasks, at least one, none of them a training task.
 
     Raises:
-        ValueError: if the parameters do not fit the family, or the ids are outside the set or overlap.
+        ValueError: if the parameters do not fit the family or are not finite, or if the ids are not whole
+            numbers, are outside the set, repeat, overlap, or one of the two splits is empty.
 
     Example:
         >>> tasks = make_task_set("point_robot")
@@ -41,17 +48,48 @@ class TaskSet:
     test_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Checks the parameters' shape and the split."""
-        expected = len(self.family.parameter_names)
-        if self.parameters.ndim != 2 or self.parameters.shape[1] != expected:
-            raise ValueError(
-                f"The parameters of a {self.family.name!r} task set must have shape [tasks, {expected}] "
-                f"({', '.join(self.family.parameter_names)}), got {list(self.parameters.shape)}."
-            )
-        self.validate_ids((*self.train_ids, *self.test_ids))
+        """Checks the parameters and the split, and stores both in one form."""
+        object.__setattr__(self, "parameters", self._checked_parameters())
+        for split in ("train", "test"):
+            object.__setattr__(self, f"{split}_ids", self._checked_split(split))
         shared = sorted(set(self.train_ids) & set(self.test_ids))
         if shared:
             raise ValueError(f"Tasks {shared} are in both the training and the test split.")
+
+    def _checked_parameters(self) -> Tensor:
+        what = f"The parameters of a {self.family.name!r} task set"
+        names = self.family.parameter_names
+        try:
+            parameters = torch.as_tensor(self.parameters, dtype=torch.float64).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{what} must be numbers [tasks, {len(names)}]: {error}") from None
+        if parameters.ndim != 2 or parameters.shape[1] != len(names):
+            raise ValueError(
+                f"{what} must have shape [tasks, {len(names)}] ({', '.join(names)}), "
+                f"got {list(parameters.shape)}."
+            )
+        broken = (~parameters.isfinite()).nonzero().tolist()
+        if broken:
+            task, column = broken[0]
+            raise ValueError(
+                f"{what} must be finite, got {names[column]}={parameters[task, column].item()} for task "
+                f"{task}" + (f" and {len(broken) - 1} more such values." if len(broken) > 1 else ".")
+            )
+        return parameters
+
+    def _checked_split(self, split: str) -> tuple[int, ...]:
+        ids = self.validate_ids(getattr(self, f"{split}_ids"))
+        if not ids:
+            raise ValueError(
+                f"{split}_ids of a {self.name!r} task set is empty: the methods need at least one training "
+                "task and one test task."
+            )
+        repeated = sorted({task for task in ids if ids.count(task) > 1})
+        if repeated:
+            raise ValueError(
+                f"{split}_ids of a {self.name!r} task set names tasks {repeated} more than once."
+            )
+        return tuple(sorted(ids))
 
     @property
     def name(self) -> str:
@@ -72,16 +110,17 @@ class TaskSet:
         """Number of tasks."""
         return self.n_tasks
 
-    def validate_ids(self, task_ids: Iterable[int]) -> tuple[int, ...]:
+    def validate_ids(self, task_ids: Iterable[int] | Tensor) -> tuple[int, ...]:
         """Returns the ids as integers.
 
         Raises:
-            ValueError: if an id is not whole or not in the set; the message names it and the valid range.
+            ValueError: if an id is not a whole number or not in the set; the message names it and the valid
+                range.
         """
-        given = [task if isinstance(task, bool) else float(task) for task in task_ids]
-        broken = [task for task in given if isinstance(task, bool) or not task.is_integer()]
+        given = _listed(task_ids)
+        broken = [task for task in given if not _is_whole(task)]
         if broken:
-            raise ValueError(f"Task ids are whole numbers, got {', '.join(map(str, broken))}.")
+            raise ValueError(f"Task ids must be whole numbers, got {', '.join(map(repr, broken[:5]))}.")
         ids = tuple(int(task) for task in given)
         outside = sorted({task for task in ids if not 0 <= task < self.n_tasks})
         if outside:
@@ -91,17 +130,39 @@ class TaskSet:
             )
         return ids
 
-    def standardised_parameters(self) -> Tensor:
-        """Parameters with mean 0 and deviation 1 over the training tasks, float32 ``[tasks, parameters]``.
+    def describe(self, task: int) -> str:
+        """A task in words, for messages.
 
         Example:
-            >>> make_task_set("half_cheetah_vel").standardised_parameters().shape
+            >>> make_task_set("point_robot").describe(0)
+            'task 0 (goal_x=1, goal_y=0)'
+        """
+        named = zip(self.parameter_names, self.parameters[task].tolist(), strict=True)
+        shown = [f"{name}={value:.6g}" for name, value in named]
+        more = len(shown) - _SHOWN_PARAMETERS
+        if more > 0:
+            shown[_SHOWN_PARAMETERS:] = [f"and {more} more"]
+        return f"task {task} ({', '.join(shown)})"
+
+    def goal_positions(self) -> Tensor | None:
+        """The goal of every task, float64 ``[tasks, 2]``; None for a family without goals."""
+        goals = self.family.goal_positions
+        return None if goals is None else goals(self.parameters)
+
+    def standardized_parameters(self) -> Tensor:
+        """Parameters with mean 0 and deviation 1 over the training tasks, float32 ``[tasks, parameters]``.
+
+        A parameter that all training tasks share is only centered. Whether they share it does not depend on
+        its unit, see :func:`~ctmrl_torchrl.scales.usable_scale`.
+
+        Example:
+            >>> make_task_set("half_cheetah_vel").standardized_parameters().shape
             torch.Size([40, 1])
         """
         training = self.parameters[list(self.train_ids)]
-        spread = training.std(0)
-        constant = spread <= SMALLEST_SPREAD  # what never varies is left unscaled
-        return ((self.parameters - training.mean(0)) / spread.masked_fill(constant, 1.0)).float()
+        mean = training.mean(0)
+        spread = training.std(0) if len(training) > 1 else torch.zeros_like(mean)
+        return ((self.parameters - mean) / usable_scale(mean, spread)).float()
 
     def to_dict(self) -> dict[str, Any]:
         """The task set as plain JSON data; ``from_dict`` reads it back."""
@@ -119,13 +180,9 @@ class TaskSet:
         """Builds a task set from what ``to_dict`` wrote.
 
         Raises:
-            ValueError: if the family is unknown, a field is missing or the parameters are others.
+            ValueError: if the family is unknown, a field is missing or the parameters have other names.
         """
-        missing = [
-            key
-            for key in ("name", "preset", "parameters", "parameter_names", "train_ids", "test_ids")
-            if key not in data
-        ]
+        missing = [key for key in _FIELDS if key not in data]
         if missing:
             raise ValueError(f"A task set needs the field(s) {', '.join(missing)}; got {sorted(data)}.")
         family = get_family(data["name"])
@@ -134,41 +191,58 @@ class TaskSet:
                 f"The tasks of {family.name!r} are described by {list(family.parameter_names)}, "
                 f"got parameter_names={list(data['parameter_names'])}."
             )
-        return cls(
-            family=family,
-            preset=data["preset"],
-            parameters=torch.tensor(data["parameters"], dtype=torch.float64),
-            train_ids=tuple(data["train_ids"]),
-            test_ids=tuple(data["test_ids"]),
-        )
+        return cls(family, data["preset"], data["parameters"], data["train_ids"], data["test_ids"])
+
+
+def _listed(task_ids: Iterable[int] | Tensor) -> list[Any]:
+    """The ids one by one; tensors and arrays keep what their dtype says of them."""
+    if isinstance(task_ids, (Tensor, np.ndarray)):
+        if task_ids.ndim != 1:
+            raise ValueError(f"Task ids must have one dimension, got the shape {list(task_ids.shape)}.")
+        return task_ids.tolist()
+    if isinstance(task_ids, (str, bytes)) or not isinstance(task_ids, Iterable):
+        raise ValueError(f"Task ids must be a sequence of whole numbers, got {task_ids!r}.")
+    return [task.item() if isinstance(task, (Tensor, np.generic)) else task for task in task_ids]
+
+
+def _is_whole(task: Any) -> bool:
+    if isinstance(task, bool):
+        return False
+    return isinstance(task, Integral) or (isinstance(task, Real) and float(task).is_integer())
 
 
 def gap_split(num_train: int, num_test: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Spreads the test tasks evenly over the indices.
 
+    The indices are cut into ``num_test`` stretches of equal length, and the task in the middle of each is a
+    test task.
+
     Args:
-        num_train: number of training tasks, a multiple of ``num_test``.
+        num_train: number of training tasks.
         num_test: number of test tasks.
 
     Returns:
         ``(train_ids, test_ids)``, both increasing; together they are ``0 .. num_train + num_test - 1``.
 
     Raises:
-        ValueError: if a count is not positive or ``num_test`` does not divide ``num_train``.
+        ValueError: if a count is not a positive whole number.
 
     Example:
         >>> gap_split(6, 2)
         ((0, 1, 3, 4, 5, 7), (2, 6))
+        >>> gap_split(2, 3)
+        ((1, 3), (0, 2, 4))
     """
-    if num_train < 1 or num_test < 1 or num_train % num_test:
-        raise ValueError(
-            f"num_test must be positive and divide num_train, got num_train={num_train}, num_test={num_test}."
-        )
-    gap = num_train // num_test + 1
-    test_ids = tuple(range(gap // 2, gap * num_test, gap))
+    for name, count in (("num_train", num_train), ("num_test", num_test)):
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+            raise ValueError(
+                f"{name} must be a whole number of at least 1, got num_train={num_train!r}, "
+                f"num_test={num_test!r}."
+            )
+    total = int(num_train + num_test)
+    test_ids = tuple((2 * stretch + 1) * total // (2 * num_test) for stretch in range(num_test))
     held_out = set(test_ids)
-    train_ids = tuple(task for task in range(num_train + num_test) if task not in held_out)
-    return train_ids, test_ids
+    return tuple(task for task in range(total) if task not in held_out), test_ids
 
 
 def make_task_set(
@@ -178,12 +252,13 @@ def make_task_set(
 
     Args:
         name: name of the family.
-        preset: ``"repo"`` (30 training and 10 test tasks) or ``"paper"`` (80 and 20; 40 and 10 for the wind).
+        preset: of the shipped families ``"repo"`` (30 training and 10 test tasks) or ``"paper"`` (80 and 20;
+            40 and 10 for the wind; 30 and 10 for ant, hopper and walker).
         num_train: overrides the preset's number of training tasks.
         num_test: overrides the preset's number of test tasks.
 
     Raises:
-        ValueError: if the family or the preset is unknown, or the counts cannot be split.
+        ValueError: if the family or the preset is unknown, or a count is not positive.
 
     Example:
         >>> make_task_set("point_robot_wind", "paper").n_tasks
@@ -192,7 +267,8 @@ def make_task_set(
     family = get_family(name)
     if preset not in family.presets:
         raise ValueError(
-            f"Unknown preset {preset!r} for {name!r}. Known presets: {', '.join(family.presets)}."
+            f"Unknown preset {preset!r} for {name!r}.{nearest(preset, family.presets)} "
+            f"Known presets: {', '.join(family.presets)}."
         )
     preset_train, preset_test = family.presets[preset]
     counts = (
@@ -209,7 +285,7 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
 
     Args:
         task_set: the tasks.
-        **options: passed to the family's oracle (point robots: ``horizon``, ``sparse_rule``,
+        **options: passed to the family's optimum (point robots: ``horizon``, ``sparse_rule``,
             ``sparse_radius``).
 
     Returns:
@@ -224,5 +300,7 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
         -3.855
     """
     if not task_set.family.has_optimum:
-        raise ValueError(f"No exact optimum is known for {task_set.name!r}: compare with a trained oracle.")
+        raise ValueError(
+            f"No exact optimum is known for {task_set.name!r}; compare with a trained oracle instead."
+        )
     return load_entry_point(task_set.family.optimum)(task_set, **options)

@@ -2,7 +2,16 @@
 
 from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.paper import PaperResult, load_paper_table, paper_reference, paper_result
-from ctmrl_torchrl.evaluation.statistics import aggregate_seeds, bootstrap_interval
+from ctmrl_torchrl.evaluation.seeds import aggregate_seeds
+from ctmrl_torchrl.evaluation.statistics import (
+    Estimate,
+    bootstrap_interval,
+    interquartile_mean,
+    mean_over_seeds,
+    normalised_scores,
+    performance_profile,
+    probability_of_improvement,
+)
 from ctmrl_torchrl.evaluation.summary import (
     best_known,
     build_summary,
@@ -14,6 +23,7 @@ from ctmrl_torchrl.evaluation.summary_contract import SummaryError, validate_sum
 from ctmrl_torchrl.evaluation.tables import format_summary_table
 
 __all__ = [
+    "Estimate",
     "PaperResult",
     "SummaryError",
     "aggregate_seeds",
@@ -22,11 +32,16 @@ __all__ = [
     "build_summary",
     "context_noise_ratio",
     "format_summary_table",
+    "interquartile_mean",
     "load_paper_table",
     "load_summary",
+    "mean_over_seeds",
+    "normalised_scores",
     "package_versions",
     "paper_reference",
     "paper_result",
+    "performance_profile",
+    "probability_of_improvement",
     "validate_summary",
     "write_summary",
 ]

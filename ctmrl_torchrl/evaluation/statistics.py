@@ -1,25 +1,53 @@
-"""Bootstrap confidence intervals and the aggregation of several seeds."""
+"""Bootstrap intervals and the aggregates by which methods are compared.
+
+The aggregates are those of Agarwal et al. (*Deep Reinforcement Learning at the Edge of the Statistical
+Precipice*, 2021), computed with SciPy. Each docstring names the function of the ``rliable`` package that
+returns the same number. *Runs* are one score per seed; a *stratum* is the runs of one environment.
+"""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, mannwhitneyu, trim_mean
 from torch import Tensor
 
-__all__ = ["aggregate_seeds", "bootstrap_interval"]
+__all__ = [
+    "Estimate",
+    "bootstrap_interval",
+    "interquartile_mean",
+    "mean_over_seeds",
+    "normalised_scores",
+    "performance_profile",
+    "probability_of_improvement",
+]
 
 _RESAMPLES = 9999
+_BATCH = 2_000_000
+
+Scores = Sequence[float] | np.ndarray | Tensor
+Strata = Mapping[str, Scores]
 
 
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray | Tensor, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its bootstrap interval.
+
+    Args:
+        value: the estimate.
+        interval: lower and upper end; ``None`` where the runs do not determine one (a single seed).
+        runs: how many runs it was computed from.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    runs: int
+
+
+def bootstrap_interval(values: Scores, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Bootstrap confidence interval of the mean.
 
     The bias-corrected and accelerated interval (BCa); where it is not defined (degenerate resamples) the
@@ -43,110 +71,242 @@ def bootstrap_interval(
         >>> bootstrap_interval([3.0])
         (3.0, 3.0)
     """
+    _check_confidence(confidence)
+    sample = _sample(values, "values")
+    if np.ptp(sample) == 0:
+        return float(sample[0]), float(sample[0])
+    interval = _bootstrap((sample,), np.mean, confidence, seed, "BCa")
+    if not np.isfinite(interval).all():  # degenerate BCa intervals are NaN
+        interval = _bootstrap((sample,), np.mean, confidence, seed, "percentile")
+    return float(interval[0]), float(interval[1])
+
+
+def mean_over_seeds(values: Scores, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean over seeds with its bootstrap interval (BCa).
+
+    One seed has no interval over seeds. rliable's ``aggregate_mean`` of one environment is the same mean; its
+    interval is the percentile bootstrap, which is narrower for few and skewed values.
+
+    Args:
+        values: one score per seed.
+        confidence, seed: see :func:`bootstrap_interval`.
+
+    Raises:
+        ValueError: see :func:`bootstrap_interval`.
+
+    Example:
+        >>> mean_over_seeds([-4.0])
+        Estimate(value=-4.0, interval=None, runs=1)
+        >>> mean_over_seeds([-4.0, -6.0]).value
+        -5.0
+    """
+    _check_confidence(confidence)
+    sample = _sample(values, "values")
+    interval = None if sample.size < 2 else bootstrap_interval(sample, confidence, seed)
+    return Estimate(float(sample.mean()), interval, sample.size)
+
+
+def interquartile_mean(scores: Strata, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of the middle half of all runs of all environments, with a stratified bootstrap interval.
+
+    A quarter of the runs (rounded down) is left out at either end. Resampling draws seeds with replacement
+    within each environment; the interval is the percentile interval. rliable's ``aggregate_iqm`` with
+    ``get_interval_estimates`` gives the same number and, up to chance, the same interval.
+
+    Args:
+        scores: ``{environment: one score per seed}``; the environments may have different numbers of seeds.
+            Use :func:`normalised_scores` first, or the environments weigh by the size of their returns.
+        confidence, seed: see :func:`bootstrap_interval`.
+
+    Returns:
+        The estimate; without an interval if any environment has a single seed, for then the spread over
+        seeds is not known there.
+
+    Raises:
+        ValueError: if there is no environment, or for the scores of one, see :func:`bootstrap_interval`.
+
+    Example:
+        >>> interquartile_mean({"a": [0.0, 1.0], "b": [2.0, 9.0]}).value  # the middle half is 1 and 2
+        1.5
+    """
+    _check_confidence(confidence)
+    strata = _strata(scores, "scores")
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        return trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+    value = float(statistic(*strata))
+    interval = None
+    if min(each.size for each in strata) >= 2:
+        interval = _bootstrap(strata, statistic, confidence, seed, "percentile")
+    return Estimate(value, interval, sum(each.size for each in strata))
+
+
+def probability_of_improvement(
+    first: Strata, second: Strata, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """How likely a run of the first method is to score higher than one of the second.
+
+    In each environment it is the Mann-Whitney statistic divided by the number of pairs, ``U / (n m)``: the
+    share of pairs in which the first scores higher, ties counted half. The estimate is the mean over
+    environments; the interval is a percentile interval with seeds resampled per method and environment.
+    rliable's ``probability_of_improvement`` is the same number.
+
+    Args:
+        first, second: ``{environment: one score per seed}`` of the same environments.
+        confidence, seed: see :func:`bootstrap_interval`.
+
+    Returns:
+        The estimate, from 0 to 1; without an interval if any environment has a single seed of either method.
+
+    Raises:
+        ValueError: if the environments differ; otherwise see :func:`interquartile_mean`.
+
+    Example:
+        >>> probability_of_improvement({"a": [1.0, 3.0]}, {"a": [2.0, 2.0]}).value
+        0.5
+    """
+    _check_confidence(confidence)
+    if set(first) != set(second):
+        only = sorted(set(first) ^ set(second))
+        raise ValueError(
+            f"Both methods need runs of the same environments, but only one has {only}. "
+            "Compare them on the environments that both have."
+        )
+    ones, others = _strata(first, "first"), _strata({name: second[name] for name in first}, "second")
+    value = float(
+        np.mean(
+            [
+                mannwhitneyu(one, other).statistic / (one.size * other.size)
+                for one, other in zip(ones, others, strict=True)
+            ]
+        )
+    )
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        pairs = zip(samples[: len(ones)], samples[len(ones) :], strict=True)
+        return np.mean([_share_of_wins(one, other) for one, other in pairs], axis=0)
+
+    interval = None
+    if min(each.size for each in (*ones, *others)) >= 2:
+        interval = _bootstrap((*ones, *others), statistic, confidence, seed, "percentile")
+    return Estimate(value, interval, sum(each.size for each in (*ones, *others)))
+
+
+def performance_profile(
+    scores: Strata, thresholds: Scores, confidence: float = 0.95, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Share of runs that score above each threshold, with a pointwise stratified bootstrap interval.
+
+    rliable's ``create_performance_profile`` with ``run_score_deviation`` is the same curve. All runs count
+    alike, whichever environment they are of.
+
+    Args:
+        scores: ``{environment: one score per seed}``.
+        thresholds: one-dimensional, in any order.
+        confidence, seed: see :func:`bootstrap_interval`.
+
+    Returns:
+        The shares, of the shape ``[thresholds]``, and the ends of their intervals, ``[2, thresholds]``;
+        ``None`` if any environment has a single seed.
+
+    Raises:
+        ValueError: see :func:`interquartile_mean`.
+
+    Example:
+        >>> performance_profile({"a": [0.2, 0.4], "b": [0.6, 0.8]}, [0.0, 0.4, 0.7])[0].tolist()
+        [1.0, 0.5, 0.25]
+    """
+    _check_confidence(confidence)
+    strata, levels = _strata(scores, "scores"), _sample(thresholds, "thresholds")
+    above = tuple((each[None, :] > levels[:, None]).astype(np.float64) for each in strata)
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.concatenate(samples, axis=axis).mean(axis=axis)
+
+    interval = None
+    if min(each.size for each in strata) >= 2:
+        interval = np.stack(_bootstrap(above, statistic, confidence, seed, "percentile"))
+    return statistic(*above), interval
+
+
+def normalised_scores(values: Scores, random: float | None, best: float | None) -> np.ndarray:
+    """Returns on a scale where the random policy is 0 and the optimum (or the oracle) is 1.
+
+    An oracle is a learned policy that is told the task, so a score above 1 is possible there.
+
+    Args:
+        values: returns of one environment.
+        random: mean return of the uniformly random policy.
+        best: optimal return, or that of the oracle where the optimum is unknown.
+
+    Raises:
+        ValueError: if a reference is missing or the best return does not exceed the random one.
+
+    Example:
+        >>> normalised_scores([-20.0, -12.0, -4.0], random=-20.0, best=-4.0).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    sample = _sample(values, "values")
+    if random is None or best is None:
+        missing = "random" if random is None else "best"
+        raise ValueError(f"Scores cannot be normalised: the {missing} return is not known.")
+    if not np.isfinite([random, best]).all() or best <= random:
+        raise ValueError(
+            "Scores cannot be normalised: the best return must exceed the random one, "
+            f"got {best} and {random}."
+        )
+    return (sample - random) / (best - random)
+
+
+def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+
+
+def _sample(values: Scores, name: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or sample.size == 0:
-        raise ValueError(f"values must be one-dimensional and not empty, got the shape {list(sample.shape)}.")
+        raise ValueError(f"{name} must be one-dimensional and not empty, got the shape {list(sample.shape)}.")
     if not np.isfinite(sample).all():
         where = np.flatnonzero(~np.isfinite(sample)).tolist()
-        raise ValueError(f"values must be finite, but those at the positions {where} are not.")
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
+        raise ValueError(f"{name} must be finite, but those at the positions {where} are not.")
+    return sample
+
+
+def _strata(scores: Strata, name: str) -> tuple[np.ndarray, ...]:
+    if not scores:
+        raise ValueError(f"{name} holds no environment; expected at least one.")
+    return tuple(_sample(values, f"{name}[{key!r}]") for key, values in scores.items())
+
+
+def _share_of_wins(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    difference = one[..., :, None] - other[..., None, :]
+    return ((np.sign(difference) + 1) / 2).mean(axis=(-2, -1))
+
+
+def _bootstrap(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., np.ndarray],
+    confidence: float,
+    seed: int,
+    method: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    size = sum(each.size for each in samples)
     with warnings.catch_warnings():
-        # Degenerate BCa intervals warn and return NaN: the fallback below deals with them.
-        warnings.simplefilter("ignore")
-        interval = _bootstrap(sample, confidence, seed, "BCa")
-        if not np.isfinite(interval).all():
-            interval = _bootstrap(sample, confidence, seed, "percentile")
-    return float(interval[0]), float(interval[1])
-
-
-def _bootstrap(sample: np.ndarray, confidence: float, seed: int, method: str) -> tuple[float, float]:
-    result = bootstrap(
-        (sample,),
-        np.mean,
-        confidence_level=confidence,
-        n_resamples=_RESAMPLES,
-        method=method,
-        vectorized=True,
-        batch=max(1, min(_RESAMPLES, 2_000_000 // sample.size)),
-        rng=np.random.default_rng(seed),
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
-
-
-def aggregate_seeds(
-    summaries: Sequence[Mapping[str, Any]], confidence: float = 0.95, seed: int = 0
-) -> dict[str, Any]:
-    """Mean and bootstrap interval over seeds for every split and protocol.
-
-    Args:
-        summaries: the contents of ``summary.json`` of runs that differ in the seed only.
-        confidence: level of the intervals.
-        seed: of the resampling.
-
-    Returns:
-        Plain dict with ``env``, ``method``, ``policy_loss``, ``preset``, ``seeds`` and
-        ``returns[split][protocol]`` = ``mean``, ``ci95``, ``per_seed``, ``per_episode`` and
-        ``per_episode_ci95`` (two lists: lower and upper ends).
-
-    Raises:
-        ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
-            policy loss, preset, dataset, protocols or number of adaptation episodes.
-
-    Example:
-        >>> def run(seed, value):
-        ...     result = {"mean": value, "per_episode": [value - 1, value]}
-        ...     return {"env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "cpu",
-        ...             "seed": seed, "returns": {"test": {"np": result}}}
-        >>> table = aggregate_seeds([run(0, -4.0), run(1, -6.0)])
-        >>> table["returns"]["test"]["np"]["mean"]
-        -5.0
-    """
-    if not summaries:
-        raise ValueError("aggregate_seeds needs at least one summary.")
-    first = summaries[0]
-    for field in ("env", "method", "policy_loss", "preset", "dataset"):
-        found = sorted({json.dumps(summary.get(field), sort_keys=True) for summary in summaries})
-        if len(found) > 1:
-            raise ValueError(
-                f"The summaries differ in {field!r}: {found}. Aggregate runs of one setting only."
-            )
-    seeds = [int(summary["seed"]) for summary in summaries]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"A seed occurs more than once among the summaries: {sorted(seeds)}.")
-    layout = _layout(first)
-    for summary in summaries[1:]:
-        if _layout(summary) != layout:
-            raise ValueError(
-                f"The returns of seed {summary['seed']} are laid out as {_layout(summary)}, those of seed "
-                f"{first['seed']} as {layout} (split/protocol: number of adaptation episodes)."
-            )
-    returns: dict[str, dict[str, Any]] = {}
-    for split, protocols in first["returns"].items():
-        returns[split] = {}
-        for protocol in protocols:
-            results = [summary["returns"][split][protocol] for summary in summaries]
-            finals = [float(result["mean"]) for result in results]
-            episodes = torch.tensor([result["per_episode"] for result in results], dtype=torch.float64)
-            ends = [bootstrap_interval(column, confidence, seed) for column in episodes.unbind(1)]
-            returns[split][protocol] = {
-                "mean": float(np.mean(finals)),
-                "ci95": list(bootstrap_interval(finals, confidence, seed)),
-                "per_seed": finals,
-                "per_episode": episodes.mean(0).tolist(),
-                "per_episode_ci95": [[low for low, _ in ends], [high for _, high in ends]],
-            }
-    setting = {field: first[field] for field in ("env", "method", "policy_loss", "preset")}
-    return {**setting, "seeds": seeds, "returns": returns}
-
-
-def _layout(summary: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        f"{split}/{protocol}": len(result["per_episode"])
-        for split, protocols in sorted(summary["returns"].items())
-        for protocol, result in sorted(protocols.items())
-    }
+        warnings.simplefilter("ignore")  # degenerate resamples warn; callers deal with NaN
+        result = bootstrap(
+            tuple(samples),
+            statistic,
+            confidence_level=confidence,
+            n_resamples=_RESAMPLES,
+            method=method,
+            vectorized=True,
+            axis=-1,
+            batch=max(1, min(_RESAMPLES, _BATCH // size)),
+            rng=np.random.default_rng(seed),
+        )
+    low, high = result.confidence_interval.low, result.confidence_interval.high
+    return (float(low), float(high)) if np.ndim(low) == 0 else (low, high)

@@ -57,15 +57,16 @@ def build_summary(
     random: Mapping[str, float | None] | None = None,
     optimum: Mapping[str, float | None] | None = None,
     oracle: Mapping[str, float | None] | None = None,
-    codebook: Mapping[str, Any] | None = None,
+    behaviour: Mapping[str, float | None] | None = None,
     versions: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put the result of a run together.
 
     Tensors, NumPy values, tuples and paths become plain JSON values, task ids become strings. ``reference``
-    holds ``random`` and ``optimum`` (and ``oracle`` where given) of the test tasks as plain numbers (``None``
-    where unknown), the same for the training tasks under ``train``, and the paper's table under ``paper``.
+    holds ``random`` and ``optimum`` (and ``oracle`` and ``behaviour`` where given) of the test tasks as plain
+    numbers (``None`` where unknown), the same for the training tasks under ``train``, and the paper's table
+    under ``paper``.
 
     Args:
         env: environment family; picks the paper's numbers too.
@@ -81,10 +82,10 @@ def build_summary(
             tasks) are computed where they are missing, other entries are kept.
         random: mean return of the uniformly random policy, ``{"test": ..., "train": ...}``.
         optimum: mean optimal return, likewise.
-        oracle: mean return of a policy that is told the task, likewise, where the optimum is unknown.
-        codebook: at least ``perplexity`` and ``dead_codes``; ``None`` for a method without a codebook.
+        oracle: mean return of the same learner with privileged task information, likewise.
+        behaviour: mean return of the agent that made the data, without its noise, likewise.
         versions: defaults to :func:`package_versions`.
-        extra: further top-level fields.
+        extra: further top-level fields, such as what the parts of the method add.
 
     Raises:
         SummaryError: if the result breaks the contract, see :func:`validate_summary`.
@@ -95,7 +96,7 @@ def build_summary(
         ...     env="point_robot", method="ctmrl", policy_loss="iql", preset="quick", seed=0, updates=10,
         ...     wall_time_s=1.5, dataset={"transitions": 100}, returns={"test": {"np": result}},
         ...     random={"test": -20.36}, optimum={"test": -3.855},
-        ...     codebook={"perplexity": 7.1, "dead_codes": 0},
+        ...     extra={"codebook": {"perplexity": 7.1, "dead_codes": 0}},
         ... )
         >>> summary["returns"]["test"]["np"]["mean"]
         -4.6
@@ -109,9 +110,10 @@ def build_summary(
         "train": {"random": random.get("train"), "optimum": optimum.get("train")},
         "paper": paper_reference(env),
     }
-    if oracle:
-        reference["oracle"] = oracle.get("test")
-        reference["train"]["oracle"] = oracle.get("train")
+    for name, known in (("oracle", oracle), ("behaviour", behaviour)):
+        if known:
+            reference[name] = known.get("test")
+            reference["train"][name] = known.get("train")
     summary = {
         "env": env,
         "method": method,
@@ -124,7 +126,6 @@ def build_summary(
         "dataset": dataset,
         "returns": returns,
         "reference": reference,
-        "codebook": {"perplexity": None, "dead_codes": None} if codebook is None else codebook,
     }
     taken = sorted(set(extra or {}) & set(summary))
     if taken:
@@ -138,14 +139,17 @@ def build_summary(
 
 
 def best_known(reference: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the best return that a summary's ``reference`` knows of: the optimum, or the oracle.
+    """Name and value of the best return that a summary's ``reference`` knows of.
+
+    The optimum; where it is unknown the oracle; where there is none the behavior that made the data.
 
     Example:
-        >>> best_known({"optimum": None, "oracle": -40.0})
-        ('oracle', -40.0)
+        >>> best_known({"optimum": None, "behaviour": -40.0})
+        ('behaviour', -40.0)
     """
-    name = "oracle" if reference["optimum"] is None and "oracle" in reference else "optimum"
-    return name, reference[name]
+    known = (name for name in ("optimum", "oracle", "behaviour") if reference.get(name) is not None)
+    name = next(known, "optimum")
+    return name, reference.get(name)
 
 
 def _complete(result: Any, field: str) -> None:

@@ -23,7 +23,6 @@ _FIELDS = (
     "dataset",
     "returns",
     "reference",
-    "codebook",
 )
 _SPLITS = ("test", "train")
 
@@ -94,7 +93,6 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
     sections = {
         name: as_mapping(summary[name], name) for name in ("versions", "dataset", "returns", "reference")
     }
-    sections["codebook"] = as_mapping(summary["codebook"], "codebook")
     if not sections["returns"] or set(sections["returns"]) - set(_SPLITS):
         raise SummaryError(
             f"returns must hold the splits 'test' and/or 'train', got {sorted(sections['returns'])}."
@@ -104,17 +102,12 @@ def validate_summary(summary: Mapping[str, Any]) -> None:
             _check_result(result, f"returns.{split}.{protocol}")
     as_mapping(sections["reference"].get("paper"), "reference.paper")
     best = "oracle" if "oracle" in sections["reference"] else "optimum"
-    for section, name in (
-        ("reference", "random"),
-        ("reference", best),
-        ("codebook", "perplexity"),
-        ("codebook", "dead_codes"),
-    ):
-        if name not in sections[section]:
-            raise SummaryError(f"{section} lacks {name!r}.")
-        value = sections[section][name]
+    for name in ("random", best):
+        if name not in sections["reference"]:
+            raise SummaryError(f"reference lacks {name!r}.")
+        value = sections["reference"][name]
         if value is not None and not is_number(value):
-            raise SummaryError(f"{section}.{name} must be a number or null, got {value!r}.")
+            raise SummaryError(f"reference.{name} must be a number or null, got {value!r}.")
 
 
 def _check_result(result: Any, field: str) -> None:

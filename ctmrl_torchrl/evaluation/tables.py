@@ -26,7 +26,7 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
         ...     "env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "quick", "seed": 0,
         ...     "updates": 1000, "wall_time_s": 90.0, "returns": {"test": {"np": result}},
         ...     "reference": {"random": -20.36, "optimum": -3.855, "paper": {}},
-        ...     "codebook": {"perplexity": 7.1, "dead_codes": 0},
+        ...     "codebook": {"perplexity": 7.1, "dead_codes": 0},  # what a part of the method has added
         ... }))  # doctest: +NORMALIZE_WHITESPACE
         point_robot | ctmrl + iql | preset quick | seed 0 | 1,000 updates in 1.5 min
         codes in use (perplexity) 7.1, dead codes 0
@@ -43,8 +43,8 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
         f"{summary['env']} | {summary['method']} + {summary['policy_loss']} | preset {summary['preset']} | "
         f"seed {summary['seed']} | {summary['updates']:,} updates in {minutes:.1f} min"
     ]
-    codebook = summary["codebook"]
-    if codebook["perplexity"] is not None:
+    codebook = summary.get("codebook", {})
+    if codebook.get("perplexity") is not None:
         dead = "" if codebook["dead_codes"] is None else f", dead codes {codebook['dead_codes']:g}"
         lines.append(f"codes in use (perplexity) {codebook['perplexity']:.1f}{dead}")
     for split, title in _SPLITS.items():
@@ -56,6 +56,14 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
                 *_layout([_HEADER, *rows]),
             ]
     return "\n".join(lines)
+
+
+_REFERENCES = {
+    "random": "random policy",
+    "behaviour": "behavior",
+    "oracle": "oracle",
+    "optimum": "optimum",
+}
 
 
 def _result_rows(protocols: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -79,7 +87,7 @@ def _reference_rows(reference: Mapping[str, Any], split: str) -> list[tuple[str,
     known = reference if split == "test" else reference.get("train", {})
     rows = [
         (label, "-", "-", "-", _number(known[name]), "-")
-        for name, label in (("random", "random policy"), ("optimum", "optimum"), ("oracle", "oracle"))
+        for name, label in _REFERENCES.items()
         if known.get(name) is not None
     ]
     paper = reference["paper"].get(split, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 from torchrl.modules import MLP
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.modules.standardise import Standardise, Statistics, finer
-from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 
-Pooling = Literal["mean", "mean_mlp"]
+Pooling = Literal["mean", "mean_mlp", "attention"]
+Last = Literal["tanh", "linear", "unit", "noisy"]
 
 
 class ContextEncoder(TensorDictModuleBase):
@@ -38,6 +38,8 @@ class ContextEncoder(TensorDictModuleBase):
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
         transition_key (NestedKey, optional): where what the transition network makes of every single
             transition goes; by default it is not kept.
+        pooling (nn.Module, optional): ``([*, L, d], mask or None) -> [*, d]`` in place of the mean, e.g.
+            :class:`~ctmrl_torchrl.modules.pooling.AttentionPool`.
 
     Keys:
         - reads ``in_keys``, each ``[*, L, features]``, and ``mask_key`` if present
@@ -65,6 +67,7 @@ class ContextEncoder(TensorDictModuleBase):
         mask_key: NestedKey | Literal["auto"] | None = "auto",
         head: nn.Module | None = None,
         transition_key: NestedKey | None = None,
+        pooling: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.in_keys = list(in_keys)
@@ -75,13 +78,20 @@ class ContextEncoder(TensorDictModuleBase):
         self.mask_key = mask_key
         self.transition_network = transition_network
         self.head = head if head is not None else nn.Identity()
+        self.pooling = pooling
 
     def pool(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean of the per-transition codes ``[*, L, d]`` over the transitions that count."""
+        """Mean (or what ``pooling`` makes) of the codes ``[*, L, d]`` of the transitions that count."""
+        if self.pooling is not None:
+            return self.pooling(encoded, mask)
         if mask is None:
             return encoded.mean(-2)
         weights = mask.unsqueeze(-1).to(encoded.dtype)
         return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
+
+    def pooled(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
+        """The task contexts ``[*, d]`` of what the transition network has made of transitions ``[*, L, d]``."""
+        return self.head(self.pool(encoded, mask))
 
     def _check_shapes(self, entries: list[Tensor]) -> None:
         lead = entries[0].shape[:-1]
@@ -97,7 +107,8 @@ class ContextEncoder(TensorDictModuleBase):
         """Write the task-specific context of every row."""
         entries = [read(tensordict, key, type(self).__name__) for key in self.in_keys]
         self._check_shapes(entries)
-        features = torch.cat(entries, -1)
+        # Flags such as ("context", "next", "terminated") are features too.
+        features = torch.cat([entry.float() if entry.dtype == torch.bool else entry for entry in entries], -1)
         if features.shape[-2] == 0:
             raise ValueError(
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
@@ -112,7 +123,7 @@ class ContextEncoder(TensorDictModuleBase):
         encoded = self.transition_network(features)
         for transition_key in self.out_keys[:-1]:
             tensordict.set(transition_key, encoded)
-        return tensordict.set(self.out_keys[-1], self.head(self.pool(encoded, mask)))
+        return tensordict.set(self.out_keys[-1], self.pooled(encoded, mask))
 
 
 class RelativeFeatures(nn.Module):
@@ -146,6 +157,7 @@ def make_context_encoder(
     hidden: Sequence[int] = (200, 200, 200),
     pool: Pooling = "mean",
     head_hidden: Sequence[int] = (200,),
+    last: Last = "tanh",
     feature_statistics: Statistics | None = None,
     relative: tuple[slice, slice] | None = None,
     **keys: NestedKey | None,
@@ -156,8 +168,11 @@ def make_context_encoder(
         feature_dims (dict): size of every input key, in order, e.g. ``{("context", "observation"): 2, ...}``.
         context_dim (int): latent size d.
         hidden (sequence of int): widths of the per-transition network.
-        pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean.
+        pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean;
+            ``"attention"`` is a weighted mean (CORRO).
         head_hidden (sequence of int): widths of those layers.
+        last: what the per-transition network ends with: ``"tanh"``, ``"linear"`` (nothing), ``"unit"`` (length
+            1, CORRO) or ``"noisy"`` (tanh of a learned Gaussian, UNICORN). Layers after the mean end with tanh.
         feature_statistics (Statistics, optional): mean and standard deviation of the concatenated
             features, to standardise them.
         relative (pair of slice, optional): replace the first slice of the features by its difference to the
@@ -165,7 +180,7 @@ def make_context_encoder(
         keys: ``out_key``, ``mask_key`` and ``transition_key`` of :class:`ContextEncoder`.
 
     Raises:
-        ValueError: for an unknown ``pool``.
+        ValueError: for an unknown ``pool`` or ``last``.
 
     Examples:
         >>> features = {("context", "observation"): 2, ("context", "next", "reward"): 1}
@@ -177,9 +192,18 @@ def make_context_encoder(
     scaling: list[nn.Module] = [] if relative is None else [RelativeFeatures(*relative)]
     if feature_statistics is not None:
         scaling.append(Standardise(*feature_statistics))
-    if pool == "mean":
+    ends = {
+        "tanh": nn.Tanh,
+        "linear": nn.Identity,
+        "unit": UnitSphere,
+        "noisy": lambda: NoisySquash(context_dim),
+    }
+    if last not in ends:
+        raise ValueError(f"last={last!r} is unknown; choose one of {', '.join(map(repr, ends))}.")
+    pooling = AttentionPool(context_dim) if pool == "attention" else None
+    if pool in ("mean", "attention"):
         width, head = context_dim, None
-        last = nn.Tanh()
+        end = ends[last]()
     elif pool == "mean_mlp":
         # The mean of wide features keeps more of the bag than the mean of d outputs would.
         width = hidden[-1]
@@ -192,62 +216,18 @@ def make_context_encoder(
             ),
             nn.Tanh(),
         )
-        last = nn.ReLU()
+        end = nn.ReLU()
     else:
         raise ValueError(
-            f"pool={pool!r} is unknown; choose 'mean' (the paper's) or 'mean_mlp' (layers after it)."
+            f"pool={pool!r} is unknown; choose 'mean' (the paper's), 'mean_mlp' (layers after it) or "
+            "'attention' (a weighted mean)."
         )
-    cells = list(hidden) if pool == "mean" else list(hidden[:-1])
+    cells = list(hidden[:-1]) if pool == "mean_mlp" else list(hidden)
     network = MLP(in_features=features, out_features=width, num_cells=cells, activation_class=nn.ReLU)
     return ContextEncoder(
-        nn.Sequential(*scaling, network, last), in_keys=list(feature_dims), head=head, **keys
+        nn.Sequential(*scaling, network, end),
+        in_keys=list(feature_dims),
+        head=head,
+        pooling=pooling,
+        **keys,
     )
-
-
-@dataclass
-class EncoderConfig:
-    """Configuration of the context encoder; see :func:`make_context_encoder`.
-
-    Args:
-        context_dim (int): latent size d.
-        hidden (list of int): widths of the per-transition network.
-        pool (str): ``mean`` (the paper's) or ``mean_mlp`` (layers after the mean).
-        head_hidden (list of int): widths of the layers after the mean.
-        feature_gain (float or None): features are standardised with the statistics of the training tasks and
-            multiplied by this; None leaves them as they are.
-
-    Where contexts hold the next observation it enters as its change from the observation.
-
-    Examples:
-        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
-        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
-        >>> EncoderConfig(context_dim=5).build(problem).in_keys[-1]
-        ('context', 'next', 'reward')
-    """
-
-    context_dim: int = 20
-    hidden: list[int] = field(default_factory=lambda: [200, 200, 200])
-    pool: str = "mean"
-    head_hidden: list[int] = field(default_factory=lambda: [200])
-    feature_gain: float | None = 1.0
-
-    def build(self, problem: Problem, transition_key: NestedKey | None = None) -> ContextEncoder:
-        """Build the encoder for an environment's features, under the root key ``"context"``."""
-        features = problem.feature_dims
-        relative, scaled = None, list(features)
-        if problem.context_next_observation:
-            total, size = sum(features.values()), problem.observation_dim
-            relative = slice(total - size, total), slice(0, size)
-            scaled[-1] = "observation_change"
-        means, spreads = zip(*(problem.statistics[key] for key in scaled), strict=True)
-        return make_context_encoder(
-            feature_dims={join_key("context", key): size for key, size in features.items()},
-            context_dim=self.context_dim,
-            hidden=self.hidden,
-            pool=self.pool,
-            head_hidden=self.head_hidden,
-            feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
-            relative=relative,
-            transition_key=transition_key,
-        )

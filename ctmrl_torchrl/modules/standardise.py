@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.modules import MLP
 
-SMALLEST_SCALE = 1e-6
+from ctmrl_torchrl.scales import usable_scale
 
 #: mean and standard deviation of each feature, ``[features]``
 Statistics = tuple[Tensor, Tensor]
@@ -16,15 +16,7 @@ Statistics = tuple[Tensor, Tensor]
 
 def finer(statistics: Statistics, gain: float | None) -> Statistics | None:
     """Statistics that standardise to a deviation of ``gain`` instead of 1; none for None."""
-    return None if gain is None else (statistics[0], usable_scale(statistics[1]) / gain)
-
-
-def usable_scale(scale: Tensor) -> Tensor:
-    """A copy of the standard deviations in which (almost) zero is replaced by one.
-
-    What never varies carries no information: leave it unscaled instead of dividing by 0.
-    """
-    return torch.where(scale > SMALLEST_SCALE, scale, torch.ones_like(scale))
+    return None if gain is None else (statistics[0], usable_scale(*statistics) / gain)
 
 
 class _Affine(nn.Module):
@@ -37,7 +29,7 @@ class _Affine(nn.Module):
                 "give one value of each per feature."
             )
         self.register_buffer("loc", loc.clone())
-        self.register_buffer("scale", usable_scale(scale))
+        self.register_buffer("scale", usable_scale(loc, scale))
 
 
 class Standardise(_Affine):
@@ -45,7 +37,7 @@ class Standardise(_Affine):
 
     Args:
         loc (Tensor): mean of each feature, shape ``[features]``.
-        scale (Tensor): standard deviation of each feature, same shape; (almost) zero counts as one.
+        scale (Tensor): standard deviation of each feature, same shape; that of a constant counts as one.
 
     Raises:
         ValueError: if the two shapes differ.

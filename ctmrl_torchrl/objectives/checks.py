@@ -35,14 +35,14 @@ def require_entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], reade
 
 
 def require_shape(
-    value: Tensor, expected: Sequence[int | str], *, reader: str, what: str, mend: str
+    value: Tensor, expected: Sequence[int | str], *, reader: str, what: str, hint: str
 ) -> Tensor:
     """The tensor, if it has the expected shape; a name instead of a number stands for any size.
 
     Args:
         value (Tensor): what is checked.
         expected: sizes, e.g. ``("T", "d")`` or ``(5, 7, 1)``.
-        reader (str): the loss that reads it. what (str): its key or origin. mend (str): what to do about it.
+        reader (str): the loss that reads it. what (str): its key or origin. hint (str): what to do about it.
 
     Raises:
         ValueError: if rank or sizes differ.
@@ -53,7 +53,7 @@ def require_shape(
     )
     if not same:
         wanted = ", ".join(str(size) for size in expected)
-        raise ValueError(f"{reader}: {what} has shape {list(shape)}, expected [{wanted}]; {mend}")
+        raise ValueError(f"{reader}: {what} has shape {list(shape)}, expected [{wanted}]; {hint}")
     return value
 
 
@@ -90,6 +90,6 @@ def require_transitions(
                 (*lead, 1),
                 reader=reader,
                 what=repr(key),
-                mend="one value per transition and a last dimension of size 1 (unsqueeze(-1) adds it).",
+                hint="one value per transition and a last dimension of size 1 (unsqueeze(-1) adds it).",
             )
     return lead

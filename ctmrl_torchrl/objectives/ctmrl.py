@@ -25,6 +25,8 @@ class CTMRLLoss(MetaLoss):
         representation_options: everything :class:`~ctmrl_torchrl.objectives.CQVAELoss` takes by keyword; a
             ``reduction`` among them is that of its terms, the policy loss has its own.
 
+    Gradients: those of the two tables of :class:`~ctmrl_torchrl.objectives.CQVAELoss` and the policy loss.
+
     Keys, outputs, attributes, targets and errors: see :class:`~ctmrl_torchrl.objectives.MetaLoss` and, for
     what is read of the contexts, :class:`~ctmrl_torchrl.objectives.CQVAELoss` (here ``loss.representation``,
     with a ``set_keys`` of its own).

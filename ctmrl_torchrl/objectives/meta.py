@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,14 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
-from ctmrl_torchrl.objectives.checks import require_entries, require_shape
+from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.critic_gradient import (
+    checked_critic_gradient,
+    context_for_critic,
+    with_critic_gradient,
+)
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
+from ctmrl_torchrl.objectives.encoding import ContextEncoding, features_below
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 
 #: entries that the representation loss is given, not the input
@@ -24,25 +29,34 @@ HANDED_ON = (
     "task_context_reconstructed",
     "transition_contexts",
 )
+#: keys whose new names the representation loss takes over
+SHARED = (*HANDED_ON, "context", "context_positive", "task_id")
 
 
 class MetaLoss(PolicyDelegation):
-    """Sum of a representation loss on the context and a policy loss on (observation, detached task context).
+    """Sum of a representation loss on the context and a policy loss on (observation, task context).
 
-    The encoder runs once per context draw, and once more where the representation loss reconstructs; the
-    policy loss sees the context cut off from the graph, so the encoder learns from the representation loss
-    alone.
+    The contexts come from one place, :meth:`RepresentationLoss.contexts
+    <ctmrl_torchrl.objectives.RepresentationLoss.contexts>`: by default the encoder runs once per context
+    draw. The policy loss is given the detached context, so the encoder learns from the representation loss
+    alone, unless ``critic_gradient`` says otherwise.
 
     Args:
-        context_encoder (TensorDictModule): reads keys below ``context`` and writes a task context ``[T, d]``
-            under ``task_context`` or, if it has no such out-key, under its last one.
+        context_encoder (TensorDictModule): reads keys below ``context`` and, optionally, ``task_id``; writes a
+            task context ``[T, d]`` under ``task_context`` or, if it has no such out-key, under its last one.
         representation_loss (RepresentationLoss): e.g. :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
         policy_loss (LossModule): e.g. :class:`~ctmrl_torchrl.objectives.BRACSACLoss` or any of TorchRL's
             (``SACLoss``, ``IQLLoss``, ...); its networks read ``task_context``.
 
+    Keyword Args:
+        critic_gradient (str): what the gradient of ``loss_qvalue`` reaches of the encoder: ``"none"`` (the
+            default), ``"pooling"`` (what follows the contexts of single transitions) or ``"all"``. The other
+            policy losses never reach it.
+
     Keys (see ``set_keys``):
         - ``context`` and ``context_positive`` ``[T, L]``: two draws; the encoder is shown both below
           ``context``. The second is read only while :attr:`needs_positive`.
+        - ``task_id`` ``[T]``: read where the encoder or the representation loss asks for it.
         - ``transitions`` ``[T, B]`` (or ``[T, B, time]``) in TorchRL's layout, for the policy loss
         - ``task_context`` and ``task_context_positive``: the names under which the contexts are handed on;
           so are ``task_context_reconstructed`` (of transitions that the representation loss has encoded
@@ -53,15 +67,27 @@ class MetaLoss(PolicyDelegation):
 
     ``in_keys`` and ``out_keys`` are those of the coming forward pass; they follow the phase.
 
+    Gradients:
+
+    ===================================  ================================================
+    term                                 reaches
+    ===================================  ================================================
+    terms of the representation loss     encoder and the loss's own modules, as it says
+    ``loss_qvalue``                      critics; encoder as ``critic_gradient`` says
+    other terms of the policy loss       the policy loss's own networks
+    ===================================  ================================================
+
     Out: what the two losses put out. ``reduction`` is theirs. The input is left as it was.
 
     Targets and value estimator are the policy loss's, and found here too: ``SoftUpdate(loss, tau=...)``.
 
     Raises:
         KeyError: if an entry is missing.
-        TypeError: if the representation loss is not a :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
+        TypeError: if the representation loss does not subclass
+            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
         ValueError: if the encoder reads outside of ``context``, does not write one context per task, or none
-            per transition where they are needed; if contexts and transitions are not of the same tasks.
+            per transition where they are needed; if contexts and transitions are not of the same tasks; for
+            an unknown ``critic_gradient``, or one that encoder or policy loss cannot give.
 
     Attributes:
         representation_frozen (bool): when true the encoder runs without gradient and the representation loss
@@ -104,6 +130,7 @@ class MetaLoss(PolicyDelegation):
         context: NestedKey = "context"
         context_positive: NestedKey = "context_positive"
         transitions: NestedKey = "transitions"
+        task_id: NestedKey = "task_id"
         task_context: NestedKey = "task_context"
         task_context_positive: NestedKey = "task_context_positive"
         task_context_reconstructed: NestedKey = "task_context_reconstructed"
@@ -117,14 +144,18 @@ class MetaLoss(PolicyDelegation):
         context_encoder: TensorDictModuleBase,
         representation_loss: RepresentationLoss,
         policy_loss: LossModule,
+        *,
+        critic_gradient: str = "none",
     ) -> None:
         super().__init__()
         if not isinstance(representation_loss, RepresentationLoss):
             raise TypeError(
-                f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} is no "
-                "RepresentationLoss; derive it from ctmrl_torchrl.objectives.RepresentationLoss, which tells "
-                "what is asked of it."
+                f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} must "
+                "subclass ctmrl_torchrl.objectives.RepresentationLoss, which says what is asked of it."
             )
+        self.critic_gradient = checked_critic_gradient(
+            critic_gradient, context_encoder, policy_loss, type(self).__name__
+        )
         self.context_encoder = context_encoder
         self.representation = representation_loss
         self._adopt(policy_loss)
@@ -142,14 +173,14 @@ class MetaLoss(PolicyDelegation):
             kwargs: new names; None restores the default.
 
         Raises:
-            ValueError: for a key that is none of this loss's.
+            ValueError: for a key that this loss does not have.
         """
         before = replace(self.tensor_keys)
         super().set_keys(**kwargs)
         accepted = self.representation.tensor_keys
         renamed: dict[str, Any] = {
             name: getattr(self.tensor_keys, name)
-            for name in HANDED_ON
+            for name in SHARED
             if name in kwargs and hasattr(accepted, name)
         }
         for name in ("context", "transitions"):
@@ -163,27 +194,24 @@ class MetaLoss(PolicyDelegation):
 
     def _features(self, context_key: NestedKey) -> list[NestedKey]:
         """What the encoder reads, of the draw under ``context_key``."""
-        root = self.tensor_keys.context
-        rests = {key: rest_of_key(key, root) for key in self.context_encoder.in_keys}
-        outside = [key for key, rest in rests.items() if rest is None]
-        if outside:
-            raise ValueError(
-                f"{type(self).__name__}: the context encoder reads {outside[0]!r}, which is not below the "
-                f"context {root!r}; set_keys(context=...) to the root of what it reads."
-            )
-        return [join_key(context_key, *rest) for rest in rests.values()]
+        keys = asdict(self.tensor_keys)
+        return features_below(self.context_encoder, keys, context_key, type(self).__name__)
+
+    @property
+    def _draws(self) -> dict[str, list[NestedKey]]:
+        """The context draws that the coming forward pass encodes, and what else is read of each."""
+        return {"context": []} if self.representation_frozen else self.representation.context_keys
 
     @property
     def in_keys(self) -> list[NestedKey]:
         """What the coming forward pass reads."""
         keys = self.tensor_keys
-        needed = list(self.context_encoder.in_keys)
+        needed: list[NestedKey] = []
         handed_on = {getattr(keys, name) for name in HANDED_ON} | {join_key("next", keys.task_context)}
-        if self.needs_positive:
-            needed += self._features(keys.context_positive)
-            needed += [join_key(keys.context, key) for key in self.representation.augmented_keys]
+        for name, read_besides in self._draws.items():
+            draw = getattr(keys, name)
+            needed += self._features(draw) + [join_key(draw, key) for key in read_besides]
         if not self.representation_frozen:
-            needed += [join_key(keys.context, key) for key in self.representation.reconstructed_keys]
             needed += [key for key in self.representation.in_keys if key not in handed_on]
         if not self.policy_frozen:
             policy = [unravel_key(key) for key in self.policy.in_keys]
@@ -204,50 +232,20 @@ class MetaLoss(PolicyDelegation):
     @property
     def needs_positive(self) -> bool:
         """Whether the coming forward pass reads the second context draw."""
-        return self.representation.uses_positive and not self.representation_frozen
+        return "context_positive" in self._draws
+
+    def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
+        """The draws of a meta-batch together with the encoder."""
+        keys = asdict(self.tensor_keys)
+        return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__)
 
     def encode(self, tensordict: TensorDictBase, context_key: NestedKey) -> Tensor:
         """Task contexts ``[T, d]`` of the draw under ``context_key``."""
-        return self._encode(tensordict, self._draw(tensordict, context_key))
-
-    def _draw(self, tensordict: TensorDictBase, context_key: NestedKey) -> Tensor | TensorDictBase:
-        """The draw under ``context_key``, once all that the encoder reads of it is there."""
-        context = read(tensordict, context_key, type(self).__name__)
-        require_entries(tensordict, self._features(context_key), type(self.context_encoder).__name__)
-        return context
-
-    def _encode(self, tensordict: TensorDictBase, context: Tensor | TensorDictBase) -> Tensor:
-        """The task contexts ``[T, d]`` of these transitions."""
-        return self._task_context(tensordict, self._encoded(tensordict, context))
-
-    def _encoded(self, tensordict: TensorDictBase, context: Tensor | TensorDictBase) -> TensorDictBase:
-        """What the encoder writes about these transitions."""
-        # A copy, so that what the encoder writes beside its features does not stay in the input.
-        shown = context if isinstance(context, Tensor) else context.copy()
-        return self.context_encoder(
-            TensorDict({self.tensor_keys.context: shown}, batch_size=tensordict.batch_size[:1])
-        )
-
-    def _task_context(self, tensordict: TensorDictBase, encoded: TensorDictBase) -> Tensor:
-        key, names = self.tensor_keys.task_context, self.context_encoder.out_keys
-        out_key = key if key in names else names[-1]
-        mend = "the context encoder writes one context per task (pool over the transitions)."
-        expected = (*tensordict.batch_size[:1], "d") if tensordict.batch_dims else ("T", "d")
-        reader = type(self).__name__
-        return require_shape(encoded.get(out_key), expected, reader=reader, what=repr(out_key), mend=mend)
-
-    def _transition_contexts(self, encoded: TensorDictBase) -> Tensor:
-        key = self.tensor_keys.transition_contexts
-        if key not in self.context_encoder.out_keys:
-            raise ValueError(
-                f"{type(self).__name__}: {type(self.representation).__name__} needs a context of every "
-                f"single transition, but the context encoder does not write {key!r}; build it with "
-                f"transition_key={key!r}."
-            )
-        return encoded.get(key)
+        encoding = self.encoding(tensordict)
+        return encoding(encoding.draw_under(context_key)).task_context
 
     def policy_batch(self, tensordict: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions ``[T, B]`` with the detached context repeated over B, at this and the next step."""
+        """The transitions ``[T, B]`` with the context repeated over B, at this and the next step."""
         name, transitions = self.tensor_keys.task_context, self.tensor_keys.transitions
         batch = read(tensordict, transitions, type(self).__name__).copy()
         if batch.batch_dims < task_context.ndim:
@@ -258,7 +256,7 @@ class MetaLoss(PolicyDelegation):
                 f"{type(self).__name__}: {transitions!r} has batch size {list(batch.shape)}, expected "
                 f"[{tasks}, B]: one row per context, with transitions of that context's task."
             )
-        repeated = task_context.detach().reshape(tasks, *(1 for _ in batch.shape[1:]), size)
+        repeated = task_context.reshape(tasks, *(1 for _ in batch.shape[1:]), size)
         repeated = repeated.expand(*batch.shape, size)
         return batch.set(name, repeated).set(join_key("next", name), repeated)
 
@@ -266,27 +264,27 @@ class MetaLoss(PolicyDelegation):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """All losses of one meta-batch."""
         keys = self.tensor_keys
-        out = TensorDict({}, [])
+        out, encoding = TensorDict({}, []), self.encoding(tensordict)
         if self.representation_frozen:
             with torch.no_grad():
-                task_context = self.encode(tensordict, keys.context)
+                contexts = encoding(encoding.draw("context")).entries()
         else:
-            work, context = tensordict.copy(), self._draw(tensordict, keys.context)
+            work = tensordict.copy()
             work.batch_size = tensordict.batch_size[:1]
-            if self.representation.uses_positive:
-                positive = self.encode(tensordict, keys.context_positive)
-                work.set(keys.task_context_positive, positive)
-                if self.representation.augmented_keys:
-                    context = self.representation.augment(context, positive.detach())
-            encoded = self._encoded(tensordict, context)
-            task_context = self._task_context(tensordict, encoded)
-            work.set(keys.task_context, task_context)
-            if self.representation.uses_transition_contexts:
-                work.set(keys.transition_contexts, self._transition_contexts(encoded))
-            if self.representation.reconstructed_keys:
-                again = self.representation.reconstruct(context, task_context)
-                work.set(keys.task_context_reconstructed, self._encode(tensordict, again))
+            contexts = self.representation.contexts(encoding)
+            for name in HANDED_ON:
+                if name in contexts:
+                    work.set(getattr(keys, name), contexts[name])
             out.update(self.representation(work))
         if not self.policy_frozen:
-            out.update(self.policy(self.policy_batch(tensordict, task_context)))
+            out.update(self._policy_losses(tensordict, contexts))
         return out
+
+    def _policy_losses(self, tensordict: TensorDictBase, contexts: dict[str, Tensor]) -> TensorDictBase:
+        task_context = contexts["task_context"]
+        if self.critic_gradient == "none" or not task_context.requires_grad:
+            return self.policy(self.policy_batch(tensordict, task_context.detach()))
+        source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
+        return with_critic_gradient(
+            lambda context: self.policy(self.policy_batch(tensordict, context)), source
+        )

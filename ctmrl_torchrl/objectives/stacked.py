@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ctmrl_torchrl.objectives.meta import MetaLoss
 
-_PHASES = ("representation_frozen", "policy_frozen", "representation.warm_up", "training")
+_PHASES = ("representation_frozen", "policy_frozen", "representation.phase", "training")
 _GET_DATA = torch.Tensor.data.__get__
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.families import load_entry_point
-from ctmrl_torchrl.envs.point_robot import SPARSE_RADIUS
 from ctmrl_torchrl.evaluation.figures import (
     plot_adaptation,
     plot_context_map,
@@ -19,39 +20,59 @@ from ctmrl_torchrl.evaluation.figures import (
     plot_trajectories,
 )
 from ctmrl_torchrl.evaluation.summary import best_known
-from ctmrl_torchrl.modules.codebook import Codebook, match_codes
+from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.training.data_report import data_report, draw_data
 
 #: tasks shown in the picture of trajectories
 SHOWN_TASKS = 6
-#: parameters of robots whose observation begins with their place in the plane
-PLANE = {"goal_x", "wind_x"}
 
 
 def draw_figures(
     task_set: TaskSet,
     dataset: TaskDataset,
-    runs: dict[str, dict[str, TensorDict]],
-    summary: dict[str, Any],
-    codebook: Codebook | None,
+    runs: Mapping[str, Mapping[str, TensorDict]],
+    summary: Mapping[str, Any],
+    parts: Parts,
     run_dir: Path,
-    beginnings: dict[str, float],
+    milestones: Mapping[str, float],
 ) -> None:
-    """Write ``run_dir/figures/*.png``: data, adaptation, learning curves, contexts, paths.
+    """Write ``run_dir/figures/*.png``: data, adaptation, learning curves, contexts, and what others draw.
+
+    The environment family draws pictures of its own (:attr:`EnvFamily.figures
+    <ctmrl_torchrl.envs.EnvFamily>`), and so does each part of the method (:meth:`Part.draw
+    <ctmrl_torchrl.methods.Part.draw>`).
 
     Args:
-        task_set: whose parameters colour the map and place the goals. dataset: what was learned from.
+        task_set: whose parameters color the map and place the goals. dataset: what was learned from.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
-            :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
-        summary: the run's summary. codebook: None leaves the map out. run_dir: where ``metrics.csv`` is.
-        beginnings: updates at which parts of the training begin.
+            :class:`~ctmrl_torchrl.training.tester.MetaTester`.
+        summary: the run's summary. parts: of the method. run_dir: where ``metrics.csv`` is.
+        milestones: updates at which parts of the training begin or end.
     """
     folder = run_dir / "figures"
     folder.mkdir(exist_ok=True)
+    subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
+    draw_data(data_report(dataset), folder / "data.png")
+    _draw_learning(summary, parts, run_dir, milestones, subtitle)
+    parts.draw(Drawing(folder, runs, summary, subtitle))
+    tested = runs["test"]
+    if not tested:
+        return
+    _draw_adaptation(summary, tested, folder, subtitle)
+    protocol = "np" if "np" in tested else next(iter(tested))
+    _draw_map(
+        task_set, {split: runs[split][protocol] for split in runs}, parts.candidates(), folder, protocol
+    )
+    means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
+    for figure in task_set.family.figures:
+        load_entry_point(figure)(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
+
+
+def _draw_adaptation(
+    summary: Mapping[str, Any], tested: Mapping[str, TensorDict], folder: Path, subtitle: str
+) -> None:
     reference = summary["reference"]
     best_name, best = best_known(reference)
-    subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
-    paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
     plot_adaptation(
         {
             name: {
@@ -63,80 +84,89 @@ def draw_figures(
         },
         reference["random"],
         best,
-        paper,
+        reference["paper"].get("test", {}).get("ctmrl", {}).get("mean"),
         folder / "adaptation.png",
         subtitle=subtitle,
         best_name=best_name,
-        random_episodes=summary["random_episodes"] if "np" in runs["test"] else None,
+        random_episodes=summary["random_episodes"] if "np" in tested else None,
     )
-    draw_data(data_report(dataset), folder / "data.png")
+
+
+def _draw_learning(
+    summary: Mapping[str, Any],
+    parts: Parts,
+    run_dir: Path,
+    milestones: Mapping[str, float],
+    subtitle: str,
+) -> None:
+    best_name, best = best_known(summary["reference"])
+    candidates = parts.candidates()
     plot_learning(
         run_dir / "metrics.csv",
-        folder / "learning.png",
-        random=reference["random"],
+        run_dir / "figures" / "learning.png",
+        random=summary["reference"]["random"],
         optimum=best,
         best_name=best_name,
-        codes=None if codebook is None else codebook.num_codes,
+        codes=None if candidates is None else candidates.shape[0],
         subtitle=subtitle,
-        beginnings=beginnings,
+        milestones=milestones,
     )
-    protocol = "np" if "np" in runs["test"] else next(iter(runs["test"]))
-    if codebook is not None and codebook.codes.shape[-1] > 1:  # a map needs two dimensions
-        _draw_map(task_set, {split: runs[split][protocol] for split in runs}, codebook, folder, protocol)
-    shown = f"{subtitle}, protocol {protocol}"
-    if task_set.family.simulator == "mujoco":
-        draw_robot = load_entry_point("ctmrl_torchrl.training.robot_report:draw_robot")
-        draw_robot(task_set, runs["test"][protocol], folder, shown)
-    if PLANE & set(task_set.parameter_names):
-        means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
-        _draw_trajectories(task_set, runs["test"], means, protocol, folder, subtitle)
 
 
 def _draw_map(
-    task_set: TaskSet, runs: dict[str, TensorDict], codebook: Codebook, folder: Path, protocol: str
+    task_set: TaskSet,
+    runs: Mapping[str, TensorDict],
+    codes: Tensor | None,
+    folder: Path,
+    protocol: str,
 ) -> None:
     contexts = torch.cat([run["task_context"][:, :, -1].flatten(0, 1) for run in runs.values()]).cpu()
     tasks = torch.cat([run["task_id"].flatten() for run in runs.values()]).cpu()
-    codes = codebook.codes.detach().cpu()
+    if contexts.shape[-1] < 2 or contexts.shape[0] < 3:  # a map needs two dimensions
+        return
     names = task_set.parameter_names
-    telling = [i for i, name in enumerate(names) if name not in task_set.family.inert_parameters]
+    effective = [i for i, name in enumerate(names) if name not in task_set.family.inert_parameters]
     plot_context_map(
         contexts,
-        task_set.parameters[tasks][:, telling],
-        match_codes(contexts, codes)[1],
-        codes,
+        task_set.parameters[tasks][:, effective],
+        None if codes is None else codes.cpu(),
         folder / "context_map.png",
         is_test=torch.isin(tasks, torch.tensor(task_set.test_ids)),
-        parameter_names=[names[i] for i in telling],
+        parameter_names=[names[i] for i in effective],
         subtitle=f"{task_set.name}, contexts at the end of adaptation under protocol {protocol}",
     )
 
 
-def _draw_trajectories(
+def draw_trajectories(
     task_set: TaskSet,
-    runs: dict[str, TensorDict],
-    means: dict[str, float],
-    protocol: str,
+    runs: Mapping[str, TensorDict],
     folder: Path,
+    *,
+    protocol: str,
+    means: Mapping[str, float],
     subtitle: str,
 ) -> None:
-    """Paths before and after adaptation by ``protocol`` and, where another does better, by that too."""
+    """Paths in the plane before and after adaptation by ``protocol`` and, where another does better, by it.
+
+    Args:
+        task_set: of a family with a ``plane`` and goals.
+        runs: ``{protocol: [tasks, repeats]}``. folder: where ``trajectories.png`` goes.
+        protocol: the one that is shown first. means: mean return by protocol. subtitle: second line.
+    """
+    family, plane = task_set.family, list(task_set.family.plane)
     first = {name: run[:, 0].cpu() for name, run in runs.items()}
     tasks = first[protocol]["task_id"]
     shown = torch.linspace(0, len(tasks) - 1, min(SHOWN_TASKS, len(tasks))).long()
-    goals = task_set.parameters[tasks[shown]]
-    if "goal_x" not in task_set.parameter_names:  # the wind family: one goal for all
-        goals = torch.tensor([1.0, 0.0]).expand(len(shown), 2)
     before = "Before: random actions" if protocol == "np" else "Before: the first collected episode"
-    panels = {before: first[protocol]["first_path"][shown][..., :2]}
+    panels = {before: first[protocol]["first_path"][shown][..., plane]}
     best = max((name for name in means if name != "offline"), key=means.get, default=protocol)
     for name in dict.fromkeys((protocol, best)):
-        panels[f"After {name}, mean return {means[name]:.2f}"] = first[name]["last_path"][shown][..., :2]
+        panels[f"After {name}, mean return {means[name]:.2f}"] = first[name]["last_path"][shown][..., plane]
     plot_trajectories(
         panels,
-        goals,
+        family.goal_positions(task_set.parameters)[tasks[shown]],
         folder / "trajectories.png",
-        goal_radius=SPARSE_RADIUS if task_set.name.startswith("sparse") else None,
+        goal_radius=family.goal_radius,
         labels=[f"task {task}" for task in tasks[shown].tolist()],
         subtitle=subtitle,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,24 @@ SPEED_TASKS = 5
 TITLES = ("Before: the first collected episode", "After adaptation")
 
 
-def draw_robot(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
+def draw_robot(
+    task_set: TaskSet,
+    runs: Mapping[str, TensorDict],
+    folder: Path,
+    *,
+    protocol: str,
+    means: Mapping[str, float],
+    subtitle: str,
+) -> None:
     """Write ``folder/film.png`` (where this machine can draw) and, if tasks are speeds, ``folder/speed.png``.
 
     Args:
-        task_set: of a MuJoCo family. run: one protocol's ``[tasks, repeats]``, see
-            :class:`~ctmrl_torchrl.training.meta_test.MetaTester`.
-        folder: where the pictures go. subtitle: their second line.
+        task_set: of a MuJoCo family. runs: ``{protocol: [tasks, repeats]}``, see
+            :class:`~ctmrl_torchrl.training.tester.MetaTester`.
+        folder: where the pictures go. protocol: the one that is shown. means: mean return by protocol.
+        subtitle: their second line.
     """
+    run, subtitle = runs[protocol], f"{subtitle}, protocol {protocol}"
     if task_set.parameter_names == ("velocity",):
         _draw_speed(task_set, run, folder, subtitle)
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import find_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
-from ctmrl_torchrl.training.validate import ConfigError
 
 
 def check_writable(name: str, folder: Path) -> None:

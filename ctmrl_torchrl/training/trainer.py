@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
-from torchrl.objectives.utils import TargetNetUpdater
 from tqdm.auto import tqdm
 
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
+from ctmrl_torchrl.methods.parts import Parts
 from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -24,14 +26,7 @@ from ctmrl_torchrl.training.checkpoint import (
     save_checkpoint,
 )
 from ctmrl_torchrl.training.metrics import MetricsLog
-from ctmrl_torchrl.training.schedule import total_loss
-
-
-class ScheduleHook(Protocol):
-    """Something that acts before every update, given its number."""
-
-    def before_update(self, update: int) -> None:
-        """Called with the number of the coming update, from 0."""
+from ctmrl_torchrl.training.schedule import PhaseSchedule, total_loss
 
 
 class MetaTrainer:
@@ -40,13 +35,13 @@ class MetaTrainer:
     Args:
         loss (MetaLoss): encoder, representation loss and policy loss.
         buffer (MetaReplayBuffer): its ``sample()`` is a meta-batch.
-        optimiser (torch.optim.Optimizer): over the loss's parameters.
-        target_updater (TargetNetUpdater): e.g. ``SoftUpdate(loss.policy, tau=0.005)``.
+        optimizer (torch.optim.Optimizer): over the loss's parameters.
+        target_update (TargetUpdate): e.g. ``SoftUpdate(loss.policy, tau=0.005)``.
 
     Keyword Args:
         updates (int): in all.
-        hooks (iterable of ScheduleHook): called before every update, in order; those with a ``state_dict``
-            are part of checkpoints.
+        schedule (PhaseSchedule, optional): sets rates and phase before every update.
+        parts (Parts): what the method does around an update; their states are in checkpoints.
         evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every``
             updates and after the last.
         metrics (MetricsLog, optional): where numbers go. checkpoint_path (Path, optional): where state goes.
@@ -64,11 +59,12 @@ class MetaTrainer:
         self,
         loss: MetaLoss,
         buffer: MetaReplayBuffer,
-        optimiser: torch.optim.Optimizer,
-        target_updater: TargetNetUpdater,
+        optimizer: torch.optim.Optimizer,
+        target_update: TargetUpdate,
         *,
         updates: int,
-        hooks: Iterable[ScheduleHook] = (),
+        schedule: PhaseSchedule | None = None,
+        parts: Parts | None = None,
         evaluate: Callable[[int], dict[str, float]] | None = None,
         metrics: MetricsLog | None = None,
         checkpoint_path: Path | None = None,
@@ -82,10 +78,11 @@ class MetaTrainer:
     ) -> None:
         self.loss = loss
         self.buffer = buffer
-        self.optimiser = optimiser
-        self.target_updater = target_updater
+        self.optimizer = optimizer
+        self.target_update = target_update
         self.updates = updates
-        self.hooks = list(hooks)
+        self.schedule = schedule
+        self.parts = Parts([]) if parts is None else parts
         self.evaluate = evaluate
         self.metrics = metrics
         self.checkpoint_path = checkpoint_path
@@ -106,17 +103,17 @@ class MetaTrainer:
         """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
         with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile else nullcontext():
             losses = self._differentiate(batch)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         if not self.loss.policy_frozen:
-            self.target_updater.step()
+            self.target_update.step()
         return losses
 
     def _gradients(self, batch: TensorDictBase) -> TensorDictBase:
         """Losses of a batch, detached; their gradients are left in the parameters."""
         losses = self.loss(batch)
         total = total_loss(losses)
-        if total.requires_grad:  # not so when every weight of the phase is 0
+        if isinstance(total, Tensor) and total.requires_grad:  # not so when every weight of the phase is 0
             total.backward()
         return losses.detach()
 
@@ -135,8 +132,9 @@ class MetaTrainer:
         self.save()
 
     def begin(self) -> None:
-        """Start the clock; put the loss into training mode."""
+        """Start the clock, let the parts prepare, put the loss into training mode."""
         self._start = time.perf_counter()
+        self.parts.prepare(self.save)
         self.loss.train()
 
     def progress_bar(self) -> tqdm:
@@ -151,16 +149,31 @@ class MetaTrainer:
 
     def next_batch(self) -> TensorDictBase:
         """What the coming update learns from, once the schedule has been moved on to it."""
-        for hook in self.hooks:
-            hook.before_update(self.update_count)
+        if self.schedule is not None:
+            self.schedule.before_update(self.update_count)
+        if hasattr(self.loss.policy, "before_update"):  # a policy loss with a rhythm of its own
+            self.loss.policy.before_update(self.update_count)
+        self.parts.before_update(self.update_count)
         self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
-        self.buffer.only = self.loss.in_keys
+        self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
         batch = self.buffer.sample()
-        return batch if self.device in (None, batch.device) else batch.to(self.device, non_blocking=True)
+        if self.device not in (None, batch.device):
+            batch = batch.to(self.device, non_blocking=True)
+        batch = self.parts.batch(batch)
+        self.parts.inner_steps(batch, lambda: self._contexts(batch))
+        return batch
+
+    @torch.no_grad()
+    def _contexts(self, batch: TensorDictBase) -> TensorDictBase:
+        """Contexts of a meta-batch without gradient, for the parts' inner steps."""
+        encoding = self.loss.encoding(batch)
+        contexts = encoding(encoding.draw("context")).entries()
+        return TensorDict(contexts, batch_size=batch.batch_size[:1])
 
     def record(self, losses: TensorDictBase, bar: tqdm) -> None:
         """Count an update that has been made; log, meta-test and checkpoint where it is time."""
         self._recent.append(losses)
+        self.parts.after_update(self.update_count)
         self.update_count += 1
         if self._due(self.log_every) or self.update_count == self.updates:
             self._log_losses()
@@ -180,17 +193,20 @@ class MetaTrainer:
         for name in names:
             recent = [losses.get(name, None) for losses in self._recent]
             value = torch.stack([value.float() for value in recent if value is not None])
-            values[f"{_metric_group(name)}/{name}"] = value.mean().item()
+            values[f"{self._metric_group(name)}/{name}"] = value.mean().item()
         self._require_finite({name: math.isfinite(value) for name, value in values.items()})
         return values
+
+    def _metric_group(self, name: str) -> str:
+        return "loss" if name.startswith("loss_") else self.parts.metric_groups.get(name, "diagnostics")
 
     def _require_finite(self, finite: dict[str, bool]) -> None:
         broken = [name for name, fine in finite.items() if not fine]
         if broken:
             raise FloatingPointError(
                 f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last "
-                "checkpoint, if there is one, is from before; lower optimiser.policy_rate or "
-                "optimiser.representation_rate."
+                "checkpoint, if there is one, is from before; lower optimizer.policy_rate or "
+                "optimizer.representation_rate."
             )
 
     def _log_losses(self) -> None:
@@ -212,8 +228,8 @@ class MetaTrainer:
         return {
             "update": self.update_count,
             "loss": self.loss.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "hooks": [hook.state_dict() if hasattr(hook, "state_dict") else {} for hook in self.hooks],
+            "optimizer": self.optimizer.state_dict(),
+            "parts": self.parts.state_dict(),
             "sampling": self.buffer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -225,10 +241,8 @@ class MetaTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self.loss.load_state_dict(state["loss"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
-            if hasattr(hook, "load_state_dict"):
-                hook.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.is_available() and state.get("cuda_rng"):
@@ -274,9 +288,3 @@ class MetaTrainer:
             )
         torchrl_logger.info(f"resumed from {file} at update {self.update_count}")
         return file
-
-
-def _metric_group(name: str) -> str:
-    if name.startswith("loss_"):
-        return "loss"
-    return "codebook" if name in ("perplexity", "dead_codes") else "diagnostics"

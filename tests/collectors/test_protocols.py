@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 from hand_made_agents import Counts, GoalFinder, MarkedActor, Walker, make_collector, walk_return
 
 from ctmrl_torchrl.collectors import (
-    CodesProtocol,
+    CandidatesProtocol,
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
@@ -13,13 +14,12 @@ from ctmrl_torchrl.collectors import (
 )
 from ctmrl_torchrl.collectors.selection import best_episodes
 from ctmrl_torchrl.envs import make_task_set
-from ctmrl_torchrl.training.meta_test import PROTOCOL_NAMES
 
 CODES = torch.tensor([[-0.5, 0.5], [0.9, 0.1], [0.0, 1.0], [-1.0, 0.0]])
 TASKS = (2, 6, 11)
 
 
-class Recording(CodesProtocol):
+class Recording(CandidatesProtocol):
     """Keeps what was played and what it brought."""
 
     def reset(self, run):
@@ -90,7 +90,7 @@ def test_best_episodes_are_each_rows_own():
 
 
 def test_a_protocol_can_be_run_twice():
-    protocol = CodesProtocol(CODES, episodes=6)
+    protocol = CandidatesProtocol(CODES, episodes=6)
     collector = make_collector(GoalFinder(), Walker(), TASKS)
     first, again = collector.run(protocol), collector.run(protocol)
     assert torch.equal(first["returns"], again["returns"])
@@ -99,8 +99,14 @@ def test_a_protocol_can_be_run_twice():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CodesProtocol(CODES, episodes=4), "each of 4 codes once needs more than 4 episodes"),
-        (lambda: CodesProtocol(CODES, episodes=9, share=0.0), "CodesProtocol: share=0.0 must lie between"),
+        (
+            lambda: CandidatesProtocol(CODES, episodes=4),
+            "each of 4 candidates once needs more than 4 episodes",
+        ),
+        (
+            lambda: CandidatesProtocol(CODES, episodes=9, share=0.0),
+            "CandidatesProtocol: share=0.0 must lie between",
+        ),
         (lambda: OnlineProtocol(0), "OnlineProtocol: episodes=0"),
         (lambda: OfflineProtocol(-1), "OfflineProtocol: episodes=-1"),
         (lambda: NonPriorProtocol(5, 0), "random_episodes=0 must be at least 1"),
@@ -114,7 +120,7 @@ def test_wrong_budgets_are_clear_errors(make, message):
 
 
 def test_names_are_those_of_the_configuration():
-    protocols = (OfflineProtocol, OnlineProtocol, NonPriorProtocol, RefineProtocol, CodesProtocol)
+    protocols = (OfflineProtocol, OnlineProtocol, NonPriorProtocol, RefineProtocol, CandidatesProtocol)
     assert tuple(cls.name for cls in protocols) == PROTOCOL_NAMES
 
 
@@ -167,6 +173,6 @@ def test_the_shifts_of_refining_are_those_of_random_subsets():
 def test_every_row_draws_shifts_of_its_own():
     """Repeats of a task on a deterministic environment are otherwise one and the same trial."""
     codes = torch.tensor([[0.9, 0.1], [-0.9, 0.1], [0.1, 0.9]])
-    run = make_collector(Wrong(), Walker(), (2,) * 8).run(CodesProtocol(codes, episodes=12), seed=0)
+    run = make_collector(Wrong(), Walker(), (2,) * 8).run(CandidatesProtocol(codes, episodes=12), seed=0)
     assert (run["returns"][:, :4] == run["returns"][:1, :4]).all()  # the codes are the same for all
     assert run["task_context"][:, -1].unique(dim=0).shape[0] > 1

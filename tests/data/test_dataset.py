@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from synthetic_data import even, make_dataset, make_manifest, make_transitions
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, layout
-from ctmrl_torchrl.data import dataset as dataset_module
+from ctmrl_torchrl.data import statistics as statistics_module
 
 UNEVEN = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
 
@@ -60,7 +60,7 @@ def test_statistics_and_checks_do_not_depend_on_the_blocks_that_are_read(monkeyp
     transitions = make_transitions(UNEVEN, 4)
     expected = make_dataset(UNEVEN).statistics()
     small = functools.partial(layout.row_blocks, size=3)
-    monkeypatch.setattr(dataset_module, "row_blocks", small)
+    monkeypatch.setattr(statistics_module, "row_blocks", small)
     monkeypatch.setattr(layout, "row_blocks", small)
     for key, moments in make_dataset(UNEVEN).statistics().items():
         for found, value in zip(moments, expected[key], strict=True):
@@ -127,7 +127,9 @@ def test_unknown_verify_is_refused(tmp_path):
 def test_errors_on_loading_name_the_folder_and_the_cure(tmp_path):
     path = make_dataset(UNEVEN).save(tmp_path / "data")
     TaskDataset.load(path).transitions["action"][7, 0] = 3.0  # in place: changes the file
-    with pytest.raises(DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*Delete the folder"):
+    with pytest.raises(
+        DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*restore them from a copy"
+    ):
         TaskDataset.load(path)
 
 
@@ -137,3 +139,29 @@ def test_counts_that_do_not_fit_are_found(tmp_path):
     file.write_text(file.read_text().replace('"trajectories": 60', '"trajectories": 59'))
     with pytest.raises(DatasetError, match="manifest counts .*59"):
         TaskDataset.load(path)
+
+
+def test_spreads_are_judged_relative_to_the_numbers():
+    """Rewards in small units vary; the steps of a clock, which differ by rounding alone, do not."""
+    transitions = make_transitions(even(), 4)
+    transitions["next", "reward"] *= 1e-9
+    seconds = (torch.arange(len(transitions) + 1, dtype=torch.float64) * 0.05 + 1000).float()
+    transitions["observation"][:, 0], transitions["next", "observation"][:, 0] = seconds[:-1], seconds[1:]
+    statistics = TaskDataset.from_tensordict(transitions, make_manifest(even(), 4)).statistics()
+    assert statistics["next", "reward"][1].item() == pytest.approx(1e-9 * 1.25**0.5, rel=1e-3)
+    mean, spread = statistics["observation_change"]
+    assert mean[0].item() == pytest.approx(0.05, rel=1e-3)
+    assert spread[0] == 0
+    assert statistics["observation"][1][0].item() == pytest.approx(240 * 0.05 / 12**0.5, rel=1e-2)
+
+
+def test_sizes_say_what_a_problem_needs():
+    dataset = TaskDataset.from_tensordict(
+        make_transitions(UNEVEN, 4, sparse=True), make_manifest(UNEVEN, 4, discount=0.9)
+    )
+    sizes = dataset.sizes()
+    assert (sizes.observation_dim, sizes.action_dim, sizes.horizon, sizes.discount) == (2, 2, 4, 0.9)
+    assert sizes.reward_keys == (("next", "reward"), ("next", "sparse_reward"))
+    assert sizes.return_key == ("next", "sparse_reward")
+    assert make_dataset(UNEVEN).sizes().return_key == ("next", "reward")
+    assert make_dataset(UNEVEN).sizes().discount is None

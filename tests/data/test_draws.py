@@ -158,7 +158,10 @@ def test_contexts_outside_of_training():
     ("fields", "message"),
     [
         ({"kind": "bags"}, "kind must be"),
-        ({"length": 0}, "length must be at least 1"),
+        ({"length": 0}, "length must be a whole number of at least 1"),
+        ({"length": 2.5}, "length must be a whole number"),
+        ({"near_random_snapshots": True}, "near_random_snapshots must be a whole number"),
+        ({"near_random_fraction": float("nan")}, "near_random_fraction must be"),
         ({"trajectories": (0, 3)}, "trajectories must be"),
         ({"trajectories": (3, 2)}, "trajectories must be"),
         ({"trajectories": None}, "trajectories must be"),

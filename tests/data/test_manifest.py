@@ -7,7 +7,8 @@ import torch
 from synthetic_data import even, make_manifest, make_transitions
 
 from ctmrl_torchrl.data import DatasetError, DatasetManifest
-from ctmrl_torchrl.data.manifest import describe_keys, folder_checksums, library_versions, parse_dtype
+from ctmrl_torchrl.data.keys import describe_keys, parse_dtype
+from ctmrl_torchrl.data.manifest import folder_checksums, library_versions
 
 
 def tasks_with(parameters):
@@ -43,6 +44,21 @@ def test_versions_name_the_packages_that_shape_the_data():
         ({"snapshots": [{"step": 1}]}, 'integer "id"'),
         ({"snapshots": [{"id": 1}, {"id": 1}]}, 'integer "id" of its own'),
         ({"surprise": 1}, "unknown fields surprise"),
+        ({"snapshots": [{"id": True}]}, 'integer "id"'),
+        (
+            {"snapshots": [{"id": 0, "step": "late"}]},
+            r"snapshots\[0\].step is 'late', expected a whole number",
+        ),
+        ({"snapshots": [{"id": 0, "task_returns": ["x"]}]}, r"snapshots\[0\].task_returns"),
+        ({"oracle": {"train": "good"}}, "oracle.train is 'good', expected a number or null"),
+        ({"discount": 1.5}, "discount must be from 0 to 1"),
+        ({"discount": "0.9"}, "discount must be a number"),
+        ({"horizon": 2**40}, "horizon must be at least 1 and at most"),
+        ({"folder": "../elsewhere"}, "folder is '../elsewhere'"),
+        ({"seeds": {"a": 2**64}}, "seeds.a is beyond"),
+        ({"counts": {"transitions": 1.5}}, "counts.transitions is 1.5"),
+        ({"keys": {"a": [[2], 3]}}, r"keys.a is \[\[2\], 3\]"),
+        ({"checksums": {"a": 1}}, "checksums.a is 1"),
     ],
 )
 def test_wrong_fields_are_named(change, message):
@@ -95,3 +111,56 @@ def test_checksums_are_of_the_content(tmp_path):
     (tmp_path / "next" / "a").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert folder_checksums(tmp_path) == {"next/a": digest}
+
+
+def test_numpy_numbers_become_plain_and_come_back_equal():
+    import numpy as np
+
+    manifest = make_manifest(
+        even(),
+        4,
+        seeds={"data": np.int64(3)},
+        recipe={"means": np.ones(2), "shape": (1, 2)},
+        discount=np.float64(0.9),
+    )
+    assert manifest.seeds == {"data": 3} and type(manifest.seeds["data"]) is int
+    assert manifest.recipe == {"means": [1.0, 1.0], "shape": [1, 2]}
+    assert DatasetManifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"a": {1: "x"}}, r"recipe.a has the key 1 \(int\); keys must be texts"),
+        ({"a": [object]}, r"recipe.a\[0\] is type"),
+        ({"a": float("inf")}, "recipe.a is inf, which cannot be written"),
+        ({"a": "\ud800"}, "recipe.a is .* not valid text"),
+    ],
+)
+def test_what_json_would_change_is_refused_at_once(recipe, message):
+    with pytest.raises(DatasetError, match=message):
+        make_manifest(even(), 4, recipe=recipe)
+
+
+def test_nesting_without_end_is_refused():
+    circle: dict = {}
+    circle["again"] = circle
+    with pytest.raises(DatasetError, match="nested more than 50 levels deep"):
+        make_manifest(even(), 4, recipe=circle)
+    with pytest.raises(DatasetError, match="nested too deeply"):
+        DatasetManifest.from_json("[" * 100000)
+
+
+def test_versions_name_the_processor():
+    versions = library_versions()
+    assert (
+        versions["processor"] and versions["torch_cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    )
+
+
+def test_the_digest_is_of_every_field_but_itself():
+    manifest = make_manifest(even(), 4)
+    assert manifest.replace(checksums={"manifest.json": "x"}).digest() == manifest.digest()
+    assert manifest.replace(checksums={"action.memmap": "x"}).digest() != manifest.digest()
+    assert manifest.replace(discount=0.5).digest() != manifest.digest()
+    assert manifest.replace(seeds={"data": 1}).digest() != manifest.digest()

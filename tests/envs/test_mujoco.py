@@ -11,16 +11,14 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from tensordict import TensorDict
-from torchrl.envs.utils import check_env_specs
 
 from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
 from ctmrl_torchrl.envs import get_family, make_env, make_task_set
 from ctmrl_torchrl.envs.mujoco.engine import BatchEngine, RolloutEngine, make_engine
 from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS, HalfCheetah
-from ctmrl_torchrl.envs.task_parameters import RANDOMISED_FIELDS, log_multipliers, multiplier_sizes
+from ctmrl_torchrl.envs.task_parameters import RANDOMIZED_FIELDS, log_multipliers, multiplier_sizes
 
 NAMES = tuple(ROBOTS)
 BODIES = [name for name in NAMES if ROBOTS[name].task_is_body]
@@ -107,7 +105,7 @@ def test_bodies_are_multiples_of_the_nominal_one(name):
 @pytest.mark.parametrize("name", BODIES)
 def test_inert_parameters_are_those_of_elements_that_are_zero(name):
     model, family = nominal(name), get_family(name)
-    fields = [np.asarray(getattr(model, field)).flatten() for field in RANDOMISED_FIELDS]
+    fields = [np.asarray(getattr(model, field)).flatten() for field in RANDOMIZED_FIELDS]
     zero = np.concatenate(fields) == 0
     named = [parameter in family.inert_parameters for parameter in family.parameter_names]
     # no joint but the root's is undamped, and frictions are all positive
@@ -182,12 +180,6 @@ def test_falls_by_hand():
     heights = np.zeros((4, 9))
     heights[:, 1] = [0.79, 0.81, 1.99, 2.01]
     assert walker.fallen(heights, np.zeros((4, 9))).tolist() == [True, False, False, True]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_environments_pass_both_checks(name):
-    check_env_specs(make_env(name, [0, 3, 3], seed=0))
-    check_env(gymnasium.make(get_family(name).gymnasium_id, task=1).unwrapped)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +269,7 @@ def test_random_returns():
 
 @pytest.mark.parametrize("threads", [0, 1.5, True])
 def test_threads_are_a_whole_number(threads):
-    with pytest.raises(ValueError, match="threads is a whole number of at least 1"):
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
         make_env("half_cheetah_vel", [0], threads=threads)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ctmrl_torchrl.envs import ENV_NAMES, TaskSet, make_env, make_task_set, optimal_returns, sparse_reward
+from ctmrl_torchrl.envs import TaskSet, family_names, make_env, make_task_set, optimal_returns, sparse_reward
 from ctmrl_torchrl.envs.point_robot import goals_and_winds, optimal_positions
 
 OPTIMA = [
@@ -56,7 +56,7 @@ def optimal_actions(task_set):
 
 
 @pytest.mark.parametrize("preset", ["repo", "paper"])
-@pytest.mark.parametrize("name", ENV_NAMES[:3])
+@pytest.mark.parametrize("name", family_names()[:3])
 def test_the_saturated_projection_controller_attains_the_optimum(name, preset):
     tasks = make_task_set(name, preset)
     actions = optimal_actions(tasks)
@@ -65,13 +65,13 @@ def test_the_saturated_projection_controller_attains_the_optimum(name, preset):
     torch.testing.assert_close(returns, optimal_returns(tasks), atol=2e-5, rtol=0)
 
 
-_TASKS = {name: make_task_set(name) for name in ENV_NAMES[:3]}
-_ENVS = {name: make_env(name) for name in ENV_NAMES[:3]}
+_TASKS = {name: make_task_set(name) for name in family_names()[:3]}
+_ENVS = {name: make_env(name) for name in family_names()[:3]}
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    name=st.sampled_from(ENV_NAMES[:3]),
+    name=st.sampled_from(family_names()[:3]),
     blend=st.floats(0.0, 1.0),
     noise=arrays("float32", (20, 2), elements=st.floats(-1.5, 1.5, width=32)),
 )
@@ -137,5 +137,5 @@ def test_families_without_optimum_say_so():
 def test_goals_and_winds_need_a_point_robot():
     tasks = make_task_set("point_robot")
     family = replace(tasks.family, parameter_names=("mass", "length"))
-    with pytest.raises(ValueError, match="no point robot"):
+    with pytest.raises(ValueError, match="not a point-robot family"):
         goals_and_winds(TaskSet(family, "repo", tasks.parameters, tasks.train_ids, tasks.test_ids))

@@ -9,9 +9,9 @@ from torchrl.collectors import Collector
 from torchrl.envs import RewardSum, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
-from ctmrl_torchrl.envs import ENV_NAMES, make_env, make_task_set
+from ctmrl_torchrl.envs import family_names, make_env, make_task_set
 
-NAMES = ENV_NAMES[:3]
+NAMES = family_names()[:3]
 
 
 def step(env, action):
@@ -190,7 +190,7 @@ def test_errors_name_the_task_and_the_range():
 
 
 def test_other_errors():
-    with pytest.raises(ValueError, match="must agree"):
+    with pytest.raises(ValueError, match="must be of one family"):
         make_env("point_robot", task_set=make_task_set("point_robot_wind"))
     with pytest.raises(ValueError, match="horizon"):
         make_env("point_robot", horizon=0)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from ctmrl_torchrl.envs import ENV_NAMES, TaskSet, gap_split, get_family, make_task_set, register_family
-from ctmrl_torchrl.envs.families import load_entry_point
+from ctmrl_torchrl.envs import TaskSet, gap_split, get_family, make_task_set, register_family
 
 
 @pytest.mark.parametrize(
@@ -20,10 +21,23 @@ def test_gap_split_indices(num_train, num_test, first, second, last):
     assert sorted(train + test) == list(range(num_train + num_test))
 
 
-@pytest.mark.parametrize(("num_train", "num_test"), [(31, 10), (0, 10), (10, 0), (-4, 2), (5, 10)])
-def test_gap_split_rejects_counts_it_cannot_spread(num_train, num_test):
+@pytest.mark.parametrize(("num_train", "num_test"), [(0, 10), (10, 0), (-4, 2), (3.5, 1), (True, 1)])
+def test_gap_split_needs_positive_counts(num_train, num_test):
     with pytest.raises(ValueError, match=f"num_train={num_train}, num_test={num_test}"):
         gap_split(num_train, num_test)
+
+
+@pytest.mark.parametrize("num_test", range(1, 12))
+@pytest.mark.parametrize("num_train", range(1, 12))
+def test_gap_split_spreads_any_counts_evenly(num_train, num_test):
+    train, test = gap_split(num_train, num_test)
+    assert len(train) == num_train and len(test) == num_test
+    assert sorted(train + test) == list(range(num_train + num_test))
+    # every test task is the one in the middle of its stretch of equal length
+    stretch = (num_train + num_test) / num_test
+    for index, task in enumerate(test):
+        assert index * stretch <= task + 0.5 <= (index + 1) * stretch
+        assert abs(task + 0.5 - (index + 0.5) * stretch) <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -76,21 +90,114 @@ def test_counts_can_be_overridden():
     assert make_task_set("point_robot", num_train=30).preset == "repo"
 
 
-def test_ids_are_whole_numbers_of_the_set():
-    tasks = make_task_set("point_robot", num_train=4, num_test=2)
-    assert tasks.validate_ids(torch.tensor([5, 0])) == (5, 0)
-    with pytest.raises(ValueError, match=r"whole numbers, got 1\.5"):
-        tasks.validate_ids([1, 1.5])
-    with pytest.raises(ValueError, match="Task id 6 is not in the 'point_robot' task set"):
-        tasks.validate_ids([6])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (5, 0),
+        [5.0, 0],
+        torch.tensor([5, 0]),
+        torch.tensor([5.0, 0.0]),
+        [torch.tensor(5), 0],
+        np.array([5, 0]),
+        (np.int64(5), np.uint8(0)),
+        iter([5, 0]),
+    ],
+)
+def test_ids_are_taken_in_any_form(ids):
+    ids = make_task_set("point_robot", num_train=4, num_test=2).validate_ids(ids)
+    assert ids == (5, 0) and [type(task) for task in ids] == [int, int]
 
 
-@pytest.mark.parametrize("name", ENV_NAMES)
-def test_json_round_trip(name):
-    tasks = make_task_set(name, num_train=6, num_test=2)
-    again = TaskSet.from_dict(json.loads(json.dumps(tasks.to_dict())))
-    assert torch.equal(again.parameters, tasks.parameters)
-    assert again.to_dict() == tasks.to_dict() and again.family is tasks.family
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 1.5], r"whole numbers, got 1\.5"),
+        ([float("nan"), float("inf")], "whole numbers, got nan, inf"),
+        ([True], "whole numbers, got True"),
+        ([np.True_], "whole numbers, got True"),
+        (torch.tensor([True, False]), "whole numbers, got True, False"),
+        (["1"], "whole numbers, got '1'"),
+        ("12", "must be a sequence of whole numbers, got '12'"),
+        (3, "must be a sequence of whole numbers, got 3"),
+        (torch.tensor([[1, 2]]), r"one dimension, got the shape \[1, 2\]"),
+        (torch.tensor(1), r"one dimension, got the shape \[\]"),
+        ([6], "Task id 6 is not in the 'point_robot' task set .*0 to 5"),
+        ([-1], "Task id -1"),
+    ],
+)
+def test_ids_are_whole_numbers_of_the_set(ids, message):
+    with pytest.raises(ValueError, match=message):
+        make_task_set("point_robot", num_train=4, num_test=2).validate_ids(ids)
+
+
+GOALS = make_task_set("point_robot", num_train=4, num_test=2).parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "train", "test", "message"),
+    [
+        (GOALS, (0, 1, 2), (), "test_ids .*empty"),
+        (GOALS, (), (0, 1), "train_ids .*empty"),
+        (GOALS[:1], (0,), (), "test_ids .*empty"),
+        (GOALS[:0], (), (), "train_ids .*empty"),
+        (GOALS, (0, 0, 1), (2,), r"train_ids .*tasks \[0\] more than once"),
+        (GOALS, (0, 1), (1, 2), r"Tasks \[1\] are in both"),
+        (GOALS, (0, 6), (1,), "Task id 6 .*0 to 5"),
+        (GOALS, (0, 0.5), (1,), r"whole numbers, got 0\.5"),
+        (GOALS * float("nan"), (0, 1), (2,), "goal_x=nan for task 0 and 11 more"),
+        (GOALS / torch.tensor([1, 0]), (0, 1), (2,), "must be finite"),
+        ([[1.0, float("inf")]] * 2, (0,), (1,), "goal_y=inf for task 0"),
+        (GOALS[:, :1], (0,), (1,), r"shape \[tasks, 2\] \(goal_x, goal_y\), got \[6, 1\]"),
+        (GOALS[0], (0,), (1,), r"got \[2\]"),
+        ([[1.0, 2.0], [1.0]], (0,), (1,), "must be numbers"),
+        ([["a", "b"]], (0,), (1,), "must be numbers"),
+    ],
+)
+def test_a_task_set_is_checked_when_it_is_made(parameters, train, test, message):
+    with pytest.raises(ValueError, match=message):
+        TaskSet(get_family("point_robot"), "mine", parameters, train, test)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (torch.arange(4), torch.tensor([5, 4])),
+        (np.arange(4), np.array([4, 5])),
+        (tuple(np.arange(4)), tuple(np.arange(4, 6))),
+        (range(3, -1, -1), [4, 5]),
+    ],
+)
+def test_splits_are_stored_as_plain_increasing_integers(train, test):
+    tasks = TaskSet(get_family("point_robot"), "mine", GOALS.float().numpy(), train, test)
+    assert (tasks.train_ids, tasks.test_ids) == ((0, 1, 2, 3), (4, 5))
+    assert {type(task) for task in tasks.train_ids + tasks.test_ids} == {int}
+    assert tasks.parameters.dtype == torch.float64
+    assert TaskSet.from_dict(json.loads(json.dumps(tasks.to_dict()))).to_dict() == tasks.to_dict()
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e9])
+def test_standardized_parameters_do_not_depend_on_the_unit(unit):
+    tasks = make_task_set("point_robot")
+    scaled = replace(tasks, parameters=tasks.parameters * unit).standardized_parameters()
+    torch.testing.assert_close(scaled, tasks.standardized_parameters())
+    training = scaled[list(tasks.train_ids)]
+    torch.testing.assert_close(training.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(training.std(0), torch.ones(2))
+
+
+def test_what_all_training_tasks_share_is_only_centered():
+    parameters = torch.stack((torch.linspace(0, 1, 6), torch.full((6,), 0.1)), -1)
+    parameters[5, 1] = 0.3
+    tasks = TaskSet(get_family("point_robot"), "mine", parameters, range(5), [5])
+    assert tasks.standardized_parameters()[:, 1].tolist() == pytest.approx([0, 0, 0, 0, 0, 0.2], abs=1e-6)
+    alone = TaskSet(get_family("point_robot"), "mine", parameters, [0], [5])
+    assert alone.standardized_parameters()[5].tolist() == pytest.approx([1.0, 0.2])
+
+
+def test_a_task_in_words():
+    assert make_task_set("point_robot").describe(39) == "task 39 (goal_x=-1, goal_y=1.22465e-16)"
+    words = make_task_set("hopper_rand_params").describe(3)
+    assert words.startswith("task 3 (log_body_mass_0=") and words.endswith(", and 37 more)")
 
 
 def test_from_dict_names_what_is_wrong():
@@ -117,17 +224,14 @@ def test_unknown_names_list_the_known_ones():
 def test_families_know_their_context_and_reward():
     assert get_family("point_robot_wind").context_next_observation
     assert not get_family("point_robot").context_next_observation
-    assert [get_family(name).codes for name in ENV_NAMES[:3]] == [8, 8, 4]
+    assert get_family("point_robot_wind").return_key == ("next", "reward")
     assert get_family("sparse_point_robot").return_key == ("next", "sparse_reward")
 
 
-@pytest.mark.parametrize("name", ENV_NAMES)
-def test_entry_points_exist(name):
-    family = get_family(name)
-    for entry in filter(None, (family.env_builder, family.gymnasium_class, family.optimum)):
-        assert callable(load_entry_point(entry))
-
-
 def test_a_name_is_registered_once():
-    with pytest.raises(ValueError, match="already registered"):
-        register_family(get_family("point_robot"))
+    family = get_family("point_robot")
+    assert register_family(family) is family
+    with pytest.raises(ValueError, match="registered already"):
+        register_family(replace(family, horizon=5))
+    with pytest.raises(ValueError, match="gymnasium id 'ctmrl/PointRobot-v0' belongs to .*'point_robot'"):
+        register_family(replace(family, name="mine"))

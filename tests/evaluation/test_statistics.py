@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctmrl_torchrl.evaluation import aggregate_seeds, bootstrap_interval
+from ctmrl_torchrl.evaluation import bootstrap_interval
 
 
 def test_one_value_and_constant_values_give_width_zero():
@@ -68,38 +68,3 @@ def test_bad_values(values, message):
 def test_bad_confidence():
     with pytest.raises(ValueError, match="confidence"):
         bootstrap_interval([1.0, 2.0], confidence=95)
-
-
-def run(seed: int, final: float, episodes: int = 3, **setting: str) -> dict:
-    result = {"mean": final, "per_episode": [final - 2, final - 1, final][:episodes]}
-    base = {"env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "cpu", "seed": seed}
-    return {**base, "returns": {"test": {"np": result}}, **setting}
-
-
-def test_aggregate_seeds():
-    table = aggregate_seeds([run(0, -4.0), run(2, -5.0), run(1, -6.0)])
-    result = table["returns"]["test"]["np"]
-    assert table["seeds"] == [0, 2, 1] and table["env"] == "point_robot"
-    assert result["mean"] == -5.0 and result["per_seed"] == [-4.0, -5.0, -6.0]
-    assert result["per_episode"] == [-7.0, -6.0, -5.0]
-    assert result["ci95"] == list(bootstrap_interval([-4.0, -5.0, -6.0]))
-    lows, highs = result["per_episode_ci95"]
-    assert all(low < mean < high for low, mean, high in zip(lows, result["per_episode"], highs, strict=True))
-
-
-def test_aggregate_one_seed_has_no_width():
-    assert aggregate_seeds([run(0, -4.0)])["returns"]["test"]["np"]["ci95"] == [-4.0, -4.0]
-
-
-@pytest.mark.parametrize(
-    ("summaries", "message"),
-    [
-        ([], "at least one"),
-        ([run(0, -4.0), run(0, -5.0)], "more than once"),
-        ([run(0, -4.0), run(1, -5.0, method="focal")], "'method'.*ctmrl.*focal"),
-        ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
-    ],
-)
-def test_aggregate_errors(summaries, message):
-    with pytest.raises(ValueError, match=message):
-        aggregate_seeds(summaries)

@@ -133,7 +133,7 @@ def test_the_configuration_takes_features_and_statistics_from_the_problem(with_n
     sizes = {"observation": 2, "action": 3, reward: 1, ("next", "observation"): 2}
     statistics = {key: (torch.full((n,), 2.0), torch.full((n,), 4.0)) for key, n in sizes.items()}
     statistics["observation_change"] = torch.full((2,), 1.0), torch.full((2,), 0.5)
-    problem = Problem(2, 3, 0.9, 8, reward, with_next, statistics)
+    problem = Problem(2, 3, 0.9, reward, with_next, statistics)
     encoder = EncoderConfig(context_dim=5, hidden=[7]).build(problem)
     expected = [("context", "observation"), ("context", "action"), ("context", *reward)]
     expected += [("context", "next", "observation")] if with_next else []

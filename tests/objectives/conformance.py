@@ -109,6 +109,7 @@ class Case:
         targets: names of the moving target parameters.
         writes: what may be added to the input.
         estimates: whether it has a value estimator.
+        noisy: terms with random numbers in them, which differ between types and devices.
     """
 
     make: Callable
@@ -118,6 +119,7 @@ class Case:
     targets: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
     estimates: bool = True
+    noisy: set[str] = field(default_factory=set)
 
     def build(self, seed=0, **options):
         """The loss, made under a seed, with targets apart from their networks."""
@@ -135,8 +137,9 @@ ACTOR_CRITIC = {
     "loss_qvalue": {"qvalue_network_params"},
     "loss_value": {"value_network_params"},
 }
+WITHOUT_VALUE = {name: ACTOR_CRITIC[name] for name in ("loss_actor", "loss_qvalue")}
 PENALTY = {"loss_behaviour_critic": {"behaviour_critic_params"}}
-PREDICTORS = {"reward_predictor", "next_observation_predictor"}
+PREDICTORS = {"predictors.reward_predictor", "predictors.next_observation_predictor"}
 REPRESENTATION = {
     "loss_prediction": PREDICTORS,
     "loss_cross_prediction": PREDICTORS | {"codebook"},
@@ -187,6 +190,23 @@ POLICIES = {
         targets={"target_qvalue_network_params"},
         writes={"td_error"},
     ),
+    **{
+        kind: Case(
+            lambda kind=kind, **o: policy_loss(kind, **o),
+            batch=lambda: policy_batch(4, 6),
+            keys=OUTCOME | {"priority": "td_error"},
+            owners=WITHOUT_VALUE | terms,
+            targets=targets,
+            writes={"td_error"},
+            noisy={"loss_qvalue"},
+        )
+        for kind, terms, targets in (
+            ("td3_bc", {}, {"target_actor_network_params", "target_qvalue_network_params"}),
+            ("td3_bc_gentle", {}, {"target_actor_network_params", "target_qvalue_network_params"}),
+            ("sac", {}, {"target_qvalue_network_params"}),
+            ("sac_learned", {"loss_alpha": {"log_alpha"}}, {"target_qvalue_network_params"}),
+        )
+    },
 }
 
 
@@ -198,12 +218,17 @@ def composed(make, kind, terms=REPRESENTATION, encoding=("loss_prediction", "los
         owners[name] = owners[name] | {"context_encoder"}
     owners |= {name: {f"policy.{part}" for part in parts} for name, parts in inner.owners.items()}
     return Case(
-        lambda **o: make(kind, **o), batch=meta_batch, keys=META_KEYS, owners=owners, targets=inner.targets
+        lambda **o: make(kind, **o),
+        batch=meta_batch,
+        keys=META_KEYS,
+        owners=owners,
+        targets=inner.targets,
+        noisy=inner.noisy,
     )
 
 
 # The cycle reaches only the predictors of what the encoder reads.
-CYCLE = {"loss_cycle": {"codebook", "reward_predictor"}}
+CYCLE = {"loss_cycle": {"codebook", "predictors.reward_predictor"}}
 ENCODING = ("loss_metric", "loss_club", "loss_cycle", "loss_commitment", "loss_contrastive")
 CASES = {
     "released": Case(
@@ -214,5 +239,7 @@ CASES = {
     **POLICIES,
     "meta_brac_sac": composed(make_meta, "brac_sac"),
     "meta_relabelling": composed(make_relabelling, "iql"),
+    "meta_td3_bc": composed(make_meta, "td3_bc"),
+    "meta_sac": composed(make_meta, "sac_learned"),
     **{f"ctmrl_{kind}": composed(make_ctmrl, kind) for kind in POLICY_KINDS},
 }

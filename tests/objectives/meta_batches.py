@@ -7,6 +7,8 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl import modules
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, make_iql_loss
+from ctmrl_torchrl.objectives.policy.sac import make_sac_loss
+from ctmrl_torchrl.objectives.policy.td3_bc import make_td3_bc_loss
 
 SIZES = {"observation_dim": 2, "context_dim": 4, "hidden": (8,)}
 FEATURES = {("context", "observation"): 2, ("context", "action"): 2, ("context", "next", "reward"): 1}
@@ -51,6 +53,16 @@ def policy_networks():
 def policy_loss(kind="brac_sac", **options):
     if kind == "iql":
         return make_iql_loss(*policy_networks(), gamma=0.9, **options)
+    if kind == "td3_bc":
+        return make_td3_bc_loss(*policy_networks()[:2], gamma=0.9, **options)
+    if kind == "td3_bc_gentle":
+        published = {"sampled_actions": True, "judge": "smallest", "reward_scale": 5.0}
+        return make_td3_bc_loss(*policy_networks()[:2], gamma=0.9, **published, **options)
+    if kind == "sac":
+        return make_sac_loss(*policy_networks()[:2], gamma=0.9, **options)
+    if kind == "sac_learned":
+        options = {"learned_temperature": True, "target_entropy": -2.0} | options
+        return make_sac_loss(*policy_networks()[:2], gamma=0.9, **options)
     if kind == "brac_sac_penalty":
         options["behaviour_critic"] = modules.make_qvalue(action_dim=2, out_key="witness", **SIZES)
     return BRACSACLoss(*policy_networks(), **({"gamma": 0.9} | options))

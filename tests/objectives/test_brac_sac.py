@@ -325,9 +325,7 @@ def test_the_acting_policy_follows_the_loss(kind):
 
 
 def test_configurations():
-    problem = Problem(
-        3, 2, 0.8, 4, ("next", "reward"), False, {"observation": (torch.zeros(3), torch.ones(3))}
-    )
+    problem = Problem(3, 2, 0.8, ("next", "reward"), False, {"observation": (torch.zeros(3), torch.ones(3))})
     plain = BRACSACConfig(hidden=[8], reward_scale=3.0).build(problem, 5)
     assert plain.behaviour_critic is None and plain.reward_scale == 3.0
     assert plain.value_estimator.gamma.item() == pytest.approx(0.8)

@@ -5,15 +5,12 @@ import torch
 from meta_batches import SIZES, meta_batch, predictors
 from tensordict import TensorDict
 
+from ctmrl_torchrl.methods import CQVAEConfig, RepresentationConfig
 from ctmrl_torchrl.modules import Codebook, make_next_observation_predictor, make_reward_predictor
 from ctmrl_torchrl.objectives import CQVAELoss
-from ctmrl_torchrl.objectives.representation import (
-    CQVAEConfig,
-    RepresentationConfig,
-    code_classification,
-    hard_contrastive,
-)
+from ctmrl_torchrl.objectives.representation import code_classification, hard_contrastive
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import ConfigError, check_fields
 
 TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrastive")
 MASK = torch.arange(7) < torch.tensor([7, 1, 3, 5, 2])[:, None]
@@ -115,7 +112,7 @@ def test_weights_scale_and_switch_off_their_own_term(weight, term):
 
 def test_without_the_contrastive_term_one_draw_suffices():
     loss = make(contrastive_weight=0.0)
-    assert not loss.uses_positive
+    assert "context_positive" not in loss.context_keys
     loss(batch().exclude("task_context_positive", "context_positive"))
 
 
@@ -128,7 +125,7 @@ def test_warm_up_leaves_only_the_prediction_and_spares_the_codebook():
     torch.testing.assert_close(out["loss_prediction"], reference)
     assert all(out[name] == 0 for name in TERMS[1:])
     assert all(torch.equal(value, state[key]) for key, value in loss.codebook.state_dict().items())
-    assert not loss.uses_positive
+    assert "context_positive" not in loss.context_keys
 
 
 def test_reduction():
@@ -253,7 +250,7 @@ def problem():
         reward: (torch.zeros(1), torch.zeros(1)),  # a reward that nobody ever got
         "observation_change": (torch.ones(2), torch.tensor([2.0, 0.0])),
     }
-    return Problem(2, 2, 0.9, 6, reward, False, statistics)
+    return Problem(2, 2, 0.9, reward, False, statistics)
 
 
 def test_targets_that_never_vary_are_left_unscaled(problem):
@@ -262,7 +259,9 @@ def test_targets_that_never_vary_are_left_unscaled(problem):
     td["context", "next", "sparse_reward"] = torch.zeros(5, 7, 1)
     out = loss(td)
     assert all(torch.isfinite(out[name]) for name in TERMS)
-    assert loss.reward_spread.tolist() == [1.0] and loss.next_observation_spread.tolist() == [2.0, 1.0]
+    assert loss.predictors.reward_spread.tolist() == [
+        1.0
+    ] and loss.predictors.next_observation_spread.tolist() == [2.0, 1.0]
 
 
 def test_configuration(problem):
@@ -273,8 +272,8 @@ def test_configuration(problem):
     assert loss.codebook.codes.shape == (5, 4) and loss.codebook.update_rate == 0.3
     assert loss.tensor_keys.prediction == "transitions" and loss.temperature == 0.7
     assert ("transitions", "next", "sparse_reward") in loss.in_keys
-    assert CQVAEConfig(predictor_hidden=[8]).build(problem, 4).codebook.num_codes == 6
-    with pytest.raises(ValueError, match="predict='nothing'"):
-        CQVAEConfig(predict="nothing").build(problem, 4)
+    assert CQVAEConfig(predictor_hidden=[8]).build(problem, 4).codebook.num_codes == 8
+    with pytest.raises(ConfigError, match="predict: got 'nothing'"):
+        check_fields(CQVAEConfig(predict="nothing"))
     with pytest.raises(ValueError, match="names no representation loss"):
         RepresentationConfig().build(problem, 4)

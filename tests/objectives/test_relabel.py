@@ -94,10 +94,10 @@ def test_replaced_transitions_are_answered_by_the_predictors():
     td["next", "observation"] = torch.full_like(td["next", "observation"], 9.0)  # tells what is replaced
     task_context = torch.randn(5, 4)
     torch.manual_seed(0)
-    mixed = loss.augment(td, task_context)
+    mixed = loss.mixed(td, task_context)
     replaced = (mixed["next", "observation"] != 9.0).all(-1)
     assert replaced.any() and not replaced.all()
-    reward, following = loss.predict(mixed, task_context).values()
+    reward, following = loss.predictors.predict(mixed, task_context, loss.tensor_keys).values()
     torch.testing.assert_close(mixed["next", "reward"][replaced], reward[replaced])
     torch.testing.assert_close(mixed["next", "observation"][replaced], following[replaced])
     assert torch.equal(mixed["action"][~replaced], td["action"][~replaced])

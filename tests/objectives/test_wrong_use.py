@@ -1,4 +1,4 @@
-"""Wrong use raises an error that says what was wrong, where, what was expected and how to mend it."""
+"""Wrong use raises an error that says what was wrong, where, what was expected and how to hint it."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_encoders_that_do_not_fit():
 
 
 def test_a_shape_with_names_for_any_size():
-    ask = dict(reader="R", what="x", mend="m.")
+    ask = dict(reader="R", what="x", hint="m.")
     value = torch.zeros(3, 4)
     assert require_shape(value, ("T", 4), **ask) is value
     for wrong in ((3, 5), ("T",), (3, 4, "d")):

@@ -4,14 +4,15 @@ import pytest
 import torch
 from tiny_experiments import tiny_config
 
-from ctmrl_torchrl.training.build import obtain_dataset
+from ctmrl_torchrl.training.data import obtain_data
 
 
 @pytest.fixture(scope="session")
 def dataset_root(tmp_path_factory):
     """A folder of datasets, with the smoke dataset of point_robot already made."""
     root = tmp_path_factory.mktemp("datasets")
-    obtain_dataset(tiny_config(root, root))
+    config = tiny_config(root, root)
+    obtain_data(config.dataset, config.env, config.tasks)
     return root
 
 

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from ctmrl_torchrl.training.schedule import cosine_kmeans
+from ctmrl_torchrl.methods import cosine_kmeans
 
 
 def clusters(seed=0):

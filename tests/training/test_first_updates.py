@@ -14,33 +14,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset
 from ctmrl_torchrl.envs import make_task_set
-from ctmrl_torchrl.training.config import register_configs
+from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import prepare
 
 RECORD = Path(__file__).parent / "first_updates.json"
-CONFIGS = Path(__file__).parents[2] / "configs"
 UPDATES = 50
 #: name of the record to what is put on the command line; the sizes are those of the preset
 CASES = {
     "ctmrl, the first of 4500": ["method=ctmrl"],
-    "ctmrl, all phases": ["method=ctmrl", f"schedule.updates={UPDATES}", "schedule.epochs=10"],
+    "ctmrl, all phases": ["method=ctmrl", f"schedule.updates={UPDATES}", "representation.kmeans_epochs=10"],
     "ctmrl_released, the first of 4500": ["method=ctmrl_released", "context.length=256"],
     "ctmrl_released, all phases": [
         "method=ctmrl_released",
         "context.length=256",
         f"schedule.updates={UPDATES}",
-        "schedule.epochs=10",
+        "representation.kmeans_epochs=10",
     ],
     "ctmrl_relabel, all phases": [
         "method=ctmrl_relabel",
         f"schedule.updates={UPDATES}",
-        "schedule.epochs=10",
+        "representation.kmeans_epochs=10",
     ],
 }
 
@@ -90,12 +87,9 @@ def random_walks(snapshots=3, episodes=6):
 
 def first_updates(overrides, folder):
     """Losses of every update as exact numbers, and a checksum of all parameters at the end."""
-    register_configs()
     fixed = ["preset=quick", f"dataset.path={folder / 'data'}", f"run_dir={folder / 'run'}", "device=cpu"]
     fixed += ["evaluation.every=0", "output.logger=none", "output.progress=false", "output.log_every=1000"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = OmegaConf.to_object(compose("config", overrides=[*overrides, *fixed]))
-    trainer = prepare(config).trainer
+    trainer = prepare(compose_config([*overrides, *fixed])).trainer
     trainer.begin()
     updates = []
     for _ in range(UPDATES):

@@ -1,41 +1,106 @@
-"""The YAML files and the command line: what Hydra composes must be the typed configuration."""
+"""The YAML files and the command line: what is composed must be the typed configuration."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+import torch
+from hydra.core.config_store import ConfigStore
 
-from ctmrl_torchrl.envs import ENV_NAMES
-from ctmrl_torchrl.objectives.policy import BRACSACConfig, IQLConfig
-from ctmrl_torchrl.objectives.representation import CQVAEConfig
-from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
-from ctmrl_torchrl.training.validate import ConfigError, validate_config
+from ctmrl_torchrl.envs import EnvFamily, register_family, unregister_family
+from ctmrl_torchrl.methods import REPRESENTATIONS, CQVAEConfig, FOCALConfig, RepresentationConfig
+from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
+from ctmrl_torchrl.rules import SHARE, WIDTHS, ConfigError, ruled
+from ctmrl_torchrl.training.compose import (
+    MOVED,
+    choices,
+    compose_config,
+    config_folder,
+    fields_by_name,
+    register_configs,
+    register_method,
+)
+from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
+from ctmrl_torchrl.training.validate import validate_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def choices(group):
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_configs()
-    register_configs()  # safe to call twice
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        yield
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GROUPS = ("env", "method", "policy_loss", "preset")
 
 
 def composed(*overrides):
-    config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    config = compose_config(overrides)
     assert isinstance(config, ExperimentConfig)
     return config
+
+
+def check_combination(**chosen):
+    """Compose and validate these choices; every one of them must have had its say."""
+    overrides = [f"{group}={name}" for group, name in chosen.items()]
+    if chosen.get("env") == DATA_ALONE:
+        overrides += ["dataset.path=somewhere", "evaluation.protocols=[]"]
+    config = composed(*overrides)
+    validate_config(config)
+    assert (config.env, config.method, config.preset) == tuple(
+        chosen.get(group, default)
+        for group, default in (("env", "point_robot"), ("method", "ctmrl"), ("preset", "quick"))
+    )
+    if "policy_loss" in chosen:
+        assert config.policy_loss.label == chosen["policy_loss"]
+        assert type(config.policy_loss) is POLICY_LOSSES.get(config.policy_loss.name)
+
+
+def all_pairs(groups):
+    """Few combinations in which every two choices of different groups meet."""
+    places = [group for group, names in groups.items() for _ in names]
+    names = [name for group in groups.values() for name in group]
+    missing = {
+        pair for pair in combinations(range(len(names)), 2) if len({places[place] for place in pair}) == 2
+    }
+    while missing:
+        row = dict(zip(groups, (None for _ in groups), strict=True))
+        for place in min(missing):
+            row[places[place]] = place
+        for group in groups:
+            if row[group] is None:
+                held = [place for place in row.values() if place is not None]
+                row[group] = max(
+                    (place for place in range(len(names)) if places[place] == group),
+                    key=lambda place, held=held: sum(tuple(sorted((place, h))) in missing for h in held),
+                )
+        missing -= set(combinations(sorted(row.values()), 2))
+        yield {group: names[place] for group, place in row.items()}
+
+
+register_configs()
+PAIRS = list(all_pairs({group: choices(group) for group in GROUPS}))
+
+
+def test_every_two_choices_meet():
+    for first, second in combinations(GROUPS, 2):
+        met = {(row[first], row[second]) for row in PAIRS}
+        assert met == set(product(choices(first), choices(second)))
+
+
+@pytest.mark.parametrize("chosen", PAIRS, ids=lambda row: ",".join(row.values()))
+def test_every_choice_is_valid_with_every_other(chosen):
+    check_combination(**chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", choices("method"))
+@pytest.mark.parametrize("policy_loss", choices("policy_loss"))
+def test_every_method_and_policy_loss_is_valid_at_every_size_and_in_every_environment(method, policy_loss):
+    for preset in choices("preset"):
+        check_combination(method=method, policy_loss=policy_loss, preset=preset)
+    for env in choices("env"):
+        check_combination(method=method, policy_loss=policy_loss, env=env)
 
 
 def test_the_default_is_a_complete_experiment():
@@ -43,37 +108,23 @@ def test_the_default_is_a_complete_experiment():
     validate_config(config)
     assert (config.env, config.method, config.preset, config.seed) == ("point_robot", "ctmrl", "quick", 0)
     assert type(config.representation) is CQVAEConfig and type(config.policy_loss) is BRACSACConfig
+    assert type(config.encoder) is EncoderConfig
     assert config.run_dir == "runs/point_robot-repo/ctmrl-brac_sac-quick-seed0"
     assert config.policy_loss.hidden == [128, 128]
 
 
-@pytest.mark.parametrize("env", choices("env"))
-@pytest.mark.parametrize("preset", choices("preset"))
-def test_every_environment_and_preset_is_valid(env, preset):
-    config = composed(f"env={env}", f"preset={preset}")
-    validate_config(config)
-    assert config.env == env and env in ENV_NAMES
-    assert config.preset == preset
+def test_presets_speak_of_sizes_that_methods_and_policy_losses_take_over():
+    config = composed("preset=paper", "method=ctmrl_released", "sizes.policy_hidden=[7]")
+    assert config.encoder.hidden == config.sizes.encoder_hidden == [200, 200, 200]
+    assert config.representation.predictor_hidden == config.sizes.predictor_hidden == [256, 256, 256]
+    assert config.policy_loss.hidden == [7]
 
 
-@pytest.mark.parametrize("method", choices("method"))
-@pytest.mark.parametrize("preset", choices("preset"))
-@pytest.mark.parametrize("policy_loss", choices("policy_loss"))
-def test_every_method_and_policy_loss_is_valid_at_every_size(method, policy_loss, preset):
-    config = composed(f"method={method}", f"policy_loss={policy_loss}", f"preset={preset}")
-    validate_config(config)
-    kind = policy_loss.removesuffix("_standardised")
-    assert config.method == method and config.policy_loss.name == kind
-    assert isinstance(config.policy_loss, {"iql": IQLConfig, "brac_sac": BRACSACConfig}[kind])
-
-
-@pytest.mark.parametrize("env", choices("env"))
-@pytest.mark.parametrize("policy_loss", choices("policy_loss"))
-@pytest.mark.parametrize("method", choices("method"))
-def test_every_method_and_policy_loss_goes_with_every_environment(env, policy_loss, method):
-    config = composed(f"env={env}", f"policy_loss={policy_loss}", f"method={method}")
-    validate_config(config)
-    assert config.env == env and config.policy_loss.name == policy_loss.removesuffix("_standardised")
+def test_the_policy_loss_that_is_chosen_is_built_from_its_own_class():
+    assert isinstance(composed("policy_loss=iql").policy_loss, IQLConfig)
+    assert isinstance(composed("policy_loss=brac_sac").policy_loss, BRACSACConfig)
+    standardised = composed("policy_loss=iql_standardised").policy_loss
+    assert isinstance(standardised, IQLConfig) and standardised.rewards == "standardised"
 
 
 def test_the_environment_chooses_the_policy_loss_that_it_is_reported_with():
@@ -83,51 +134,234 @@ def test_the_environment_chooses_the_policy_loss_that_it_is_reported_with():
     assert composed("env=half_cheetah_vel").policy_loss.rewards == "raw"
 
 
+def test_what_a_method_needs_on_an_environment_goes_with_the_two():
+    assert composed("env=sparse_point_robot").representation.codes == 10
+    assert composed("env=point_robot").representation.codes == 8
+    assert composed("env=sparse_point_robot", "representation.codes=6").representation.codes == 6
+
+
+def test_the_oracle_is_a_method_that_is_told_the_task():
+    config = composed("method=oracle", "env=sparse_point_robot")
+    assert type(config.encoder) is TaskParametersConfig and config.representation.name == "nothing"
+    assert config.evaluation.protocols == ["told"]
+
+
 def test_values_of_the_command_line_win():
     config = composed(
         "schedule.updates=7",
         "representation.code_weight=0",
-        "schedule.kmeans=false",
+        "representation.kmeans=false",
         "context.behaviours=null",
+        "seeds=[0,1]",
     )
     assert config.schedule.updates == 7 and config.representation.code_weight == 0.0
-    assert config.schedule.kmeans is False and config.context.behaviours is None
+    assert config.representation.kmeans is False and config.context.behaviours is None
+    assert config.seeds == [0, 1]
 
 
-@pytest.mark.parametrize("key", ["schedule.update", "sed", "policy_loss.expectile", "output.logging.every"])
-def test_unknown_fields_are_named(key):
-    with pytest.raises(ConfigCompositionException) as error:
-        composed(f"{key}=1")
-    assert key.split(".")[-1] in f"{error.value} {error.value.__cause__}" or key in str(error.value)
+def refused(*overrides):
+    """The one line that refuses these overrides."""
+    with pytest.raises(ConfigError) as error:
+        validate_config(composed(*overrides))
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("schedule.update", "Did you mean schedule.updates"),
+        ("schdule.updates", "Did you mean schedule.updates"),
+        ("sed", "Did you mean seed"),
+        ("methd", "Did you mean method"),
+        ("policy_loss.expectile", "It is a field of policy_loss.name=iql."),
+        ("representation.club_weight", "It is a field of representation.name=released."),
+        ("output.logging.every", "Did you mean output.log_every"),
+        ("evaluation.collector.kid", "Did you mean evaluation.collector.kind"),
+    ],
+)
+def test_unknown_fields_are_named_with_the_nearest(key, suggestion):
+    text = refused(f"{key}=1")
+    assert text.startswith(f"config field {key}: there is no such field.") and suggestion in text
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("schedule.updates", "many"), ("schedule.updates", "1.5"), ("batch.repeat_tasks", "perhaps")],
+    [
+        ("schedule.updates", "many"),
+        ("schedule.updates", "1.5"),
+        ("batch.repeat_tasks", "perhaps"),
+        ("context.trajectories", "3"),
+        ("representation.codes", "null"),
+    ],
 )
 def test_wrong_types_are_named(key, value):
-    with pytest.raises(ConfigCompositionException) as error:
-        composed(f"{key}={value}")
-    text = f"{error.value} {error.value.__cause__}"
-    assert key.split(".")[-1] in text and value in text
+    text = refused(f"{key}={value}")
+    assert text.startswith(f"config field {key}: ")
+    assert value in text or {"3": "int is not a List", "null": "not Optional"}[value] in text
 
 
-@pytest.mark.parametrize("choice", ["env=ant", "method=focal99", "policy_loss=ppo", "preset=huge"])
-def test_unknown_choices_list_the_known_ones(choice):
-    group, name = choice.split("=")
-    with pytest.raises(Exception, match=f"(?s){name}.*{choices(group)[0]}"):
-        composed(choice)
+@pytest.mark.parametrize(
+    "key", ["overwrite", "batch.repeat_tasks", "representation.kmeans", "output.figures"]
+)
+@pytest.mark.parametrize("value", ["7", "0", "1", "0,1"])
+def test_numbers_are_no_switches(key, value):
+    assert refused(f"{key}={value}") == f"config field {key}: got {value}, allowed is true or false."
+
+
+@pytest.mark.parametrize(
+    ("choice", "nearest"),
+    [
+        ("env=ant", "ant_goal"),
+        ("env=point_robt", "point_robot"),
+        ("method=focal99", "focal"),
+        ("policy_loss=iqll", "iql"),
+        ("policy_loss=xxxx", None),
+        ("preset=quik", "quick"),
+        ("preset=zzzzzz", None),
+        ("dataset=smal", "small"),
+        ("encoder_schema=pool", "pooling"),
+    ],
+)
+def test_unknown_choices_list_the_known_ones_and_the_nearest(choice, nearest):
+    group, _ = choice.split("=")
+    text = refused(choice)
+    assert text.startswith(f"{choice}: there is no such choice.")
+    assert text.endswith(f"Known: {', '.join(choices(group))}.")
+    assert (f"Did you mean {nearest!r}?" in text) if nearest else ("Did you mean" not in text)
+
+
+@pytest.mark.parametrize("override", ["+unknown=1", "++unknown=1", "+schedule.updates=3", "+seed.deep=1"])
+def test_fields_cannot_be_added(override):
+    text = refused(override)
+    assert text.startswith(f"{override}: fields cannot be added.")
+    assert ("Did you mean schedule.updates" in text) == ("schedule.updates" in override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~seed=0", "a field cannot be deleted"),
+        ("seed", "'seed' is not an override; give NAME=VALUE"),
+        ("=3", "'=3' does not name a field; give NAME=VALUE"),
+        ("env=", "env=: there is no such choice. Known: ant_goal"),
+        ("run_dir=runs/${envv}", "config field run_dir: Interpolation key 'envv' not found"),
+    ],
+)
+def test_what_is_no_override_at_all(override, message):
+    assert message in refused(override)
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_moved_fields_say_where_they_are_now(old):
+    new, known = MOVED[old], list(fields_by_name())
+    for name in (old, f"{old}.policy_rate"):
+        place = name.replace(old, new)
+        assert refused(f"{name}=0.5") == f"{name}=0.5: the field is now called {place}."
+    assert any(name == new or name.startswith(f"{new}.") for name in known)
+    assert not any(name == old or name.startswith(f"{old}.") for name in known)
 
 
 def test_wrong_values_are_config_errors():
-    with pytest.raises(ConfigError, match="config field evaluation.protocols"):
-        validate_config(composed("evaluation.protocols=[np,codes,magic]"))
-    with pytest.raises(ConfigError, match="more than 20 under protocol 'codes'"):
-        validate_config(composed("representation.codes=20"))
+    assert "config field evaluation.protocols" in refused("evaluation.protocols=[np,codes,magic]")
+    assert "none of them twice" in refused("evaluation.protocols=[np,codes,np]")
+    assert "more than 20 under protocol 'codes'" in refused("representation.codes=20")
+    assert "policy_loss=iql" in refused("policy_loss.name=iql")
+    assert "null for a single run" in refused("seeds=[0,1]")
+
+
+@dataclass
+class Pull(RepresentationConfig):
+    """A guest's representation configuration."""
+
+    name: str = "pull"
+    strength: float = ruled(0.5, SHARE)
+    widths: list[int] = ruled([8], WIDTHS)
+
+
+@dataclass
+class Tamed(BRACSACConfig):
+    """A guest's policy loss."""
+
+    name: str = "tamed"
+
+
+@pytest.fixture
+def guests():
+    """A family, a representation with a method, and a policy loss, registered for one test."""
+    register_family(
+        EnvFamily(
+            name="guest_family",
+            observation_dim=3,
+            action_dim=1,
+            horizon=5,
+            parameter_names=("mass",),
+            sample_parameters=lambda count: torch.linspace(1, 2, count, dtype=torch.float64).unsqueeze(-1),
+            env_builder="nowhere:nothing",
+        )
+    )
+    REPRESENTATIONS.register("pull", Pull)
+    POLICY_LOSSES.register("tamed", Tamed)
+    register_method(
+        "pulled",
+        representation={"name": "pull", "widths": "${sizes.predictor_hidden}"},
+        batch={"repeat_tasks": True},
+    )
+    register_configs()
+    yield
+    unregister_family("guest_family")
+    REPRESENTATIONS.unregister("pull")
+    POLICY_LOSSES.unregister("tamed")
+    repository = ConfigStore.instance().repo
+    for group, name in (
+        ("env", "guest_family"),
+        ("method", "pulled"),
+        ("policy_loss", "tamed"),
+        ("policy_loss_schema", "tamed"),
+        ("representation_schema", "pull"),
+    ):
+        repository[group].pop(f"{name}.yaml")
+
+
+def test_guests_are_choices_like_all_others(guests):
+    for group, name in (("env", "guest_family"), ("method", "pulled"), ("policy_loss", "tamed")):
+        assert name in choices(group)
+        for preset in choices("preset"):
+            if (group, preset) != ("env", "paper"):  # the guest has no task set of that name
+                check_combination(**{group: name, "preset": preset})
+    check_combination(env="guest_family", method="pulled", policy_loss="tamed")
+    config = composed("method=pulled", "policy_loss=tamed", "preset=cpu", "representation.strength=0.25")
+    assert type(config.representation) is Pull and config.representation.strength == 0.25
+    assert config.representation.widths == config.sizes.predictor_hidden == [128, 128]
+    assert type(config.policy_loss) is Tamed and config.policy_loss.hidden == [256, 256]
+    assert config.batch.repeat_tasks and config.encoder.hidden == config.sizes.encoder_hidden
+    assert "Did you mean 'guest_family'" in refused("env=guest_famly")
+    assert "config field representation.strength: got 2.0, allowed is a number from 0 to 1" in refused(
+        "method=pulled", "representation.strength=2"
+    )
+    assert "tasks: got 'paper', allowed is one of repo" in refused("env=guest_family", "preset=paper")
+    assert "representation.strenght: there is no such field" in refused(
+        "method=pulled", "representation.strenght=0.1"
+    )
+
+
+def test_guests_leave_no_trace():
+    assert not {"guest_family", "pulled", "tamed"} & {
+        *choices("env"),
+        *choices("method"),
+        *choices("policy_loss"),
+    }
+
+
+def test_focal_is_a_page_and_a_file():
+    config = composed("method=focal")
+    assert type(config.representation) is FOCALConfig and config.batch.repeat_tasks
+    assert (config_folder() / "method" / "focal.yaml").is_file()
 
 
 def test_a_refused_command_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-W", "ignore", str(CONFIGS.parent / "examples" / "train_ctmrl.py")]
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "train_ctmrl.py")]
     done = subprocess.run([*command, "batch.tasks=0"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0 and "config field batch.tasks: got 0" in done.stderr
     assert list(tmp_path.iterdir()) == []

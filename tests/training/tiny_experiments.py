@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
 import torch
 
-from ctmrl_torchrl.modules.context_encoder import EncoderConfig
+from ctmrl_torchrl.methods import CQVAEConfig
+from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
-from ctmrl_torchrl.objectives.representation import CQVAEConfig
 from ctmrl_torchrl.training.config import (
     BatchConfig,
     ContextConfig,
@@ -25,11 +26,16 @@ SECTIONS = {
     "context": ContextConfig(trajectories=[1, 2], behaviours=[1, 2]),
     "batch": BatchConfig(tasks=4, transitions=16),
     "encoder": EncoderConfig(context_dim=4, hidden=[8, 8]),
-    "representation": CQVAEConfig(codes=2, predictor_hidden=[8]),
-    "policy_loss": BRACSACConfig(hidden=[8]),
-    "schedule": ScheduleConfig(
-        updates=20, representation_end=0.8, epochs=8, kmeans_from=0.2, kmeans_at=0.5, refreshes=8
+    "representation": CQVAEConfig(
+        codes=2,
+        predictor_hidden=[8],
+        kmeans_epochs=8,
+        kmeans_from=0.2,
+        kmeans_at=0.5,
+        kmeans_refreshes=8,
     ),
+    "policy_loss": BRACSACConfig(hidden=[8]),
+    "schedule": ScheduleConfig(updates=20, representation_end=0.8),
     "evaluation": EvaluationConfig(
         every=10, repeats=1, final_repeats=1, episodes=3, random_episodes=2, protocols=["codes"]
     ),
@@ -39,7 +45,7 @@ SECTIONS = {
 
 def tiny_config(dataset_root, run_dir, changes=None, **fields):
     """A configuration without Hydra; ``changes`` are ``{"schedule.updates": 3}``, any values."""
-    sections = {name: type(section)(**vars(section)) for name, section in SECTIONS.items()}
+    sections = copy.deepcopy(SECTIONS)
     config = ExperimentConfig(run_dir=str(run_dir), device="cpu", preset="tiny", **(sections | fields))
     config.dataset.root = str(dataset_root)
     for name, value in (changes or {}).items():

@@ -44,7 +44,7 @@ def collect_task_dataset(
     it runs; called again after an interruption, it resumes from there.
 
     Args:
-        env_name: a name of ``ctmrl_torchrl.envs.ENV_NAMES``.
+        env_name: a name of ``ctmrl_torchrl.envs.family_names()``.
         preset: the task set.
         recipe: a :class:`CollectionRecipe` or the name of one, see :func:`get_recipe`.
         seed: of everything random.

@@ -107,7 +107,7 @@ class ConditionedSAC(SACAgents):
         """The agent of a task set; it is told the parameters standardised over the training tasks."""
         family = tasks.family
         sizes = family.observation_dim, family.action_dim
-        parameters = tasks.standardised_parameters()
+        parameters = tasks.standardized_parameters()
         options = {"seed": seed, "task_ids": task_ids, "device": device}
         return cls(parameters, *sizes, recipe, discount=family.discount, **options)
 

@@ -192,7 +192,7 @@ class PPOAgents(BehaviourAgents):
         family = tasks.family
         told = [name not in family.inert_parameters for name in tasks.parameter_names]
         return cls(
-            tasks.standardised_parameters()[:, told],
+            tasks.standardized_parameters()[:, told],
             family.observation_dim,
             family.action_dim,
             recipe,

@@ -1,7 +1,7 @@
-"""Many simulations of one robot, stepped in C++: the only place that knows how MuJoCo is driven.
+"""Many simulations of one robot, stepped in C++; the only module that drives MuJoCo.
 
-:class:`BatchEngine` uses ``mujoco.batch`` (MuJoCo 4); :class:`RolloutEngine` uses ``mujoco.rollout`` where
-that does not exist. Both are rebuilt from plain arrays when unpickled: no simulator handle is ever copied to
+:class:`BatchEngine` uses ``mujoco.batch`` (MuJoCo 4); :class:`RolloutEngine` uses ``mujoco.rollout`` in older
+versions. Both are rebuilt from plain arrays when they are unpickled, so that no simulator handle is copied to
 another process.
 """
 
@@ -15,20 +15,36 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from torchrl._utils import logger as torchrl_logger
 
 Array = np.ndarray
 
 
+def _log_warning(message: str) -> None:
+    torchrl_logger.debug(f"MuJoCo: {message}")
+
+
+def keep_warnings_out_of_files() -> None:
+    """Sends MuJoCo's warnings to TorchRL's logger (level debug) instead of MUJOCO_LOG.TXT and the console.
+
+    MuJoCo writes that file into the working folder whenever a simulation breaks down. A handler that the user
+    has set with ``mujoco.set_mju_user_warning`` stays.
+    """
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_log_warning)
+
+
 class Engine(ABC):
-    """Simulations of one robot, one per row: what the two kinds have in common.
+    """Simulations of one robot, one per row; the base class of the two kinds.
 
     Args:
         model: the nominal model.
         rows: number of simulations.
         frame_skip: simulation steps per control step.
-        threads: of the simulator; one is safe under ``fork``.
-        recompute_constants: whether what MuJoCo derives from masses and inertias (the softness of contacts
-            and limits) is computed anew for each row's fields. The published tasks keep the nominal values.
+        threads: number of simulator threads; only one is safe under ``fork``.
+        recompute_constants: whether the constants that MuJoCo derives from masses and inertias (the softness
+            of contacts and limits) are recomputed for each row's fields. The published tasks keep the nominal
+            values.
     """
 
     def __init__(
@@ -42,6 +58,7 @@ class Engine(ABC):
         self.model, self.rows, self.frame_skip, self.threads = model, rows, frame_skip, threads
         self.recompute_constants = recompute_constants
         self.fields: dict[str, Array] = {}
+        keep_warnings_out_of_files()
         self._build()
 
     @abstractmethod
@@ -64,11 +81,11 @@ class Engine(ABC):
 
     @abstractmethod
     def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
-        """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
+        """Put the simulations ``rows`` into a state, at time 0 and without memory of earlier steps."""
 
     @abstractmethod
     def step(self, control: Array, rows: Array | None = None) -> Array:
-        """Advance (some) rows by one control step; returns which have become unstable, ``[rows]`` bool."""
+        """Advance (some) rows by one control step; returns which became unstable, ``[rows]`` bool."""
 
     def __getstate__(self) -> dict[str, Any]:
         names = ("model", "rows", "frame_skip", "threads", "recompute_constants", "fields")
@@ -111,19 +128,19 @@ class BatchEngine(Engine):
             self._batch.set_const()
 
     def set_state(self, rows: Array, qpos: Array, qvel: Array) -> None:
-        """Put the simulations ``rows`` into a state, at time 0 and without memory of what was before."""
+        """Put the simulations ``rows`` into a state, at time 0 and without memory of earlier steps."""
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
         self._qpos[rows], self._qvel[rows] = qpos, qvel
 
     def step(self, control: Array, rows: Array | None = None) -> Array:
-        """Advance by one control step; returns which simulations have become unstable, ``[rows]`` bool."""
+        """Advance by one control step; returns which simulations became unstable, ``[rows]`` bool."""
         self._ctrl[:] = control
         self._batch.step(rows, nstep=self.frame_skip)
         return (self._batch.warning[..., 1] > 0).any(-1)
 
 
 class RolloutEngine(Engine):
-    """Simulations by ``mujoco.rollout``, a model per row; the solver forgets its warm start at each step."""
+    """Simulations by ``mujoco.rollout``, a model per row; the solver loses its warm start at each step."""
 
     def _build(self) -> None:
         self._models = [copy.copy(self.model) for _ in range(self.rows)]
@@ -156,7 +173,7 @@ class RolloutEngine(Engine):
         self.qpos[rows], self.qvel[rows] = qpos, qvel
 
     def step(self, control: Array, rows: Array | None = None) -> Array:
-        """Advance by one control step; returns which simulations have become unstable, ``[rows]`` bool."""
+        """Advance by one control step; returns which simulations became unstable, ``[rows]`` bool."""
         from mujoco import rollout
 
         moved = np.arange(self.rows) if rows is None else np.asarray(rows)
@@ -166,7 +183,7 @@ class RolloutEngine(Engine):
         models, start = [self._models[row] for row in moved], self._state[moved]
         actions = np.repeat(np.asarray(control, dtype=np.float64)[moved, None], self.frame_skip, axis=1)
         states, _ = rollout.rollout(models, self._data, start, actions)
-        # A simulation that went unstable was reset by MuJoCo, and with it its clock.
+        # MuJoCo resets a simulation that became unstable, and its clock too.
         expected = start[:, 0] + self.frame_skip * self.model.opt.timestep
         unstable[moved] = ~np.isclose(states[:, -1, 0], expected)
         self._state[moved] = states[:, -1]
@@ -180,12 +197,12 @@ def make_engine(
     threads: int = 1,
     recompute_constants: bool = False,
 ) -> Engine:
-    """The faster engine that the installed MuJoCo has; arguments as for :class:`Engine`.
+    """The faster engine that the installed MuJoCo supports; arguments as for :class:`Engine`.
 
     Raises:
         ValueError: if ``threads`` is not a positive whole number.
     """
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        raise ValueError(f"threads is a whole number of at least 1, got {threads!r}.")
+        raise ValueError(f"threads must be a whole number of at least 1, got {threads!r}.")
     kind = BatchEngine if find_spec("mujoco.batch") is not None else RolloutEngine
     return kind(model, rows, frame_skip, threads, recompute_constants)

@@ -15,17 +15,17 @@ from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
 class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One robot with one task: a row of ``MujocoEnv``, by the same formulas.
+    """One robot with one task: one row of ``MujocoEnv``, by the same formulas.
 
     Observations are float32; actions lie in ``[-1, 1]`` and are clipped to it. The environment itself
-    truncates at the horizon, so it is registered without a time limit. A simulation that broke down is
-    truncated too and says so in ``info["unstable"]``.
+    truncates at the horizon, so it is registered without a time limit. An episode whose simulation broke down
+    is truncated too, with ``info["unstable"]`` true.
 
     Args:
         family: name of a MuJoCo family.
         task: id of the task.
         preset: task set the id belongs to.
-        horizon: steps until truncation. None is the family's.
+        horizon: steps until truncation. None takes the family's.
         recompute_constants: as for ``MujocoEnv``.
 
     Raises:
@@ -57,9 +57,9 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         model = load_model(self.robot)
         self._nominal = np.array(model.qpos0), model.nv
         self.engine = make_engine(model, 1, self.robot.frame_skip, 1, recompute_constants)
-        self._parameters = tasks.parameters[[self.task]].numpy()
+        self._row_parameters = tasks.parameters[[self.task]].numpy()
         if self.robot.task_is_body:
-            self.engine.set_fields(task_fields(model, self._parameters))
+            self.engine.set_fields(task_fields(model, self._row_parameters))
         self._step_count = 0
         shape = (tasks.family.observation_dim,)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -87,6 +87,6 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         info = {"task_id": self.task, "unstable": unstable}
         if unstable:
             return seen, 0.0, False, True, info
-        reward = self.robot.reward(before, self.engine.qpos, clipped, self._parameters)
+        reward = self.robot.reward(before, self.engine.qpos, clipped, self._row_parameters)
         fallen = self.robot.fallen(self.engine.qpos, self.engine.qvel)
         return self._observe(), float(reward[0]), bool(fallen[0]), truncated, info

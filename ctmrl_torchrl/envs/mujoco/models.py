@@ -1,4 +1,4 @@
-"""Gymnasium's assets with the edits that make them the published robots, and what a task changes in them."""
+"""The published robots, made from gymnasium's assets, and the model fields that a task changes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 
 from ctmrl_torchrl.envs.mujoco.robots import Robot
-from ctmrl_torchrl.envs.task_parameters import RANDOMISED_FIELDS
+from ctmrl_torchrl.envs.task_parameters import RANDOMIZED_FIELDS
 
-#: Half Cheetah's asset rescales its mass to 14 kg by a deprecated option; this density does the same.
+#: Half Cheetah's asset rescales its mass to 14 kg by a deprecated option; this density has the same effect.
 _RESCALING = 'settotalmass="14"'
 _CHEETAH_DENSITY = 660.884950077473
 
@@ -19,7 +19,7 @@ def load_model(robot: Robot) -> mujoco.MjModel:
     """The nominal compiled model of a robot.
 
     Raises:
-        RuntimeError: if gymnasium's asset is not the one that the published tasks were made with.
+        RuntimeError: if gymnasium's asset differs from the one behind the published tasks.
     """
     xml = (files("gymnasium") / "envs" / "mujoco" / "assets" / robot.asset).read_text(encoding="utf-8")
     rescaled = _RESCALING in xml
@@ -45,14 +45,14 @@ def task_fields(model: mujoco.MjModel, log_multipliers: np.ndarray) -> dict[str,
     """The model fields of tasks whose bodies differ: nominal values times the tasks' multipliers.
 
     Args:
-        model: the nominal model, left alone.
+        model: the nominal model; it is not changed.
         log_multipliers: ``[n, parameters]``, the flat fields one after the other as in
             :func:`~ctmrl_torchrl.envs.task_parameters.log_multipliers`.
 
     Returns:
         field name to values ``[n, *shape]``.
     """
-    nominal = {name: np.array(getattr(model, name)) for name in RANDOMISED_FIELDS}
+    nominal = {name: np.array(getattr(model, name)) for name in RANDOMIZED_FIELDS}
     ends = np.cumsum([value.size for value in nominal.values()])
     parts = np.split(np.exp(log_multipliers), ends[:-1], axis=-1)
     return {

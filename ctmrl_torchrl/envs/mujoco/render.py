@@ -14,12 +14,12 @@ from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
-#: off-screen drawing: on the graphics driver, then in software
+#: ways to draw off-screen: with the graphics driver, then in software
 _PLATFORMS = ("egl", "osmesa")
 
 
 class RenderingUnavailableError(RuntimeError):
-    """This machine cannot draw without a screen; the message says what was tried and what to install."""
+    """This machine cannot draw without a screen; the message names what was tried and what to install."""
 
 
 def _make_context(width: int, height: int) -> Any:
@@ -29,14 +29,14 @@ def _make_context(width: int, height: int) -> Any:
         try:
             context = importlib.import_module(f"mujoco.{platform}").GLContext(width, height)
             context.make_current()
-        except Exception as error:  # each platform fails in ways of its own
+        except Exception as error:  # every platform fails in its own way
             reasons.append(f"{platform}: {type(error).__name__}: {error}")
         else:
             return context
     raise RenderingUnavailableError(
-        f"no way to draw without a screen was found ({'; '.join(reasons)}). Install EGL (Debian: libegl1) or "
-        "OSMesa (libosmesa6), or set MUJOCO_GL to the one that is there. Everything but the pictures of "
-        "robots works without."
+        f"found no way to draw without a screen ({'; '.join(reasons)}). Install EGL (Debian: libegl1) or "
+        "OSMesa (libosmesa6), or set MUJOCO_GL to the one that is installed. Only the pictures of robots "
+        "need it."
     )
 
 
@@ -49,14 +49,14 @@ def render_robot(
     height: int = 240,
     distance: float = 3.0,
 ) -> np.ndarray:
-    """The robot of a task in given positions, seen from the side by a camera that goes with it.
+    """Pictures of a task's robot in given positions, from the side, with a camera that follows it.
 
     Args:
-        task_set: of a MuJoCo family.
-        task: id of the task, which decides the robot's body where tasks differ in it.
-        qpos: ``[n, nq]`` positions.
-        width, height: of a picture in pixels.
-        distance: of the camera, in metres.
+        task_set: the tasks of a MuJoCo family.
+        task: id of the task; it decides the robot's body in families whose tasks differ in it.
+        qpos: positions ``[n, nq]``.
+        width, height: size of a picture in pixels.
+        distance: distance of the camera in meters.
 
     Returns:
         uint8 ``[n, height, width, 3]``.

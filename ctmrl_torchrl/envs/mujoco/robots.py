@@ -1,6 +1,6 @@
-"""The four robots as formulas of positions and velocities: what is observed, paid, and counts as fallen.
+"""The formulas of the four robots: observation, reward, initial state and fall.
 
-Everything here is NumPy in float64 on rows ``[n, ...]``, for the batched and the single environments alike.
+They are NumPy functions in float64 on rows ``[n, ...]`` and serve the batched and the single environments.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Robot(ABC):
-    """What the families' robots share; one subclass per robot.
+    """One robot; subclasses give its formulas.
 
     Args:
-        asset: file among gymnasium's MuJoCo assets.
+        asset: file name among gymnasium's MuJoCo assets.
         frame_skip: simulation steps per control step.
-        timestep: seconds per simulation step, asserted or (``set_timestep``) written into the model.
-        total_mass: of the nominal model in kg, asserted at loading.
-        set_timestep: whether the asset's own timestep is another.
-        halve_margins: whether contact margins are halved: MuJoCo sums those of two geoms since 3.5, the
-            published environments ran when it took the larger.
+        timestep: seconds per simulation step; checked, or written into the model with ``set_timestep``.
+        total_mass: mass of the nominal model in kg, checked when the model is loaded.
+        set_timestep: whether the asset has another timestep, which is replaced.
+        halve_margins: whether contact margins are halved. Since version 3.5 MuJoCo adds the margins of two
+            geoms; the published environments ran on a version that took the larger one.
         position_noise, velocity_noise: spread of the initial state around the model's.
         task_is_body: whether tasks differ in masses, inertias, dampings and frictions.
     """
@@ -57,7 +57,7 @@ class Robot(ABC):
         """Reward ``[n]`` of moving from positions ``before`` to ``after`` by the clipped ``action``."""
 
     def fallen(self, qpos: Array, qvel: Array) -> Array:
-        """Whether the episode ends here, ``[n]``; never, unless a robot says otherwise."""
+        """Whether the robot has fallen, which terminates the episode, ``[n]``; by default never."""
         return np.zeros(qpos.shape[0], dtype=bool)
 
     def initial_state(
@@ -71,9 +71,9 @@ class Robot(ABC):
 
 @dataclass(frozen=True)
 class HalfCheetah(Robot):
-    """Runs at the velocity v* of its task: ``-|v - v*| - 0.05 |a|^2``, v from the positions.
+    """Runs at the velocity v* of its task; the reward is ``-|v - v*| - 0.05 |a|^2``, v from the positions.
 
-    The observation ends with the torso's place (x, 0, z): x is absolute.
+    The observation ends with the torso's position (x, 0, z), where x is absolute.
     """
 
     control_cost: float = 0.05
@@ -84,20 +84,20 @@ class HalfCheetah(Robot):
         return np.concatenate((qpos[:, 1:], qvel, torso), -1)
 
     def positions(self, path: Array) -> Array:
-        """The torso's x, and the joints."""
+        """The torso's x and the joints, taken from the observation."""
         return np.concatenate((path[:, 17:18], path[:, :8]), -1)
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
-        """``parameters`` ``[n, 1]``: the velocity asked for, in m/s."""
+        """``parameters`` ``[n, 1]`` is the target velocity in m/s."""
         velocity = (after[:, 0] - before[:, 0]) / self.control_step
         return -np.abs(velocity - parameters[:, 0]) - self.control_cost * np.square(action).sum(-1)
 
 
 @dataclass(frozen=True)
 class Ant(Robot):
-    """Walks to a goal in the plane: minus the L1 distance of the torso, minus ``0.1 |a|^2``.
+    """Walks to a goal in the plane; the reward is minus the torso's L1 distance, minus ``0.1 |a|^2``.
 
-    There is no contact cost: in the simulator that the published numbers come from it was always zero.
+    There is no contact cost, since it was always zero in the simulator behind the published numbers.
     """
 
     control_cost: float = 0.1
@@ -107,21 +107,24 @@ class Ant(Robot):
         return np.concatenate((qpos, qvel), -1)
 
     def positions(self, path: Array) -> Array:
-        """They are observed as they are."""
+        """The first 15 features of the observation."""
         return path[:, :15]
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
-        """``parameters`` ``[n, 2]``: the goal."""
+        """``parameters`` ``[n, 2]`` is the goal."""
         distance = np.abs(after[:, :2] - parameters).sum(-1)
         return -distance - self.control_cost * np.square(action).sum(-1)
 
 
 @dataclass(frozen=True)
 class UprightRobot(Robot):
-    """Hopper or walker, with a body of its own per task: forward velocity plus one, until it falls.
+    """Hopper or walker, whose body differs between tasks; the reward is forward velocity plus one.
+
+    The episode terminates when the robot falls.
 
     Args:
-        heights: lowest and highest height of an upright robot. angle: largest lean, in radians.
+        heights: lowest and highest height of an upright robot.
+        angle: largest lean of an upright robot in radians.
         largest: bound on every other entry of the state; infinite for none.
     """
 
@@ -135,18 +138,18 @@ class UprightRobot(Robot):
         return np.concatenate((qpos[:, 1:], np.clip(qvel, -10.0, 10.0)), -1)
 
     def positions(self, path: Array) -> Array:
-        """The joints; x, which is not observed, by summing the (clipped) forward speeds."""
+        """The joints, and x, which is not observed, as the sum of the (clipped) forward speeds."""
         joints = (path.shape[1] - 1) // 2
         x = np.cumsum(path[:, joints]) * self.control_step
         return np.concatenate(((x - x[0])[:, None], path[:, :joints]), -1)
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
-        """The one point per step is paid on the falling step too; ``parameters`` act through the model."""
+        """The constant 1 is paid on the falling step too; ``parameters`` act through the model."""
         velocity = (after[:, 0] - before[:, 0]) / self.control_step
         return velocity + 1.0 - self.control_cost * np.square(action).sum(-1)
 
     def fallen(self, qpos: Array, qvel: Array) -> Array:
-        """Too low, too high, leaning too far, or a state beyond all bounds."""
+        """Too low, too high, leaning too far, or a state out of bounds."""
         low, high = self.heights
         upright = (qpos[:, 1] > low) & (qpos[:, 1] < high) & (np.abs(qpos[:, 2]) < self.angle)
         state = np.concatenate((qpos, qvel), -1)
@@ -162,7 +165,7 @@ class UprightRobot(Robot):
         return nominal + self.position_noise * shift, self.velocity_noise * velocity
 
 
-#: family to robot
+#: robot of each MuJoCo family
 ROBOTS: dict[str, Robot] = {
     "half_cheetah_vel": HalfCheetah("half_cheetah.xml", frame_skip=5, timestep=0.01, total_mass=14.0),
     "ant_goal": Ant("ant.xml", frame_skip=5, timestep=0.01, total_mass=0.91088, halve_margins=True),

@@ -2,6 +2,11 @@
 
 from ctmrl_torchrl.evaluation.figures.adaptation import plot_adaptation
 from ctmrl_torchrl.evaluation.figures.codes_sweep import plot_codes_sweep
+from ctmrl_torchrl.evaluation.figures.comparison import (
+    plot_adaptation_panels,
+    plot_intervals,
+    plot_profiles,
+)
 from ctmrl_torchrl.evaluation.figures.context_shift import plot_context_shift
 from ctmrl_torchrl.evaluation.figures.contexts import plot_context_map
 from ctmrl_torchrl.evaluation.figures.film import plot_film
@@ -12,11 +17,14 @@ from ctmrl_torchrl.evaluation.figures.trajectories import plot_trajectories
 
 __all__ = [
     "plot_adaptation",
+    "plot_adaptation_panels",
     "plot_codes_sweep",
     "plot_context_map",
     "plot_context_shift",
     "plot_film",
+    "plot_intervals",
     "plot_learning",
+    "plot_profiles",
     "plot_snapshot_returns",
     "plot_speed",
     "plot_trajectories",

@@ -21,82 +21,89 @@ __all__ = ["plot_context_map"]
 def plot_context_map(
     contexts: Any,
     task_parameters: Any,
-    code_index: Any,
     codes: Any,
     path: str | Path,
     *,
     is_test: Any = None,
     parameter_names: Sequence[str] | None = None,
-    title: str = "Task contexts and the codes that group them",
+    title: str | None = None,
     subtitle: str | None = None,
 ) -> Path:
-    """Contexts in the plane of their first two principal components, twice.
+    """Contexts in the plane of their first two principal components.
 
-    Left: coloured by the matched code, the codes as numbered stars in the same projection. Right: coloured by
-    the task parameter, so that one sees whether neighbouring tasks have neighbouring contexts.
+    Colored by the task parameter, so that one sees whether neighboring tasks have neighboring contexts. With
+    codes, a second panel on the left is colored by the closest code (cosine similarity), the codes as numbered
+    stars in the same projection.
 
     Args:
         contexts: ``[n, d]`` task contexts, one or more per task.
         task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), of more
             the one that the place on the map tells best (R² of a linear fit, written at the colour bar).
-        code_index: ``[n]`` matched code of each context.
-        codes: ``[N, d]`` the codebook.
+        codes: ``[N, d]`` the codebook, or None for a method without one.
         path: PNG file to write.
         is_test: ``[n]`` bool, ``True`` for contexts of unseen test tasks (drawn as triangles).
         parameter_names: names of the parameters, for the colour bar.
-        title: says what is seen.
+        title: says what is seen; None chooses one.
         subtitle: second, lighter line.
 
     Raises:
-        ValueError: if shapes do not fit, or a code index is out of range.
+        ValueError: if shapes do not fit.
     """
     contexts, parameters = (
         style.to_array(contexts, "contexts", 2),
         style.to_array(task_parameters, "task_parameters", 2),
     )
-    codes, index = (
-        style.to_array(codes, "codes", 2),
-        style.to_array(code_index, "code_index", 1).astype(np.int64),
-    )
+    stars_at = np.empty((0, contexts.shape[1])) if codes is None else style.to_array(codes, "codes", 2)
     count = contexts.shape[0]
     test = np.zeros(count, bool) if is_test is None else style.to_array(is_test, "is_test", 1).astype(bool)
-    for name, array in (("task_parameters", parameters), ("code_index", index), ("is_test", test)):
+    for name, array in (("task_parameters", parameters), ("is_test", test)):
         if array.shape[0] != count:
             raise ValueError(f"{name} has {array.shape[0]} rows, but there are {count} contexts.")
-    if count < 3 or contexts.shape[1] < 2 or codes.shape[1] != contexts.shape[1]:
+    if count < 3 or contexts.shape[1] < 2 or stars_at.shape[1] != contexts.shape[1]:
         raise ValueError(
             f"A map needs at least 3 contexts of at least 2 dimensions and codes of the same width, "
-            f"got contexts {list(contexts.shape)} and codes {list(codes.shape)}."
+            f"got contexts {list(contexts.shape)} and codes {list(stars_at.shape)}."
         )
-    if index.min() < 0 or index.max() >= codes.shape[0]:
-        raise ValueError(f"code_index must lie in 0..{codes.shape[0] - 1}, got {index.min()}..{index.max()}.")
-
+    index = _closest(contexts, stars_at) if len(stars_at) else np.zeros(0, int)
     pca = PCA(n_components=2).fit(contexts)
-    points, stars = pca.transform(contexts), pca.transform(codes)
+    points = pca.transform(contexts)
+    stars = pca.transform(stars_at) if len(stars_at) else np.empty((0, 2))
     limits = _limits(points, stars, np.unique(index))
-    figure = style.new_figure(11.2, 5.6)
-    left = figure.add_axes((0.07, 0.19, 0.385, 0.61))
-    right = figure.add_axes((0.515, 0.19, 0.385, 0.61))
-    colours = style.code_colours(codes.shape[0])
-    _scatter(left, points, test, c=[colours[code] for code in index])
-    hidden = _stars(left, stars, colours, limits)
-    left.set_title("Colour: matched code")
+    both = len(stars) > 0
+    figure = style.new_figure(11.2 if both else 6.6, 5.6)
+    right = figure.add_axes((0.515, 0.19, 0.385, 0.61) if both else (0.12, 0.19, 0.70, 0.61))
+    first, hidden = right, []
+    if both:
+        first = figure.add_axes((0.07, 0.19, 0.385, 0.61))
+        colours = style.code_colours(len(stars))
+        _scatter(first, points, test, c=[colours[code] for code in index])
+        hidden = _stars(first, stars, colours, limits)
+        first.set_title("Color: closest code")
     values, label, cmap, (low, high) = _parameter(parameters, parameter_names, points)
     drawn = _scatter(right, points, test, c=values, cmap=cmap, vmin=low, vmax=high)
-    right.set_title("Colour: task parameter")
-    bar = figure.colorbar(drawn, cax=figure.add_axes((0.915, 0.19, 0.016, 0.61)))
+    right.set_title("Color: task parameter")
+    bar = figure.colorbar(
+        drawn, cax=figure.add_axes((0.915, 0.19, 0.016, 0.61) if both else (0.85, 0.19, 0.027, 0.61))
+    )
     bar.set_label(label)
     bar.outline.set_visible(False)
     shares = 100 * pca.explained_variance_ratio_
-    for axes in (left, right):
+    for axes in {first, right}:
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
         axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
-    left.set_ylabel(f"2nd principal component ({shares[1]:.0f} %)")
-    right.tick_params(labelleft=False)
-    _legend(left, bool(test.any()), hidden)
-    style.heading(figure, left, title, subtitle or "")
+    first.set_ylabel(f"2nd principal component ({shares[1]:.0f} %)")
+    right.tick_params(labelleft=first is right)
+    _legend(first, bool(test.any()), hidden, codes=both)
+    chosen = "Task contexts and the codes that group them" if both else "Task contexts"
+    style.heading(figure, first, title or chosen, subtitle or "")
     return style.save_figure(figure, path)
+
+
+def _closest(contexts: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Index of the code of the highest cosine similarity, ``[n]``."""
+    directions = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-12)
+    return (contexts @ directions.T).argmax(1)
 
 
 def _limits(points: np.ndarray, stars: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -184,7 +191,7 @@ def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:
     return 1 - (residuals**2).sum(0) / np.maximum((centred**2).sum(0), np.finfo(float).tiny)
 
 
-def _legend(axes: Axes, any_test: bool, hidden: list[int]) -> None:
+def _legend(axes: Axes, any_test: bool, hidden: list[int], *, codes: bool) -> None:
     def mark(marker: str, size: float, edge: str) -> Line2D:
         return Line2D(
             [], [], color="#9A9A9A", marker=marker, markersize=size, markeredgecolor=edge, linestyle="none"
@@ -197,8 +204,9 @@ def _legend(axes: Axes, any_test: bool, hidden: list[int]) -> None:
     if any_test:
         handles.append(mark("^", 8, style.INK))
         texts.append("context of an unseen test task")
-    handles.append(mark("*", 16, style.INK))
-    texts.append("code (numbered)")
+    if codes:
+        handles.append(mark("*", 16, style.INK))
+        texts.append("code (numbered)")
     if hidden:
         handles.append(Line2D([], [], linestyle="none"))
         texts.append(

@@ -58,7 +58,7 @@ def plot_learning(
     title: str = "What happened during training",
     subtitle: str | None = None,
     best_name: str = "optimum",
-    beginnings: Mapping[str, float] | None = None,
+    milestones: Mapping[str, float] | None = None,
 ) -> Path:
     """Returns by protocol, every loss, code usage and context noise against updates.
 
@@ -73,18 +73,18 @@ def plot_learning(
         title: says what is seen.
         subtitle: second, lighter line.
         best_name: what the best possible return is called.
-        beginnings: ``{"policy begins": update, ...}``, thin vertical lines; before ``"codes begin"`` the
+        milestones: ``{"policy begins": update, ...}``, thin vertical lines; before ``"codes begin"`` the
             use of the codebook is not drawn, for there is none.
 
     Raises:
         ValueError: if none of the names is known.
     """
     series = read_metrics(metrics) if isinstance(metrics, (str, Path)) else _from_mapping(metrics)
-    beginnings = dict(beginnings or {})
+    milestones = dict(milestones or {})
     for name in ("codebook/perplexity", "codebook/dead_codes"):
-        if name in series and "codes begin" in beginnings:
+        if name in series and "codes begin" in milestones:
             steps, values = series[name]
-            used = steps > beginnings["codes begin"]
+            used = steps > milestones["codes begin"]
             series[name] = steps[used], values[used]
     series = {name: pair for name, pair in series.items() if pair[0].size}
     panels = _panels(series, random, (best_name, optimum), codes)
@@ -107,12 +107,12 @@ def plot_learning(
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         labels = draw(axes)
-        for update in beginnings.values():
+        for update in milestones.values():
             axes.axvline(update, color=style.MUTED, linestyle=(0, (1, 2)), linewidth=1.0, zorder=1.2)
         axes.set_xlabel("updates")
         style.label_margin(axes, labels, size=9.5)
         if index == 0:
-            marks = ", ".join(f"{name} at {update:,.0f}" for name, update in beginnings.items())
+            marks = ", ".join(f"{name} at {update:,.0f}" for name, update in milestones.items())
             notes = (subtitle, f"dotted: {marks}" if marks else "")
             style.heading(figure, axes, title, " \u00b7 ".join(filter(None, notes)))
     return style.save_figure(figure, path)

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from ctmrl_torchrl.objectives.policy.acting import ActingPolicy
-from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig, TargetUpdate
 from ctmrl_torchrl.objectives.policy.brac_sac import BRACSACConfig, BRACSACLoss
 from ctmrl_torchrl.objectives.policy.iql import IQLConfig, make_iql_loss
+from ctmrl_torchrl.objectives.policy.sac import OfflineSACLoss, SACConfig, make_sac_loss
+from ctmrl_torchrl.objectives.policy.td3_bc import (
+    DelayedSoftUpdate,
+    OfflineTD3BCLoss,
+    TD3BCConfig,
+    make_td3_bc_loss,
+)
 
-__all__ = ["ActingPolicy", "BRACSACConfig", "BRACSACLoss", "IQLConfig", "PolicyLossConfig", "make_iql_loss"]
+__all__ = [
+    "POLICY_LOSSES",
+    "ActingPolicy",
+    "BRACSACConfig",
+    "BRACSACLoss",
+    "DelayedSoftUpdate",
+    "IQLConfig",
+    "OfflineSACLoss",
+    "OfflineTD3BCLoss",
+    "PolicyLossConfig",
+    "SACConfig",
+    "TD3BCConfig",
+    "TargetUpdate",
+    "make_iql_loss",
+    "make_sac_loss",
+    "make_td3_bc_loss",
+]

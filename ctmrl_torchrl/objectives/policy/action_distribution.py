@@ -22,14 +22,14 @@ def require_action(
         data_action.shape,
         reader=reader,
         what="the actor's action",
-        mend=f"as the data's {key!r}: give the actor that many outputs.",
+        hint=f"as the data's {key!r}: give the actor that many outputs.",
     )
     require_shape(
         log_prob,
         data_action.shape[:-1],
         reader=reader,
         what="the log-probability of the actor's action",
-        mend="use a distribution that sums over the action's dimensions (IndependentNormal, TanhNormal).",
+        hint="use a distribution that sums over the action's dimensions (IndependentNormal, TanhNormal).",
     )
 
 

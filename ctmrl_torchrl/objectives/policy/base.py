@@ -1,26 +1,45 @@
-"""What every policy loss brings along: a configuration that knows how to build it."""
+"""What every policy loss brings along: a configuration that knows how to build it and how it is trained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torchrl.objectives import LossModule
+from torchrl.objectives import LossModule, SoftUpdate
 
 from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
 from ctmrl_torchrl.modules.standardise import finer
+from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.registry import Registry
+from ctmrl_torchrl.rules import POSITIVE, SHARE, WIDTHS, or_none, ruled
+
+#: configurations of policy losses by the name that ``policy_loss.name`` has
+POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
+
+
+class TargetUpdate(Protocol):
+    """What moves target parameters after an update, as TorchRL's updaters do.
+
+    Examples:
+        >>> class NoTargets:
+        ...     def step(self) -> None: ...
+        >>> update: TargetUpdate = NoTargets()
+    """
+
+    def step(self) -> None:
+        """Called after every update of the policy."""
 
 
 @dataclass
 class PolicyLossConfig:
-    """Base of the policy-loss configurations.
+    """Base of the policy-loss configurations; register a subclass with ``POLICY_LOSSES.register(name)``.
 
     Args:
         name (str): the loss's name, as chosen by ``policy_loss=NAME``.
         hidden (list of int): widths of actor and critics.
         target_rate (float): rate of the moving target parameters.
-        observation_gain (float or None): actor and critics see the observation standardised by the training
+        observation_gain (float or None): actor and critics see the observation standardized by the training
             data and times this; None leaves it as it is. Networks learn coarse structure first, and the last
             bit of return is decided by differences much finer than the spread of the data.
 
@@ -29,15 +48,15 @@ class PolicyLossConfig:
         >>> from ctmrl_torchrl.problem import Problem
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
         >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
         >>> [network.out_keys[-1] for network in PolicyLossConfig(hidden=[8]).networks(problem, 4)]
         ['action', 'state_action_value', 'state_value']
     """
 
     name: str = "none"
-    hidden: list[int] = field(default_factory=lambda: [256, 256, 256])
-    target_rate: float = 0.005
-    observation_gain: float | None = None
+    hidden: list[int] = ruled([256, 256, 256], WIDTHS)
+    target_rate: float = ruled(0.005, SHARE)
+    observation_gain: float | None = ruled(None, or_none(POSITIVE))
 
     @property
     def label(self) -> str:
@@ -65,5 +84,14 @@ class PolicyLossConfig:
     def build(self, problem: Problem, context_dim: int) -> LossModule:
         """Build the loss with its networks."""
         raise ValueError(
-            f"policy_loss={self.name!r} names no policy loss; choose policy_loss=brac_sac or iql."
+            f"policy_loss.name={self.name!r} names no policy loss; choose one of "
+            f"{', '.join(sorted(POLICY_LOSSES))}."
         )
+
+    def parameter_groups(self, loss: LossModule) -> list[ParameterGroup]:
+        """What is optimized, and at which rates: all of it at the policy's rate."""
+        return [ParameterGroup.of("policy", [loss], schedule="policy")]
+
+    def target_update(self, loss: LossModule) -> TargetUpdate:
+        """What moves the targets after every update of the policy."""
+        return SoftUpdate(loss, tau=self.target_rate)

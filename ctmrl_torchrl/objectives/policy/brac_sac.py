@@ -19,10 +19,11 @@ from torchrl.objectives.utils import _vmap_func
 from ctmrl_torchrl.modules.policies import make_qvalue
 from ctmrl_torchrl.objectives.checks import known_reduction
 from ctmrl_torchrl.objectives.policy.action_distribution import magnitude, require_action, sample_and_score
-from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
 from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, ruled
 
 
 class BRACSACLoss(TransitionLoss):
@@ -35,7 +36,19 @@ class BRACSACLoss(TransitionLoss):
     - ``loss_behaviour_critic`` (only with a ``behaviour_critic``): minus the dual divergence D, plus a
       penalty that confines its witness; the penalty coefficient follows ``D`` towards ``divergence_target``.
 
-    Each loss reaches its own network only. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
+    Gradients:
+
+    =========================  =========================
+    term                       reaches
+    =========================  =========================
+    ``loss_qvalue``            the Q networks
+    ``loss_value``             V
+    ``loss_actor``             the actor
+    ``loss_behaviour_critic``  the behavior critic
+    =========================  =========================
+
+    Where the context has a gradient, ``loss_qvalue`` and the others reach it too; see
+    :class:`~ctmrl_torchrl.objectives.MetaLoss`. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
     shapes the optimal policy: the lineage's reward scale of 100 with coefficient 1 equals scale 1 with 0.01.
 
     Args:
@@ -268,6 +281,7 @@ class BRACSACLoss(TransitionLoss):
         return TensorDict(out | diagnostics, [])
 
 
+@POLICY_LOSSES.register("brac_sac")
 @dataclass
 class BRACSACConfig(PolicyLossConfig):
     """Configuration of :class:`BRACSACLoss`.
@@ -281,19 +295,19 @@ class BRACSACConfig(PolicyLossConfig):
         >>> from ctmrl_torchrl.problem import Problem
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
         >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
         >>> BRACSACConfig(hidden=[8], reward_scale=5.0).build(problem, 4).reward_scale
         5.0
     """
 
     name: str = "brac_sac"
-    reward_scale: float = 1.0
-    entropy_coefficient: float = 0.01
-    regularisation: float = 1e-5
-    behaviour_penalty: bool = False
-    penalty_init: float = 50.0
-    penalty_max: float = 2000.0
-    divergence_target: float = 0.05
+    reward_scale: float = ruled(1.0, POSITIVE)
+    entropy_coefficient: float = ruled(0.01, NOT_NEGATIVE)
+    regularisation: float = ruled(1e-5, NOT_NEGATIVE)
+    behaviour_penalty: bool = ruled(False, SWITCH)
+    penalty_init: float = ruled(50.0, NOT_NEGATIVE)
+    penalty_max: float = ruled(2000.0, NOT_NEGATIVE)
+    divergence_target: float = ruled(0.05, NUMBER)
 
     def build(self, problem: Problem, context_dim: int) -> BRACSACLoss:
         """Build the loss with its networks."""

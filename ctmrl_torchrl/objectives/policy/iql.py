@@ -14,9 +14,10 @@ from torchrl.objectives.utils import distance_loss
 
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 from ctmrl_torchrl.objectives.checks import known_reduction
-from ctmrl_torchrl.objectives.policy.base import PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import BETWEEN_ZERO_AND_ONE, POSITIVE, among, ruled
 
 #: what ``policy_loss.rewards`` chooses from
 REWARDS = ("raw", "scaled", "standardised")
@@ -185,6 +186,7 @@ def make_iql_loss(
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
+@POLICY_LOSSES.register("iql")
 @dataclass
 class IQLConfig(PolicyLossConfig):
     """Configuration of implicit Q-learning; see :func:`make_iql_loss`.
@@ -199,15 +201,15 @@ class IQLConfig(PolicyLossConfig):
         >>> from ctmrl_torchrl.problem import Problem
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
         >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
-        >>> problem = Problem(1, 1, 0.9, 8, ("next", "reward"), False, statistics)
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
         >>> IQLConfig(hidden=[8], expectile=0.7).build(problem, 4).expectile
         0.7
     """
 
     name: str = "iql"
-    expectile: float = 0.8
-    temperature: float = 10.0
-    rewards: str = "raw"
+    expectile: float = ruled(0.8, BETWEEN_ZERO_AND_ONE)
+    temperature: float = ruled(10.0, POSITIVE)
+    rewards: str = ruled("raw", among(*REWARDS))
 
     @property
     def label(self) -> str:

@@ -111,6 +111,6 @@ class TransitionLoss(LossModule):
 
     def _column(self, written: TensorDictBase, key: NestedKey, expected: tuple[int | str, ...]) -> Tensor:
         """What a critic wrote, without its last dimension."""
-        name, mend = type(self).__name__, "a critic's last layer has one output."
+        name, hint = type(self).__name__, "a critic's last layer has one output."
         value = read(written, key, name)
-        return require_shape(value, (*expected, 1), reader=name, what=repr(key), mend=mend).squeeze(-1)
+        return require_shape(value, (*expected, 1), reader=name, what=repr(key), hint=hint).squeeze(-1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ctmrl_torchrl.objectives.representation.base import RepresentationConfig, RepresentationLoss
+from ctmrl_torchrl.objectives.representation.base import NoRepresentationLoss, RepresentationLoss
 from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
 from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
-from ctmrl_torchrl.objectives.representation.cqvae_config import CQVAEConfig
-from ctmrl_torchrl.objectives.representation.metric import metric_loss
+from ctmrl_torchrl.objectives.representation.metric import MetricLoss, metric_loss
+from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys, TransitionPredictors
 from ctmrl_torchrl.objectives.representation.released import ReleasedCTMRLLoss
-from ctmrl_torchrl.objectives.representation.released_config import ReleasedConfig
 from ctmrl_torchrl.objectives.representation.released_terms import (
     bilinear_contrastive,
     code_contrast,
@@ -22,12 +21,13 @@ from ctmrl_torchrl.objectives.representation.terms import (
 )
 
 __all__ = [
-    "CQVAEConfig",
     "CQVAELoss",
+    "MetricLoss",
+    "NoRepresentationLoss",
+    "PredictionKeys",
     "ReleasedCTMRLLoss",
-    "ReleasedConfig",
-    "RepresentationConfig",
     "RepresentationLoss",
+    "TransitionPredictors",
     "bilinear_contrastive",
     "club_bound",
     "code_classification",

@@ -1,27 +1,28 @@
-"""What every representation loss is: a LossModule with a few questions to answer, and its configuration."""
+"""What every representation loss is: a LossModule, and the one place where its contexts come from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Hashable
+from typing import Any, NoReturn
 
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.objectives.encoding import ContextEncoding
 
 
 class RepresentationLoss(LossModule):
     """Losses of the contexts that :class:`~ctmrl_torchrl.objectives.MetaLoss` has encoded.
 
-    ``forward`` reads ``task_context`` ``[T, d]`` and what its ``in_keys`` say. The properties here tell
-    ``MetaLoss`` what else to prepare; a loss overrides those that it needs.
+    ``forward`` reads ``task_context`` ``[T, d]`` and what its ``in_keys`` say. :meth:`contexts` is the place
+    where contexts come from: a loss overrides it to encode a second draw, to change what is encoded, or to
+    encode again what it has predicted. :attr:`context_keys` names the draws that it reads.
 
-    Accepted keys, as far as a loss has them: ``task_context``, ``task_context_positive``,
-    ``task_context_reconstructed``, ``transition_contexts``. ``MetaLoss`` hands the contexts on under these
-    names, and renames them along.
+    ``MetaLoss`` hands the contexts on under the names of its own keys and renames those of the loss along, as
+    far as it has them: ``context``, ``context_positive``, ``task_context``, ``task_context_positive``,
+    ``task_context_reconstructed``, ``transition_contexts``, ``task_id``.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -46,32 +47,31 @@ class RepresentationLoss(LossModule):
     """
 
     @property
-    def uses_positive(self) -> bool:
-        """Whether the second context draw is needed now."""
-        return False
+    def context_keys(self) -> dict[str, list[NestedKey]]:
+        """The context draws that are needed now, and what :meth:`contexts` reads of each.
+
+        The draws are ``"context"`` and ``"context_positive"``; the lists hold keys below them, besides those
+        that the encoder reads.
+        """
+        return {"context": []}
+
+    def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
+        """Encode what this loss learns from.
+
+        Args:
+            encoding: the draws of the meta-batch, and the encoder.
+
+        Returns:
+            tensors by name: ``task_context`` ``[T, d]``, which the policy acts on too, and any of the other
+            names that ``MetaLoss`` hands on. Contexts of single transitions go with the ``context_mask`` of
+            those that count.
+        """
+        return encoding(encoding.draw("context")).entries()
 
     @property
-    def uses_transition_contexts(self) -> bool:
-        """Whether what the encoder makes of every single transition, ``[T, L, d]``, is needed now."""
-        return False
-
-    @property
-    def augmented_keys(self) -> list[NestedKey]:
-        """What :meth:`augment` reads of a context; empty where contexts are encoded as they are."""
-        return []
-
-    @property
-    def reconstructed_keys(self) -> list[NestedKey]:
-        """What :meth:`reconstruct` reads of a context; empty where nothing is encoded again now."""
-        return []
-
-    def augment(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions to encode instead of ``context``, given the tasks' contexts from the other draw."""
-        return context
-
-    def reconstruct(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions ``[T, L]`` to encode besides, as ``task_context_reconstructed``."""
-        return context
+    def phase(self) -> Hashable:
+        """What decides which terms are computed; stacked agents must be in the same phase."""
+        return None
 
     @property
     def functional(self) -> bool:
@@ -83,36 +83,22 @@ class RepresentationLoss(LossModule):
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
         """Refuse: nothing here is bootstrapped."""
-        raise NotImplementedError(
+        raise NotImplementedError(  # as TorchRL's losses do
             f"{type(self).__name__} estimates no value; choose the value estimator of the policy loss."
         )
 
 
-@dataclass
-class RepresentationConfig:
-    """Base of the representation configurations: one subclass beside each loss.
-
-    Args:
-        name (str): the loss's name, as chosen by ``representation=NAME``.
-
-    Attributes:
-        uses_transition_contexts: whether the loss is ever shown contexts of single transitions.
+class NoRepresentationLoss(RepresentationLoss):
+    """No term at all: the encoder is fixed, or learns from the critic alone.
 
     Examples:
-        >>> class Config(RepresentationConfig):
-        ...     def build(self, problem: Problem, context_dim: int) -> LossModule:
-        ...         return LossModule()
-        >>> Config(name="mine").name
-        'mine'
+        >>> NoRepresentationLoss()(TensorDict({}, [])).is_empty()
+        True
     """
 
-    uses_transition_contexts: ClassVar[bool] = False
+    out_keys: list[str] = []
+    in_keys: list[NestedKey] = []
 
-    name: str = "none"
-
-    def build(self, problem: Problem, context_dim: int) -> RepresentationLoss:
-        """Build the loss with all of its modules."""
-        raise ValueError(
-            f"representation={self.name!r} names no representation loss; choose a method (method=ctmrl) or "
-            "one of the registered representation configurations."
-        )
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute nothing."""
+        return TensorDict({}, [])

@@ -18,7 +18,7 @@ def require_contexts(tensordict: TensorDictBase, key: NestedKey, *, latent_size:
         ValueError: if they have another rank or size.
     """
     context = read(tensordict, key, reader)
-    require_shape(context, ("T", "d"), reader=reader, what=repr(key), mend="one context per task.")
+    require_shape(context, ("T", "d"), reader=reader, what=repr(key), hint="one context per task.")
     if context.shape[-1] != latent_size:
         raise ValueError(
             f"{reader}: {key!r} has latent size {context.shape[-1]} but the codes of the codebook have "
@@ -42,8 +42,8 @@ def require_second_draw(
         ValueError: if shapes differ from the first draw's.
     """
     second, number = read(tensordict, positive, reader), tensordict.get(task_id, None)
-    mend = "a second draw of the same tasks."
-    require_shape(second, context.shape, reader=reader, what=repr(positive), mend=mend)
+    hint = "a second draw of the same tasks."
+    require_shape(second, context.shape, reader=reader, what=repr(positive), hint=hint)
     if number is not None:
-        mend = "one number per task."
-        require_shape(number, context.shape[:1], reader=reader, what=repr(task_id), mend=mend)
+        hint = "one number per task."
+        require_shape(number, context.shape[:1], reader=reader, what=repr(task_id), hint=hint)

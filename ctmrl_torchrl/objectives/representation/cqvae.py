@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.codebook import Codebook
 from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
 from ctmrl_torchrl.objectives.representation.relabel import mix_other_tasks
 from ctmrl_torchrl.objectives.representation.terms import code_classification, hard_contrastive
@@ -21,8 +22,17 @@ TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrast
 class CQVAELoss(CodebookLoss):
     """L = w1 L_pre_spe + w2 L_pre_cro + w3 L_C + w4 L_contra (CTMRL, Eq. 3-10).
 
-    Gradients: L_pre_spe reaches the contexts (hence the encoder) and the predictors; L_pre_cro the codes and
-    the predictors, never the encoder; L_C the contexts and the codes; L_contra the contexts of both draws.
+    Gradients:
+
+    =========================  =========================================================
+    term                       reaches
+    =========================  =========================================================
+    ``loss_prediction``        contexts (hence the encoder), predictors
+    ``loss_cross_prediction``  codes, predictors; never the encoder
+    ``loss_code``              contexts, codes
+    ``loss_contrastive``       contexts of both draws
+    =========================  =========================================================
+
     A weight of 0 switches a term off and skips its work. While :attr:`warm_up` is true only L_pre_spe is
     active and the codebook is left alone.
 
@@ -38,11 +48,11 @@ class CQVAELoss(CodebookLoss):
         reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
             units; (almost) zero counts as one, as in the predictors.
         relabelled_fraction (float): share of the contexts in which transitions of another task take part,
-            relabelled by the predictors after the warm-up; :class:`~ctmrl_torchrl.objectives.MetaLoss` asks
-            for it before it encodes (:meth:`augment`). Defaults to 0.
+            relabelled by the predictors after the warm-up (:meth:`mixed`). Defaults to 0.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
+        - ``context`` and ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
           gradient; the second is among ``in_keys`` only while the contrastive term is on
         - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative
@@ -113,25 +123,37 @@ class CQVAELoss(CodebookLoss):
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
     @property
-    def uses_positive(self) -> bool:
-        """Whether the second context draw is needed now: by the contrastive term, or to relabel the first."""
+    def _uses_positive(self) -> bool:
+        """Whether the second draw is needed now: by the contrastive term, or to relabel the first."""
         return (self.contrastive_weight != 0 or self.relabelled_fraction != 0) and not self.warm_up
 
     @property
-    def augmented_keys(self) -> list[NestedKey]:
-        """What :meth:`augment` reads of a context."""
+    def context_keys(self) -> dict[str, list[NestedKey]]:
+        """The draws that are encoded now, and what is read of them to relabel transitions."""
         keys = self.tensor_keys
-        return [keys.observation, keys.action] if self.relabelled_fraction else []
+        if not self._uses_positive:
+            return {"context": []}
+        relabelled = [keys.observation, keys.action] if self.relabelled_fraction else []
+        return {"context": relabelled, "context_positive": []}
 
     @property
     def in_keys(self) -> list[NestedKey]:
         """What the coming forward pass reads."""
         keys, contrasts = self.tensor_keys, self.contrastive_weight != 0 and not self.warm_up
         contexts = [keys.task_context] + ([keys.task_context_positive] if contrasts else [])
-        leaves = (keys.observation, keys.action, *(key for key, _ in self._predictors))
+        leaves = (keys.observation, keys.action, *self.predictors.targets(keys))
         return [*contexts, *(join_key(keys.prediction, leaf) for leaf in leaves)]
 
-    def augment(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
+    def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
+        """Encode the first draw, mixed with relabelled transitions of other tasks, and the second draw."""
+        context = encoding.draw("context")
+        if not self._uses_positive:
+            return encoding(context).entries()
+        positive = encoding(encoding.draw("context_positive")).task_context
+        context = self.mixed(context, positive.detach())
+        return {"task_context_positive": positive} | encoding(context).entries()
+
+    def mixed(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions ``[T, L]`` to encode, given contexts ``[T, d]`` of the tasks from another draw."""
         if not self.relabelled_fraction:
             return context

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
 from torch import Tensor
+
+from ctmrl_torchrl.modules.keys import read
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 
 #: keeps the root's slope finite, and the quotients where there are no pairs
 _SMALL = 1e-3
@@ -42,3 +51,73 @@ def metric_loss(task_context: Tensor, task_id: Tensor | None = None) -> Tensor:
         # Every pair is met twice, once from either side.
         total = total + (cost * pairs).sum(-1) / (pairs.sum() + 2 * _SMALL)
     return total * tasks
+
+
+class MetricLoss(RepresentationLoss):
+    """FOCAL's representation loss: the distance metric term alone; see :func:`metric_loss`.
+
+    Keyword Args:
+        metric_weight (float): of the term. Defaults to 1.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
+
+    Keys (see ``set_keys``):
+        - ``task_context`` ``[T, d]``, with gradient
+        - ``task_id`` ``[T]``: rows of one task attract each other
+
+    Out: ``loss_metric`` and the detached ``context_distance``, the mean distance of contexts.
+
+    Gradients:
+
+    ===============  ==============================
+    term             reaches
+    ===============  ==============================
+    ``loss_metric``  contexts (hence the encoder)
+    ===============  ==============================
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if an entry has another shape, or the batch holds a single context.
+
+    Examples:
+        >>> loss = MetricLoss()
+        >>> batch = {"task_context": torch.randn(5, 4), "task_id": torch.tensor([0, 0, 1, 2, 3])}
+        >>> sorted(loss(TensorDict(batch, [5])).keys())
+        ['context_distance', 'loss_metric']
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        task_context: NestedKey = "task_context"
+        task_id: NestedKey = "task_id"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+
+    def __init__(self, *, metric_weight: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__()
+        self.metric_weight = metric_weight
+        self.reduction = known_reduction(reduction, type(self).__name__)
+        self.out_keys = ["loss_metric", "context_distance"]
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What the forward pass reads."""
+        return [self.tensor_keys.task_context, self.tensor_keys.task_id]
+
+    def reset_parameters_recursive(self) -> None:
+        """Nothing to draw: the loss has no parameters."""
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute the term."""
+        keys, name = self.tensor_keys, type(self).__name__
+        context, task_id = (read(tensordict, key, name) for key in (keys.task_context, keys.task_id))
+        hint = "one context per task."
+        require_shape(context, ("T", "d"), reader=name, what=repr(keys.task_context), hint=hint)
+        hint = "one number per context."
+        require_shape(task_id, context.shape[:1], reader=name, what=repr(keys.task_id), hint=hint)
+        if context.shape[0] < 2:
+            raise ValueError(f"{name}: the batch holds one context, but distances need at least two.")
+        loss = self.metric_weight * metric_loss(context, task_id)
+        spread = context.detach().var(0, correction=1).mean().mul(2)
+        return TensorDict({"loss_metric": self._reduce_loss(loss), "context_distance": spread}, [])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.checks import require_shape
+from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.checks import require_contexts
 from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
@@ -54,6 +55,21 @@ class ReleasedCTMRLLoss(CodebookLoss):
     The last two compare by ``x W y`` without a temperature. W stays as it is given: no optimiser of the
     released code owns it.
 
+    Gradients:
+
+    ======================  ============================================================
+    term                    reaches
+    ======================  ============================================================
+    ``loss_metric``         contexts (hence the encoder)
+    ``loss_club``           contexts of single transitions
+    ``loss_guess``          ``behaviour_guess``
+    ``loss_prediction``     predictors
+    ``loss_cycle``          codes, predictors, encoder
+    ``loss_commitment``     contexts
+    ``loss_code_contrast``  codes
+    ``loss_contrastive``    contexts of both draws
+    ======================  ============================================================
+
     Departures from the release: it contrasts all training tasks, with contexts drawn for this alone, and here
     the tasks of the meta-batch are contrasted; a task alone on its code gets drawn negatives, where there it
     costs nothing; its W is random, here the identity unless given; its cycle compares the code with every
@@ -78,10 +94,11 @@ class ReleasedCTMRLLoss(CodebookLoss):
             :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
 
     Keys (see ``set_keys``):
+        - ``context``, ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context``, ``task_context_positive`` ``[T, d]``, ``task_id`` ``[T]`` (optional): as for
           :class:`~ctmrl_torchrl.objectives.CQVAELoss`
         - ``transition_contexts`` ``[T, L, d]``: what the encoder makes of single transitions, with gradient
-        - ``task_context_reconstructed`` ``[T, d]``: contexts of what :meth:`reconstruct` returned
+        - ``task_context_reconstructed`` ``[T, d]``: contexts of what :meth:`reconstructed` returned
         - ``prediction``: the context ``[T, L]`` that was encoded, with ``observation``, ``action``,
           ``reward``, ``next_observation`` and (optional) ``mask`` inside
 
@@ -148,8 +165,8 @@ class ReleasedCTMRLLoss(CodebookLoss):
         self.extra_negatives = extra_negatives
         size = codebook.codes.shape[-1]
         bilinear = torch.eye(size) if bilinear is None else bilinear.detach().clone()
-        mend = "one row and column per dimension of the codes."
-        require_shape(bilinear, (size, size), reader=type(self).__name__, what="bilinear", mend=mend)
+        hint = "one row and column per dimension of the codes."
+        require_shape(bilinear, (size, size), reader=type(self).__name__, what="bilinear", hint=hint)
         self.register_buffer("bilinear", bilinear)
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
@@ -159,13 +176,11 @@ class ReleasedCTMRLLoss(CodebookLoss):
         self.behaviour_guess.reset_parameters_recursive()
 
     @property
-    def uses_positive(self) -> bool:
-        """Whether the second context draw is needed now."""
+    def _uses_positive(self) -> bool:
         return self.contrastive_weight != 0 and not self.warm_up
 
     @property
-    def uses_transition_contexts(self) -> bool:
-        """Whether contexts of single transitions are needed."""
+    def _uses_transition_contexts(self) -> bool:
         return self.club_weight != 0 or self.guess_weight != 0
 
     @property
@@ -173,9 +188,11 @@ class ReleasedCTMRLLoss(CodebookLoss):
         return self.cycle_weight != 0 and not self.warm_up
 
     @property
-    def reconstructed_keys(self) -> list[NestedKey]:
-        """What :meth:`reconstruct` reads of a context."""
-        return [self.tensor_keys.observation, self.tensor_keys.action] if self._cycles else []
+    def context_keys(self) -> dict[str, list[NestedKey]]:
+        """The draws that are encoded now, and what the cycle reads of them."""
+        keys = self.tensor_keys
+        draws = {"context": [keys.observation, keys.action] if self._cycles else []}
+        return draws | ({"context_positive": []} if self._uses_positive else {})
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -183,16 +200,30 @@ class ReleasedCTMRLLoss(CodebookLoss):
         keys = self.tensor_keys
         needed = [
             (keys.task_context, True),
-            (keys.task_context_positive, self.uses_positive),
-            (keys.transition_contexts, self.uses_transition_contexts),
+            (keys.task_context_positive, self._uses_positive),
+            (keys.transition_contexts, self._uses_transition_contexts),
             (keys.task_context_reconstructed, self._cycles),
         ]
         leaves = [keys.observation, keys.action]
         if self.prediction_weight:
-            leaves += [key for key, _ in self._predictors]
+            leaves += self.predictors.targets(keys)
         return [key for key, used in needed if used] + [join_key(keys.prediction, leaf) for leaf in leaves]
 
-    def reconstruct(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
+    def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
+        """Encode both draws, and again what the predictors expect under the matched codes."""
+        contexts, context = {}, encoding.draw("context")
+        if self._uses_positive:
+            contexts["task_context_positive"] = encoding(encoding.draw("context_positive")).task_context
+        encoded = encoding(context)
+        contexts |= encoded.entries()
+        if self._uses_transition_contexts:
+            contexts["transition_contexts"] = encoded.transition_contexts
+        if self._cycles:
+            again = self.reconstructed(context, encoded.task_context)
+            contexts["task_context_reconstructed"] = encoding(again).task_context
+        return contexts
+
+    def reconstructed(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The context with the outcomes that the predictors expect under the matched codes."""
         index = match_codes(task_context.detach(), self.codebook.codes.detach())[1]
         return self._answer(context.copy(), self.codebook.codes[index])
@@ -205,8 +236,8 @@ class ReleasedCTMRLLoss(CodebookLoss):
         lead = seen[keys.action].shape[:-1]
         guess = self.behaviour_guess(TensorDict(seen, lead))
         loc, variance = (guess.get(key) for key in self.behaviour_guess.out_keys[-2:])
-        mend = "one context per transition, as long as those of tasks: encoder.pool=mean."
-        self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, mend)
+        hint = "one context per transition, as long as those of tasks: encoder.pool=mean."
+        self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, hint)
         club = club_bound(loc.detach(), variance.detach(), contexts, mask)
         error = guess_error(loc, variance, contexts.detach(), mask)
         return {"loss_club": self.club_weight * club, "loss_guess": self.guess_weight * error}
@@ -221,7 +252,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         terms = dict.fromkeys(TERMS, zeros)
         if self.metric_weight:
             terms["loss_metric"] = self.metric_weight * metric_loss(task_context, task_id)
-        if self.uses_transition_contexts:
+        if self._uses_transition_contexts:
             terms |= self._club(tensordict, batch)
         if self.prediction_weight:
             errors = self._prediction_errors(batch, task_context.detach())

@@ -64,7 +64,7 @@ def test_what_is_learned_and_what_is_recorded(recipe, choice, learned):
 
 def test_test_behaviour_is_told_the_test_parameters():
     agents = ppo.PPOAgents.for_tasks(TASKS, PPO, seed=0, task_ids=TASKS.train_ids)
-    told = TASKS.standardised_parameters()
+    told = TASKS.standardized_parameters()
     torch.testing.assert_close(agents.features.task_parameters, told)
     assert agents.task_ids == (0, 1, 3)
 

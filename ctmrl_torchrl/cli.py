@@ -1,0 +1,126 @@
+"""The console command ``ctmrl``: train, collect, tables. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+#: command to where it is and what it does
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": (
+        "ctmrl_torchrl.commands.train:main",
+        "make the data if there are none, meta-train, adapt to unseen tasks, write summary and figures",
+    ),
+    "collect": (
+        "ctmrl_torchrl.commands.collect:main",
+        "make the offline dataset of an environment family and report what is in it",
+    ),
+    "table": ("ctmrl_torchrl.commands.table:main", "print the summary of one or more runs"),
+}
+
+_USAGE = """usage: ctmrl [--plugin MODULE_OR_FILE ...] COMMAND [OPTIONS | NAME=VALUE ...]
+
+{commands}
+
+  --plugin M    import a module or a .py file first, so that what it registers can be chosen; may be repeated
+  --version     print the version
+  --help        print this; ctmrl COMMAND --help prints the choices and fields of a command
+
+examples:
+  ctmrl train                                        Point-Robot on the CPU, minutes
+  ctmrl train env=half_cheetah_vel preset=cpu seed=1
+  ctmrl --plugin my_family.py train env=my_family
+"""
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong."""
+
+
+def usage() -> str:
+    """What ``ctmrl --help`` prints."""
+    lines = [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()]
+    return _USAGE.format(commands="\n".join(lines))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status.
+
+    A slip of the user's is told in a line or two without a traceback; ``HYDRA_FULL_ERROR=1`` shows it.
+
+    Examples:
+        >>> main(["trian"])
+        2
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not _is_users(error):
+            raise
+        sys.stderr.write(f"ctmrl: {error}\n")
+        return 2
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error tells the user what to do differently."""
+    if isinstance(error, UsageError):
+        return True
+    from ctmrl_torchrl.errors import USER_ERRORS
+
+    return isinstance(error, USER_ERRORS)
+
+
+def _run(arguments: list[str]) -> int:
+    plugins = []
+    while arguments and arguments[0].startswith("-"):
+        option = arguments.pop(0)
+        if option in ("-h", "--help"):
+            sys.stdout.write(usage())
+            return 0
+        if option == "--version":
+            from ctmrl_torchrl import __version__
+
+            sys.stdout.write(f"ctmrl_torchrl {__version__}\n")
+            return 0
+        name, _, value = option.partition("=")
+        if name != "--plugin":
+            raise UsageError(f"unknown option {option}; see ctmrl --help.")
+        if not value and not arguments:
+            raise UsageError("--plugin needs a module or the path of a .py file.")
+        plugins.append(value or arguments.pop(0))
+    if not arguments:
+        sys.stdout.write(usage())
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        from ctmrl_torchrl.registry import nearest
+
+        raise UsageError(
+            f"unknown command {command!r}.{nearest(command, COMMANDS)} Known: {', '.join(COMMANDS)}."
+        )
+    while "--plugin" in rest:  # after the command, too
+        at = rest.index("--plugin")
+        if at + 1 == len(rest):
+            raise UsageError("--plugin needs a module or the path of a .py file.")
+        plugins.append(rest[at + 1])
+        del rest[at : at + 2]
+    if plugins:
+        from ctmrl_torchrl.training.compose import load_plugin
+
+        for plugin in plugins:
+            load_plugin(plugin)
+    return _entry(command)(rest)
+
+
+def _entry(command: str) -> Callable[[list[str]], int]:
+    module, _, attribute = COMMANDS[command][0].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Actors at the speed of their networks: the same modules in the same order, without what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from tensordict import TensorDictBase
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+)
+from torch import nn
+from torchrl.modules import ProbabilisticActor, SafeProbabilisticTensorDictSequential, SafeSequential
+
+#: a policy as a function: writes the action into a tensordict and returns it
+Act = Callable[[TensorDictBase], TensorDictBase]
+
+#: sequences that end in a distribution; a subclass may do anything else and is left alone
+_WITH_DISTRIBUTION = (
+    ProbabilisticActor,
+    SafeProbabilisticTensorDictSequential,
+    ProbabilisticTensorDictSequential,
+)
+
+
+def bound(actor: TensorDictModuleBase) -> AbstractContextManager[TensorDictModuleBase]:
+    """A context in which the actor's parameters stay in place, for many calls with the same parameters.
+
+    An actor that puts parameters into a network at each call can offer this itself, as a method ``bound``
+    that returns a context manager of the network with its parameters. For others it is the actor as it is.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_actor
+        >>> actor = make_actor(observation_dim=2, action_dim=2, context_dim=4)
+        >>> with bound(actor) as ready:
+        ...     ready is actor
+        True
+    """
+    own = getattr(actor, "bound", None)
+    return own() if callable(own) else nullcontext(actor)
+
+
+def direct(actor: TensorDictModuleBase) -> Act:
+    """The actor as direct calls of its networks, with the same numbers in a fraction of the time.
+
+    With small networks most of the time of an actor goes into the wrappers around them: dispatch, copies and
+    conversions in each module of a sequence. This serves an actor that is a sequence of plain
+    ``TensorDictModule`` networks with a distribution at the end, such as
+    :func:`~ctmrl_torchrl.modules.make_actor` builds; any other actor is returned as it is.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.modules import make_actor
+        >>> actor = make_actor(observation_dim=2, action_dim=2, context_dim=4)
+        >>> td = TensorDict({"observation": torch.ones(3, 2), "task_context": torch.ones(3, 4)}, [3])
+        >>> torch.equal(direct(actor)(td.clone())["action"], actor(td)["action"])
+        True
+    """
+    if type(actor) not in _WITH_DISTRIBUTION or actor.return_composite:
+        return actor
+    *networks, distribution = _modules_of(actor)
+    written = [key for key in actor.out_keys if key not in distribution.out_keys]
+    if not all(map(_is_plain, networks)) or not {*distribution.in_keys} <= {*written} or _has_hooks(actor):
+        return actor
+    calls = [(module.module, module.in_keys, module.out_keys) for module in networks]
+
+    def act(tensordict: TensorDictBase) -> TensorDictBase:
+        known = {}
+        for network, in_keys, out_keys in calls:
+            read = [known[key] if key in known else tensordict.get(key) for key in in_keys]
+            results = network(*read)
+            known.update(zip(out_keys, results if isinstance(results, tuple) else (results,), strict=True))
+        for key in written:
+            tensordict.set(key, known[key])
+        return distribution(tensordict)
+
+    return act
+
+
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """The modules of nested sequences, one after the other; a sequence that cannot be taken apart is one."""
+    whole = type(module) not in (*_WITH_DISTRIBUTION, TensorDictSequential, SafeSequential)
+    if whole or module.partial_tolerant or module.inplace is False or _has_hooks(module):
+        return [module]
+    parts = module.module.values() if isinstance(module.module, nn.ModuleDict) else module.module
+    return [each for part in parts for each in _modules_of(part)]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether calling the network inside with tensors is all that the module does."""
+    return (
+        type(module) is TensorDictModule
+        and isinstance(module.module, nn.Module)
+        and module.method is None
+        and isinstance(module.in_keys, list)
+        and getattr(module, "_kwargs", None) is None
+        and module.out_keys == module.out_keys_source
+        and not _has_hooks(module)
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

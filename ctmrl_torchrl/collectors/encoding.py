@@ -1,0 +1,92 @@
+"""From collected episodes to task contexts: what a context encoder reads, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.modules.keys import rest_of_key
+
+
+class EvidenceEncoder:
+    """A context encoder, called with collected episodes, with the rows' task ids, or with both.
+
+    Args:
+        encoder (TensorDictModule): reads keys below ``evidence_key``, ``task_key`` at the root, or both;
+            writes ``context_key`` (or, if it has no such out-key, its last one).
+
+    Keyword Args:
+        context_key (NestedKey): where the context is written. evidence_key (NestedKey): root of the
+            transitions ``[n, L, *]``. task_key (NestedKey): the row's task id, ``[n]``.
+
+    Attributes:
+        evidence_keys (list of tuple): what is read of an episode, relative to ``evidence_key``.
+        reads_task (bool): whether the task id is read.
+
+    Raises:
+        ValueError: if the encoder reads something else.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_context_encoder
+        >>> features = {("context", "observation"): 2, ("context", "next", "terminated"): 1}
+        >>> encoder = make_context_encoder(feature_dims=features, context_dim=4)
+        >>> keys = {"context_key": "task_context", "evidence_key": "context", "task_key": "task_id"}
+        >>> EvidenceEncoder(encoder, **keys).evidence_keys
+        [('observation',), ('next', 'terminated')]
+    """
+
+    def __init__(
+        self,
+        encoder: TensorDictModuleBase,
+        *,
+        context_key: NestedKey,
+        evidence_key: NestedKey,
+        task_key: NestedKey,
+    ) -> None:
+        self.encoder = encoder
+        self.evidence_key = evidence_key
+        self.task_key = task_key
+        names = encoder.out_keys
+        self._out_key = context_key if context_key in names else names[-1]
+        self.reads_task = task_key in encoder.in_keys
+        read = [key for key in encoder.in_keys if key != task_key]
+        self.evidence_keys = [_below(evidence_key, task_key, key) for key in read]
+
+    def encode(self, episodes: Sequence[TensorDictBase], task_ids: Tensor) -> Tensor:
+        """Task contexts ``[n, d]`` of episodes ``[n, H]``, pooled together."""
+        evidence = torch.cat(list(episodes), 1)
+        view = TensorDict(
+            {self.evidence_key: evidence, self.task_key: task_ids}, batch_size=evidence.batch_size[:1]
+        )
+        return self.encoder(view).get(self._out_key)
+
+    def encode_task(self, task_ids: Tensor) -> Tensor:
+        """Task contexts ``[n, d]`` of task ids ``[n]`` alone.
+
+        Raises:
+            ValueError: if the encoder reads evidence, or does not read the task id.
+        """
+        if self.evidence_keys or not self.reads_task:
+            raise ValueError(
+                f"The context encoder {type(self.encoder).__name__} reads {self.encoder.in_keys}, so it "
+                f"cannot make a context of {self.task_key!r} alone, as protocol 'told' asks. Choose one "
+                "that collects episodes, or an encoder whose only in_key is the task id."
+            )
+        return self.encoder(TensorDict({self.task_key: task_ids}, task_ids.shape)).get(self._out_key)
+
+
+def _below(root: NestedKey, task_key: NestedKey, key: NestedKey) -> tuple[str, ...]:
+    """The rest of ``key`` below ``root``."""
+    rest = rest_of_key(key, root)
+    if not rest:
+        raise ValueError(
+            f"MetaTestCollector: the context encoder reads {key!r}, which is not below {root!r}; pass "
+            "evidence_key= the root of what it reads (entries of episodes, one tensor per feature). At the "
+            f"root of its input it can read {task_key!r}, the task id (task_key=)."
+        )
+    return rest

@@ -1,0 +1,166 @@
+"""Where the episodes of a meta-test are played: kinds of TorchRL collectors, as an open registry."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import BaseCollector, Collector, MultiSyncCollector
+from torchrl.envs import EnvBase
+
+from ctmrl_torchrl.registry import Registry
+from ctmrl_torchrl.rules import registered, require, ruled, whole
+
+
+@dataclass(frozen=True)
+class CollectorParts:
+    """What a TorchRL collector of episodes is made of; every worker has its own rows.
+
+    Args:
+        make_envs (tuple of callable): one per worker; each makes the environment of the worker's rows. All
+            have the same number of rows.
+        make_policies (tuple of callable): one per worker; each makes its policy.
+        frames (int): frames per batch and worker, which is one episode of each of its rows.
+        device (torch.device or None): of environments and policies.
+    """
+
+    make_envs: tuple[Callable[[], EnvBase], ...]
+    make_policies: tuple[Callable[[], TensorDictModuleBase], ...]
+    frames: int
+    device: torch.device | None
+
+
+@dataclass(frozen=True)
+class CollectorKind:
+    """A kind of TorchRL collector that can play episodes.
+
+    Args:
+        make (callable): makes a collector from its parts. A batch of it is one episode of every row,
+            ``[n, H]`` or ``[workers, n / workers, H]``; its ``map_fn`` reaches ``policy`` and ``env`` of each
+            worker.
+        in_process (bool): whether it plays in this process, with one worker and the actor itself.
+        requires (str, optional): name of a package that must be installed.
+    """
+
+    make: Callable[[CollectorParts], BaseCollector]
+    in_process: bool = False
+    requires: str | None = None
+
+
+#: kinds of collectors that ``CollectorConfig.kind`` chooses from
+COLLECTORS: Registry[CollectorKind] = Registry("collector")
+
+# Every batch begins with a reset of all rows; nothing is copied that nobody else holds.
+_EVERY_KIND = {"total_frames": -1, "reset_at_each_iter": True, "no_cuda_sync": True, "trust_policy": True}
+
+
+@dataclass
+class CollectorConfig:
+    """Which TorchRL collector plays the episodes of a meta-test, with how many workers.
+
+    Args:
+        kind (str): ``single`` plays all rows in this process (``torchrl.collectors.Collector``);
+            ``multi_sync`` splits them over processes (``MultiSyncCollector``); ``ray`` over the machines of a
+            Ray cluster (``RayCollector``). What is registered in ``COLLECTORS`` is a kind as well.
+        workers (int): number of processes or Ray actors; 1 with ``single``. No more are started than there
+            are rows.
+
+    Worker processes are spawned: a program that uses ``multi_sync`` or ``ray`` starts its work under
+    ``if __name__ == "__main__":``.
+
+    Examples:
+        >>> CollectorConfig(kind="multi_sync", workers=4).check()
+        >>> CollectorConfig(workers=4).check()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.rules.ConfigError: config field collector.workers: got 4, allowed is 1 for ...
+    """
+
+    kind: str = ruled("single", registered(COLLECTORS))
+    workers: int = ruled(1, whole(1))
+
+    def check(self, path: str = "collector") -> None:
+        """Check the fields together, and whether what the kind needs is installed.
+
+        Args:
+            path (str): name of this configuration in error messages.
+
+        Raises:
+            ConfigError: if several workers are asked of ``single``, or Ray is missing.
+        """
+        kind = COLLECTORS.get(self.kind)
+        require(
+            not kind.in_process or self.workers == 1,
+            f"{path}.workers",
+            self.workers,
+            f"1 for {path}.kind={self.kind!r}, which plays in this process; choose {path}.kind='multi_sync' "
+            "for several processes",
+        )
+        require(
+            kind.requires is None or importlib.util.find_spec(kind.requires) is not None,
+            f"{path}.kind",
+            self.kind,
+            f"a kind whose package is installed, and {kind.requires!r} is not: pip install {kind.requires}, "
+            "or choose 'single' or 'multi_sync'",
+        )
+
+
+def make_single(parts: CollectorParts) -> Collector:
+    """All rows in this process, with the actor's live parameters."""
+    return Collector(
+        parts.make_envs[0],
+        parts.make_policies[0](),
+        frames_per_batch=parts.frames,
+        device=parts.device,
+        use_buffers=False,
+        return_same_td=True,
+        track_traj_ids=False,
+        auto_register_policy_transforms=False,
+        **_EVERY_KIND,
+    )
+
+
+def make_multi_sync(parts: CollectorParts) -> MultiSyncCollector:
+    """One spawned process per worker."""
+    return MultiSyncCollector(
+        list(parts.make_envs),
+        policy_factory=list(parts.make_policies),
+        frames_per_batch=[parts.frames] * len(parts.make_envs),
+        use_buffers=False,
+        cat_results="stack",
+        policy_device=parts.device,
+        env_device=parts.device,
+        storing_device="cpu",
+        weight_sync_schemes={},
+        auto_register_policy_transforms=False,
+        **_EVERY_KIND,
+    )
+
+
+def make_ray(parts: CollectorParts) -> BaseCollector:
+    """One Ray actor per worker, on whatever machines the cluster has; Ray is started if it is not running."""
+    from torchrl.collectors.distributed import RayCollector
+
+    options = {"use_buffers": False, "return_same_td": True, "auto_register_policy_transforms": False}
+    workers = len(parts.make_envs)
+    return RayCollector(
+        list(parts.make_envs),
+        policy_factory=list(parts.make_policies),
+        frames_per_batch=parts.frames * workers,
+        collector_class=Collector,
+        collector_kwargs=[dict(options) for _ in range(workers)],
+        policy_device=parts.device,
+        env_device=parts.device,
+        storing_device="cpu",
+        weight_sync_schemes={},
+        sync=True,
+        **(_EVERY_KIND | {"total_frames": 2**62}),  # -1 means none here, not any number
+    )
+
+
+COLLECTORS.register("single", CollectorKind(make_single, in_process=True))
+COLLECTORS.register("multi_sync", CollectorKind(make_multi_sync))
+COLLECTORS.register("ray", CollectorKind(make_ray, requires="ray"))

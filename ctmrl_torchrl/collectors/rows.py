@@ -1,0 +1,197 @@
+"""What a TorchRL collector plays with in a meta-test: an environment and a policy that know episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from ctmrl_torchrl.collectors.acting import Act, bound, direct
+
+#: makes the batched environment of the given task ids ``[n]``, one row per task
+EnvMaker = Callable[[Tensor], EnvBase]
+
+
+class EpisodeEnv(TransformedEnv):
+    """An environment whose rows are not reset after the last step of an episode.
+
+    A TorchRL collector resets every row that is done, also after the last step of a batch, and a collector
+    with ``reset_at_each_iter=True`` then resets all rows once more. The first of these resets costs time and,
+    where initial states are random, shifts the random numbers of all later episodes. Rows that end before the
+    horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
+
+    Args:
+        env (EnvBase): batched; its methods are called directly, no transform is added.
+        horizon (int): number of steps of an episode.
+
+    Keyword Args:
+        owned (bool): whether :meth:`close` also closes ``env``.
+
+    Examples:
+        >>> from ctmrl_torchrl.envs import make_env
+        >>> env = EpisodeEnv(make_env("point_robot", [2, 6]), horizon=20, owned=True)
+        >>> td = env.rand_action(env.reset())
+        >>> env.step_and_maybe_reset(td)[0]["next", "reward"].shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, env: EnvBase, horizon: int, *, owned: bool) -> None:
+        super().__init__(env, auto_unwrap=False)
+        self.horizon = horizon
+        self.owned = owned
+        self.taken = 0
+
+    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        """Reset all rows: an episode begins."""
+        self.taken = 0
+        return self.base_env.reset(tensordict, **kwargs)
+
+    def step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """One step of every row; rows that are done start again, unless the episode is over."""
+        self.taken += 1
+        if self.taken < self.horizon:
+            return self.base_env.step_and_maybe_reset(tensordict)
+        # Nobody reads what follows the last step: the next episode begins with a reset of all rows.
+        return self.base_env.step(tensordict), tensordict.empty()
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the environment inside if it was made for this one; a caller's own stays open."""
+        if self.owned:
+            super().close(raise_if_closed=raise_if_closed)
+
+
+def make_episode_env(make_env: EnvMaker, task_ids: Tensor, horizon: int) -> EpisodeEnv:
+    """The environment of some rows, made where it is needed, e.g. in a worker process."""
+    return EpisodeEnv(make_env(task_ids), horizon, owned=True)
+
+
+class EpisodePolicy(TensorDictModuleBase):
+    """The actor with a fixed context per row, or a list of given actions: what one episode is played with.
+
+    :meth:`begin` says what the next episode is played with, then a collector calls the policy once per step.
+
+    Args:
+        actor (TensorDictModule): reads ``context_key`` beside observations.
+
+    Keyword Args:
+        context_key (NestedKey): where the contexts are written before the actor is called.
+        action_key (NestedKey): where given actions are written.
+        device (torch.device or None): of the environment.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.modules import make_actor
+        >>> actor = make_actor(observation_dim=2, action_dim=2, context_dim=4)
+        >>> policy = EpisodePolicy(actor, context_key="task_context", action_key="action", device=None)
+        >>> policy.begin(torch.zeros(3, 4), stochastic=True)
+        >>> policy(TensorDict({"observation": torch.zeros(3, 2)}, [3]))["action"].shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        actor: TensorDictModuleBase,
+        *,
+        context_key: NestedKey,
+        action_key: NestedKey,
+        device: torch.device | None,
+    ) -> None:
+        super().__init__()
+        self.actor = actor
+        self.context_key = context_key
+        self.action_key = action_key
+        self.device = device
+        self.in_keys = [key for key in actor.in_keys if key != context_key]
+        self.out_keys = [*actor.out_keys, context_key]
+        self._prepared = ExitStack()
+        self._act: Act = actor.__call__
+        self._context: Tensor | None = None
+        self._actions: list[Tensor] = []
+        self._exploration = ExplorationType.DETERMINISTIC
+
+    def begin(
+        self,
+        task_context: Tensor | None = None,
+        *,
+        actions: Tensor | None = None,
+        stochastic: bool = False,
+    ) -> None:
+        """Prepare an episode with the contexts ``[n, d]`` of the rows, or with the actions ``[n, H, a]``."""
+        self._context = None if task_context is None else task_context.to(self.device)
+        # Popped from the end, one per step.
+        self._actions = [] if actions is None else list(actions.to(self.device).unbind(1))[::-1]
+        self._exploration = ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the actions of one step."""
+        if self._context is None:
+            return tensordict.set(self.action_key, self._actions.pop())
+        with set_exploration_type(self._exploration):
+            return self._act(tensordict.set(self.context_key, self._context))
+
+    def prepare(self) -> None:
+        """Act fast until :meth:`release`, with the actor's parameters as they are now."""
+        self.release()
+        act = direct(self._prepared.enter_context(bound(self.actor)))
+        # A module would be registered, and its parameters would be counted twice.
+        self._act = act.__call__ if isinstance(act, nn.Module) else act
+
+    def release(self) -> None:
+        """Act as the actor does by itself."""
+        self._act = self.actor.__call__
+        self._prepared.close()
+
+    def load_actor(self, state: dict[str, Tensor]) -> None:
+        """Take over the parameters of another copy of the actor, and act in evaluation mode."""
+        self.release()
+        self.actor.load_state_dict(state)
+        self.eval()
+
+    def manual_seed(self, seed: int) -> None:
+        """Seed the generator that a stochastic actor draws from: the global one of its process."""
+        torch.manual_seed(seed)
+
+
+def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
+    """Refuse an environment that does not have one row per task id.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    if tuple(env.batch_size) != tuple(task_ids.shape) or task_ids.ndim != 1:
+        raise ValueError(
+            f"The environment has {env.batch_size.numel()} rows but task_ids names {task_ids.numel()}: "
+            f"batch size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row "
+            "per task id, [n]. Build it with make_env(..., task_ids=task_ids)."
+        )
+
+
+def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
+    """Refuse rows that belong to other tasks than ``task_ids`` ``[n]``, or to the same in another order.
+
+    An environment that does not write ``task_id`` is taken at its word.
+
+    Raises:
+        ValueError: naming the first row that differs.
+    """
+    found = state.get("task_id", None)
+    if found is None:
+        return
+    found = found.reshape(task_ids.shape).to(task_ids.device)
+    wrong = (found != task_ids).nonzero().flatten()
+    if wrong.numel():
+        row = wrong[0].item()
+        raise ValueError(
+            f"{wrong.numel()} of {len(task_ids)} rows of the environment belong to other tasks than task_ids "
+            f"says; the first is row {row}: task {found[row].item()} in the environment, "
+            f"{task_ids[row].item()} in task_ids. Build it with make_env(..., task_ids=task_ids), or call "
+            "env.set_task(task_ids)."
+        )

@@ -1,0 +1,209 @@
+"""What one meta-test has collected so far, and the tools that a protocol has to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.collectors.encoding import EvidenceEncoder
+from ctmrl_torchrl.collectors.episodes import EpisodeCollector
+from ctmrl_torchrl.modules.keys import join_key
+
+#: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
+OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a meta-test is made of; :class:`~ctmrl_torchrl.collectors.MetaTestCollector` builds it.
+
+    Args:
+        episodes (EpisodeCollector): plays. encoder (EvidenceEncoder): makes contexts.
+        task_ids (Tensor): ``[n]``, the task of each row. context_dim (int): d.
+        return_key (NestedKey): the reported reward. observation_key (NestedKey): where paths are read from.
+        offline_draw (callable or None): episodes from offline data.
+    """
+
+    episodes: EpisodeCollector
+    encoder: EvidenceEncoder
+    task_ids: Tensor
+    context_dim: int
+    return_key: NestedKey
+    observation_key: NestedKey
+    offline_draw: OfflineDraw | None
+
+
+class AdaptationRun:
+    """What one batched meta-test knows so far: the episodes collected, and the tools to get more.
+
+    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon. All
+    that a protocol obtains through it is counted, whether it is added to the evidence or not.
+
+    Args:
+        parts (RunParts): what it plays and encodes with.
+        protocol (str): name of the protocol, for error messages.
+        generator (torch.Generator): for every draw of the protocol.
+
+    Attributes:
+        task_ids (Tensor): ``[n]``.
+        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``; contexts are made of them.
+        returns (list of Tensor): their returns ``[n]``.
+        generator (torch.Generator): see above.
+        episode_count, env_steps, oracle_answers (Tensor): ``[n]`` int64, what each row has cost so far:
+            episodes that were played or drawn for adaptation, valid environment steps of those played, and
+            answers of an oracle (see :meth:`count_oracle_answers`).
+        total_env_steps (Tensor): ``[n]`` int64, valid environment steps, those of measured episodes included.
+    """
+
+    def __init__(self, parts: RunParts, protocol: str, generator: torch.Generator) -> None:
+        self._parts = parts
+        self._protocol = protocol
+        self._encoded: dict[tuple[int, ...], tuple[list[TensorDictBase], Tensor]] = {}
+        self._measured = 0
+        self.task_ids = parts.task_ids
+        self.generator = generator
+        self.episodes: list[TensorDictBase] = []
+        self.returns: list[Tensor] = []
+        nothing = torch.zeros_like(self.task_ids, dtype=torch.int64)
+        self.episode_count, self.env_steps = nothing.clone(), nothing.clone()
+        self.total_env_steps, self.oracle_answers = nothing.clone(), nothing.clone()
+
+    @property
+    def prior_context(self) -> Tensor:
+        """The context before any evidence: zeros ``[n, d]``, on the environment's device."""
+        parts = self._parts
+        return torch.zeros(self.task_ids.numel(), parts.context_dim, device=parts.episodes.env.device)
+
+    def add(self, episode: TensorDictBase) -> None:
+        """Append an episode ``[n, H]`` to the evidence."""
+        self.episodes.append(episode)
+        self.returns.append(self.episode_return(episode))
+
+    def episode_return(self, episode: TensorDictBase) -> Tensor:
+        """Sum of the reported reward over the valid steps, ``[n]``."""
+        reward = episode.get(self._parts.return_key).squeeze(-1)
+        return (reward * episode.get("mask")).sum(-1)
+
+    def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
+        """One episode ``[n, H]`` of the policy with the given contexts ``[n, d]``."""
+        self._require_finite_context(task_context)
+        return self._collected(self._parts.episodes.play(task_context, stochastic=stochastic))
+
+    def play_randomly(self) -> TensorDictBase:
+        """One episode ``[n, H]`` of uniformly random actions."""
+        return self._collected(self._parts.episodes.play_randomly())
+
+    def measure(self, task_context: Tensor) -> TensorDictBase:
+        """One deterministic episode ``[n, H]`` that is measured and not part of what was collected."""
+        self._require_finite_context(task_context)
+        episode = self._parts.episodes.play(task_context)
+        self._measured += 1
+        self.total_env_steps += _valid_steps(episode, self.task_ids)
+        return self._checked(episode, f"measured episode {self._measured}")
+
+    def draw_offline(self) -> TensorDictBase:
+        """One episode ``[n, H]`` from each row's own offline dataset.
+
+        Raises:
+            ValueError: if the meta-test has no offline data.
+        """
+        if self._parts.offline_draw is None:
+            raise ValueError(
+                f"MetaTestCollector: the {self._protocol!r} protocol needs episodes from the test tasks' own "
+                "datasets; pass offline_draw=, or choose another protocol."
+            )
+        self.episode_count += 1
+        episode = self._parts.offline_draw(self.task_ids, self.generator)
+        return self._checked(episode, f"drawn episode {len(self.episodes) + 1}")
+
+    def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
+        """Task contexts ``[n, d]`` of the given episodes, pooled together.
+
+        An encoder that reads the task id gets those of the rows. Asked again about the same collected
+        episodes, it answers from memory.
+        """
+        # The entry holds the episodes, so that no other object can have their identities.
+        identity = tuple(map(id, episodes))
+        if identity not in self._encoded:
+            context = self._parts.encoder.encode(episodes, self._tasks_of_rows())
+            if not {*identity} <= {*map(id, self.episodes)}:
+                return context
+            self._encoded[identity] = list(episodes), context
+        return self._encoded[identity][1].clone()
+
+    def encode_task(self) -> Tensor:
+        """Task contexts ``[n, d]`` of the rows' task ids alone, without any evidence.
+
+        Raises:
+            ValueError: if the encoder reads more than the task id.
+        """
+        return self._parts.encoder.encode_task(self._tasks_of_rows())
+
+    def count_oracle_answers(self, answers: int | Tensor = 1) -> None:
+        """Count answers of an oracle: a number for all rows, or one per row ``[n]``.
+
+        A protocol that asks for what no agent could observe (a label, a preference, the task itself) calls
+        this whenever it does.
+        """
+        self.oracle_answers += answers
+
+    def _tasks_of_rows(self) -> Tensor:
+        return self.task_ids.to(self._parts.episodes.env.device)
+
+    def _collected(self, episode: TensorDictBase) -> TensorDictBase:
+        self.episode_count += 1
+        steps = _valid_steps(episode, self.task_ids)
+        self.env_steps += steps
+        self.total_env_steps += steps
+        return self._checked(episode, f"collected episode {len(self.episodes) + 1}")
+
+    def _checked(self, episode: TensorDictBase, which: str) -> TensorDictBase:
+        """What contexts and returns are computed from, or an error that names what is not finite."""
+        parts = self._parts
+        observed = parts.observation_key, join_key("next", parts.observation_key)
+        keys = [*parts.encoder.evidence_keys, *observed, parts.return_key, "mask"]
+        missing = [key for key in keys if episode.get(key, None) is None]
+        if missing:
+            found = sorted(map(str, episode.keys(True, True)))
+            raise KeyError(
+                f"Meta-test under protocol {self._protocol!r}: {which} lacks {missing}, which the context "
+                f"encoder or the meta-test reads; it holds {', '.join(found)}. Let the environment (or "
+                "offline_draw) write it, or change what is read."
+            )
+        evidence = episode.select(*keys)
+        actions = (parts.episodes.env.action_key,) if which.startswith(("c", "m")) else ()
+        for key in (*actions, *keys):
+            self._require_finite(episode.get(key, None), episode.get("mask"), key, which)
+        return evidence
+
+    def _require_finite(self, value: Tensor | None, mask: Tensor, key: NestedKey, which: str) -> None:
+        if value is None or not value.is_floating_point() or value.isfinite().all():
+            return
+        wrong = ~value.isfinite().reshape(*mask.shape, -1).all(-1) & mask
+        if wrong.any():
+            row, step = wrong.nonzero()[0].tolist()
+            raise FloatingPointError(
+                f"Meta-test under protocol {self._protocol!r}: {key!r} of task {self.task_ids[row].item()} "
+                f"(row {row}) is not finite at step {step} of {which}. Look at the actor's parameters and at "
+                "the environment of this task."
+            )
+
+    def _require_finite_context(self, task_context: Tensor) -> None:
+        wrong = ~task_context.isfinite().all(-1)
+        if wrong.any():
+            row = wrong.nonzero()[0].item()
+            raise FloatingPointError(
+                f"Meta-test under protocol {self._protocol!r}: the context of task "
+                f"{self.task_ids[row].item()} (row {row}) is not finite after {len(self.episodes)} collected "
+                "episodes. Look at the context encoder's parameters and at the features that it reads."
+            )
+
+
+def _valid_steps(episode: TensorDictBase, like: Tensor) -> Tensor:
+    """Number of steps before a row's end, ``[n]`` int64."""
+    return episode.get("mask").sum(-1).to(like.device)

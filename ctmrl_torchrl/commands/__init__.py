@@ -1,0 +1,1 @@
+"""What the subcommands of ``ctmrl`` do; each has a ``main(arguments) -> exit status``."""

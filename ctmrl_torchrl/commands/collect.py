@@ -1,0 +1,50 @@
+"""``ctmrl collect``: make a dataset and say what is in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ctmrl_torchrl.commands.fields import choices_of
+from ctmrl_torchrl.places import config_folder
+
+_USAGE = """usage: ctmrl collect [env=NAME] [tasks=NAME] [dataset=CHOICE | dataset.FIELD=VALUE ...]
+
+Make the offline dataset that `ctmrl train` with the same choices would use, and report what is in it. An
+interrupted collection goes on with the same command. Fields: dataset.root, dataset.recipe, dataset.seed.
+
+environments: {envs}
+datasets:     {datasets}
+"""
+
+
+def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
+    """Make the dataset, or find it; write ``report.json`` and ``returns.png`` beside it, print a table.
+
+    Args:
+        arguments: overrides. program: how the command is called, for records.
+
+    Returns:
+        the exit status.
+    """
+    if {"-h", "--help"} & set(arguments):
+        folder = config_folder()
+        text = _USAGE.format(
+            envs=", ".join(choices_of(folder, "env")), datasets=", ".join(choices_of(folder, "dataset"))
+        )
+        sys.stdout.write(text)
+        return 0
+    from ctmrl_torchrl.training.build import set_up_process
+    from ctmrl_torchrl.training.commands import recorded_command
+    from ctmrl_torchrl.training.compose import compose_config
+    from ctmrl_torchrl.training.data import obtain_data
+    from ctmrl_torchrl.training.data_report import format_data_table, write_data_report
+    from ctmrl_torchrl.training.validate import validate_config
+
+    config = compose_config(arguments)
+    validate_config(config)
+    set_up_process(config.threads, config.keep_memory)
+    dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+    report = write_data_report(dataset, dataset.path, recorded_command(program, arguments))
+    sys.stdout.write(format_data_table(report) + "\n")
+    return 0

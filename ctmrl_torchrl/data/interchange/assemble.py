@@ -1,0 +1,181 @@
+"""From trajectories, read one after the other, to a dataset; larger than memory where it is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import MemoryMappedTensor, TensorDict
+from torch import Tensor
+
+from ctmrl_torchrl.data.dataset import TaskDataset
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.files import check_target
+from ctmrl_torchrl.data.keys import key_name
+from ctmrl_torchrl.data.manifest import DatasetManifest
+from ctmrl_torchrl.storage import StorageError, clear_leftovers, new_file, temporary_path
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One trajectory of an imported dataset.
+
+    Args:
+        where: file or episode that it comes from, for error messages.
+        task, snapshot: its ids.
+        entries: arrays or tensors ``[steps, ...]`` by key, without ids; flags must be bool.
+    """
+
+    where: str
+    task: int
+    snapshot: int
+    entries: dict[Key, np.ndarray | Tensor]
+
+
+def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None) -> TensorDict:
+    """Copy trajectories, in the order of a dataset, into one TensorDict of transitions.
+
+    Args:
+        trajectories: sorted by task, then by snapshot; read once, one at a time.
+        rows: number of transitions of all of them.
+        folder: where the tensors are memory-mapped; None keeps them in memory.
+
+    Raises:
+        DatasetError: naming the trajectory whose entries are not those of the first one.
+    """
+    tensors: dict[Key, Tensor] = {}
+    start = 0
+    for number, trajectory in enumerate(trajectories):
+        entries = {key: torch.as_tensor(value) for key, value in trajectory.entries.items()}
+        count = len(next(iter(entries.values())))
+        ids = {"task_id": trajectory.task, "trajectory_id": number, "snapshot_id": trajectory.snapshot}
+        entries |= {(key,): torch.full((count,), value, dtype=torch.int64) for key, value in ids.items()}
+        if not tensors:
+            tensors = {
+                key: _empty(key, (rows, *value.shape[1:]), value.dtype, folder)
+                for key, value in entries.items()
+            }
+        _check_same(trajectory.where, entries, tensors)
+        for key, value in entries.items():
+            tensors[key][start : start + count] = value
+        start += count
+    return TensorDict(
+        {key if len(key) > 1 else key[0]: value for key, value in tensors.items()}, batch_size=[start]
+    )
+
+
+def _check_same(where: str, entries: dict[Key, Tensor], tensors: dict[Key, Tensor]) -> None:
+    differing = sorted(key_name(key) for key in entries.keys() ^ tensors.keys())
+    if differing:
+        raise DatasetError(f"{where}: not all trajectories have the entries {', '.join(differing)}")
+    for key, value in entries.items():
+        expected = tensors[key]
+        if value.shape[1:] != expected.shape[1:] or value.dtype != expected.dtype:
+            raise DatasetError(
+                f"{where}: {key_name(key)} is {value.dtype} {list(value.shape[1:])} per step, in the first "
+                f"trajectory it is {expected.dtype} {list(expected.shape[1:])}"
+            )
+
+
+def _empty(key: Key, shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
+    if folder is None or not torch.Size(shape).numel():
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    file = folder.joinpath(f"{'.'.join(key)}.memmap")
+    with new_file(file, torch.Size(shape).numel() * dtype.itemsize):
+        pass
+    return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
+
+
+@contextlib.contextmanager
+def workspace(output: str | Path | None, overwrite: bool) -> Iterator[Path | None]:
+    """Yield a temporary folder beside ``output`` for tensors that are larger than memory; None without one.
+
+    Raises:
+        DatasetError: before anything is read, if nothing may be written to ``output``; later, if the disk
+            is full.
+    """
+    if output is None:
+        yield None
+        return
+    place = check_target(output, overwrite)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(place, lambda folder: all(file.suffix == ".memmap" for file in folder.iterdir()))
+        folder = temporary_path(place)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except StorageError as error:
+        raise DatasetError(str(error)) from error
+
+
+def finish(
+    transitions: TensorDict,
+    manifest: DatasetManifest,
+    *,
+    steps: dict[int, int | None] | None = None,
+    output: str | Path | None,
+    overwrite: bool,
+) -> TaskDataset:
+    """Validate imported transitions, add the snapshots' mean returns, and save them if asked to.
+
+    Args:
+        transitions: in the order of a dataset.
+        manifest: without snapshots, which are added; a manifest that has some stays as it is.
+        steps: training step of each snapshot, where it is known.
+        output: folder to save into; None returns the dataset as it is in memory.
+        overwrite: replace a dataset at ``output``.
+    """
+    dataset = TaskDataset.from_tensordict(transitions, manifest)
+    if not manifest.snapshots:
+        returns = dataset.trajectory_returns(dataset.sizes().return_key)
+        snapshots = [
+            {
+                "id": each,
+                "step": (steps or {}).get(each),
+                "mean_return": float(returns[dataset.trajectory_snapshot == each].mean()),
+            }
+            for each in dataset.snapshot_ids.tolist()
+        ]
+        dataset.manifest = dataset.manifest.replace(snapshots=snapshots)
+    if output is None:
+        return dataset
+    return TaskDataset.load(dataset.save(output, overwrite=overwrite))
+
+
+def as_flags(values: np.ndarray, where: str) -> np.ndarray:
+    """Return flags as bool ``[steps, 1]``.
+
+    Raises:
+        DatasetError: if a value is neither 0 nor 1.
+    """
+    flags = np.asarray(values).reshape(len(values), -1)
+    if flags.shape[1] != 1 or not np.isin(flags, (0, 1)).all():
+        raise DatasetError(f"{where} must be one flag per step, each 0 or 1")
+    return flags.astype(bool)
+
+
+def as_features(values: np.ndarray, where: str) -> np.ndarray:
+    """Return numbers as float32 ``[steps, features]``.
+
+    Raises:
+        DatasetError: if they are not numbers, not finite, or too large for float32.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or array.ndim < 1:
+        raise DatasetError(f"{where} has dtype {array.dtype}, expected numbers")
+    with np.errstate(over="ignore"):
+        flat = array.reshape(len(array), -1).astype(np.float32)
+    if not np.isfinite(flat).all():
+        row = int((~np.isfinite(flat)).any(1).argmax())
+        raise DatasetError(f"{where} of step {row} is not a finite float32: {flat[row].tolist()}")
+    return flat

@@ -1,0 +1,72 @@
+"""What Minari export and import share: the optional dependency, and entries that Minari has no place for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.manifest import DatasetManifest
+
+#: metadata of a Minari dataset: the manifest as JSON, and the task that its episodes are of
+MANIFEST_ENTRY = "ctmrl_manifest"
+TASK_ENTRY = "ctmrl_task_id"
+#: metadata of an episode
+SNAPSHOT_ENTRY = "snapshot_id"
+TRAJECTORY_ENTRY = "trajectory_id"
+#: group in an episode's infos that holds what Minari has no place for
+INFOS = "ctmrl"
+#: entries that Minari has a place for
+CORE = {("observation",), ("action",), ("next", "observation"), ("next", "reward"), ("next", "done")}
+CORE |= {("next", "terminated"), ("next", "truncated"), ("task_id",), ("trajectory_id",), ("snapshot_id",)}
+
+
+def require_minari() -> ModuleType:
+    """Import Minari.
+
+    Raises:
+        ImportError: saying how to install it.
+    """
+    try:
+        return importlib.import_module("minari")
+    except ImportError as error:
+        raise ImportError(
+            'Minari is needed for this and is not installed; run: pip install "minari[hdf5]>=0.5.3"'
+        ) from error
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """Return a NumPy array of the same bits; bfloat16, which NumPy lacks, becomes uint16."""
+    values = values.contiguous()
+    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def from_numpy(values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Undo :func:`to_numpy`, for the dtype that the manifest names."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor.to(dtype)
+
+
+def read_manifest_entry(metadata: dict[str, Any], where: str) -> DatasetManifest | None:
+    """Return the manifest that :func:`to_minari` stored, if this dataset was made by it.
+
+    Raises:
+        DatasetError: if it is there and cannot be read.
+    """
+    text = metadata.get(MANIFEST_ENTRY)
+    if text is None:
+        return None
+    if not isinstance(text, str) or not isinstance(metadata.get(TASK_ENTRY), int):
+        raise DatasetError(f"{where}: its metadata {MANIFEST_ENTRY} or {TASK_ENTRY} were changed")
+    return DatasetManifest.from_json(text, source=f"{where}, metadata {MANIFEST_ENTRY}")
+
+
+def manifest_entry(manifest: DatasetManifest) -> str:
+    """The manifest as one line of JSON."""
+    return json.dumps(json.loads(manifest.to_json()))

@@ -1,0 +1,143 @@
+"""Export to Minari: one Minari dataset per task, from which the whole comes back without loss."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+from ctmrl_torchrl.data.dataset import TaskDataset
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.interchange.minari_common import (
+    CORE,
+    INFOS,
+    MANIFEST_ENTRY,
+    SNAPSHOT_ENTRY,
+    TASK_ENTRY,
+    TRAJECTORY_ENTRY,
+    manifest_entry,
+    require_minari,
+    to_numpy,
+)
+
+#: episodes that are handed over at a time
+_EPISODES = 64
+
+
+def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: Any) -> dict[int, str]:
+    """Write every task's data as a Minari dataset ``NAME/task-ID-vVERSION``.
+
+    Observations, actions, rewards, terminations and truncations are stored where Minari keeps them. The
+    dataset's metadata hold the task id and the manifest (parameters, split, snapshots, recipe, versions), the
+    episodes' metadata the snapshot and trajectory ids, and the infos, under ``"ctmrl"``, all other entries.
+    :func:`~ctmrl_torchrl.data.interchange.from_minari` gives the same dataset back, bit for bit.
+
+    Args:
+        dataset: the dataset.
+        name: Minari namespace, e.g. ``"me/point-robot"``.
+        version: version in the names.
+        metadata: passed on to Minari: ``author``, ``author_email``, ``algorithm_name``, ``code_permalink``,
+            ``description``, ``env``, ``requirements``.
+
+    Returns:
+        the Minari dataset id of each task.
+
+    Raises:
+        ImportError: if Minari is not installed.
+        DatasetError: if a Minari dataset of such a name exists already; nothing was changed.
+
+    Examples:
+        >>> names = to_minari(TaskDataset.load("datasets/point_robot"), "me/point-robot")  # doctest: +SKIP
+        >>> again = from_minari(names)  # doctest: +SKIP
+    """
+    minari = require_minari()
+    names = {task: f"{name}/task-{task}-v{version}" for task in dataset.task_ids.tolist()}
+    existing = sorted(set(minari.list_local_datasets()) & set(names.values()))
+    if existing:
+        raise DatasetError(
+            f"Minari has a dataset {existing[0]} already; choose another name or version, or delete it with "
+            "minari.delete_dataset"
+        )
+    made: list[str] = []
+    try:
+        for task, full_name in names.items():
+            made.append(full_name)
+            _write_task(minari, dataset, task, full_name, metadata)
+    except BaseException:
+        for full_name in made:
+            with contextlib.suppress(Exception):
+                minari.delete_dataset(full_name)
+        raise
+    return names
+
+
+def _write_task(minari: Any, dataset: TaskDataset, task: int, name: str, metadata: dict[str, Any]) -> None:
+    from gymnasium.spaces import Box
+
+    trajectories = (dataset.trajectory_task == task).nonzero()[:, 0].tolist()
+    sizes = dataset.sizes()
+    described = {"description": f"Task {task} of {dataset.manifest.env} ({dataset.manifest.preset})."}
+    created = None
+    for first in range(0, len(trajectories), _EPISODES):
+        buffer = [
+            _episode(dataset, trajectory, first + i)
+            for i, trajectory in enumerate(trajectories[first : first + _EPISODES])
+        ]
+        if created is not None:
+            created.update_dataset_from_buffer(buffer)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Minari's advice on metadata that were not given
+            created = minari.create_dataset_from_buffers(
+                name,
+                buffer,
+                observation_space=Box(-np.inf, np.inf, (sizes.observation_dim,), np.float32),
+                action_space=Box(-1.0, 1.0, (sizes.action_dim,), np.float32),
+                **described | metadata,
+            )
+    entries = {MANIFEST_ENTRY: manifest_entry(dataset.manifest.replace(checksums={})), TASK_ENTRY: task}
+    created.storage.update_metadata(entries)
+    ids = [
+        {SNAPSHOT_ENTRY: int(dataset.trajectory_snapshot[trajectory]), TRAJECTORY_ENTRY: trajectory}
+        for trajectory in trajectories
+    ]
+    created.storage.update_episode_metadata(ids, range(len(ids)))
+
+
+def _episode(dataset: TaskDataset, trajectory: int, number: int) -> Any:
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    start, length = (int(each[trajectory]) for each in (dataset.trajectory_start, dataset.trajectory_length))
+    rows = dataset.transitions[start : start + length]
+    observation, following = rows["observation"], rows["next", "observation"]
+    infos = _extra(rows)
+    if not _same_bits(observation[1:], following[:-1]):  # imported data may be cut between two steps
+        infos["next_observation"] = to_numpy(following)
+    return EpisodeBuffer(
+        id=number,
+        observations=to_numpy(torch.cat([observation, following[-1:]])),
+        actions=to_numpy(rows["action"]),
+        rewards=to_numpy(rows["next", "reward"].squeeze(-1)),
+        terminations=to_numpy(rows["next", "terminated"].squeeze(-1)),
+        truncations=to_numpy(rows["next", "truncated"].squeeze(-1)),
+        infos={INFOS: infos} if infos else None,
+    )
+
+
+def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Equality that tells 0 from -0."""
+    return torch.equal(*(each.contiguous().view(torch.int32) for each in (left, right)))
+
+
+def _extra(rows: TensorDictBase) -> dict[str, Any]:
+    """Entries that Minari has no place for, by their name in the manifest."""
+    found = {}
+    for key, value in rows.items(include_nested=True, leaves_only=True):
+        key = key if isinstance(key, tuple) else (key,)
+        if key not in CORE:
+            found[".".join(key)] = to_numpy(value)
+    return found

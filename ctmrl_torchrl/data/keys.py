@@ -1,0 +1,142 @@
+"""Names of a dataset's tensors in a TensorDict, in the manifest and on the disk; dtypes that can be kept."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from ctmrl_torchrl.data.errors import DatasetError
+
+#: dtypes that come back from the disk as they went in, by the manifest's name
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    )
+}
+_LONGEST_NAME = 200
+#: names of which something else is made: the description beside the files, and the mask of a context
+_RESERVED = ("shape", "device", "_type", "mask")
+
+Key = str | tuple[str, ...]
+
+
+def key_name(key: Key) -> str:
+    """Return the manifest's name of a TensorDict key: ``("next", "reward")`` is ``"next.reward"``."""
+    return key if isinstance(key, str) else ".".join(key)
+
+
+def key_parts(name: str) -> tuple[str, ...]:
+    """Return the TensorDict key of a manifest's name, as a tuple.
+
+    Raises:
+        DatasetError: if the name cannot be one of a dataset's keys.
+    """
+    parts = tuple(name.split("."))
+    if not all(_usable(part) for part in parts):
+        raise DatasetError(f"manifest: keys: {name[:_LONGEST_NAME]!r} is not a key name")
+    return parts
+
+
+def describe_keys(transitions: TensorDictBase) -> dict[str, list]:
+    """Return ``{name: [shape after the batch dimension, dtype]}`` of every tensor, in sorted order."""
+    leaves = transitions.items(include_nested=True, leaves_only=True)
+    described = {key_name(k): [list(v.shape[1:]), str(v.dtype).removeprefix("torch.")] for k, v in leaves}
+    return dict(sorted(described.items()))
+
+
+def parse_dtype(name: object) -> torch.dtype:
+    """Return the torch dtype named in a manifest.
+
+    Raises:
+        DatasetError: if a dataset cannot hold tensors of it.
+    """
+    if not isinstance(name, str) or name not in DTYPES:
+        raise DatasetError(
+            f"manifest: keys: {name!r} is not a torch dtype of a dataset ({', '.join(DTYPES)})"
+        )
+    return DTYPES[name]
+
+
+def storable(transitions: TensorDictBase) -> TensorDict:
+    """Return the entries on the CPU, checked so that each comes back from the disk as it is.
+
+    Args:
+        transitions: batch size ``[n]``. Tensor classes become TensorDicts; nothing is copied on the CPU.
+
+    Raises:
+        DatasetError: naming the entry that cannot be kept, and what to do about it.
+    """
+    try:
+        tree = transitions.to_dict()
+    except RuntimeError as error:  # lazy stacks of tensors that cannot be stacked
+        raise DatasetError(f"transitions cannot be read as one TensorDict: {error}") from error
+    tree = _checked((), tree, len(transitions))
+    return TensorDict.from_dict(tree, batch_size=transitions.batch_size)
+
+
+def _checked(key: tuple[str, ...], node: dict[str, Any], rows: int) -> dict[str, Any]:
+    seen: dict[str, str] = {}
+    for part in node:
+        if not _usable(part):
+            raise DatasetError(
+                f"{key_name((*key, part))}: the key {part!r} cannot be kept, because keys become file names; "
+                f"rename it to letters, digits and underscores, e.g. {_suggestion(part)!r}"
+            )
+        if part in _RESERVED:
+            raise DatasetError(
+                f"{key_name((*key, part))}: the name {part!r} is needed for something else; rename the "
+                f"entry, e.g. to {f'my_{part}'!r}"
+            )
+        other = seen.setdefault(unicodedata.normalize("NFC", part).casefold(), part)
+        if other != part:
+            raise DatasetError(
+                f"{key_name((*key, part))}: the keys {other!r} and {part!r} would be the same file on some "
+                "disks; rename one of them"
+            )
+    return {part: _checked_entry((*key, part), value, rows) for part, value in node.items()}
+
+
+def _checked_entry(key: tuple[str, ...], value: Any, rows: int) -> Any:
+    name = key_name(key)
+    if isinstance(value, dict):
+        if not value:
+            raise DatasetError(f"{name}: holds nothing and would be lost on the disk; leave it out")
+        return _checked(key, value, rows)
+    if not isinstance(value, Tensor):
+        raise DatasetError(
+            f"{name}: is not a tensor ({type(value).__name__}); a dataset holds tensors only. Leave it out, "
+            "or store numbers instead"
+        )
+    _check_tensor(name, value, rows)
+    return value.detach().cpu()
+
+
+def _check_tensor(name: str, value: Tensor, rows: int) -> None:
+    if value.layout != torch.strided or value.is_nested or value.device.type == "meta":
+        raise DatasetError(
+            f"{name}: is a {'nested' if value.is_nested else str(value.layout)} tensor on "
+            f"{value.device.type}; store a dense one with its data"
+        )
+    if str(value.dtype).removeprefix("torch.") not in DTYPES:
+        raise DatasetError(
+            f"{name} is {value.dtype}, which a dataset cannot keep; convert it to one of {', '.join(DTYPES)}"
+        )
+    if not value.ndim or value.shape[0] != rows:
+        raise DatasetError(f"{name} has shape {list(value.shape)}, expected [{rows}, ...]")
+    if not value.numel():
+        raise DatasetError(f"{name} has shape {list(value.shape)}, so it has no values; leave it out")
+
+
+def _usable(part: Any) -> bool:
+    return isinstance(part, str) and part.isidentifier() and len(part.encode()) <= _LONGEST_NAME
+
+
+def _suggestion(part: Any) -> str:
+    letters = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in str(part))
+    return (letters if letters.isidentifier() else f"_{letters}")[:_LONGEST_NAME]

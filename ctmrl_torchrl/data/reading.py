@@ -1,0 +1,143 @@
+"""Reading a dataset's folder: memory-mapped, after its files were checked."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from tensordict import MemoryMappedTensor, TensorDict
+from torch import Tensor
+
+from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.keys import key_parts, parse_dtype
+from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifest
+
+T = TypeVar("T")
+
+_HINT = "Restore that file from a copy, or make the dataset again."
+#: how often a folder is read anew because another process replaced the dataset meanwhile
+_ATTEMPTS = 3
+
+
+def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, DatasetManifest]:
+    """Check the files of a dataset and map them into memory.
+
+    Files that are not the dataset's are left alone.
+
+    Raises:
+        DatasetError: naming the file that is missing, truncated or changed.
+    """
+    if not path.is_dir():
+        raise DatasetError(
+            f"{path}: no dataset here (the folder does not exist); collect or import one first"
+        )
+    manifest = read_manifest(path)
+    for _ in range(_ATTEMPTS):
+        try:
+            return _map_tensors(path, manifest, check_checksums), manifest
+        except DatasetError:
+            now = read_manifest(path)
+            if now.folder == manifest.folder:
+                raise
+            manifest = now  # another process has replaced the dataset
+    raise DatasetError(f"{path}: is being replaced again and again by other processes; try again later")
+
+
+def read_manifest(path: Path) -> DatasetManifest:
+    """Read the manifest of the dataset in a folder.
+
+    Raises:
+        DatasetError: naming the file and what is wrong with it.
+    """
+    file = path / MANIFEST_FILE
+    if not file.is_file():
+        raise DatasetError(
+            f"{file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
+            "name the folder of a dataset, which holds that file and transitions/."
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: not a text file ({error}). {_HINT}") from error
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+    return DatasetManifest.from_json(text, source=str(file))
+
+
+def _map_tensors(path: Path, manifest: DatasetManifest, check_checksums: bool) -> TensorDict:
+    count = manifest.counts.get("transitions", 0)
+    if count < 1 or not manifest.keys:
+        raise DatasetError(f"{path / MANIFEST_FILE}: counts.transitions or keys is missing or empty. {_HINT}")
+    folder = path / manifest.folder
+    folder, leaves, nodes = path / manifest.folder, set(), set()
+    transitions = TensorDict({}, [count])
+    for name, (sizes, dtype) in manifest.keys.items():
+        parts = _in_manifest(path, key_parts, name)
+        beginnings = {parts[:length] for length in range(1, len(parts))}
+        if parts in leaves | nodes or beginnings & leaves:
+            raise DatasetError(f"{path / MANIFEST_FILE}: keys: {name!r} is also part of another key. {_HINT}")
+        leaves.add(parts)
+        nodes |= beginnings
+        file = folder.joinpath(*parts[:-1], f"{parts[-1]}.memmap")
+        transitions.set(parts, _map_tensor(file, [count, *sizes], _in_manifest(path, parse_dtype, dtype)))
+    if check_checksums:
+        _compare_checksums(path, manifest)
+    return transitions
+
+
+def _in_manifest(path: Path, read: Callable[[str], T], value: str) -> T:
+    try:
+        return read(value)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{str(error).replace('manifest', str(path / MANIFEST_FILE), 1)}. {_HINT}"
+        ) from None
+
+
+def _map_tensor(file: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
+    try:
+        size = file.stat().st_size if file.is_file() else None
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+    if size is None:
+        raise DatasetError(f"{file}: missing. {_HINT}")
+    expected = math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise DatasetError(
+            f"{file}: has {size} bytes, expected {expected} for {dtype} {shape}; "
+            f"the file was cut off or belongs to another dataset. {_HINT}"
+        )
+    try:
+        return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"{file}: cannot be opened ({str(error).splitlines()[0]})") from error
+
+
+def _compare_checksums(path: Path, manifest: DatasetManifest) -> None:
+    file, expected = path / MANIFEST_FILE, dict(manifest.checksums)
+    if not expected:
+        raise DatasetError(f"{file}: has no checksums to verify against. {_HINT}")
+    digest = expected.pop(MANIFEST_FILE, None)  # earlier versions recorded none
+    if digest not in (None, manifest.digest()):
+        raise DatasetError(
+            f"{file}: its fields are not what was saved (sha256 differs). Restore it from a copy; or, if you "
+            'changed it on purpose, load with verify="quick" and save the dataset anew.'
+        )
+    tensors = {"/".join(name.split(".")) + ".memmap" for name in manifest.keys}
+    nodes = {str(parent) for name in tensors for parent in Path(name).parents}
+    files = tensors | {str(Path(node, META_FILE)) for node in nodes}
+    if set(expected) != files:
+        differing = ", ".join(sorted(set(expected) ^ files))
+        raise DatasetError(f"{file}: checksums and keys disagree about the files {differing}. {_HINT}")
+    for name in sorted(files):
+        member = path / manifest.folder / name
+        if not member.is_file():
+            raise DatasetError(f"{member}: missing. {_HINT}")
+        with member.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != expected[name]:
+            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {_HINT}")

@@ -1,0 +1,126 @@
+"""Where the trajectories of each task and snapshot are, and draws of rows among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ctmrl_torchrl.data.draws import ContextDraw
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """Offsets into a sorted dataset, so that draws need no search: compressed rows, as in a sparse matrix.
+
+    A "group" is all trajectories of one task from one snapshot; groups of a task are consecutive and sorted
+    by snapshot, trajectories of a group are consecutive. Tasks, here, are positions among the tasks that have
+    data, in the order of their ids. The table knows tensors only, not datasets.
+
+    Attributes:
+        task_row_start, task_row_count: first transition of a task, and how many; ``[tasks]``.
+        task_trajectory_start, task_trajectory_count: the same for trajectories; ``[tasks]``.
+        task_group_start, task_group_count: the same for groups; ``[tasks]``.
+        group_trajectory_start, group_trajectory_count: trajectories of a group; ``[groups]``.
+        trajectory_start, trajectory_length: transitions of a trajectory; ``[trajectories]``.
+        horizon: longest possible trajectory.
+    """
+
+    task_row_start: Tensor
+    task_row_count: Tensor
+    task_trajectory_start: Tensor
+    task_trajectory_count: Tensor
+    task_group_start: Tensor
+    task_group_count: Tensor
+    group_trajectory_start: Tensor
+    group_trajectory_count: Tensor
+    trajectory_start: Tensor
+    trajectory_length: Tensor
+    horizon: int
+
+    @classmethod
+    def of(cls, task: Tensor, snapshot: Tensor, length: Tensor, *, horizon: int) -> RowTable:
+        """Build the table of sorted trajectories.
+
+        Args:
+            task, snapshot, length: task id, snapshot id and number of transitions of each trajectory, int64
+                ``[trajectories]``, sorted by task, then by snapshot.
+            horizon: longest possible trajectory.
+
+        Examples:
+            >>> table = RowTable.of(
+            ...     torch.tensor([3, 3, 7]), torch.tensor([0, 1, 1]), torch.tensor([2, 4, 1]), horizon=4)
+            >>> table.task_row_start.tolist(), table.task_row_count.tolist()
+            ([0, 6], [6, 1])
+        """
+        groups, group_count = torch.stack([task, snapshot]).unique_consecutive(return_counts=True, dim=1)
+        task_groups = groups[0].unique_consecutive(return_counts=True)[1]
+        _, position, task_trajectories = task.unique_consecutive(return_inverse=True, return_counts=True)
+        task_rows = torch.zeros_like(task_trajectories).index_add_(0, position, length)
+        return cls(
+            task_row_start=task_rows.cumsum(0) - task_rows,
+            task_row_count=task_rows,
+            task_trajectory_start=task_trajectories.cumsum(0) - task_trajectories,
+            task_trajectory_count=task_trajectories,
+            task_group_start=task_groups.cumsum(0) - task_groups,
+            task_group_count=task_groups,
+            group_trajectory_start=group_count.cumsum(0) - group_count,
+            group_trajectory_count=group_count,
+            trajectory_start=length.cumsum(0) - length,
+            trajectory_length=length,
+            horizon=horizon,
+        )
+
+    def draw_rows(self, task: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draw ``count`` rows of each task, uniform and with replacement: ``[T, count]``."""
+        return self.task_row_start[task, None] + _uniform(self.task_row_count[task, None], count, generator)
+
+    def draw_context(
+        self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the context rows of each task, and their mask: int64 and bool ``[T, L]``.
+
+        Rows where the mask is False are valid rows of the same task that belong to no context.
+        """
+        if draw.kind == "transitions":
+            rows = self.draw_rows(task, draw.length, generator)
+            return rows, torch.ones_like(rows, dtype=torch.bool)
+        least, most = draw.trajectories
+        used = torch.randint(least, most + 1, (task.numel(), 1), generator=generator, device=task.device)
+        if draw.behaviours is None:
+            offset = _uniform(self.task_trajectory_count[task, None], most, generator)
+            trajectory = self.task_trajectory_start[task, None] + offset
+        else:
+            group = self._draw_groups(task, draw, generator)
+            offset = _uniform(self.group_trajectory_count[group], most, generator)
+            trajectory = self.group_trajectory_start[group] + offset
+        step = torch.arange(self.horizon, device=task.device)
+        length = self.trajectory_length[trajectory][..., None]
+        rows = self.trajectory_start[trajectory][..., None] + torch.minimum(step, length - 1)
+        mask = (step < length) & (torch.arange(most, device=task.device) < used)[..., None]
+        return rows.flatten(1), mask.flatten(1)
+
+    def _draw_groups(self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None) -> Tensor:
+        """Draw the group of each of the most possible trajectories: ``[T, most]``."""
+        least, most = draw.behaviours
+        of_task = {"device": task.device, "dtype": torch.float32}
+        available = self.task_group_count[task, None]
+        position = torch.arange(int(available.max()), device=task.device)
+        # The groups of a task in random order: groups it does not have sort last, the first behaviour first.
+        rank = torch.rand(task.numel(), position.numel(), generator=generator, **of_task)
+        rank = rank.masked_fill(position >= available, 2.0)
+        near_random = torch.rand(task.numel(), 1, generator=generator, **of_task) < draw.near_random_fraction
+        candidates = torch.where(near_random, available.clamp(max=draw.near_random_snapshots), available)
+        first = _uniform(candidates, 1, generator)
+        order = rank.scatter(1, first, -1.0).argsort(1)
+        mixed = torch.randint(least, most + 1, (task.numel(), 1), generator=generator, device=task.device)
+        choice = _uniform(torch.minimum(mixed, available), draw.trajectories[1], generator)
+        return self.task_group_start[task, None] + order.gather(1, choice)
+
+
+def _uniform(bound: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Draw ``count`` integers from 0 to below ``bound`` in each row: bound ``[T, 1]`` or ``[T, count]``."""
+    shape = (bound.shape[0], count)
+    fraction = torch.rand(shape, dtype=torch.float64, generator=generator, device=bound.device)
+    return torch.minimum((fraction * bound).long(), bound - 1)

@@ -1,0 +1,66 @@
+"""Means and spreads of a dataset's features, read block by block: the data may be larger than memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from ctmrl_torchrl.data.layout import REWARD_KEYS, row_blocks
+from ctmrl_torchrl.scales import varies
+
+#: mean and standard deviation of each feature, float32 ``[features]``
+Statistics = tuple[Tensor, Tensor]
+
+CHANGE = "observation_change"
+_FOLLOWING = ("next", "observation")
+_KEYS = ("observation", "action", _FOLLOWING, *REWARD_KEYS)
+
+
+def statistics_of(
+    transitions: TensorDictBase, ranges: Sequence[tuple[int, int]]
+) -> dict[NestedKey, Statistics]:
+    """Return mean and standard deviation of every feature over some rows.
+
+    A spread counts as 0 where it may be the rounding of the numbers that it was computed from, as
+    :func:`ctmrl_torchrl.scales.varies` judges: a clock at 1000 s, stored in float32, advances by the same
+    step each time, whatever the last digits say.
+
+    Args:
+        transitions: the rows of a dataset.
+        ranges: first and one past the last row of each stretch to count.
+
+    Returns:
+        by key, with ``"observation_change"`` for the next observation minus the observation.
+    """
+    blocks = [block for first, stop in ranges for block in row_blocks(first, stop)]
+    available = transitions.keys(include_nested=True)
+    moments = {
+        key: _moments(functools.partial(_read, transitions[key]), blocks) for key in _KEYS if key in available
+    }
+    size = {key: (mean.square() + variance).sqrt() for key, (mean, variance) in moments.items()}
+    moments[CHANGE] = _moments(functools.partial(_change, transitions), blocks)
+    size[CHANGE] = torch.maximum(size["observation"], size[_FOLLOWING])
+    return {
+        key: (mean.float(), (variance.sqrt() * varies(variance.sqrt(), size[key])).float())
+        for key, (mean, variance) in moments.items()
+    }
+
+
+def _read(tensor: Tensor, block: slice) -> Tensor:
+    return tensor[block].double()
+
+
+def _change(transitions: TensorDictBase, block: slice) -> Tensor:
+    return transitions[_FOLLOWING][block].double() - transitions["observation"][block].double()
+
+
+def _moments(read: Callable[[slice], Tensor], blocks: list[slice]) -> tuple[Tensor, Tensor]:
+    """Mean and variance, float64, in two passes."""
+    count = sum(block.stop - block.start for block in blocks)
+    mean = sum(read(block).sum(0) for block in blocks) / count
+    variance = sum((read(block) - mean).square().sum(0) for block in blocks) / count
+    return mean, variance

@@ -1,0 +1,129 @@
+"""What all batched environments share: rows with a task each, their keys and their checks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from ctmrl_torchrl.envs.task_sets import TaskSet
+
+_ENDS = ("done", "terminated", "truncated")
+
+
+class BatchedTaskEnv(EnvBase):
+    """Rows of one family's environment, each with a task of its own; the base class of all of them.
+
+    Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``; ``observation`` ``[n, features]``
+    float32; ``task_id`` ``[n]`` int64; every reward ``[n, 1]`` float32; ``done``, ``terminated``,
+    ``truncated`` and every further flag ``[n, 1]`` bool.
+
+    A subclass implements ``_reset``, ``_step`` and ``_set_seed`` as for any ``EnvBase``, and
+    :meth:`_start_tasks`, which it calls at the end of its constructor.
+
+    Args:
+        task_set: the tasks.
+        task_ids: the task of each row; ids may repeat. None is every task once, in order.
+        horizon: steps until truncation. None takes the family's.
+        rewards: names of the reward entries.
+        flags: names of further boolean entries of the observation.
+        device: of everything that is returned.
+
+    Attributes:
+        task_set (TaskSet): the tasks.
+        horizon (int): steps until truncation.
+
+    Raises:
+        ValueError: if a task id is not in the set, there are no rows, or the horizon is not positive.
+    """
+
+    batch_locked = True
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        task_ids: Sequence[int] | Tensor | None = None,
+        *,
+        horizon: int | None = None,
+        rewards: Sequence[str] = ("reward",),
+        flags: Sequence[str] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        ids = task_set.validate_ids(range(task_set.n_tasks) if task_ids is None else task_ids)
+        if not ids:
+            raise ValueError("task_ids is empty: give at least one task id, or None for every task.")
+        super().__init__(device=torch.device(device), batch_size=[len(ids)])
+        self.task_set = task_set
+        self.horizon = task_set.family.episode_length(horizon)
+        self._make_specs(len(ids), rewards, flags)
+        # State is kept in buffers, so that `to` moves it; checkpoints should not hold it.
+        self.register_buffer("_task_id", torch.tensor(ids, device=self.device), persistent=False)
+
+    def _make_specs(self, n: int, rewards: Sequence[str], flags: Sequence[str]) -> None:
+        family = self.task_set.family
+        self.observation_spec = Composite(
+            observation=Unbounded((n, family.observation_dim), dtype=torch.float32),
+            task_id=Categorical(self.task_set.n_tasks, (n,), dtype=torch.int64),
+            **{name: Categorical(2, (n, 1), dtype=torch.bool) for name in flags},
+            shape=[n],
+            device=self.device,
+        )
+        self.action_spec = Bounded(-1.0, 1.0, (n, family.action_dim), dtype=torch.float32, device=self.device)
+        self.reward_spec = Composite(
+            {name: Unbounded((n, 1), dtype=torch.float32) for name in rewards}, shape=[n], device=self.device
+        )
+        self.done_spec = Composite(
+            {name: Categorical(2, (n, 1), dtype=torch.bool) for name in _ENDS}, shape=[n], device=self.device
+        )
+
+    @property
+    def task_ids(self) -> Tensor:
+        """The task of each row, int64 ``[n]``."""
+        return self._task_id.clone()
+
+    @property
+    def task_parameters(self) -> Tensor:
+        """The parameters of each row's task, float64 ``[n, parameters]``, for analysis only."""
+        return self.task_set.parameters[self._task_id.cpu()]
+
+    def set_task(self, task_ids: Sequence[int] | Tensor) -> None:
+        """Gives every row a task and ends its episode; call ``reset()`` before the next step.
+
+        Args:
+            task_ids: one id per row; ids may repeat.
+
+        Raises:
+            ValueError: if the number of ids is not the number of rows, or an id is not in the task set.
+        """
+        ids = self.task_set.validate_ids(task_ids)
+        if len(ids) != self.batch_size[0]:
+            raise ValueError(
+                f"set_task got {len(ids)} task ids for an environment with {self.batch_size[0]} rows; "
+                "make another environment to change the number of rows."
+            )
+        self._task_id = torch.tensor(ids, device=self.device)
+        self._start_tasks()
+
+    @abstractmethod
+    def _start_tasks(self) -> None:
+        """Takes over the tasks that ``_task_id`` names, from the start of an episode."""
+
+    def _output(self, **values: Tensor) -> TensorDict:
+        """What ``_reset`` and ``_step`` return: these entries, and the task of each row."""
+        return TensorDict(
+            {**values, "task_id": self._task_id}, batch_size=self.batch_size, device=self.device
+        )
+
+
+def to_tensors(values: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """A simulator's arrays as tensors on the CPU, float64 turned into float32 first."""
+    return {
+        name: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
+        for name, value in values.items()
+    }

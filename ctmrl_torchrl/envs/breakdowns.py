@@ -1,0 +1,76 @@
+"""Counts of simulations that broke down, by task, and what is said about them."""
+
+from __future__ import annotations
+
+import numpy as np
+from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.envs.task_sets import TaskSet
+
+#: episodes in a row that must break down in every row of a task before the task is called broken
+REPEATED = 5
+_SHOWN_TASKS = 3
+
+
+class BreakdownCounts:
+    """How often the simulation of each task became unstable.
+
+    The first breakdown is logged as a warning, and so is the first time that every row of a task has broken
+    down in its last ``REPEATED`` episodes. Later ones are only counted.
+
+    Args:
+        task_set: the tasks.
+        task_ids: the task of each row, ``[n]``.
+
+    Attributes:
+        counts (np.ndarray): breakdowns by task id, int64 ``[tasks]``.
+    """
+
+    def __init__(self, task_set: TaskSet, task_ids: np.ndarray) -> None:
+        self.task_set = task_set
+        self.counts = np.zeros(task_set.n_tasks, dtype=np.int64)
+        self._warned_of: set[int] = set()
+        self.follow(task_ids)
+
+    def follow(self, task_ids: np.ndarray) -> None:
+        """Watches rows with other tasks; the counts so far are kept."""
+        self._task_ids = task_ids
+        self._in_a_row = np.zeros(len(task_ids), dtype=np.int64)
+
+    def record(self, unstable: np.ndarray, ended: np.ndarray) -> None:
+        """Adds one step of all rows.
+
+        Args:
+            unstable: rows whose simulation broke down in this step, bool ``[n]``.
+            ended: rows whose episode ended in it, bool ``[n]``.
+        """
+        if unstable.any():
+            first = not self.counts.any()
+            np.add.at(self.counts, self._task_ids[unstable], 1)
+            self._in_a_row[unstable] += 1
+            if first:
+                torchrl_logger.warning(
+                    f"A simulation of {self.task_set.name!r} became unstable: "
+                    f"{self.task_set.describe(int(self._task_ids[unstable][0]))}. The episode is truncated. "
+                    "Further breakdowns are counted and not reported one by one."
+                )
+            self._warn_of_broken_tasks(self._task_ids[unstable])
+        if self._in_a_row.any():
+            self._in_a_row[ended & ~unstable] = 0
+
+    def _warn_of_broken_tasks(self, task_ids: np.ndarray) -> None:
+        for task in set(task_ids.tolist()) - self._warned_of:
+            if (self._in_a_row[self._task_ids == task] >= REPEATED).all():
+                self._warned_of.add(task)
+                torchrl_logger.warning(
+                    f"Every simulation of {self.task_set.name!r} {self.task_set.describe(task)} became "
+                    f"unstable in its last {REPEATED} episodes. Check the task's parameters and the actions."
+                )
+
+    def describe(self) -> str:
+        """The tasks with the most breakdowns in words, for messages; empty if there were none."""
+        worst = [task for task in np.argsort(-self.counts, kind="stable") if self.counts[task]]
+        named = [f"{self.task_set.describe(int(task))}: {self.counts[task]}" for task in worst[:_SHOWN_TASKS]]
+        if len(worst) > _SHOWN_TASKS:
+            named.append(f"and {len(worst) - _SHOWN_TASKS} more tasks")
+        return "; ".join(named)

@@ -1,0 +1,1 @@
+"""A user's own families, made from gymnasium environments."""

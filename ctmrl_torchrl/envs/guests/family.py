@@ -1,0 +1,262 @@
+"""From a function that makes a gymnasium environment to a family of tasks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from tensordict import NestedKey
+
+from ctmrl_torchrl.envs.families import FAMILIES, EnvFamily, register_family, unregister_family
+from ctmrl_torchrl.envs.guests.draws import ParameterDraw, check_draws, draw_parameters
+from ctmrl_torchrl.envs.guests.env import build_guest
+from ctmrl_torchrl.envs.guests.simulation import (
+    GuestDefinition,
+    GuestGymEnv,
+    Task,
+    TaskSimulation,
+    make_for_task,
+)
+
+_MAIN_MODULES = ("__main__", "__mp_main__")
+
+
+def from_gymnasium(
+    name: str,
+    make: Callable[..., gymnasium.Env],
+    parameters: Mapping[str, ParameterDraw],
+    *,
+    train_tasks: int = 30,
+    test_tasks: int = 10,
+    seed: int = 0,
+    horizon: int | None = None,
+    return_key: NestedKey = ("next", "reward"),
+    context_next_observation: bool | Literal["auto"] = "auto",
+    discount: float = 0.99,
+    presets: Mapping[str, tuple[int, int]] | None = None,
+    optimum: str | Callable[..., torch.Tensor] | None = None,
+    asynchronous: bool = False,
+    register: bool = True,
+    **fields: Any,
+) -> EnvFamily:
+    """Makes a family of tasks from a function that makes a gymnasium environment for task parameters.
+
+    One environment is made to find the sizes, the action bounds and the horizon. Its observation and its
+    action must be a ``Box``. Observations are flattened and turned into float32, and the policy's actions,
+    which lie in ``[-1, 1]``, are scaled to the bounds. Early ends (``terminated``) and cuts (``truncated``)
+    are kept apart. Rows are stepped in one of gymnasium's vector environments.
+
+    A family with the same name that was made from the same function is replaced, so that a notebook cell can
+    run twice.
+
+    Args:
+        name: the family's name, as in ``env=NAME``: letters, digits, ``_``, ``-`` and ``.``.
+        make: called as ``make(**task_parameters)`` with one float per parameter; returns a gymnasium
+            environment. A function of a module (no lambda) lets environments be pickled.
+        parameters: name of a task parameter to how it is drawn:
+
+            - a range ``(low, high)``: uniform in it;
+            - a function of one argument, ``f(generator)``: called once per task with a
+              ``numpy.random.Generator``; returns a number;
+            - a function of two arguments, ``f(generator, n)``, or of one called ``n``, ``num``, ``count``,
+              ``size`` or ``num_tasks``: called once; returns the values of all ``n`` tasks.
+        train_tasks: number of training tasks.
+        test_tasks: number of test tasks, spread evenly between them.
+        seed: of the draw of the tasks. The same seed gives the same tasks.
+        horizon: steps until an episode is truncated. None takes the environment's own time limit.
+        return_key: the reward that is reported as the return. ``("next", NAME)`` with another name than
+            ``"reward"`` is read from ``info[NAME]`` at every step.
+        context_next_observation: whether tasks differ in their dynamics, so that a context needs the next
+            observation too. ``"auto"`` is True, which is right for every family.
+        discount: discount factor of the learner.
+        presets: further task sets: name to ``(training tasks, test tasks)``. ``train_tasks`` and
+            ``test_tasks`` are the preset ``"repo"``.
+        optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, if they are known.
+        asynchronous: whether every row is stepped in a process of its own; ``make_env`` can override it.
+        register: whether the family is registered, here and as ``ctmrl/NAME-v0`` in gymnasium.
+        **fields: further fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
+
+    Returns:
+        The family.
+
+    Raises:
+        ValueError: if an argument is wrong, or the spaces or the horizon cannot be used; the message says how
+            to change the environment.
+        TaskSimulationError: if the environment of the first task cannot be made, reset or stepped.
+
+    Example:
+        >>> def make_pendulum(mass, length):
+        ...     env = gymnasium.make("Pendulum-v1")
+        ...     env.unwrapped.m, env.unwrapped.l = mass, length
+        ...     return env
+        >>> family = from_gymnasium(
+        ...     "doc_pendulum", make_pendulum, {"mass": (0.5, 1.5), "length": (0.5, 1.5)}, register=False)
+        >>> family.observation_dim, family.action_dim, family.horizon
+        (3, 1, 200)
+    """
+    if context_next_observation not in (True, False, "auto"):
+        raise ValueError(
+            f"context_next_observation must be True, False or 'auto', got {context_next_observation!r}."
+        )
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}.")
+    draws = check_draws(parameters)
+    _check_make(name, make, tuple(draws))
+    sample = partial(draw_parameters, draws=draws, seed=seed)
+    definition = _probe(name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous)
+    definition.check_horizon(horizon)
+    if horizon is None and definition.time_limit is None:
+        raise ValueError(
+            f"The horizon of {name!r} is unknown: its environment has no time limit. Give from_gymnasium a "
+            "horizon=, or wrap the environment in gymnasium.wrappers.TimeLimit."
+        )
+    family = EnvFamily(
+        name=name,
+        observation_dim=definition.features,
+        action_dim=definition.action_low.size,
+        horizon=definition.time_limit if horizon is None else horizon,
+        parameter_names=tuple(draws),
+        sample_parameters=sample,
+        env_builder=partial(build_guest, definition),
+        simulator="gymnasium",
+        context_next_observation=bool(context_next_observation),
+        return_key=return_key,
+        discount=discount,
+        presets={"repo": (train_tasks, test_tasks), **(presets or {})},
+        terminates=True,
+        gymnasium_id=f"ctmrl/{name}-v0",
+        gymnasium_class=partial(GuestGymEnv, definition),
+        optimum=optimum,
+        **fields,
+    )
+    if register:
+        _make_room_for(name, make)
+        register_family(family)
+    return family
+
+
+def _check_make(name: str, make: Callable[..., Any], parameters: tuple[str, ...]) -> None:
+    if not callable(make):
+        raise ValueError(f"make of {name!r} must be a function that returns an environment, got {make!r}.")
+    try:
+        inspect.signature(make).bind(**dict.fromkeys(parameters, 0.0))
+    except TypeError as error:
+        raise ValueError(
+            f"make of {name!r} is called as make({', '.join(f'{each}=...' for each in parameters)}), which "
+            f"it does not accept: {error}."
+        ) from None
+    except ValueError:  # a built-in without a signature: it is tried below
+        pass
+
+
+def _first_task(sample: Callable[[int], torch.Tensor], draws: Mapping[str, ParameterDraw]) -> Task:
+    once, again = sample(2), sample(2)
+    for column, parameter in enumerate(draws):
+        if not torch.equal(once[:, column], again[:, column]):
+            raise ValueError(
+                f"The function that draws parameter {parameter!r} gave different values for the same seed; "
+                "it must draw everything from the generator that it is given."
+            )
+    return Task(0, dict(zip(draws, once[0].tolist(), strict=True)))
+
+
+def _extra_reward(return_key: NestedKey) -> str | None:
+    if (
+        not isinstance(return_key, tuple)
+        or len(return_key) != 2
+        or return_key[0] != "next"
+        or not isinstance(return_key[1], str)
+    ):
+        raise ValueError(
+            f"return_key must be ('next', 'reward') or ('next', NAME), with NAME a key of info; got "
+            f"{return_key!r}."
+        )
+    return None if return_key[1] == "reward" else return_key[1]
+
+
+def _probe(
+    name: str, make: Callable[..., gymnasium.Env], task: Task, extra: str | None, asynchronous: bool
+) -> GuestDefinition:
+    """Sizes, bounds and time limit of one environment, which is made, reset and stepped once."""
+    env = make_for_task(name, make, task)
+    try:
+        _check_observation_space(name, env.observation_space)
+        _check_action_space(name, env.action_space)
+        definition = GuestDefinition(
+            name=name,
+            make=make,
+            observation_shape=env.observation_space.shape,
+            action_low=env.action_space.low,
+            action_high=env.action_space.high,
+            time_limit=_time_limit(env),
+            extra_reward=extra,
+            asynchronous=asynchronous,
+        )
+    finally:
+        env.close()
+    simulation = TaskSimulation(definition, task)
+    simulation.reset(seed=0)
+    simulation.step(np.zeros(env.action_space.shape).reshape(-1))
+    simulation.close()
+    return definition
+
+
+def _check_observation_space(name: str, space: gymnasium.Space) -> None:
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(
+            f"The observation space of {name!r} is {space}; from_gymnasium needs a Box. Return "
+            "gymnasium.wrappers.FlattenObservation(env) from make, which turns Dict, Tuple and Discrete "
+            "observations into one."
+        )
+    if not np.prod(space.shape) > 0:
+        raise ValueError(f"The observation space of {name!r} is empty: {space}.")
+
+
+def _check_action_space(name: str, space: gymnasium.Space) -> None:
+    if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"The action space of {name!r} is {space}; from_gymnasium needs a Box of real numbers, since the "
+            "policies are continuous. Return from make a gymnasium.wrappers.TransformAction(env, function, "
+            "space) whose space is such a Box, and whose function maps its actions to those of env."
+        )
+    bounded = (
+        np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
+    )
+    if space.low.size == 0 or not bounded:
+        raise ValueError(
+            f"The action space of {name!r} must have finite bounds with low < high, got {space}. Return "
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, "
+            "gymnasium.spaces.Box(LOW, HIGH, SHAPE)) from make."
+        )
+
+
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """The smallest of the limits that the specification and the wrappers name."""
+    limits = [None if env.spec is None else env.spec.max_episode_steps]
+    while isinstance(env, gymnasium.Wrapper):
+        limits.append(getattr(env, "_max_episode_steps", None))
+        env = env.env
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _make_room_for(name: str, make: Callable[..., Any]) -> None:
+    """Removes a family of this name that was made from the same function, e.g. by a file imported twice."""
+    if name not in FAMILIES:
+        return
+    builder = FAMILIES.get(name).env_builder
+    if not isinstance(builder, partial) or builder.func is not build_guest:
+        return
+    earlier = builder.args[0].make
+    same_name = _name_of(earlier) == _name_of(make)
+    modules = {getattr(each, "__module__", None) for each in (earlier, make)}
+    if same_name and (len(modules) == 1 or modules & set(_MAIN_MODULES)):
+        unregister_family(name)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)

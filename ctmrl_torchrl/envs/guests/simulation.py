@@ -1,0 +1,282 @@
+"""One gymnasium environment with one task, checked at every step, and its wrapper for users of gymnasium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from ctmrl_torchrl.envs.gym_envs import checked_action
+from ctmrl_torchrl.envs.task_sets import TaskSet, make_task_set
+
+
+class TaskSimulationError(RuntimeError):
+    """A user's environment failed or gave what cannot be learned from; the message names the task."""
+
+
+@dataclass(frozen=True)
+class GuestDefinition:
+    """What is known of a user's environment, apart from its tasks. It pickles if ``make`` does.
+
+    Args:
+        name: the family's name.
+        make: task parameters, as keyword arguments, to a gymnasium environment.
+        observation_shape: shape of its Box observation, before it is flattened.
+        action_low, action_high: bounds of its Box action.
+        time_limit: steps after which the environment truncates an episode by itself; None if it does not.
+        extra_reward: key of ``info`` that holds a second reward; None if there is none.
+        asynchronous: whether every row is stepped in its own process, unless ``make_env`` says otherwise.
+    """
+
+    name: str
+    make: Callable[..., gymnasium.Env]
+    observation_shape: tuple[int, ...]
+    action_low: np.ndarray
+    action_high: np.ndarray
+    time_limit: int | None
+    extra_reward: str | None = None
+    asynchronous: bool = False
+
+    @property
+    def features(self) -> int:
+        """Size of the flat observation."""
+        return int(np.prod(self.observation_shape))
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """An action ``[actions]``, clipped to ``[-1, 1]``, in the units and shape of the environment."""
+        share = (np.clip(action.astype(np.float64), -1.0, 1.0) + 1.0) / 2.0
+        low, high = self.action_low.astype(np.float64), self.action_high.astype(np.float64)
+        scaled = (low + share.reshape(low.shape) * (high - low)).astype(self.action_low.dtype)
+        return np.clip(scaled, self.action_low, self.action_high)
+
+    def check_horizon(self, horizon: int | None) -> None:
+        """Raises a ValueError if the environment would truncate an episode before this horizon."""
+        if horizon is not None and self.time_limit is not None and horizon > self.time_limit:
+            raise ValueError(
+                f"horizon={horizon} is longer than the time limit of {self.time_limit} steps that the "
+                f"environments of {self.name!r} have; raise max_episode_steps in make."
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """The task of one environment: its id in the task set and what ``make`` is called with."""
+
+    id: int
+    parameters: Mapping[str, float]
+
+    def describe(self) -> str:
+        """The task in words, for messages."""
+        named = ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
+        return f"task {self.id} ({named})"
+
+
+def tasks_of(task_set: TaskSet, task_ids: list[int]) -> list[Task]:
+    """The tasks of these ids."""
+    rows = task_set.parameters[task_ids].tolist()
+    return [
+        Task(task, dict(zip(task_set.parameter_names, row, strict=True)))
+        for task, row in zip(task_ids, rows, strict=True)
+    ]
+
+
+class StepResult(NamedTuple):
+    """What one step gave: features float32 ``[features]``, rewards and ends."""
+
+    features: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+    extra_reward: float
+    info: dict[str, Any]
+
+
+class TaskSimulation:
+    """A user's environment with a task. Every failure and every value that is not finite names the task.
+
+    Args:
+        definition: what is known of the environment.
+        task: its task.
+
+    Raises:
+        TaskSimulationError: if ``make`` fails or returns an environment with other spaces than those of the
+            first task; later, if the environment fails or gives values that are not finite.
+    """
+
+    def __init__(self, definition: GuestDefinition, task: Task) -> None:
+        self.definition, self.task, self.steps = definition, task, 0
+        self.env = make_for_task(definition.name, definition.make, task)
+        self._check_spaces()
+
+    def _check_spaces(self) -> None:
+        known, env = self.definition, self.env
+        found = env.observation_space.shape, env.action_space
+        same = (
+            found[0] == known.observation_shape
+            and isinstance(found[1], gymnasium.spaces.Box)
+            and np.array_equal(found[1].low, known.action_low)
+            and np.array_equal(found[1].high, known.action_high)
+        )
+        if not same:
+            expected = gymnasium.spaces.Box(known.action_low, known.action_high, dtype=known.action_low.dtype)
+            env.close()
+            raise TaskSimulationError(
+                f"All tasks of {known.name!r} must have the same observation shape and action bounds. make "
+                f"returned observations {found[0]} and actions {found[1]} for {self.task.describe()}, but "
+                f"{known.observation_shape} and {expected} for the first task."
+            )
+
+    def _failed(self, what: str, error: Exception) -> TaskSimulationError:
+        return TaskSimulationError(
+            f"{what} of {self.definition.name!r} failed for {self.task.describe()}, step {self.steps}: "
+            f"{type(error).__name__}: {error}"
+        )
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Starts an episode; returns the features."""
+        self.steps = 0
+        try:
+            observation, _ = self.env.reset(seed=seed)
+        except Exception as error:
+            raise self._failed("reset", error) from error
+        return self._features(observation)
+
+    def step(self, action: np.ndarray) -> StepResult:
+        """Takes an action ``[actions]`` in ``[-1, 1]``."""
+        self.steps += 1
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(
+                self.definition.scale_action(action)
+            )
+        except Exception as error:
+            raise self._failed("step", error) from error
+        features = self._features(observation)
+        return StepResult(
+            features,
+            self._finite("reward", reward),
+            bool(terminated),
+            bool(truncated),
+            self._extra_reward(info),
+            info,
+        )
+
+    def _extra_reward(self, info: dict[str, Any]) -> float:
+        key = self.definition.extra_reward
+        if key is None:
+            return 0.0
+        if key not in info:
+            raise TaskSimulationError(
+                f"The return of {self.definition.name!r} is the sum of info[{key!r}], but info has only "
+                f"{', '.join(map(repr, info)) or 'no entries'} for {self.task.describe()}, step {self.steps}."
+            )
+        return self._finite(f"info[{key!r}]", info[key])
+
+    def _features(self, observation: Any) -> np.ndarray:
+        shape = np.shape(observation)
+        if shape != self.definition.observation_shape:
+            raise TaskSimulationError(
+                f"The observation of {self.definition.name!r} has shape {shape}, but its space has "
+                f"{self.definition.observation_shape}, for {self.task.describe()}, step {self.steps}."
+            )
+        features = np.asarray(observation, dtype=np.float32).reshape(-1)
+        broken = (~np.isfinite(features)).nonzero()[0]
+        if broken.size:
+            self._refuse(f"observation (feature {broken[0]})", features[broken[0]].item())
+        return features
+
+    def _finite(self, what: str, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self._refuse(what, value)
+        if not np.isfinite(number):
+            self._refuse(what, value)
+        return number
+
+    def _refuse(self, what: str, value: Any) -> None:
+        raise TaskSimulationError(
+            f"The {what} of {self.definition.name!r} must be finite, got {value!r} for "
+            f"{self.task.describe()}, step {self.steps}."
+        )
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+
+def make_for_task(name: str, make: Callable[..., gymnasium.Env], task: Task) -> gymnasium.Env:
+    """Calls ``make`` with the parameters of a task.
+
+    Raises:
+        TaskSimulationError: if it fails or returns something else than an environment.
+    """
+    try:
+        env = make(**task.parameters)
+    except Exception as error:
+        raise TaskSimulationError(
+            f"make of {name!r} failed for {task.describe()}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(env, gymnasium.Env):
+        raise TaskSimulationError(
+            f"make of {name!r} must return a gymnasium.Env, got {type(env).__name__} for {task.describe()}."
+        )
+    return env
+
+
+class GuestGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One task of a user's own family: one row of ``GuestEnv`` for users of gymnasium.
+
+    Observations are flat float32; actions lie in ``[-1, 1]`` and are clipped to it. The reward is the one
+    that the family reports. The environment itself truncates at the horizon.
+
+    Args:
+        definition: what is known of the environment.
+        family: name of the family.
+        task: id of the task.
+        preset: task set the id belongs to.
+        horizon: steps until truncation. None takes the family's.
+
+    Raises:
+        ValueError: if the family, preset, task or horizon is not valid; ``step``, if the action is not.
+        TaskSimulationError: if the user's environment fails.
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(
+        self,
+        definition: GuestDefinition,
+        family: str,
+        task: int = 0,
+        preset: str = "repo",
+        *,
+        horizon: int | None = None,
+    ) -> None:
+        tasks = make_task_set(family, preset)
+        definition.check_horizon(horizon)
+        self.horizon = tasks.family.episode_length(horizon)
+        (self.task,) = tasks.validate_ids([task])
+        self.simulation = TaskSimulation(definition, tasks_of(tasks, [self.task])[0])
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (definition.features,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (definition.action_low.size,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode; see ``gymnasium.Env.reset``."""
+        super().reset(seed=seed)
+        return self.simulation.reset(seed), {"task_id": self.task}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Takes an action; see ``gymnasium.Env.step``."""
+        result = self.simulation.step(checked_action(action, self.action_space))
+        truncated = result.truncated or self.simulation.steps >= self.horizon
+        reward = result.reward if self.simulation.definition.extra_reward is None else result.extra_reward
+        return result.features, reward, result.terminated, truncated, {**result.info, "task_id": self.task}
+
+    def close(self) -> None:
+        """Closes the user's environment."""
+        self.simulation.close()

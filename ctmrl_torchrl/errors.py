@@ -1,0 +1,17 @@
+"""The errors that tell a user what to do differently: shown as a line or two, without a traceback."""
+
+from __future__ import annotations
+
+from ctmrl_torchrl.data import DatasetError
+from ctmrl_torchrl.evaluation.summary_contract import SummaryError
+from ctmrl_torchrl.registry import UnknownChoiceError
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.training.checkpoint import CheckpointError
+
+USER_ERRORS: tuple[type[Exception], ...] = (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    SummaryError,
+    UnknownChoiceError,
+)

@@ -1,0 +1,234 @@
+"""Methods side by side: intervals of their returns, performance profiles, adaptation curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ctmrl_torchrl.evaluation.figures import style
+
+__all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
+
+_LEAST = 7.4  # inches, for the title
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+
+
+@style.styled
+def plot_intervals(
+    panels: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    path: str | Path,
+    *,
+    title: str = "Final return with its interval over seeds",
+    subtitle: str = "",
+    references: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
+    """One panel per environment, one line per method: its seeds, their mean, and the interval.
+
+    Args:
+        panels: ``{panel: {method: {"mean": float, "low": float or None, "high": ..., "runs": [S]}}}``.
+        path: PNG file to write.
+        title: says what is seen.
+        subtitle: second, lighter line.
+        references: ``{panel: {name: return}}``, drawn as vertical lines.
+
+    Raises:
+        ValueError: if there is no panel.
+    """
+    methods = _methods(panels)
+    colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    height = 0.9 + 0.3 * len(methods)
+    figure = style.new_figure(max(3.3 * columns + 1.6, _LEAST), height * rows + 0.9)
+    grid = _grid(figure, rows, columns, left=1.75, top=0.95, gap=0.75, bottom=0.35)
+    for index, (name, entries) in enumerate(panels.items()):
+        axes = figure.add_axes(grid[index])
+        _interval_panel(axes, entries, methods, colours, (references or {}).get(name, {}))
+        axes.set_title(name)
+        if index % columns:
+            axes.set_yticklabels([])
+    style.heading(figure, figure.axes[0], title, subtitle)
+    return style.save_figure(figure, path)
+
+
+def _interval_panel(
+    axes: Axes,
+    entries: Mapping[str, Mapping[str, Any]],
+    methods: Sequence[str],
+    colours: Mapping[str, str],
+    references: Mapping[str, float],
+) -> None:
+    for height, method in enumerate(methods):
+        entry = entries.get(method)
+        if entry is None:
+            continue
+        colour = colours[method]
+        axes.plot(
+            entry["runs"], np.full(len(entry["runs"]), height), "o", color=colour, alpha=0.35, markersize=4
+        )
+        if entry.get("low") is not None:
+            axes.plot([entry["low"], entry["high"]], [height, height], color=colour, linewidth=5, alpha=0.55)
+        axes.plot(entry["mean"], height, "|", color=style.INK, markersize=11, markeredgewidth=2)
+    for name, value in references.items():
+        axes.axvline(value, color=style.MUTED, linestyle="-", linewidth=1.3, zorder=1.5)
+        label = {"fontsize": 8.5, "color": style.MUTED, "ha": "right", "va": "top"}
+        axes.text(value, 1.0, f"{name} ", transform=axes.get_xaxis_transform(), **label)
+    axes.set_ylim(len(methods) - 0.4, -0.9 if references else -0.6)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(x=0.08)
+
+
+@style.styled
+def plot_profiles(
+    thresholds: Sequence[float] | np.ndarray,
+    profiles: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    path: str | Path,
+    *,
+    title: str = "Share of runs that score above a threshold",
+    subtitle: str = "",
+) -> Path:
+    """Performance profiles: a curve that lies above another everywhere is better at every level of demand.
+
+    Args:
+        thresholds: normalised scores, ``[T]``.
+        profiles: ``{method: (shares [T], ends of the intervals [2, T] or None)}``.
+        path: PNG file to write.
+        title: says what is seen.
+        subtitle: second, lighter line.
+
+    Raises:
+        ValueError: if there is no method or a curve has another length.
+    """
+    if not profiles:
+        raise ValueError("profiles holds no method; expected at least one.")
+    figure = style.new_figure(8.6, 4.8)
+    axes = figure.add_axes((0.09, 0.13, 0.68, 0.7))
+    thresholds = style.to_array(thresholds, "thresholds", 1)
+    colours = style.code_colours(len(profiles))
+    for index, (name, (shares, interval)) in enumerate(profiles.items()):
+        shares = style.to_array(shares, f"profiles[{name!r}]", 1)
+        if shares.size != thresholds.size:
+            raise ValueError(
+                f"profiles[{name!r}] has {shares.size} values, expected one for each of the "
+                f"{thresholds.size} thresholds."
+            )
+        dash = _DASHES[index // len(style.PALETTE) % len(_DASHES)]
+        axes.plot(
+            thresholds, shares, color=colours[index], linestyle=dash, label=name, drawstyle="steps-post"
+        )
+        if interval is not None:
+            axes.fill_between(
+                thresholds, *interval, color=colours[index], alpha=0.12, linewidth=0, step="post"
+            )
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("normalised score: 0 random, 1 optimum or oracle")
+    axes.set_ylabel("share of runs above")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
+    style.heading(figure, axes, title, subtitle)
+    return style.save_figure(figure, path)
+
+
+@style.styled
+def plot_adaptation_panels(
+    panels: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    path: str | Path,
+    *,
+    title: str = "Return while adapting to unseen tasks",
+    subtitle: str = "",
+    references: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
+    """Adaptation curves of several methods, one panel per environment.
+
+    Args:
+        panels: ``{panel: {method: {"mean": [E], "low": [E] or None, "high": ...}}}``; entry ``k`` was
+            measured after ``k`` collected episodes.
+        path: PNG file to write.
+        title: says what is seen.
+        subtitle: second, lighter line.
+        references: ``{panel: {name: return}}``, drawn as level lines.
+
+    Raises:
+        ValueError: if there is no panel.
+    """
+    methods = _methods(panels)
+    colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
+    grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=1.75)
+    for index, (name, entries) in enumerate(panels.items()):
+        axes = figure.add_axes(grid[index])
+        for method, entry in entries.items():
+            mean = style.to_array(entry["mean"], f"{name}.{method}", 1)
+            steps = np.arange(mean.size)
+            axes.plot(steps, mean, color=colours[method], label=method, linewidth=1.8)
+            if entry.get("low") is not None:
+                axes.fill_between(
+                    steps, entry["low"], entry["high"], color=colours[method], alpha=0.14, linewidth=0
+                )
+        for value in (references or {}).get(name, {}).values():
+            style.reference_line(axes, value, style.MUTED, "-")
+        axes.set_title(name)
+        axes.set_xlabel("episodes collected")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if index % columns == 0:
+            axes.set_ylabel("return")
+    handles = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    last = figure.axes[columns - 1]
+    last.legend(
+        handles.values(),
+        handles.keys(),
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        fontsize=9.5,
+    )
+    style.heading(figure, figure.axes[0], title, subtitle)
+    return style.save_figure(figure, path)
+
+
+def _methods(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not panels:
+        raise ValueError("panels is empty; expected at least one environment.")
+    return list(dict.fromkeys(method for entries in panels.values() for method in entries))
+
+
+def _grid(
+    figure: Figure,
+    rows: int,
+    columns: int,
+    *,
+    left: float,
+    top: float,
+    gap: float,
+    right: float = 0.25,
+    bottom: float = 0.55,
+) -> list[tuple[float, float, float, float]]:
+    """Rectangles of the panels, row by row; all arguments in inches."""
+    width, height = figure.get_size_inches()
+    between = 0.45
+    panel_width = (width - left - right - between * (columns - 1)) / columns
+    panel_height = (height - top - bottom - gap * (rows - 1)) / rows
+    return [
+        (
+            (left + column * (panel_width + between)) / width,
+            (height - top - panel_height - row * (panel_height + gap)) / height,
+            panel_width / width,
+            panel_height / height,
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]

@@ -1,0 +1,91 @@
+"""The aggregation of runs that differ in the seed only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctmrl_torchrl.evaluation.statistics import bootstrap_interval, mean_over_seeds
+
+__all__ = ["aggregate_seeds"]
+
+
+def aggregate_seeds(
+    summaries: Sequence[Mapping[str, Any]], confidence: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
+    """Mean and bootstrap interval over seeds for every split and protocol.
+
+    Args:
+        summaries: the contents of ``summary.json`` of runs that differ in the seed only.
+        confidence: level of the intervals.
+        seed: of the resampling.
+
+    Returns:
+        Plain dict with ``env``, ``method``, ``policy_loss``, ``preset``, ``seeds`` and
+        ``returns[split][protocol]`` = ``mean``, ``ci95``, ``per_seed``, ``per_episode`` and
+        ``per_episode_ci95`` (two lists: lower and upper ends). With one seed there is no interval over seeds:
+        ``ci95`` and ``per_episode_ci95`` are ``None``; the seed's interval over tasks is never used instead.
+
+    Raises:
+        ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
+            policy loss, preset, dataset, protocols or number of adaptation episodes.
+
+    Example:
+        >>> def run(seed, value):
+        ...     result = {"mean": value, "per_episode": [value - 1, value]}
+        ...     return {"env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "cpu",
+        ...             "seed": seed, "returns": {"test": {"np": result}}}
+        >>> table = aggregate_seeds([run(0, -4.0), run(1, -6.0)])
+        >>> table["returns"]["test"]["np"]["mean"]
+        -5.0
+    """
+    if not summaries:
+        raise ValueError("aggregate_seeds needs at least one summary.")
+    first = summaries[0]
+    for field in ("env", "method", "policy_loss", "preset", "dataset"):
+        found = sorted({json.dumps(summary.get(field), sort_keys=True) for summary in summaries})
+        if len(found) > 1:
+            raise ValueError(
+                f"The summaries differ in {field!r}: {found}. Aggregate runs of one setting only."
+            )
+    seeds = [int(summary["seed"]) for summary in summaries]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"A seed occurs more than once among the summaries: {sorted(seeds)}.")
+    layout = _layout(first)
+    for summary in summaries[1:]:
+        if _layout(summary) != layout:
+            raise ValueError(
+                f"The returns of seed {summary['seed']} are laid out as {_layout(summary)}, those of seed "
+                f"{first['seed']} as {layout} (split/protocol: number of adaptation episodes)."
+            )
+    returns: dict[str, dict[str, Any]] = {}
+    for split, protocols in first["returns"].items():
+        returns[split] = {}
+        for protocol in protocols:
+            results = [summary["returns"][split][protocol] for summary in summaries]
+            finals = [float(result["mean"]) for result in results]
+            episodes = torch.tensor([result["per_episode"] for result in results], dtype=torch.float64)
+            over_seeds = mean_over_seeds(finals, confidence, seed)
+            ends = [bootstrap_interval(column, confidence, seed) for column in episodes.unbind(1)]
+            ends = [] if len(finals) < 2 else [[low for low, _ in ends], [high for _, high in ends]]
+            returns[split][protocol] = {
+                "mean": float(np.mean(finals)),
+                "ci95": None if over_seeds.interval is None else list(over_seeds.interval),
+                "per_seed": finals,
+                "per_episode": episodes.mean(0).tolist(),
+                "per_episode_ci95": ends or None,
+            }
+    setting = {field: first[field] for field in ("env", "method", "policy_loss", "preset")}
+    return {**setting, "seeds": seeds, "returns": returns}
+
+
+def _layout(summary: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        f"{split}/{protocol}": len(result["per_episode"])
+        for split, protocols in sorted(summary["returns"].items())
+        for protocol, result in sorted(protocols.items())
+    }

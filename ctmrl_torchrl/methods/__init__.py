@@ -1,0 +1,33 @@
+"""Methods: one page per published method, and the contract of their parts."""
+
+from __future__ import annotations
+
+from ctmrl_torchrl.methods.base import (
+    REPRESENTATIONS,
+    Facts,
+    NoRepresentationConfig,
+    RepresentationConfig,
+)
+from ctmrl_torchrl.methods.codebook import CodebookConfig
+from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
+from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
+from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
+from ctmrl_torchrl.methods.focal import FOCALConfig
+from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
+
+__all__ = [
+    "REPRESENTATIONS",
+    "CQVAEConfig",
+    "CodebookConfig",
+    "CodebookSchedule",
+    "Drawing",
+    "FOCALConfig",
+    "Facts",
+    "NoRepresentationConfig",
+    "Part",
+    "Parts",
+    "ReleasedConfig",
+    "RepresentationConfig",
+    "Setting",
+    "cosine_kmeans",
+]

@@ -1,0 +1,123 @@
+"""What the methods with a codebook share: its configuration, and the part that schedules the codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ctmrl_torchrl.methods.base import Facts, RepresentationConfig
+from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
+from ctmrl_torchrl.methods.parts import Part, Setting
+from ctmrl_torchrl.modules.codebook import Codebook
+from ctmrl_torchrl.modules.standardise import finer
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_ONE,
+    SWITCH,
+    WIDTHS,
+    or_none,
+    require,
+    ruled,
+    whole,
+)
+
+
+@dataclass
+class CodebookConfig(RepresentationConfig):
+    """Base of the configurations of losses with a codebook.
+
+    Args:
+        codes (int): N.
+        prediction_weight, contrastive_weight (float): of those terms.
+        extra_negatives (int): M, for tasks alone on their code. update_rate (float): eta of Eq. (2).
+        predictor_hidden (list of int): widths of the reward and next-observation predictors.
+        observation_gain (float or None): as for the policy's networks, for the predictors.
+        kmeans (bool): false keeps random initial codes and never refreshes (the paper's ablation).
+        kmeans_epochs (int): the representation phase is divided into so many epochs; at the end of each,
+            contexts of all training tasks are collected for K-means.
+        kmeans_from (float): share of the representation phase from which contexts are collected.
+        kmeans_at (float): share of it at which K-means initializes the codes and the codebook terms begin;
+            before, the encoder warms up on the prediction term alone.
+        kmeans_refreshes (int): how often in the representation phase K-means refreshes the codes afterwards.
+        kmeans_contexts (int): contexts collected per task and epoch.
+    """
+
+    codes: int = ruled(8, whole(1))
+    prediction_weight: float = ruled(1.0, NOT_NEGATIVE)
+    contrastive_weight: float = ruled(1.0, NOT_NEGATIVE)
+    extra_negatives: int = ruled(4, whole(0))
+    update_rate: float = ruled(0.1, SHARE)
+    predictor_hidden: list[int] = ruled([256, 256, 256], WIDTHS)
+    observation_gain: float | None = ruled(None, or_none(POSITIVE))
+    kmeans: bool = ruled(True, SWITCH)
+    kmeans_epochs: int = ruled(100, whole(1))
+    kmeans_from: float = ruled(0.2, SHARE)
+    kmeans_at: float = ruled(0.3, SHARE_BELOW_ONE)
+    kmeans_refreshes: int = ruled(20, whole(1))
+    kmeans_contexts: int = ruled(1, whole(1))
+
+    @property
+    def num_candidates(self) -> int:
+        """The codes."""
+        return self.codes
+
+    def build_codebook(self, context_dim: int) -> Codebook:
+        """The codes."""
+        return Codebook(self.codes, context_dim, update_rate=self.update_rate)
+
+    def network_sizes(self, problem: Problem, context_dim: int) -> dict[str, Any]:
+        """What every network on observation and action is built with, but its widths."""
+        return {
+            "observation_dim": problem.observation_dim,
+            "action_dim": problem.action_dim,
+            "context_dim": context_dim,
+            "observation_statistics": finer(problem.statistics["observation"], self.observation_gain),
+        }
+
+    def parts(self, setting: Setting) -> list[Part]:
+        """The schedule of the codes."""
+        return [
+            CodebookSchedule(
+                setting.loss,
+                setting.draw_contexts,
+                updates=setting.representation_updates,
+                kmeans=self.kmeans,
+                epochs=self.kmeans_epochs,
+                collect_from=self.kmeans_from,
+                initialize_at=self.kmeans_at,
+                refreshes=self.kmeans_refreshes,
+                contexts_per_epoch=self.kmeans_contexts,
+                seed=setting.seed,
+            )
+        ]
+
+    def check(self, facts: Facts) -> None:
+        """K-means needs a representation phase and at least as many contexts as codes."""
+        if not self.kmeans:
+            return
+        length = max(facts.representation_updates, 1.0)
+        require(
+            facts.representation_updates > 0,
+            "schedule.representation_end",
+            0,
+            "more than 0 with representation.kmeans=true, which places the codes within the representation "
+            "phase",
+        )
+        require(
+            math.ceil(self.kmeans_at * length) < length,
+            "representation.kmeans_at",
+            self.kmeans_at,
+            f"smaller: K-means must begin within the representation phase, which has only {length:g} updates",
+        )
+        contexts = facts.training_tasks * self.kmeans_contexts
+        require(
+            self.codes <= contexts,
+            "representation.codes",
+            self.codes,
+            f"at most {contexts}, the contexts that K-means sees in one epoch ({facts.training_tasks} training "
+            f"tasks x representation.kmeans_contexts={self.kmeans_contexts}), or representation.kmeans=false",
+        )

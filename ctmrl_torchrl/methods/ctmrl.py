@@ -1,0 +1,70 @@
+"""CTMRL (AAAI 2026): contexts quantised by a codebook (CQ-VAE) and contrasted within each code.
+
+- encoder: mean of transition contexts (``method=ctmrl``), or with layers after it (``ctmrl_deep``)
+- representation loss: :class:`~ctmrl_torchrl.objectives.CQVAELoss`, L_pre_spe + L_pre_cro + L_C + L_contra
+- part: :class:`~ctmrl_torchrl.methods.codebook_schedule.CodebookSchedule`, warm-up and K-means of the codes
+- ``ctmrl_relabel`` mixes transitions of other tasks, relabelled by the predictors, into the contexts
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ctmrl_torchrl.methods.base import REPRESENTATIONS
+from ctmrl_torchrl.methods.codebook import CodebookConfig
+from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
+from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SHARE, among, ruled
+
+
+@REPRESENTATIONS.register("cqvae")
+@dataclass
+class CQVAEConfig(CodebookConfig):
+    """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
+
+    Args:
+        cross_prediction_weight, code_weight (float): w2 and w3; w1 and w4 are in :class:`CodebookConfig`,
+            with what else losses with a codebook have.
+        temperature (float): tau.
+        predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
+            policy batch of the same task.
+        relabelled_fraction (float): share of the contexts with transitions of another task, relabelled.
+
+    Examples:
+        >>> import torch
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
+        >>> loss = CQVAEConfig(predictor_hidden=[8], predict="transitions").build(problem, 4)
+        >>> loss.codebook.num_codes, loss.tensor_keys.prediction
+        (8, 'transitions')
+    """
+
+    name: str = "cqvae"
+    cross_prediction_weight: float = ruled(1.0, NOT_NEGATIVE)
+    code_weight: float = ruled(1.0, NOT_NEGATIVE)
+    temperature: float = ruled(0.1, POSITIVE)
+    predict: str = ruled("context", among("context", "transitions"))
+    relabelled_fraction: float = ruled(0.0, SHARE)
+
+    def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
+        """Build the codebook, the predictors and the loss."""
+        sizes = self.network_sizes(problem, context_dim) | {"hidden": self.predictor_hidden}
+        reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
+        loss = CQVAELoss(
+            self.build_codebook(context_dim),
+            make_reward_predictor(**sizes, target_statistics=reward),
+            make_next_observation_predictor(**sizes, change_statistics=change),
+            prediction_weight=self.prediction_weight,
+            cross_prediction_weight=self.cross_prediction_weight,
+            code_weight=self.code_weight,
+            contrastive_weight=self.contrastive_weight,
+            temperature=self.temperature,
+            extra_negatives=self.extra_negatives,
+            relabelled_fraction=self.relabelled_fraction,
+            reward_scale=reward[1],
+            next_observation_scale=change[1],
+        )
+        loss.set_keys(prediction=self.predict, reward=problem.reward_key)
+        return loss

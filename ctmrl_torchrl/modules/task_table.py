@@ -1,0 +1,95 @@
+"""A table of task contexts in place of an encoder: one learned Gaussian per training task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from ctmrl_torchrl.modules.draws import normal_like, uniform
+from ctmrl_torchrl.modules.keys import read
+
+
+class TaskTable(TensorDictModuleBase):
+    """Look up the context of a task: ``mean + exp(log_std) * noise`` of the task's row.
+
+    Args:
+        task_ids (sequence of int): the training tasks, in the order of the rows.
+        context_dim (int): d.
+
+    Keyword Args:
+        noisy (bool): whether a lookup draws from the Gaussian; otherwise it gives the mean.
+        in_key (NestedKey): where task numbers are, ``[*]`` int64. Defaults to ``"task_id"``.
+        out_key (NestedKey): where contexts go, ``[*, d]``. Defaults to ``"task_context"``.
+        generator (torch.Generator, optional): draws the initial means from a standard normal.
+
+    Attributes:
+        mean, log_std (Tensor): ``[tasks, d]``, both learned; log_std starts at 0.
+
+    Raises:
+        ValueError: if a task is listed twice, or task numbers are not integers.
+
+    Looking up a task that is not in the table gives NaN, which no loss survives unnoticed; nothing is read
+    back from the device to find out earlier.
+
+    Source: ANOLE (NeurIPS 2022), as released.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> table = TaskTable([4, 0, 7], context_dim=5)
+        >>> table(TensorDict({"task_id": torch.tensor([7, 7, 4, 0])}, [4]))["task_context"].shape
+        torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        task_ids: Sequence[int],
+        context_dim: int,
+        *,
+        noisy: bool = True,
+        in_key: NestedKey = "task_id",
+        out_key: NestedKey = "task_context",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        numbers = torch.as_tensor(list(task_ids))
+        if numbers.is_floating_point() or numbers.unique().numel() != numbers.numel() or not numbers.numel():
+            raise ValueError(
+                f"TaskTable: task_ids={list(task_ids)}; give the number of every training task once."
+            )
+        self.in_keys, self.out_keys = [in_key], [out_key]
+        self.noisy = noisy
+        self.register_buffer("task_ids", numbers)
+        self.mean = nn.Parameter(torch.randn(len(numbers), context_dim, generator=generator))
+        self.log_std = nn.Parameter(torch.zeros(len(numbers), context_dim))
+
+    def lookup(self, task_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-deviation of tasks ``[*]``, each ``[*, d]``; NaN for a task that is not there."""
+        same = task_id.unsqueeze(-1) == self.task_ids
+        row, known = same.int().argmax(-1), same.any(-1).unsqueeze(-1)
+        return torch.where(known, self.mean[row], torch.nan), self.log_std[row]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the context of every row's task."""
+        task_id = read(tensordict, self.in_keys[0], type(self).__name__)
+        if task_id.is_floating_point():
+            raise ValueError(f"TaskTable: {self.in_keys[0]!r} must hold task numbers, got {task_id.dtype}.")
+        mean, log_std = self.lookup(task_id)
+        noise = torch.randn_like(mean) if self.noisy else 0.0
+        return tensordict.set(self.out_keys[0], mean + log_std.exp() * noise)
+
+    def candidates(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Contexts to search among, ``[count, d]``: every row's mean once, then draws of random rows.
+
+        Drawing rows alone, as released, would leave a third of 30 tasks out.
+        """
+        rows = len(self.task_ids)
+        extra = max(count - rows, 0)
+        row = uniform([extra], generator, self.mean.device).mul(rows).long()
+        noise = normal_like(self.mean, [extra, self.mean.shape[-1]], generator)
+        drawn = self.mean[row] + self.log_std[row].exp() * noise
+        return torch.cat([self.mean[:count], drawn]).detach()

@@ -1,0 +1,92 @@
+"""The critic's gradient into the context: the one term of a policy loss that may teach an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+CRITIC_LOSS = "loss_qvalue"
+#: what the critic's gradient reaches of an encoder
+CRITIC_GRADIENTS = ("none", "pooling", "all")
+
+
+def with_critic_gradient(
+    policy_losses: Callable[[Tensor], TensorDictBase], task_context: Tensor
+) -> TensorDictBase:
+    """Policy losses of the detached contexts, the critic's with its gradient to the contexts added.
+
+    The value of every loss is that of the detached context. ``loss_qvalue`` carries a term of value zero
+    whose gradient is the loss's own slope at the context, so no other term reaches the encoder.
+
+    Args:
+        policy_losses: ``[T, d] -> losses``.
+        task_context (Tensor): ``[T, d]``; receives the gradient.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> context = torch.tensor([[3.0]], requires_grad=True)
+        >>> losses = with_critic_gradient(
+        ...     lambda c: TensorDict({"loss_qvalue": c.square().sum(), "loss_actor": c.sum()}, []), context
+        ... )
+        >>> sum(losses.values()).backward()
+        >>> losses["loss_qvalue"].item(), context.grad.item()
+        (9.0, 6.0)
+    """
+    leaf = task_context.detach().requires_grad_()
+    losses = policy_losses(leaf)
+    critic = losses.get(CRITIC_LOSS)
+    (slope,) = torch.autograd.grad(critic, leaf, retain_graph=True)
+    pull = (slope * (task_context - task_context.detach())).sum()
+    return losses.set(CRITIC_LOSS, critic + pull)
+
+
+def checked_critic_gradient(
+    choice: str, encoder: TensorDictModuleBase, policy_loss: LossModule, reader: str
+) -> str:
+    """The choice of what the critic's gradient reaches, if encoder and policy loss can give it.
+
+    Raises:
+        ValueError: if it is unknown, or one of them cannot.
+    """
+    if choice not in CRITIC_GRADIENTS:
+        known = ", ".join(map(repr, CRITIC_GRADIENTS))
+        raise ValueError(f"{reader}: critic_gradient={choice!r} is unknown; choose {known}.")
+    if choice == "none":
+        return choice
+    if CRITIC_LOSS not in policy_loss.out_keys:
+        raise ValueError(
+            f"{reader}: critic_gradient={choice!r} needs a policy loss that puts out {CRITIC_LOSS!r}; "
+            f"{type(policy_loss).__name__} puts out {', '.join(map(str, policy_loss.out_keys))}."
+        )
+    if getattr(policy_loss, "reduction", "mean") == "none":
+        raise ValueError(
+            f"{reader}: critic_gradient={choice!r} needs a reduced policy loss; build it with "
+            "reduction='mean' or 'sum'."
+        )
+    if choice == "pooling" and not hasattr(encoder, "pooled"):
+        raise ValueError(
+            f"{reader}: critic_gradient='pooling' needs an encoder with a method pooled(transition "
+            f"contexts, mask), which {type(encoder).__name__} lacks; choose 'all'."
+        )
+    return choice
+
+
+def context_for_critic(choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor]) -> Tensor:
+    """The task contexts ``[T, d]`` through which the critic's gradient flows.
+
+    Raises:
+        ValueError: if ``"pooling"`` is chosen and there are no contexts of single transitions.
+    """
+    if choice == "all":
+        return contexts["task_context"]
+    if "transition_contexts" not in contexts:
+        raise ValueError(
+            "critic_gradient='pooling' pools the contexts of single transitions, which this encoder does not "
+            "write; build it with transition_key='transition_contexts'."
+        )
+    return encoder.pooled(contexts["transition_contexts"].detach(), contexts.get("context_mask"))

@@ -1,0 +1,169 @@
+"""How a meta-batch becomes contexts: the draws by name, and what the encoder makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
+from ctmrl_torchrl.objectives.checks import require_entries, require_shape
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder makes of one context draw.
+
+    Args:
+        task_context (Tensor): ``[T, d]``.
+        outputs (TensorDictBase): everything that the encoder has written.
+        transition_key (NestedKey): where the contexts of single transitions are expected.
+        reader (str): who asks, for error messages.
+        mask (Tensor, optional): ``[T, L]``, the transitions of the draw that count.
+
+    Examples:
+        >>> import torch
+        >>> encoded = Encoded(torch.zeros(5, 4), TensorDict({}, []), "transition_contexts", "MyLoss")
+        >>> list(encoded.entries())
+        ['task_context']
+    """
+
+    task_context: Tensor
+    outputs: TensorDictBase
+    transition_key: NestedKey
+    reader: str
+    mask: Tensor | None = None
+
+    def entries(self) -> dict[str, Tensor]:
+        """``task_context`` and, where the encoder writes them, ``transition_contexts``, by name.
+
+        Beside the latter is their ``context_mask``, if the draw has one.
+        """
+        transitions = self.outputs.get(self.transition_key, None)
+        contexts = {"task_context": self.task_context}
+        if transitions is not None:
+            contexts["transition_contexts"] = transitions
+            if self.mask is not None:
+                contexts["context_mask"] = self.mask
+        return contexts
+
+    @property
+    def transition_contexts(self) -> Tensor:
+        """Contexts of single transitions, ``[T, L, d]``.
+
+        Raises:
+            ValueError: if the encoder does not write them.
+        """
+        value = self.outputs.get(self.transition_key, None)
+        if value is None:
+            raise ValueError(
+                f"{self.reader} needs a context of every single transition, but the context encoder does not "
+                f"write {self.transition_key!r}; build it with transition_key={self.transition_key!r}."
+            )
+        return value
+
+
+class ContextEncoding:
+    """The context draws of one meta-batch together with the encoder.
+
+    Made by :class:`~ctmrl_torchrl.objectives.MetaLoss` for every forward pass and given to
+    :meth:`RepresentationLoss.contexts <ctmrl_torchrl.objectives.RepresentationLoss.contexts>`.
+
+    Args:
+        encoder (TensorDictModule): reads keys below ``keys["context"]`` and, optionally, ``keys["task_id"]``.
+        tensordict (TensorDictBase): the meta-batch ``[T]``.
+        keys (mapping): names of ``context``, ``context_positive``, ``task_id``, ``task_context`` and
+            ``transition_contexts``.
+        reader (str): the loss, for error messages.
+
+    Examples:
+        >>> import torch
+        >>> from ctmrl_torchrl.modules import make_context_encoder
+        >>> names = ("context", "context_positive", "task_id", "task_context", "transition_contexts")
+        >>> encoding = ContextEncoding(
+        ...     make_context_encoder(feature_dims={("context", "observation"): 2}, context_dim=4),
+        ...     TensorDict({"context": {"observation": torch.zeros(5, 7, 2)}}, [5]),
+        ...     {name: name for name in names},
+        ...     "MyLoss",
+        ... )
+        >>> encoding(encoding.draw("context")).task_context.shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        encoder: TensorDictModuleBase,
+        tensordict: TensorDictBase,
+        keys: Mapping[str, NestedKey],
+        reader: str,
+    ) -> None:
+        self._encoder = encoder
+        self._tensordict = tensordict
+        self._keys = keys
+        self._reader = reader
+
+    def draw(self, name: str = "context") -> TensorDictBase:
+        """The transitions ``[T, L]`` of the draw ``"context"`` or ``"context_positive"``.
+
+        Raises:
+            KeyError: if the draw, or what the encoder reads of it, is missing.
+        """
+        return self.draw_under(self._keys[name])
+
+    def draw_under(self, key: NestedKey) -> TensorDictBase:
+        """The draw of this key, once all that the encoder reads of it is there."""
+        features = features_below(self._encoder, self._keys, key, self._reader)
+        if any(feature != self._keys["task_id"] for feature in features):
+            context = read(self._tensordict, key, self._reader)
+        else:  # the encoder reads the number of the task alone
+            context = self._tensordict.get(key, TensorDict({}, self._tensordict.batch_size[:1]))
+        require_entries(self._tensordict, features, type(self._encoder).__name__)
+        return context
+
+    def __call__(self, context: Tensor | TensorDictBase) -> Encoded:
+        """Encode transitions ``[T, L]``: a draw, or what a loss has made of one."""
+        # A copy, so that what the encoder writes beside its features does not stay in the input.
+        shown = context if isinstance(context, Tensor) else context.copy()
+        entries = {self._keys["context"]: shown}
+        if self._keys["task_id"] in self._encoder.in_keys:
+            entries[self._keys["task_id"]] = self._tensordict.get(self._keys["task_id"])
+        outputs = self._encoder(TensorDict(entries, batch_size=self._tensordict.batch_size[:1]))
+        mask = None if isinstance(context, Tensor) else context.get("mask", None)
+        transition_key = self._keys["transition_contexts"]
+        return Encoded(self._task_context(outputs), outputs, transition_key, self._reader, mask)
+
+    def _task_context(self, outputs: TensorDictBase) -> Tensor:
+        key, names = self._keys["task_context"], self._encoder.out_keys
+        out_key = key if key in names else names[-1]
+        hint = "the context encoder writes one context per task (pool over the transitions)."
+        batch = self._tensordict
+        expected = (*batch.batch_size[:1], "d") if batch.batch_dims else ("T", "d")
+        what = repr(out_key)
+        return require_shape(outputs.get(out_key), expected, reader=self._reader, what=what, hint=hint)
+
+
+def features_below(
+    encoder: TensorDictModuleBase, keys: Mapping[str, NestedKey], draw: NestedKey, reader: str
+) -> list[NestedKey]:
+    """What the encoder reads, of the draw under ``draw``; the number of the task is read from the root.
+
+    Raises:
+        ValueError: if the encoder reads anything else outside of the context.
+    """
+    found = []
+    for key in encoder.in_keys:
+        rest = rest_of_key(key, keys["context"])
+        if rest is not None:
+            found.append(join_key(draw, *rest))
+        elif key == keys["task_id"]:
+            found.append(key)
+        else:
+            raise ValueError(
+                f"{reader}: the context encoder reads {key!r}, which is not below the context "
+                f"{keys['context']!r}; set_keys(context=...) to the root of what it reads."
+            )
+    return found

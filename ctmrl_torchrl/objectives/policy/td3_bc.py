@@ -1,0 +1,309 @@
+"""TD3+BC: TorchRL's loss, with the choices of the methods that use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
+
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
+from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SWITCH, among, ruled, whole
+
+#: which critics judge the actor's action: the first one (TD3+BC) or the smallest value of all (GENTLE)
+JUDGES = ("first", "smallest")
+
+
+class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
+    """``torchrl.objectives.TD3BCLoss`` with the same values, held to the promises of this library's losses.
+
+    What it adds: nothing but the priority is written into the input; padding is left out of every term; the
+    actor may learn from a sampled action and from the smallest value; rewards may be scaled; only the critics
+    send a gradient into the batch; ``in_keys`` are complete and ordered; errors name what is wrong.
+
+    Args:
+        networks: actor and critic (or list of critics).
+
+    Keyword Args:
+        gamma (float): discount factor.
+        reward_scale (float): what rewards are multiplied by.
+        policy_delay (int): the actor and all targets move at every ``policy_delay``-th update.
+        sampled_actions (bool): whether the actor learns from a reparameterised sample.
+        judge (str): ``"first"`` or ``"smallest"``.
+        options: everything ``TD3BCLoss`` takes by keyword.
+
+    Attributes:
+        actor_due (bool): whether the actor learns at the coming update; set by :meth:`before_update`.
+
+    Keys, outputs, targets and errors: see :func:`make_td3_bc_loss`.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
+        >>> sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
+        >>> loss = OfflineTD3BCLoss(make_actor(**sizes), make_qvalue(**sizes), gamma=0.9, bounds=(-1.0, 1.0))
+        >>> [(loss.before_update(update), loss.actor_due)[1] for update in range(4)]
+        [True, False, True, False]
+    """
+
+    def __init__(
+        self,
+        *networks: TensorDictModuleBase,
+        gamma: float,
+        reward_scale: float = 1.0,
+        policy_delay: int = 2,
+        sampled_actions: bool = False,
+        judge: str = "first",
+        **options: Any,
+    ) -> None:
+        super().__init__(*networks, **options)
+        if judge not in JUDGES:
+            raise ValueError(f"{type(self).__name__}: judge={judge!r}; choose one of {', '.join(JUDGES)}.")
+        if sampled_actions and not hasattr(self.actor_network, "get_dist"):
+            raise ValueError(
+                f"{type(self).__name__}: sampled_actions=True needs an actor with a distribution "
+                "(ProbabilisticActor); this one is deterministic."
+            )
+        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        self.gamma = gamma
+        self.reward_scale = reward_scale
+        self.policy_delay = policy_delay
+        self.sampled_actions = sampled_actions
+        self.judge = judge
+        self.actor_due = True
+        kept = [] if self.reduction == "none" else ["behaviour_error", "value_weight"]
+        self.out_keys = ["loss_actor", "loss_qvalue", *kept]
+        self._set_in_keys()
+
+    def before_update(self, update: int) -> None:
+        """Tell the loss which update comes, from 0: the actor learns at the first of ``policy_delay``."""
+        self.actor_due = update % self.policy_delay == 0
+
+    def make_target_updater(self, rate: float) -> DelayedSoftUpdate:
+        """An updater whose ``step()`` moves the targets by ``rate``, after updates of the actor alone."""
+        return DelayedSoftUpdate(self, tau=rate)
+
+    def act(self, batch: TensorDictBase, *, target: bool = False) -> Tensor:
+        """Actions ``[*, a]`` of the actor as it learns, or of the target actor, which never draws."""
+        params = self.target_actor_network_params if target else self.actor_network_params
+        with params.to_module(self.actor_network, preserve_module_state=False):
+            if self.sampled_actions and not target:
+                return self.actor_network.get_dist(batch).rsample()
+            with set_exploration_type(ExplorationType.DETERMINISTIC):
+                return self.actor_network(batch).get(self.tensor_keys.action)
+
+    @torch.no_grad()
+    def _next_value(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> Tensor:
+        """The smallest target value of the target actor's action, with clipped noise on it."""
+        data_action = tensordict.get(self.tensor_keys.action)
+        noise = (torch.randn_like(data_action) * self.policy_noise).clamp(-self.noise_clip, self.noise_clip)
+        following = tensordict.get("next")
+        batch = TensorDict(
+            {key: following.get(key) for key in self.actor_network.in_keys}, tensordict.batch_size
+        )
+        action = (self.act(batch, target=True) + noise).clamp(self.min_action, self.max_action)
+        judged = self._with_action(following, action)
+        return self._stacked_values(judged, self.target_qvalue_network_params, lead).amin(0)
+
+    def _actor_terms(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """The actor's loss ``[*lead]``, the error of its action, and the weight of its value."""
+        batch, data_action = tensordict.detach(), tensordict.get(self.tensor_keys.action)
+        action = self.act(batch.select(*self.actor_network.in_keys))
+        require_shape(
+            action,
+            data_action.shape,
+            reader=type(self).__name__,
+            what="the actor's action",
+            hint=f"as the data's {self.tensor_keys.action!r}: give the actor that many outputs.",
+        )
+        values = self._stacked_values(
+            self._with_action(batch, action), self.qvalue_network_params.detach(), lead
+        )
+        value = values[0] if self.judge == "first" else values.amin(0)
+        error = (action - data_action).square().mean(-1)
+        size = self._reduce_loss(value.detach().abs(), tensordict=tensordict, reduction="mean")
+        weight = self.alpha / size
+        return error - weight * value, error.detach(), weight
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """All losses from one batch; the actor's has no gradient while it is not the actor's turn."""
+        lead = self._require_transitions(tensordict)
+        with torch.set_grad_enabled(self.actor_due and torch.is_grad_enabled()):
+            loss_actor, behaviour_error, weight = self._actor_terms(tensordict, lead)
+        loss_qvalue, errors = self._regress_critics(tensordict, self._next_value(tensordict, lead), lead)
+        tensordict.set(self.tensor_keys.priority, errors.amax(0))
+        out = {"loss_actor": loss_actor, "loss_qvalue": loss_qvalue}
+        out = {name: self._reduce_loss(values, tensordict=tensordict) for name, values in out.items()}
+        if self.reduction == "none":
+            return TensorDict(out, batch_size=tensordict.batch_size)
+        error = self._reduce_loss(behaviour_error, tensordict=tensordict, reduction="mean")
+        return TensorDict(out | {"behaviour_error": error, "value_weight": weight}, [])
+
+
+class DelayedSoftUpdate(SoftUpdate):
+    """``SoftUpdate`` that rests while it is not the actor's turn.
+
+    Args:
+        loss_module (OfflineTD3BCLoss): whose targets move. tau (float): by how much.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
+        >>> sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
+        >>> loss = make_td3_bc_loss(make_actor(**sizes), make_qvalue(**sizes))
+        >>> targets = DelayedSoftUpdate(loss, tau=0.005)
+        >>> for update in range(4):
+        ...     loss.before_update(update)
+        ...     targets.step()  # moves them after updates 0 and 2
+    """
+
+    def step(self) -> None:
+        """Move the targets, if the actor has just learned."""
+        if self.loss_module.actor_due:
+            super().step()
+
+
+def make_td3_bc_loss(
+    actor_network: TensorDictModuleBase,
+    qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
+    *,
+    gamma: float = 0.99,
+    value_weight: float = 2.5,
+    policy_noise: float = 0.2,
+    noise_clip: float = 0.5,
+    policy_delay: int = 2,
+    reward_scale: float = 1.0,
+    sampled_actions: bool = False,
+    judge: str = "first",
+    num_qvalue_nets: int = 2,
+    reduction: str = "mean",
+    deactivate_vmap: bool = False,
+) -> OfflineTD3BCLoss:
+    """Build ``torchrl.objectives.TD3BCLoss`` with squared errors and its value estimator already made.
+
+    - ``loss_qvalue``: every critic regresses ``reward_scale * r + gamma * (1 - terminated) * min Q_target(s',
+      a')``, where ``a'`` is the target actor's action plus clipped noise
+    - ``loss_actor``: ``-w * Q(s, a_pi) + mean((a_pi - a)^2)`` with ``w = value_weight / mean |Q(s, a_pi)|``
+
+    The defaults are those of TD3+BC (Fujimoto, Gu; NeurIPS 2021). GENTLE has ``sampled_actions=True``,
+    ``judge="smallest"`` and ``reward_scale=5``.
+
+    The actor and the targets move at every ``policy_delay``-th update: call ``before_update(n)`` before
+    update ``n`` and move the targets by what ``make_target_updater(rate)`` gives. Without ``before_update``
+    they move at every update. Actors are bounded to [-1, 1].
+
+    Args:
+        actor_network, qvalue_network: context-conditioned networks, as made by
+            :func:`~ctmrl_torchrl.modules.make_actor` and :func:`~ctmrl_torchrl.modules.make_qvalue`.
+        gamma (float): discount factor.
+        value_weight (float): weight of the normalised value against imitation; TorchRL's ``alpha``.
+        policy_noise, noise_clip (float): of the noise on the target actor's action.
+        policy_delay (int), reward_scale (float), sampled_actions (bool), judge (str): see above.
+        num_qvalue_nets (int): size of the critic ensemble.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
+            the two diagnostics out.
+        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+
+    Keys (see ``set_keys``); ``*`` is a batch of any shape:
+        - ``action`` ``[*, actions]``
+        - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
+        - ``state_action_value``, ``[*, 1]``: what the critic writes; named after it
+        - all that the networks read, at this step and below ``"next"``
+        - ``("collector", "mask")`` (optional): padding to leave out
+        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritised replay
+
+    Out: the losses above, ``behaviour_error`` (mean of ``(a_pi - a)^2``) and ``value_weight`` (w).
+
+    Targets: ``target_actor_network_params`` and ``target_qvalue_network_params``.
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if an entry, or what a network writes, has another shape than said here; for an unknown
+            ``judge`` or ``reduction``; for sampled actions of an actor without a distribution.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
+        >>> sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
+        >>> loss = make_td3_bc_loss(make_actor(**sizes), make_qvalue(**sizes))
+        >>> targets = loss.make_target_updater(0.005)
+        >>> state = {"observation": torch.randn(6, 3), "task_context": torch.randn(6, 4)}
+        >>> never = torch.zeros(6, 1, dtype=torch.bool)
+        >>> outcome = {"reward": torch.randn(6, 1), "done": never, "terminated": never}
+        >>> batch = {"action": torch.rand(6, 2), **state, "next": {**state, **outcome}}
+        >>> sorted(loss(TensorDict(batch, [6])).keys())
+        ['behaviour_error', 'loss_actor', 'loss_qvalue', 'value_weight']
+    """
+    loss = OfflineTD3BCLoss(
+        actor_network,
+        qvalue_network,
+        gamma=gamma,
+        reward_scale=reward_scale,
+        policy_delay=policy_delay,
+        sampled_actions=sampled_actions,
+        judge=judge,
+        alpha=value_weight,
+        policy_noise=policy_noise,
+        noise_clip=noise_clip,
+        bounds=(-1.0, 1.0),
+        num_qvalue_nets=num_qvalue_nets,
+        loss_function="l2",
+        reduction=known_reduction(reduction, "make_td3_bc_loss"),
+        deactivate_vmap=deactivate_vmap,
+    )
+    loss.set_keys(state_action_value=loss.qvalue_network.out_keys[-1])
+    # Made now rather than lazily, so that a fresh loss can load the state of a used one.
+    return loss.make_value_estimator(ValueEstimators.TD0)
+
+
+@POLICY_LOSSES.register("td3_bc")
+@dataclass
+class TD3BCConfig(PolicyLossConfig):
+    """Configuration of TD3+BC; see :func:`make_td3_bc_loss`.
+
+    Args:
+        value_weight, policy_noise, noise_clip, reward_scale (float): as there.
+        policy_delay (int): as there.
+        sampled_actions (bool), judge (str): as there; ``true`` and ``smallest`` are GENTLE's.
+
+    Examples:
+        >>> from ctmrl_torchrl.problem import Problem
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(1), torch.ones(1)) for key in keys}
+        >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
+        >>> TD3BCConfig(hidden=[8], reward_scale=5.0).build(problem, 4).reward_scale
+        5.0
+    """
+
+    name: str = "td3_bc"
+    value_weight: float = ruled(2.5, POSITIVE)
+    policy_noise: float = ruled(0.2, NOT_NEGATIVE)
+    noise_clip: float = ruled(0.5, NOT_NEGATIVE)
+    policy_delay: int = ruled(2, whole(1))
+    reward_scale: float = ruled(1.0, POSITIVE)
+    sampled_actions: bool = ruled(False, SWITCH)
+    judge: str = ruled("first", among(*JUDGES))
+
+    def build(self, problem: Problem, context_dim: int) -> OfflineTD3BCLoss:
+        """Build the loss with its networks."""
+        return make_td3_bc_loss(
+            *actor_and_critic(self, problem, context_dim),
+            gamma=problem.discount,
+            value_weight=self.value_weight,
+            policy_noise=self.policy_noise,
+            noise_clip=self.noise_clip,
+            policy_delay=self.policy_delay,
+            reward_scale=self.reward_scale,
+            sampled_actions=self.sampled_actions,
+            judge=self.judge,
+        )
+
+    def target_update(self, loss: OfflineTD3BCLoss) -> DelayedSoftUpdate:
+        """What moves the targets: it rests while it is not the actor's turn."""
+        return loss.make_target_updater(self.target_rate)

@@ -1,0 +1,148 @@
+"""What a context predicts of its task: rewards and next observations, as a piece that any loss can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from ctmrl_torchrl.modules.keys import read
+from ctmrl_torchrl.objectives.checks import require_entries, require_shape
+from ctmrl_torchrl.objectives.representation.terms import prediction_error
+from ctmrl_torchrl.scales import usable_scale
+
+
+@dataclass
+class PredictionKeys:
+    """Names of what is read of transitions ``[T, L]``; a loss's ``tensor_keys`` have them too.
+
+    Examples:
+        >>> PredictionKeys(reward=("next", "sparse_reward")).reward
+        ('next', 'sparse_reward')
+    """
+
+    observation: NestedKey = "observation"
+    action: NestedKey = "action"
+    task_context: NestedKey = "task_context"
+    reward: NestedKey = ("next", "reward")
+    next_observation: NestedKey = ("next", "observation")
+    mask: NestedKey = "mask"
+
+
+class TransitionPredictors(nn.Module):
+    """Predictors of rewards and next observations from a context, and their errors.
+
+    Args:
+        reward_predictor, next_observation_predictor (TensorDictModule or None): read (some of)
+            ``observation``, ``action`` and ``task_context`` and write their prediction under their last
+            out-key. Without the second, only rewards are predicted.
+        reader (str): the loss that holds them, for error messages.
+
+    Keyword Args:
+        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
+            units; (almost) zero counts as one, as in the predictors.
+
+    Keys: those of :class:`PredictionKeys`, or any object with the same fields, passed to each method.
+
+    Gradients: errors reach the predictors, and the context that is passed in.
+
+    Raises:
+        KeyError: by the methods, if an entry is missing.
+        ValueError: by the methods, if an entry or a prediction has another shape than said there.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import make_reward_predictor
+        >>> sizes = dict(observation_dim=3, action_dim=2, context_dim=4)
+        >>> predictors = TransitionPredictors(make_reward_predictor(**sizes), None)
+        >>> batch = {"observation": torch.randn(5, 7, 3), "action": torch.rand(5, 7, 2)}
+        >>> batch = TensorDict(batch | {"next": {"reward": torch.randn(5, 7, 1)}}, [5, 7])
+        >>> [error.shape for error in predictors.errors(batch, torch.zeros(5, 4), PredictionKeys())]
+        [torch.Size([5])]
+    """
+
+    def __init__(
+        self,
+        reward_predictor: TensorDictModuleBase,
+        next_observation_predictor: TensorDictModuleBase | None,
+        reader: str = "TransitionPredictors",
+        *,
+        reward_scale: Tensor | None = None,
+        next_observation_scale: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.reader = reader
+        self.reward_predictor = reward_predictor
+        self.next_observation_predictor = next_observation_predictor
+        self.register_buffer("reward_spread", _spread(reward_scale))
+        self.register_buffer("next_observation_spread", _spread(next_observation_scale))
+
+    def _named(self) -> list[tuple[str, TensorDictModuleBase]]:
+        both = (
+            ("reward", self.reward_predictor),
+            ("next_observation", self.next_observation_predictor),
+        )
+        return [(name, predictor) for name, predictor in both if predictor is not None]
+
+    def targets(self, keys: PredictionKeys) -> list[NestedKey]:
+        """The keys that are predicted."""
+        return [getattr(keys, name) for name, _ in self._named()]
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw the predictors anew."""
+        for _, predictor in self._named():
+            predictor.reset_parameters_recursive()
+
+    def predict(
+        self, batch: TensorDictBase, context: Tensor, keys: PredictionKeys
+    ) -> dict[NestedKey, Tensor]:
+        """Rewards and next observations of transitions ``[T, B]`` in the tasks of the contexts ``[T, d]``."""
+        observation = read(batch, keys.observation, self.reader)
+        action = read(batch, keys.action, self.reader)
+        lead, hint = (*context.shape[:1], *observation.shape[1:2]), "the transitions [T, L] of every task."
+        self._shaped(observation, (*lead, "features"), keys.observation, hint)
+        self._shaped(action, (*lead, "features"), keys.action, hint)
+        repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
+        entries = {keys.observation: observation, keys.action: action, keys.task_context: repeated}
+        inputs = TensorDict(entries, batch_size=lead)
+        return {
+            getattr(keys, name): self._predicted(getattr(keys, name), predictor, inputs)
+            for name, predictor in self._named()
+        }
+
+    def _predicted(self, key: NestedKey, predictor: TensorDictModuleBase, inputs: TensorDictBase) -> Tensor:
+        require_entries(inputs, predictor.in_keys, f"{self.reader}'s predictor of {key!r}")
+        return predictor(inputs.copy()).get(predictor.out_keys[-1])
+
+    def answer(self, transitions: TensorDictBase, context: Tensor, keys: PredictionKeys) -> TensorDictBase:
+        """The transitions with the outcomes that the predictors expect, written into them."""
+        for key, answer in self.predict(transitions, context, keys).items():
+            if transitions.get(key, None) is not None:  # not every encoder is shown both
+                transitions.set(key, answer)
+        return transitions
+
+    def errors(self, batch: TensorDictBase, context: Tensor, keys: PredictionKeys) -> list[Tensor]:
+        """L_r and L_s of every task, ``[T]`` each: CTMRL Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro."""
+        spreads = {keys.reward: self.reward_spread, keys.next_observation: self.next_observation_spread}
+        mask = batch.get(keys.mask, None)
+        if mask is not None:
+            lead = batch.get(keys.observation).shape[:-1]
+            self._shaped(mask, lead, keys.mask, "one flag per transition.")
+        return [
+            prediction_error(prediction, self._target(batch, key, prediction), spreads[key], mask)
+            for key, prediction in self.predict(batch, context, keys).items()
+        ]
+
+    def _target(self, batch: TensorDictBase, key: NestedKey, prediction: Tensor) -> Tensor:
+        hint = "as the prediction of it; a scalar reward is [T, L, 1]."
+        return self._shaped(read(batch, key, self.reader), prediction.shape, key, hint)
+
+    def _shaped(self, value: Tensor, expected: tuple[int | str, ...], key: NestedKey, hint: str) -> Tensor:
+        return require_shape(value, expected, reader=self.reader, what=repr(key), hint=hint)
+
+
+def _spread(scale: Tensor | None) -> Tensor:
+    return torch.ones(1) if scale is None else usable_scale(torch.zeros_like(scale), scale)

@@ -1,0 +1,51 @@
+"""Grids of runs: planned, carried out anywhere, aggregated, and reported as tables, figures and a page.
+
+Names are imported when they are first used, so that a worker process loads no more than its work needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctmrl_torchrl.studies.config import ReportConfig, StudyConfig, load_study
+    from ctmrl_torchrl.studies.errors import StudyError
+    from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
+    from ctmrl_torchrl.studies.page import write_run_page
+    from ctmrl_torchrl.studies.runners import RUNNERS
+    from ctmrl_torchrl.studies.study import Plan, Study
+
+__all__ = [
+    "RUNNERS",
+    "Job",
+    "Outcome",
+    "Plan",
+    "ReportConfig",
+    "Runner",
+    "Study",
+    "StudyConfig",
+    "StudyError",
+    "load_study",
+    "write_run_page",
+]
+
+_MODULES = {
+    "config": ("ReportConfig", "StudyConfig", "load_study"),
+    "errors": ("StudyError",),
+    "jobs": ("Job", "Outcome", "Runner"),
+    "page": ("write_run_page",),
+    "runners": ("RUNNERS",),
+    "study": ("Plan", "Study"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,121 @@
+"""One attempt at a run, and the preparation of one dataset: what a worker process does."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ctmrl_torchrl.evaluation import load_summary
+from ctmrl_torchrl.studies.files import write_json
+from ctmrl_torchrl.studies.jobs import Job, Outcome
+from ctmrl_torchrl.studies.records import RunRecord, data_file, locked
+
+__all__ = ["Attempt", "Preparation", "quoted"]
+
+Execute = Callable[[list[str]], Any]
+Prepare = Callable[[Sequence[str]], str]
+
+
+def quoted(value: str | Path) -> str:
+    """A text as a value on Hydra's command line.
+
+    Examples:
+        >>> quoted("runs/a-1"), quoted("my runs/b=1")
+        ('runs/a-1', "'my runs/b=1'")
+    """
+    text = str(value)
+    if re.fullmatch(r"[\w./:-]+", text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Carry out a run once: from the start, or from its checkpoint.
+
+    Args:
+        execute: called with the overrides of the run, among them ``run_dir`` and, where there is a
+            checkpoint, ``resume``. It must leave a ``summary.json`` in the run's folder.
+        wait: seconds to wait for another process that holds the run.
+    """
+
+    execute: Execute
+    wait: float = 30.0
+
+    def __call__(self, job: Job) -> Outcome:
+        """Never raises for what goes wrong within the run."""
+        with locked(job.store, job.key, self.wait) as free:
+            if not free:
+                return Outcome(job.key, "busy", f"another process works on {job.label or job.key}")
+            record = RunRecord(job.store, job.key)
+            if record.state() == "done":
+                return Outcome(job.key, "done")
+            return self._attempt(job, record)
+
+    def _attempt(self, job: Job, record: RunRecord) -> Outcome:
+        folder, held = record.folder, (record.folder / "checkpoints" / "last.pt").exists()
+        attempt = record.start(job)
+        overrides = [*job.overrides, f"run_dir={quoted(folder)}", "output.progress=false"]
+        if attempt["resumed"]:
+            overrides.append(f"resume={quoted(folder)}")
+        elif held:  # going on from this checkpoint has failed: start anew
+            overrides.append("overwrite=true")
+        try:
+            self.execute(overrides)
+            summary = load_summary(folder / "summary.json")
+        except Exception as error:
+            record.end("failed", _said(error), peak_memory=_peak_memory())
+            write_json(folder.with_name(f"{folder.name}.error.json"), {"traceback": traceback.format_exc()})
+            return Outcome(job.key, "failed", _said(error), peak_memory=_peak_memory())
+        except SystemExit as error:  # the run was asked to stop, and has written its checkpoint
+            record.end("lost")
+            return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
+        record.end("done", peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
+        return Outcome(job.key, "done", peak_memory=_peak_memory())
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Make sure that a dataset is there.
+
+    Args:
+        prepare: called with the overrides of a run that needs the dataset; returns a fingerprint of its
+            content.
+        wait: seconds to wait for another process that prepares it.
+    """
+
+    prepare: Prepare
+    wait: float = 24 * 3600.0
+
+    def __call__(self, job: Job) -> Outcome:
+        """Never raises for what goes wrong within the preparation."""
+        with locked(job.store, f"data-{job.key}", self.wait) as free:
+            if not free:
+                return Outcome(job.key, "busy", f"another process prepares the data of {job.label}")
+            start = time.time()
+            try:
+                fingerprint = self.prepare(job.overrides)
+            except Exception as error:
+                return Outcome(job.key, "failed", _said(error))
+            except SystemExit as error:
+                return Outcome(job.key, "lost", f"the preparation was stopped (exit status {error.code})")
+            content = {"fingerprint": fingerprint, "overrides": list(job.overrides)}
+            write_json(data_file(job.store, job.key), content | {"seconds": time.time() - start})
+            return Outcome(job.key, "done", value=fingerprint, peak_memory=_peak_memory())
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _peak_memory() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,123 @@
+"""Comparisons over all environments of a study: aggregates of normalised scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctmrl_torchrl.evaluation import (
+    Estimate,
+    interquartile_mean,
+    mean_over_seeds,
+    normalised_scores,
+    performance_profile,
+    probability_of_improvement,
+)
+from ctmrl_torchrl.studies.gather import StudyResults
+
+__all__ = ["Comparison", "compare_levels"]
+
+ENV = "env"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The compared levels over the environments that all of them have runs of.
+
+    Args:
+        group: levels of the other row factors; results of different groups are never mixed.
+        split, protocol: of the returns.
+        environments: that entered. left_out: ``{environment: why}``.
+        scores: ``{level: {environment: normalised scores}}``.
+        baseline: the level that others are compared with.
+    """
+
+    group: Mapping[str, str]
+    split: str
+    protocol: str
+    environments: tuple[str, ...]
+    left_out: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, np.ndarray]]
+    baseline: str
+
+    def interquartile_means(self) -> dict[str, Estimate]:
+        """The interquartile mean of every level."""
+        return {level: interquartile_mean(scores) for level, scores in self.scores.items()}
+
+    def means(self) -> dict[str, float]:
+        """The mean over environments of the mean over seeds of every level."""
+        return {
+            level: float(np.mean([mean_over_seeds(each).value for each in scores.values()]))
+            for level, scores in self.scores.items()
+        }
+
+    def improvements(self) -> dict[str, Estimate]:
+        """For every level but the baseline, the probability that the baseline scores higher."""
+        if self.baseline not in self.scores:
+            return {}
+        return {
+            level: probability_of_improvement(self.scores[self.baseline], scores)
+            for level, scores in self.scores.items()
+            if level != self.baseline
+        }
+
+    def profiles(
+        self, points: int = 101
+    ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray | None]]]:
+        """Thresholds, and every level's share of runs above each with its interval."""
+        every = np.concatenate([each for scores in self.scores.values() for each in scores.values()])
+        low, high = float(every.min()), float(every.max())
+        margin = 0.05 * max(high - low, 1e-3)
+        thresholds = np.linspace(low - margin, high + margin, points)
+        return thresholds, {
+            level: performance_profile(scores, thresholds) for level, scores in self.scores.items()
+        }
+
+
+def compare_levels(results: StudyResults, split: str, protocol: str) -> Iterator[Comparison]:
+    """One comparison for every combination of the row factors other than the environment."""
+    groups = [{name: level for name, level in row.items() if name != ENV} for row in results.rows()]
+    for group in [group for index, group in enumerate(groups) if group not in groups[:index]]:
+        comparison = _compare(results, group, split, protocol)
+        if comparison is not None:
+            yield comparison
+
+
+def _compare(results: StudyResults, group: Mapping[str, str], split: str, protocol: str) -> Comparison | None:
+    rows = [row for row in results.rows() if all(row[name] == level for name, level in group.items())]
+    found = {_environment(row): _normalised(results, row, split, protocol) for row in rows}
+    present = [level for level in results.compared if any(level in scores for scores, _ in found.values())]
+    left_out, environments = {}, []
+    for env, (scores, problem) in found.items():
+        lacking = [level for level in present if level not in scores]
+        if problem:
+            left_out[env] = problem
+        elif lacking:
+            left_out[env] = f"no finished run of {', '.join(lacking)}"
+        else:
+            environments.append(env)
+    if not environments or len(present) < 2:
+        return None
+    scores = {level: {env: found[env][0][level] for env in environments} for level in present}
+    return Comparison(
+        group, split, protocol, tuple(environments), left_out, scores, results.config.baseline
+    )  # fmt: skip
+
+
+def _environment(row: Mapping[str, str]) -> str:
+    return row.get(ENV, "all runs")
+
+
+def _normalised(
+    results: StudyResults, row: Mapping[str, str], split: str, protocol: str
+) -> tuple[dict[str, np.ndarray], str]:
+    random, _, best = results.references(row, split)
+    returns = {level: results.scores(row, level, split, protocol) for level in results.compared}
+    try:
+        return {
+            level: normalised_scores(values, random, best) for level, values in returns.items() if values
+        }, ""  # fmt: skip
+    except ValueError as error:
+        return {}, str(error)

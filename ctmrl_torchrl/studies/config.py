@@ -1,0 +1,340 @@
+"""What a study is: a grid of runs, what is compared, and what is reported; read from a YAML file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.rules import (
+    SWITCH,
+    TEXT,
+    ConfigError,
+    Rule,
+    among,
+    check_fields,
+    different,
+    is_number,
+    list_of,
+    or_none,
+    require,
+    ruled,
+    whole,
+)
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.places import study_file, study_names
+
+__all__ = ["ReportConfig", "StudyConfig", "load_study"]
+
+SEED = "seed"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("_", "a").replace("-", "a").isalnum()
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (str, bool)) or is_number(value)
+
+
+def _is_factor(levels: Any) -> bool:
+    if isinstance(levels, Mapping):
+        return bool(levels) and all(
+            isinstance(overrides, list) and all(isinstance(each, str) and "=" in each for each in overrides)
+            for overrides in levels.values()
+        )
+    return isinstance(levels, list) and bool(levels) and all(_is_scalar(level) for level in levels)
+
+
+_NAME = Rule(_is_name, "a name of letters, digits, '-' and '_'")
+_OVERRIDES = Rule(
+    lambda value: isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value),
+    "a list of overrides, each 'field=value'",
+)
+_FACTORS = Rule(
+    lambda value: isinstance(value, Mapping) and bool(value) and all(map(_is_factor, value.values())),
+    "a mapping from a field to a list of its values, or from a name to {level: [overrides]}",
+)
+_EXCLUDED = Rule(
+    lambda value: (
+        isinstance(value, list)
+        and all(
+            isinstance(each, Mapping) and each and all(_is_choice(v) for v in each.values()) for each in value
+        )
+    ),
+    "a list of {factor: level or list of levels}",
+)
+_TEXTS = Rule(
+    lambda value: isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()),
+    "a mapping from a level to a text",
+)
+_RUNNER = Rule(
+    lambda value: isinstance(value, Mapping) and isinstance(value.get("name"), str),
+    "a mapping with the runner's name: {name: local}",
+)
+
+
+def _is_choice(value: Any) -> bool:
+    return _is_scalar(value) or (isinstance(value, list) and bool(value) and all(map(_is_scalar, value)))
+
+
+@dataclass
+class ReportConfig:
+    """What the report of a study shows.
+
+    Args:
+        splits (list of str): ``test`` (unseen tasks) and ``train``.
+        paper (str or None): table of the paper to print beside: ``methods``, ``ablations`` or ``codes``.
+        paper_columns (dict): what the paper's table calls a level, where that differs: ``{full: ctmrl}``.
+        baseline (str or None): the level against which probabilities of improvement are computed; the first
+            one by default.
+        digits (int): decimals of returns.
+        profiles (bool): draw performance profiles.
+        notes (list of str): remarks that go with every table.
+    """
+
+    splits: list[str] = ruled(["test"], different(list_of(among("test", "train"), 1)))
+    paper: str | None = ruled(None, or_none(among("methods", "ablations", "codes")))
+    paper_columns: dict[str, str] = ruled({}, _TEXTS)
+    baseline: str | None = ruled(None, or_none(TEXT))
+    digits: int = ruled(2, whole(0))
+    profiles: bool = ruled(True, SWITCH)
+    notes: list[str] = ruled([], list_of(TEXT, 0))
+
+
+@dataclass
+class StudyConfig:
+    """A study: many runs, and how they are compared.
+
+    Args:
+        name (str): names the folder of its report.
+        description (str): one sentence for the report.
+        factors (dict): the grid. A field of the configuration with its values, ``{seed: [0, 1]}``, or a name
+            with levels that are lists of overrides:
+            ``{variant: {full: [], plain: [schedule.kmeans=false]}}``.
+        fixed (list of str): overrides of every run.
+        compare (str): the factor whose levels are compared; the others but ``seed`` make the table's rows.
+        protocols (list of str): adaptation protocols of every run; empty leaves them to the configuration.
+        exclude (list of dict): combinations that are left out: ``{env: ant_goal, method: [focal, csro]}``.
+        report (ReportConfig): what the report shows.
+        runner (dict): ``name`` of the runner and its options.
+    """
+
+    name: str = ruled("study", _NAME)
+    description: str = ""
+    factors: dict[str, Any] = ruled({}, _FACTORS)
+    fixed: list[str] = ruled([], _OVERRIDES)
+    compare: str = ruled("method", TEXT)
+    protocols: list[str] = ruled([], different(list_of(TEXT, 0)))
+    exclude: list[dict[str, Any]] = ruled([], _EXCLUDED)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    runner: dict[str, Any] = ruled({"name": "local"}, _RUNNER)
+
+    def check(self) -> None:
+        """Check every field, and the fields against each other.
+
+        Raises:
+            ConfigError: for the first value that is not allowed.
+        """
+        check_fields(self)
+        require(
+            self.compare in self.factors and self.compare != SEED,
+            "compare",
+            self.compare,
+            f"one of the factors other than seed: {', '.join(sorted(set(self.factors) - {SEED}))}",
+            nearest(self.compare, self.factors),
+        )
+        for name in self.factors:
+            levels = self.levels(name)
+            require(len(set(levels)) == len(levels), f"factors.{name}", levels, "a list with no value twice")
+        for each in self.exclude:
+            for name, chosen in each.items():
+                hint = nearest(name, self.factors)
+                require(name in self.factors, "exclude", name, "one of the factors", hint)
+                levels = self.levels(name)
+                for level in _labels(chosen):
+                    require(
+                        level in levels,
+                        f"exclude.{name}",
+                        level,
+                        f"one of its levels: {', '.join(levels)}",
+                        nearest(level, levels),
+                    )
+        if self.report.baseline is not None:
+            levels = self.levels(self.compare)
+            require(
+                self.report.baseline in levels,
+                "report.baseline",
+                self.report.baseline,
+                f"one of the levels of {self.compare}: {', '.join(levels)}",
+                nearest(self.report.baseline, levels),
+            )
+
+    def levels(self, factor: str) -> tuple[str, ...]:
+        """The levels of a factor as texts, in their order."""
+        return tuple(_labels(list(self.factors[factor])))
+
+    def overrides(self, factor: str, level: str) -> tuple[str, ...]:
+        """The overrides that a level stands for."""
+        levels = self.factors[factor]
+        if isinstance(levels, Mapping):
+            return tuple(next(value for key, value in levels.items() if as_text(key) == level))
+        return (f"{factor}={level}",)
+
+    @property
+    def baseline(self) -> str:
+        """The level that others are compared with."""
+        return self.report.baseline or self.levels(self.compare)[0]
+
+
+def as_text(value: Any) -> str:
+    """A value as Hydra reads it on the command line.
+
+    Examples:
+        >>> as_text(True), as_text(0.1), as_text("focal")
+        ('true', '0.1', 'focal')
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _labels(value: Any) -> list[str]:
+    return [as_text(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterable[Path] = ()) -> StudyConfig:
+    """Read a study and change it from the command line.
+
+    Args:
+        name: a study of ``configs/study``, or a YAML file.
+        overrides: ``seeds=[0,1]`` (a factor's levels; its plural is understood), ``runner=ray`` or
+            ``runner.workers=4``, ``report.digits=3``, any other field, and ``+field=value`` for an override
+            of every run.
+        folders: further folders to look for studies in.
+
+    Raises:
+        StudyError: if there is no such study or the file cannot be read.
+        ConfigError: for a field that does not exist or a value that is not allowed.
+
+    Examples:
+        >>> study = load_study("quick", ["seeds=[7]", "+schedule.updates=80"])
+        >>> study.levels("seed"), study.fixed[-1]
+        (('7',), 'schedule.updates=80')
+    """
+    file = study_file(name, folders)
+    if file is None:
+        names = study_names(folders)
+        raise StudyError(
+            f"There is no study {str(name)!r}.{nearest(name, names)} Name a YAML file or one of: "
+            f"{', '.join(names)}."
+        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"The study {file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"The study {file} must be a mapping with the field 'factors', got {content!r}.")
+    content.setdefault("name", file.stem)
+    study = study_from(content)
+    if overrides:
+        for override in overrides:
+            _apply(content, override)
+        _prune_exclusions(content)
+        study = study_from(content)
+    return study
+
+
+def study_from(content: Mapping[str, Any]) -> StudyConfig:
+    """A checked study from plain values, as a YAML file holds them.
+
+    Raises:
+        ConfigError: for a field that does not exist or a value that is not allowed.
+    """
+    values = copy.deepcopy(dict(content))
+    _refuse_unknown(values, StudyConfig, "")
+    report = values.pop("report", None) or {}
+    require(isinstance(report, Mapping), "report", report, "a mapping")
+    _refuse_unknown(report, ReportConfig, "report.")
+    study = StudyConfig(**values, report=ReportConfig(**report))
+    study.check()
+    return study
+
+
+def study_text(study: StudyConfig) -> str:
+    """A study as YAML, from which :func:`load_study` makes the same study."""
+    return yaml.safe_dump(asdict(study), sort_keys=False, width=100)
+
+
+def _refuse_unknown(values: Mapping[str, Any], schema: type, path: str) -> None:
+    known = [each.name for each in fields(schema)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(
+                f"config field {path}{name}: a study has no such field.{nearest(name, known)} "
+                f"Known: {', '.join(known)}."
+            )
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise StudyError(f"The override {override!r} must have the form field=value.")
+    if name.startswith("+"):
+        content["fixed"] = [*(content.get("fixed") or []), f"{name[1:]}={text}"]
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"The value of {override!r} cannot be read: {error}") from error
+    factors = content.setdefault("factors", {})
+    factor = next((each for each in (name, name.removesuffix("s")) if each in factors), None)
+    if factor is not None:
+        factors[factor] = _chosen(factor, factors[factor], value if isinstance(value, list) else [value])
+        return
+    if name == "runner" and isinstance(value, str):
+        value = {"name": value}
+    *path, last = name.split(".") if not name.startswith("factors.") else ("factors", name[8:])
+    place = content
+    for step in path:
+        place = place.setdefault(step, {"name": "local"} if step == "runner" else {})
+        if not isinstance(place, dict):
+            raise StudyError(f"The override {override!r} leads nowhere: {step!r} is not a section.")
+    known = [each.name for each in fields(StudyConfig)]
+    if not path and name not in known:
+        choices = [*known, *(f"{each}s" for each in factors)]
+        raise ConfigError(
+            f"config field {name}: the study has neither a field nor a factor of this name."
+            f"{nearest(name, choices)} For an override of every run write +{override}."
+        )
+    place[last] = value
+
+
+def _prune_exclusions(content: dict[str, Any]) -> None:
+    """Forget exclusions of levels that overrides have taken out of the grid."""
+    kept = []
+    for each in content.get("exclude") or []:
+        left = {
+            name: [level for level in _labels(chosen) if level in _labels(list(content["factors"][name]))]
+            for name, chosen in each.items()
+        }
+        if all(left.values()):
+            kept.append(left)
+    content["exclude"] = kept
+
+
+def _chosen(factor: str, levels: Any, wanted: list[Any]) -> Any:
+    """The levels that were asked for; those with overrides of their own are chosen by name."""
+    if not isinstance(levels, Mapping):
+        return wanted
+    named = {as_text(name): overrides for name, overrides in levels.items()}
+    unknown = next((as_text(each) for each in wanted if as_text(each) not in named), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"config field factors.{factor}: it has no level {unknown!r}.{nearest(unknown, named)} "
+            f"Known: {', '.join(named)}."
+        )
+    return {as_text(each): named[as_text(each)] for each in wanted}

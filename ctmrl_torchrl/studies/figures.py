@@ -1,0 +1,156 @@
+"""The figures of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctmrl_torchrl.evaluation import bootstrap_interval, mean_over_seeds
+from ctmrl_torchrl.evaluation.figures import plot_adaptation_panels, plot_intervals, plot_profiles
+from ctmrl_torchrl.studies.compare import compare_levels
+from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.readme_table import display_name
+
+__all__ = ["ReportFigure", "study_figures"]
+
+#: pictures of single runs that are shown side by side, if the runs have drawn them
+_OF_RUNS = {"context_map": "Context map", "code_distances": "Distances between codes"}
+_MOST_OF_RUNS = 12
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report.
+
+    Args:
+        file: the PNG. title, caption: for readers.
+        small (bool): shown beside others, not across the page.
+    """
+
+    file: Path
+    title: str
+    caption: str = ""
+    small: bool = False
+
+
+def study_figures(results: StudyResults, folder: str | Path) -> list[ReportFigure]:
+    """Draw the figures of a study, and name those of its runs that are shown."""
+    folder, figures = Path(folder), []
+    for protocol in results.protocols():
+        figures += _intervals(results, protocol, folder / f"intervals-{_slug(protocol)}.png")
+    for protocol in results.protocols():
+        figures += _adaptation(results, protocol, folder / f"adaptation-{_slug(protocol)}.png")
+    if results.config.report.profiles:
+        figures += _profiles(results, folder)
+    return figures + _of_runs(results)
+
+
+def _intervals(results: StudyResults, protocol: str, file: Path) -> list[ReportFigure]:
+    panels: dict[str, dict[str, Any]] = {}
+    references: dict[str, dict[str, float]] = {}
+    for row in results.rows():
+        name = _panel(row)
+        for level in results.compared:
+            scores = results.scores(row, level, "test", protocol)
+            if scores:
+                estimate = mean_over_seeds(scores)
+                low, high = estimate.interval or (None, None)
+                entry = {"mean": estimate.value, "low": low, "high": high, "runs": scores}
+                panels.setdefault(name, {})[level] = entry
+        _, best_name, best = results.references(row, "test")
+        if best is not None:
+            references[name] = {best_name: best}
+    if not panels:
+        return []
+    plot_intervals(
+        panels,
+        file,
+        title=f"Return on unseen tasks under protocol {protocol}",
+        subtitle="dots: seeds; bar: 95 % interval over seeds; mark: mean",
+        references=references,
+    )
+    return [ReportFigure(file, f"Returns, protocol {protocol}", "A single seed has no interval.")]
+
+
+def _adaptation(results: StudyResults, protocol: str, file: Path) -> list[ReportFigure]:
+    panels: dict[str, dict[str, Any]] = {}
+    references: dict[str, dict[str, float]] = {}
+    for row in results.rows():
+        name = _panel(row)
+        for level in results.compared:
+            curve = _curve(results, row, level, protocol)
+            if curve is not None:
+                panels.setdefault(name, {})[level] = curve
+        _, best_name, best = results.references(row, "test")
+        if best is not None:
+            references[name] = {best_name: best}
+    if not panels:
+        return []
+    plot_adaptation_panels(
+        panels,
+        file,
+        title=f"Adaptation to unseen tasks under protocol {protocol}",
+        subtitle="mean over seeds; bands: 95 % interval over seeds",
+        references=references,
+    )
+    return [ReportFigure(file, f"Adaptation, protocol {protocol}")]
+
+
+def _curve(results: StudyResults, row: Mapping[str, str], level: str, protocol: str) -> dict[str, Any] | None:
+    entries = [
+        each.summary["returns"].get("test", {}).get(protocol)
+        for each in results.cell(row, level)
+        if each.summary is not None
+    ]
+    episodes = [entry["per_episode"] for entry in entries if entry is not None]
+    if not episodes:
+        return None
+    values = np.asarray(episodes, dtype=np.float64)
+    curve: dict[str, Any] = {"mean": values.mean(0), "low": None, "high": None}
+    if len(values) > 1:
+        curve["low"], curve["high"] = np.transpose([bootstrap_interval(column) for column in values.T])
+    return curve
+
+
+def _profiles(results: StudyResults, folder: Path) -> list[ReportFigure]:
+    figures = []
+    for protocol in results.protocols():
+        for comparison in compare_levels(results, "test", protocol):
+            where = "-".join([*map(_slug, comparison.group.values()), _slug(protocol)])
+            file = folder / f"profiles-{where}.png"
+            group = " ".join([*comparison.group.values(), f"protocol {protocol}"])
+            thresholds, profiles = comparison.profiles()
+            over = ", ".join(map(display_name, comparison.environments))
+            plot_profiles(thresholds, profiles, file, subtitle=f"{group}, unseen tasks of {over}")
+            figures.append(
+                ReportFigure(file, f"Performance profiles, {group}", "Bands: pointwise 95 % intervals.")
+            )
+    return figures
+
+
+def _of_runs(results: StudyResults) -> list[ReportFigure]:
+    """The pictures that the first finished seed of each cell has drawn."""
+    figures: list[ReportFigure] = []
+    for stem, title in _OF_RUNS.items():
+        found = []
+        for row in results.rows():
+            for level in results.compared:
+                first = next((each for each in results.cell(row, level) if each.summary is not None), None)
+                file = None if first is None else first.folder / "figures" / f"{stem}.png"
+                if file is not None and file.is_file():
+                    found.append(ReportFigure(file, f"{title}: {first.run.label}", small=True))
+        figures += found[:_MOST_OF_RUNS]
+    return figures
+
+
+def _panel(row: Mapping[str, str]) -> str:
+    return ", ".join(map(display_name, row.values())) or "all runs"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text)

@@ -1,0 +1,223 @@
+"""The results of a study's runs, checked to be comparable before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ctmrl_torchrl.evaluation import SummaryError, best_known, load_summary
+from ctmrl_torchrl.studies.config import SEED, StudyConfig
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.grid import PlannedRun
+from ctmrl_torchrl.studies.identity import differences, what_matters
+from ctmrl_torchrl.studies.records import RunRecord
+
+__all__ = ["RunResult", "StudyResults", "gather"]
+
+#: what must be said if it differs between compared levels: data, budgets, task set, policy loss
+_SAID = (
+    "tasks",
+    "dataset.recipe",
+    "dataset.seed",
+    "batch.tasks",
+    "batch.transitions",
+    "schedule.updates",
+    "policy_loss.name",
+    "evaluation.episodes",
+    "evaluation.random_episodes",
+    "evaluation.final_repeats",
+)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run and what came of it.
+
+    Args:
+        run: as it was planned.
+        state: see :meth:`~ctmrl_torchrl.studies.records.RunRecord.state`.
+        key: its identity, empty while its data are not known.
+        folder: its folder. error: what went wrong.
+        summary: of a run that is done.
+    """
+
+    run: PlannedRun
+    state: str
+    key: str = ""
+    folder: Path | None = None
+    error: str = ""
+    summary: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """All runs of a study with their results.
+
+    Args:
+        config: the study. runs: all of its grid.
+        notes: what must be said beside every table of them.
+    """
+
+    config: StudyConfig
+    runs: tuple[RunResult, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The levels that are compared."""
+        return self.config.levels(self.config.compare)
+
+    @property
+    def row_factors(self) -> tuple[str, ...]:
+        """The factors whose combinations make the rows of a table."""
+        return tuple(name for name in self.config.factors if name not in (self.config.compare, SEED))
+
+    def rows(self) -> list[dict[str, str]]:
+        """The combinations of the row factors that have runs, in the order of the grid."""
+        found = [{name: each.run.levels[name] for name in self.row_factors} for each in self.runs]
+        return [row for index, row in enumerate(found) if row not in found[:index]]
+
+    def cell(self, row: Mapping[str, str], level: str) -> list[RunResult]:
+        """The runs of one row and one compared level: its seeds."""
+        wanted = {**row, self.config.compare: level}
+        return [
+            each for each in self.runs if all(each.run.levels[name] == wanted[name] for name in wanted)
+        ]  # fmt: skip
+
+    def scores(self, row: Mapping[str, str], level: str, split: str, protocol: str) -> list[float]:
+        """The mean final return of every run of a cell that is done and has the protocol."""
+        entries = (
+            each.summary["returns"].get(split, {}).get(protocol)
+            for each in self.cell(row, level)
+            if each.summary is not None
+        )
+        return [float(entry["mean"]) for entry in entries if entry is not None]
+
+    def protocols(self) -> list[str]:
+        """The protocols of the study, or all that its runs have."""
+        if self.config.protocols:
+            return list(self.config.protocols)
+        found = {
+            name: None
+            for each in self.done()
+            for protocols in each.summary["returns"].values()
+            for name in protocols
+        }
+        return list(found)
+
+    def done(self) -> list[RunResult]:
+        """The runs that are done."""
+        return [each for each in self.runs if each.summary is not None]
+
+    def references(self, row: Mapping[str, str], split: str) -> tuple[float | None, str, float | None]:
+        """Return of the random policy; what the best known return is called; that return."""
+        for each in self.done():
+            if all(each.run.levels[name] == level for name, level in row.items()):
+                reference = each.summary["reference"]
+                reference = reference if split == "test" else reference.get("train", {})
+                name, best = best_known({"optimum": None, **reference})
+                return reference.get("random"), name, best
+        return None, "optimum", None
+
+
+def gather(config: StudyConfig, runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> StudyResults:
+    """Read the summaries of the runs that are done, and check that they are what was planned.
+
+    Raises:
+        StudyError: if a run's configuration or dataset differs from the others' in what is not a factor of
+            the study; the message names the field.
+    """
+    results = tuple(_result(run, record) for run, record in runs)
+    found = StudyResults(config, results)
+    _refuse_other_configurations(found.done())
+    _refuse_other_data(found.done())
+    return StudyResults(config, results, tuple(_notes(found)))
+
+
+def _result(run: PlannedRun, record: RunRecord | None) -> RunResult:
+    if record is None:
+        return RunResult(run, "waiting")
+    state, summary = record.state(), None
+    if state == "done":
+        try:
+            summary = load_summary(record.folder / "summary.json")
+        except SummaryError as error:
+            raise StudyError(
+                f"The summary of {run.label} cannot be used: {error} Move its folder {record.folder} "
+                "away and run the study again."
+            ) from error
+    return RunResult(run, state, record.key, record.folder, record.error, summary)
+
+
+def _refuse_other_configurations(done: list[RunResult]) -> None:
+    """What a run wrote down must be what the study asked for."""
+    for each in done:
+        planned, summary = each.run.configuration, each.summary
+        file = each.folder / "config.yaml"
+        if file.is_file():
+            written = yaml.safe_load(file.read_text(encoding="utf-8"))
+            for name, (found, asked) in differences(written, planned).items():
+                _refuse(each, name, found, asked)
+        for name in ("env", "method", "seed"):
+            if name in planned and summary[name] != planned[name]:
+                _refuse(each, name, summary[name], planned[name])
+        asked = what_matters(planned).get("schedule.updates")
+        if asked is not None and summary["updates"] != asked:
+            _refuse(each, "schedule.updates", summary["updates"], asked)
+
+
+def _refuse(result: RunResult, name: str, found: Any, asked: Any) -> None:
+    raise StudyError(
+        f"The run {result.run.label} cannot be compared: its {name} is {found!r}, the study has {asked!r}, "
+        f"and {name} is not a factor that explains this. Its folder is {result.folder}."
+    )
+
+
+def _refuse_other_data(done: list[RunResult]) -> None:
+    first: dict[str, RunResult] = {}
+    for each in done:
+        other = first.setdefault(each.run.data, each)
+        for name, (found, known) in differences(each.summary["dataset"], other.summary["dataset"]).items():
+            raise StudyError(
+                f"The runs {each.run.label} and {other.run.label} cannot be compared: their data differ in "
+                f"{name}, which is {found!r} and {known!r}. Their folders are {each.folder} and "
+                f"{other.folder}."
+            )
+
+
+def _notes(results: StudyResults) -> Iterator[str]:
+    yield from results.config.report.notes
+    compare = results.config.compare
+    for name in _SAID:
+        if name == compare:
+            continue
+        differing: dict[str, set[str]] = {}
+        for row in results.rows():
+            values = {
+                level: str(what_matters(cell[0].run.configuration).get(name))
+                for level in results.compared
+                if (cell := results.cell(row, level))
+            }
+            if len(set(values.values())) > 1:
+                for level, value in values.items():
+                    differing.setdefault(level, set()).add(value)
+        if differing:
+            said = ", ".join(f"{level}: {' or '.join(sorted(values))}" for level, values in differing.items())
+            yield f"The levels of {compare} differ in {name} as well ({said})."
+    versions: dict[str, set[str]] = {}
+    for each in results.done():
+        for package, version in each.summary["versions"].items():
+            versions.setdefault(package, set()).add(version)
+    for package, found in sorted(versions.items()):
+        if len(found) > 1:
+            yield f"The runs were made with several versions of {package}: {', '.join(sorted(found))}."
+    failed = [each for each in results.runs if each.state == "failed"]
+    missing = len(results.runs) - len(results.done()) - len(failed)
+    if failed:
+        yield f"{len(failed)} of {len(results.runs)} runs failed; the tables count them, the means do not."
+    if missing:
+        yield f"{missing} of {len(results.runs)} runs are not done yet."

@@ -1,0 +1,99 @@
+"""The grid of a study, expanded into runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ctmrl_torchrl.studies.config import SEED, StudyConfig, as_text
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.identity import data_key
+
+__all__ = ["PlannedRun", "expand"]
+
+Resolve = Callable[[Sequence[str]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of the grid.
+
+    Args:
+        levels: its level of every factor.
+        overrides: what it is described by.
+        configuration: resolved from them, nested.
+        data: key of its dataset, see :func:`~ctmrl_torchrl.studies.identity.data_key`.
+    """
+
+    levels: Mapping[str, str]
+    overrides: tuple[str, ...]
+    configuration: Mapping[str, Any]
+    data: str
+
+    @property
+    def label(self) -> str:
+        """The levels as a reader sees them: ``env=point_robot method=ctmrl seed=0``."""
+        return " ".join(f"{name}={level}" for name, level in self.levels.items())
+
+
+def expand(study: StudyConfig, resolve: Resolve) -> list[PlannedRun]:
+    """All runs of a study in the order of its factors, the last of which changes fastest.
+
+    Args:
+        study: the study.
+        resolve: turns overrides into a resolved configuration.
+
+    Raises:
+        StudyError: if no run is left, or a combination cannot be resolved; the message names it.
+    """
+    cached: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    runs = [_planned(study, levels, resolve, cached) for levels in _combinations(study)]
+    if not runs:
+        raise StudyError(f"The study {study.name!r} has no run: 'exclude' leaves out every combination.")
+    return runs
+
+
+def _combinations(study: StudyConfig) -> Iterator[dict[str, str]]:
+    for levels in itertools.product(*(study.levels(factor) for factor in study.factors)):
+        chosen = dict(zip(study.factors, levels, strict=True))
+        if not any(_matches(chosen, rule) for rule in study.exclude):
+            yield chosen
+
+
+def _matches(levels: Mapping[str, str], rule: Mapping[str, Any]) -> bool:
+    return all(
+        levels[factor] in [as_text(each) for each in (value if isinstance(value, list) else [value])]
+        for factor, value in rule.items()
+    )
+
+
+def _planned(
+    study: StudyConfig,
+    levels: Mapping[str, str],
+    resolve: Resolve,
+    cached: dict[tuple[str, ...], Mapping[str, Any]],
+) -> PlannedRun:
+    without_seed = [*study.fixed]
+    for factor, level in levels.items():
+        if factor != SEED:
+            without_seed += study.overrides(factor, level)
+    if study.protocols and not any(each.startswith("evaluation.protocols=") for each in without_seed):
+        without_seed.append(f"evaluation.protocols=[{','.join(study.protocols)}]")
+    key = tuple(without_seed)
+    if key not in cached:
+        try:
+            cached[key] = resolve(without_seed)
+        except Exception as error:  # whatever the configuration's own checks raise
+            where = " ".join(f"{name}={level}" for name, level in levels.items() if name != SEED)
+            raise StudyError(f"The study {study.name!r} cannot run {where}: {error}") from error
+    configuration = cached[key]
+    overrides = list(without_seed)
+    if SEED in levels:
+        try:
+            configuration = {**configuration, SEED: int(levels[SEED])}
+        except ValueError:
+            raise StudyError(f"factors.seed: {levels[SEED]!r} is not a whole number.") from None
+        overrides.append(f"{SEED}={levels[SEED]}")
+    return PlannedRun(levels, tuple(overrides), configuration, data_key(configuration))

@@ -1,0 +1,110 @@
+"""One line that says how far a study is: a bar in a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from torchrl._utils import logger as torchrl_logger
+from tqdm import tqdm
+
+__all__ = ["Progress", "duration"]
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the two units that matter.
+
+    Examples:
+        >>> duration(42), duration(3720), duration(201_600)
+        ('42 s', '1 h 2 min', '2 d 8 h')
+    """
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if hours < 1:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if days < 1 else f"{days} d {hours % 24} h"
+
+
+class Progress:
+    """Shows how many runs are done, running and failed, and the time left.
+
+    Args:
+        total: runs of the study.
+        done: those that were done before.
+        counts: says how many run at the moment, and how many have failed.
+        left: seconds that the remaining runs will take, ``None`` while that is unknown.
+        shown: false for no output.
+        stream: where a bar is drawn.
+        pause: seconds between two lines where ``stream`` is not a terminal.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        counts: Callable[[], tuple[int, int]],
+        left: Callable[[], float | None],
+        *,
+        shown: bool = True,
+        stream: TextIO | None = None,
+        pause: float = 60.0,
+    ) -> None:
+        self.total, self.done, self.counts, self.left = total, done, counts, left
+        stream = sys.stderr if stream is None else stream
+        self._bar = tqdm(total=total, initial=done, file=stream, bar_format=_BAR) if (
+            shown and stream.isatty()
+        ) else None  # fmt: skip
+        self._pause = 1.0 if self._bar is not None else pause
+        self._shown, self._stop, self._said = shown, threading.Event(), time.monotonic()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Progress:
+        if self._shown:
+            self._say()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._shown:
+            self._thread.join()
+            self._say()
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self) -> None:
+        """One more run is done."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def line(self) -> str:
+        """The line without a bar."""
+        running, failed = self.counts()
+        return f"{self.done} of {self.total} runs done, {self._rest(running, failed)}"
+
+    def _rest(self, running: int, failed: int) -> str:
+        left = None if self.done == self.total else self.left()
+        parts = [f"{running} running", f"{failed} failed", *([f"{duration(left)} left"] if left else [])]
+        return ", ".join(parts)
+
+    def _say(self) -> None:
+        if self._bar is None:
+            torchrl_logger.info(self.line())
+        else:
+            self._bar.set_postfix_str(self._rest(*self.counts()))
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._pause):
+            self._say()
+
+
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs{postfix}"

@@ -1,0 +1,142 @@
+"""The table of results in the README, from results files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctmrl_torchrl.evaluation import best_known
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.files import write_text
+from ctmrl_torchrl.studies.results import read_results
+
+__all__ = ["DISPLAY_NAMES", "display_name", "results_table", "write_between_marks"]
+
+DISPLAY_NAMES = {
+    "point_robot": "Point-Robot",
+    "point_robot_wind": "Point-Robot-Wind",
+    "sparse_point_robot": "Sparse-Point-Robot",
+    "half_cheetah_vel": "Half-Cheetah-Vel",
+    "ant_goal": "Ant-Goal",
+    "hopper_rand_params": "Hopper-Rand-Params",
+    "walker_rand_params": "Walker-Rand-Params",
+}
+_PROTOCOLS = ("offline", "online", "np", "np_refine", "codes")
+_HEADER = (
+    "environment (tasks)", "method", "seeds", "offline", "online", "np, one episode", "np, random only", "np",
+    "np_refine", "codes", "oracle", "optimum", "paper",
+)  # fmt: skip
+
+
+def display_name(env: str) -> str:
+    """An environment family as the paper writes it; families that the paper does not have keep their name.
+
+    Examples:
+        >>> display_name("point_robot"), display_name("my_pendulum")
+        ('Point-Robot', 'my_pendulum')
+    """
+    return DISPLAY_NAMES.get(env, env)
+
+
+def results_table(folder: str | Path) -> str:
+    """The Markdown table of all results files of a folder, one row per setting.
+
+    Args:
+        folder: holds results files (see :func:`~ctmrl_torchrl.studies.results.collect_results`) and, under
+            ``oracle/``, the results of policies that are told the task.
+    """
+    folder = Path(folder)
+    oracles = {
+        _setting(run): run["returns"]["test"] for run in read_results((folder / "oracle").glob("*.json"))
+    }
+    results = sorted(read_results(folder.glob("*.json")), key=_order)
+    rows = [_row(result, oracles.get(_setting(result))) for result in results]
+    return markdown_table([_HEADER, *rows])
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, the first of which is the header, as a Markdown table.
+
+    Examples:
+        >>> print(markdown_table([("method", "np"), ("ctmrl", "-4.50")]))
+        | method | np |
+        | --- | --- |
+        | ctmrl | -4.50 |
+    """
+    header, *body = rows
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body))
+
+
+def write_between_marks(file: str | Path, text: str, mark: str = "table") -> None:
+    """Replace what stands between ``<!-- MARK -->`` and ``<!-- /MARK -->`` in a file.
+
+    Raises:
+        StudyError: if the file has no such marks.
+    """
+    file = Path(file)
+    opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    content, found = re.subn(
+        f"{re.escape(opening)}.*{re.escape(closing)}",
+        lambda _: f"{opening}\n{text}\n{closing}",
+        file.read_text(encoding="utf-8"),
+        flags=re.S,
+    )
+    if not found:
+        raise StudyError(f"{file.name} has no {opening} ... {closing} markers to write between.")
+    write_text(file, content)
+
+
+def _setting(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a result and its oracle have in common."""
+    return run["env"], run.get("tasks") or run["dataset"]["tasks"], run["policy_loss"], run["preset"]
+
+
+def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    known = list(DISPLAY_NAMES)
+    place = known.index(result["env"]) if result["env"] in known else len(known)
+    paper_tasks = result["dataset"]["tasks"] == "paper"
+    return place, result["env"], paper_tasks, result["method"], result["policy_loss"], result["name"]
+
+
+def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
+    """The cells of one setting; a single seed has no interval."""
+    tests, seeds, reference = result["returns"]["test"], len(result["seeds"]), result["reference"]
+    best_name, best = best_known(reference)
+
+    def cell(name: str) -> str:
+        if name not in tests:
+            return ""
+        entry = tests[name]
+        if seeds < 2 or entry["ci95"] is None:
+            return f"{entry['mean']:.2f}"
+        low, high = entry["ci95"]
+        return f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+    offline, online, *others = (cell(name) for name in _PROTOCOLS)
+    after = [_after(tests.get("np"), number) for number in (1, result["random_episodes"])]
+    loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
+    paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
+    return [
+        f"{display_name(result['env'])} ({result['dataset']['tasks']})",
+        f"`{result['method']}`{loss}",
+        str(seeds),
+        offline,
+        online,
+        *after,
+        *others,
+        _number(oracle),
+        _number(best) + ("" if best_name == "optimum" or best is None else " (behaviour)"),
+        _number(paper),
+    ]
+
+
+def _after(result: Mapping[str, Any] | None, episodes: int) -> str:
+    if result is None or len(result["per_episode"]) <= episodes:
+        return ""
+    return f"{result['per_episode'][episodes]:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

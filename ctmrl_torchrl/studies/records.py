@@ -1,0 +1,141 @@
+"""What is known of every run: a small JSON file beside its folder, and a lock while a process works on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ctmrl_torchrl.studies.files import read_json, write_json
+from ctmrl_torchrl.studies.jobs import Job
+
+__all__ = ["RunRecord", "data_file", "locked", "run_folder"]
+
+#: a run that failed this often is recorded as failed and not tried again
+TRIES = 2
+
+
+def run_folder(store: str | Path, key: str) -> Path:
+    """Folder of a run: summary, configuration, metrics, checkpoints, figures."""
+    return Path(store) / "runs" / key
+
+
+def data_file(store: str | Path, key: str) -> Path:
+    """Where it is kept what a dataset's content was when it was prepared."""
+    return Path(store) / "datasets" / f"{key}.json"
+
+
+@contextmanager
+def locked(store: str | Path, key: str, wait: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a run or dataset; yields whether it could be had within ``wait`` seconds.
+
+    The system frees the lock of a process that has ended, however it ended.
+    """
+    folder = Path(store) / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{key}.lock")
+    try:
+        lock.acquire(timeout=wait, poll_interval=0.05)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+class RunRecord:
+    """The attempts at one run. Every change is written at once, whole or not at all.
+
+    Args:
+        store: folder of the study's records and runs.
+        key: identity of the run.
+    """
+
+    def __init__(self, store: str | Path, key: str) -> None:
+        self.store, self.key = Path(store), key
+        self.file = self.store / "records" / f"{key}.json"
+        content = read_json(self.file) or {}
+        self.attempts: list[dict[str, Any]] = list(content.get("attempts", []))
+        self.about: dict[str, Any] = {name: value for name, value in content.items() if name != "attempts"}
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return run_folder(self.store, self.key)
+
+    def start(self, job: Job) -> Mapping[str, Any]:
+        """Begin an attempt; an earlier one without an end was lost."""
+        for attempt in self.attempts:
+            if attempt["state"] == "started":
+                attempt["state"] = "lost"
+        last = self.attempts[-1] if self.attempts else None
+        held = (self.folder / "checkpoints" / "last.pt").exists()
+        broken = last is not None and last["state"] == "failed" and last["resumed"]
+        attempt = {
+            "state": "started",
+            "resumed": held and not broken,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.time(),
+        }
+        self.attempts.append(attempt)
+        self.about |= {"label": job.label, "overrides": list(job.overrides)}
+        self._write()
+        return attempt
+
+    def end(self, state: str, error: str = "", **numbers: float) -> None:
+        """End the attempt that was started last."""
+        attempt = self.attempts[-1]
+        attempt |= {"state": state, "seconds": time.time() - attempt["started"], **numbers}
+        if error:
+            attempt["error"] = error
+        self._write()
+
+    def give_up(self, error: str) -> None:
+        """Record a run as failed whose processes ended without a word."""
+        self.about["given_up"] = error
+        self._write()
+
+    def forget_failures(self) -> None:
+        """Allow a failed run to be tried again."""
+        for attempt in self.attempts:
+            if attempt["state"] == "failed":
+                attempt["state"] = "failed earlier"
+        self.about.pop("given_up", None)
+        self._write()
+
+    def state(self) -> str:
+        """``done``, ``failed``, ``running``, ``interrupted`` or ``waiting``."""
+        if (self.folder / "summary.json").is_file():
+            return "done"
+        if "given_up" in self.about or sum(each["state"] == "failed" for each in self.attempts) >= TRIES:
+            return "failed"
+        if not self.attempts:
+            return "waiting"
+        if self.attempts[-1]["state"] != "started":
+            return "waiting"
+        with locked(self.store, self.key) as free:
+            return "interrupted" if free else "running"
+
+    @property
+    def error(self) -> str:
+        """What went wrong last."""
+        errors = [each["error"] for each in self.attempts if each.get("error")]
+        return self.about.get("given_up") or (errors[-1] if errors else "")
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run took, all its parts together; of an unfinished one, what is known of it."""
+        known = sum(each.get("seconds", 0.0) for each in self.attempts)
+        return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
+
+    def _write(self) -> None:
+        write_json(self.file, {**self.about, "attempts": self.attempts}, sync=False)

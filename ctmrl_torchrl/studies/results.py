@@ -1,0 +1,116 @@
+"""Results files: the runs of one setting, aggregated over seeds into one small JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.files import write_json, write_text
+
+__all__ = ["collect_results", "keep_summaries", "read_results", "rounded"]
+
+_COPIED = ("updates", "dataset", "reference", "versions")
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """The value with every float in it rounded; four decimals keep the files small and readable.
+
+    Examples:
+        >>> rounded({"mean": 0.123456, "per_seed": [1, 2.000049]})
+        {'mean': 0.1235, 'per_seed': [1, 2.0]}
+    """
+    if isinstance(value, float):
+        return round(value, digits)
+    if isinstance(value, Mapping):
+        return {key: rounded(entry, digits) for key, entry in value.items()}
+    return [rounded(entry, digits) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_summaries(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """The summaries of runs, in the order of their seeds.
+
+    Args:
+        runs: run folders, or files that hold a summary.
+
+    Raises:
+        StudyError: if there is none, or a folder holds no summary.
+    """
+    files = [Path(run) / "summary.json" if Path(run).is_dir() else Path(run) for run in runs]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise StudyError(
+            f"No summary of a finished run at: {', '.join(missing) or 'nothing was given'}. Name run folders "
+            "that hold a summary.json, or kept summaries."
+        )
+    return sorted((load_summary(file) for file in files), key=lambda summary: summary["seed"])
+
+
+def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and 95 % bootstrap interval over seeds of runs that differ in the seed only.
+
+    Args:
+        summaries: contents of their ``summary.json``.
+
+    Returns:
+        What :func:`~ctmrl_torchrl.evaluation.aggregate_seeds` returns, with the commands, the data, the
+        references, the versions, and what each seed says of its contexts and its codebook; rounded.
+
+    Raises:
+        ValueError: if the runs differ in more than the seed.
+    """
+    result = aggregate_seeds(summaries)
+    first = summaries[0]
+    result["commands"] = [summary.get("command") for summary in summaries]
+    result["random_episodes"] = first.get("random_episodes", 10)  # older summaries do not say
+    for field in _COPIED:
+        result[field] = first[field]
+    result["context_noise"] = {
+        split: {
+            name: [summary["returns"][split][name].get("context_noise") for summary in summaries]
+            for name in protocols
+        }
+        for split, protocols in result["returns"].items()
+    }
+    result["codebook"] = [summary["codebook"] for summary in summaries]
+    return rounded(result)
+
+
+def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -> list[Path]:
+    """Write one compact, rounded copy of every summary, named after its setting and seed.
+
+    The copies can stand in for run folders later, when more seeds have been run elsewhere.
+
+    Raises:
+        StudyError: if a file of that name holds the run of another command.
+    """
+    written = []
+    for summary in summaries:
+        names = ("env", "method", "policy_loss", "preset")
+        parts = [summary[name] for name in names] + [summary["dataset"]["tasks"]]
+        file = Path(folder) / f"{'-'.join(parts)}-seed{summary['seed']}.json"
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept.get("command") != summary.get("command"):
+                raise StudyError(
+                    f"{file} holds the run of another command ({kept.get('command')}); "
+                    "keep this one in another folder."
+                )
+        written.append(write_text(file, json.dumps(rounded(summary)) + "\n"))
+    return written
+
+
+def write_results(result: Mapping[str, Any], file: str | Path) -> Path:
+    """Write what :func:`collect_results` returns."""
+    return write_json(file, result, indent=1)
+
+
+def read_results(files: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Read results files; each gets its file's name, without the ending, as ``"name"``."""
+    results = []
+    for file in map(Path, files):
+        results.append({"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))})
+    return results

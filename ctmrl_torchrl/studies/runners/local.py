@@ -1,0 +1,115 @@
+"""Processes of this machine, by joblib's ``loky``."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass
+
+from joblib.externals.loky import ProcessPoolExecutor
+
+from ctmrl_torchrl.rules import POSITIVE, or_none, ruled, whole
+from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
+from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS, Packed
+from ctmrl_torchrl.studies.runners.memory import available_memory, cpu_count
+
+__all__ = ["LocalRunner"]
+
+_GIGABYTE = 1024**3
+_WATCH = "ctmrl-ends-with-its-study"
+_GROWING = 30.0  # seconds in which a run may still come to need what it will
+
+
+@RUNNERS.register("local")
+@dataclass
+class LocalRunner:
+    """As many processes as there are processors, each with one thread.
+
+    Every process has a pool of its own, so that one that is killed takes only its own run with it. If the
+    study itself is killed, its processes end within a second.
+
+    Args:
+        workers (int or None): runs at the same time; by default one per processor.
+        memory_gb (float): memory that must be left before one more run is started; where a finished run
+            needed more, that much. One run is started in any case.
+    """
+
+    workers: int | None = ruled(None, or_none(whole(1)))  # type: ignore[assignment]
+    memory_gb: float = ruled(1.5, POSITIVE)
+
+    def __post_init__(self) -> None:
+        if self.workers is None:
+            self.workers = cpu_count()
+
+    def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """See :class:`~ctmrl_torchrl.studies.jobs.Runner`."""
+        waiting, free = deque(jobs), [_Slot() for _ in range(min(self.workers, len(jobs)))]
+        slots, running = list(free), {}
+        needed, started = int(self.memory_gb * _GIGABYTE), deque()
+        try:
+            while waiting or running:
+                while waiting and free and (not running or _fits(needed, started)):
+                    slot, job = free.pop(), waiting.popleft()
+                    running[slot.submit(work, job)] = (slot, job)
+                    started.append(time.monotonic())
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    slot, job = running.pop(future)
+                    outcome = slot.outcome(future, job)
+                    needed = max(needed, outcome.peak_memory)
+                    free.append(slot)
+                    yield outcome
+        finally:
+            for slot in slots:
+                slot.close()
+
+
+def _fits(needed: int, started: deque[float]) -> bool:
+    """Whether there is memory for one more, those counted in that have only just begun."""
+    now = time.monotonic()
+    while started and now - started[0] > _GROWING:
+        started.popleft()
+    available = available_memory()
+    return available is None or available >= needed * (1 + len(started))
+
+
+class _Slot:
+    """A pool of one process, renewed when the process has died."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, work: Work, job: Job) -> Future:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(max_workers=1, env=ONE_THREAD)
+        return self._pool.submit(_within, Packed.of(work), job, os.getpid())
+
+    def outcome(self, future: Future, job: Job) -> Outcome:
+        try:
+            return future.result()
+        except BrokenExecutor as error:
+            self.close()
+            return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
+        except Exception as error:  # what was sent could not be read there
+            return Outcome(job.key, "failed", f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, kill_workers=True)
+            self._pool = None
+
+
+def _within(work: Packed, job: Job, parent: int) -> Outcome:
+    if not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
+    return work(job)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

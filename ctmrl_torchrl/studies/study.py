@@ -1,0 +1,255 @@
+"""A study: planned, run anywhere, stopped and gone on with at any time, and reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
+from ctmrl_torchrl.studies.config import StudyConfig
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.estimates import seconds_left
+from ctmrl_torchrl.studies.files import read_json
+from ctmrl_torchrl.studies.gather import StudyResults, gather
+from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
+from ctmrl_torchrl.studies.identity import identity_of
+from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
+from ctmrl_torchrl.studies.progress import Progress, duration
+from ctmrl_torchrl.studies.records import RunRecord, data_file
+from ctmrl_torchrl.studies.runners import make_runner
+
+__all__ = ["Plan", "Study"]
+
+_LOSSES = 3  # a run whose process is lost this often in one go is given up
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study has to do.
+
+    Args:
+        runs: all runs. states: ``{state: number of runs}``.
+        datasets: number of datasets. seconds_left: of one processor, for the runs that are not done;
+            ``None`` until a run has finished.
+    """
+
+    runs: Sequence[PlannedRun]
+    states: dict[str, int]
+    datasets: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        states = ", ".join(f"{number} {state}" for state, number in self.states.items())
+        cost = (
+            "unknown until a run has finished"
+            if self.seconds_left is None
+            else f"{self.seconds_left / 3600:.1f} core hours ({duration(self.seconds_left)} on one core)"
+        )
+        return f"{len(self.runs)} runs on {self.datasets} datasets: {states}\nstill to do: {cost}"
+
+
+class Study:
+    """A grid of runs with what is known of each.
+
+    Runs lie under ``root/store``, named by their identity, so that studies share the runs they have in
+    common; the report goes to ``root/NAME``.
+
+    Args:
+        config: the study.
+        root: folder of all studies.
+        resolve: turns overrides into a resolved configuration.
+        prepare: makes the dataset of a run; returns a fingerprint of its content.
+        execute: carries out a run, given its overrides. It is sent to other processes, like ``prepare``.
+
+    Examples:
+        >>> from ctmrl_torchrl.studies.config import load_study
+        >>> study = Study(load_study("quick"), root="nowhere")
+        >>> print(study.plan())
+        6 runs on 1 datasets: 6 waiting
+        still to do: unknown until a run has finished
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        root: str | Path = "studies",
+        *,
+        resolve: Resolve | None = None,
+        prepare: Prepare | None = None,
+        execute: Execute | None = None,
+    ) -> None:
+        from ctmrl_torchrl.studies import defaults
+
+        self.config, self.root = config, Path(root).absolute()
+        self.store = self.root / "store"
+        self.resolve = resolve or defaults.resolve_run
+        self.prepare = prepare or defaults.prepare_data
+        self.execute = execute or defaults.execute_run
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        """All runs of the grid."""
+        return expand(self.config, self.resolve)
+
+    def key(self, run: PlannedRun) -> str | None:
+        """A run's identity; ``None`` while its dataset has not been prepared."""
+        known = read_json(data_file(self.store, run.data))
+        return None if known is None else identity_of(run.configuration, known["fingerprint"])
+
+    def record(self, run: PlannedRun) -> RunRecord | None:
+        """What is known of a run; ``None`` while its dataset has not been prepared."""
+        key = self.key(run)
+        return None if key is None else RunRecord(self.store, key)
+
+    def states(self) -> list[str]:
+        """The state of every run, see :meth:`RunRecord.state`."""
+        records = [self.record(run) for run in self.runs]
+        return ["waiting" if record is None else record.state() for record in records]
+
+    def status(self) -> dict[str, int]:
+        """How many runs are ``done``, ``running``, ``interrupted``, ``waiting`` and ``failed``."""
+        counts = Counter(self.states())
+        order = ("done", "running", "interrupted", "waiting", "failed")
+        return {state: counts[state] for state in order if counts[state]}
+
+    def plan(self) -> Plan:
+        """All runs, those done, and the core hours that the others will take."""
+        data = {run.data for run in self.runs}
+        left = seconds_left([(run, self.record(run)) for run in self.runs])
+        return Plan(self.runs, self.status(), len(data), left)
+
+    def run(
+        self, runner: Runner | None = None, *, progress: bool = True, retry_failed: bool = False
+    ) -> dict[str, int]:
+        """Carry out what is not done yet. It can be stopped and called again at any time.
+
+        Args:
+            runner: where; by default the one that the study names.
+            progress: show a line that says how far the study is.
+            retry_failed: try runs again that are recorded as failed.
+
+        Returns:
+            The status afterwards. A failed run does not stop the others; its error stands in its record and
+            in the report.
+
+        Raises:
+            StudyError: if a dataset cannot be prepared, or another process holds runs of the study.
+        """
+        runner = make_runner(self.config.runner) if runner is None else runner
+        runs = self.runs
+        if retry_failed:
+            for record in filter(None, map(self.record, runs)):
+                if record.state() == "failed":
+                    record.forget_failures()
+        self._prepare_data(runner)
+        jobs: dict[str, Job] = {}
+        done = set()
+        for run, state in zip(runs, self.states(), strict=True):
+            key = str(self.key(run))
+            if state == "done":
+                done.add(key)
+            if state not in ("done", "failed"):
+                jobs.setdefault(key, self._job(key, run))
+        progress_line = Progress(
+            len({self.key(run) for run in runs}),
+            len(done),
+            self._counts,
+            lambda: self._left(runner),
+            shown=progress,
+        )
+        if jobs:
+            with progress_line:
+                self._carry_out(runner, jobs, progress_line)
+        return self.status()
+
+    def results(self) -> StudyResults:
+        """What the runs returned, checked to be comparable; see ``studies.gather``."""
+        return gather(self.config, [(run, self.record(run)) for run in self.runs])
+
+    def report(self, folder: str | Path | None = None) -> Path:
+        """Write tables, figures and the page of the study.
+
+        Args:
+            folder: where to; ``root/NAME`` by default.
+
+        Returns:
+            The page.
+
+        Raises:
+            StudyError: if no run is done, or runs differ in what is not a factor of the study.
+        """
+        from ctmrl_torchrl.studies.report import write_report
+
+        return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
+
+    def _job(self, key: str, run: PlannedRun) -> Job:
+        """A job that finds its data from whatever folder its process runs in."""
+        section = run.configuration.get("dataset") or {}
+        places = {name: section.get(name) for name in ("root", "path")}
+        absolute = tuple(
+            f"dataset.{name}={quoted(Path(place).expanduser().absolute())}"
+            for name, place in places.items()
+            if place is not None
+        )
+        return Job(key, (*run.overrides, *absolute), str(self.store), run.label)
+
+    def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
+        """Rounds of runs: a failed or lost one comes again in the next round."""
+        losses: Counter[str] = Counter()
+        busy: list[str] = []
+        while jobs:
+            again: dict[str, Job] = {}
+            for outcome in runner.run(Attempt(self.execute), list(jobs.values())):
+                job = jobs[outcome.key]
+                if outcome.state == "done":
+                    progress.advance()
+                elif outcome.state == "busy":
+                    busy.append(outcome.error)
+                elif self._once_more(outcome, losses):
+                    again[job.key] = job
+            jobs = again
+        if busy:
+            raise StudyError(
+                f"{len(busy)} runs are held by another process ({busy[0]}); run the study again when it has "
+                "ended."
+            )
+
+    def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:
+        record = RunRecord(self.store, outcome.key)
+        losses[outcome.key] += 1
+        if losses[outcome.key] >= _LOSSES and record.state() not in ("done", "failed"):
+            cause = "; out of memory?" if outcome.state == "lost" else ""
+            record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
+        return record.state() not in ("done", "failed")
+
+    def _prepare_data(self, runner: Runner) -> None:
+        """Every dataset that a run still needs is made once, before the runs."""
+        needed: dict[str, Job] = {}
+        for run, state in zip(self.runs, self.states(), strict=True):
+            if state not in ("done", "failed"):
+                needed.setdefault(run.data, self._job(run.data, run))
+        for _ in range(_LOSSES):
+            outcomes = list(runner.run(Preparation(self.prepare), list(needed.values()))) if needed else []
+            failed = [each for each in outcomes if each.state in ("failed", "busy")]
+            if failed:
+                job = needed[failed[0].key]
+                raise StudyError(f"The data of {job.label} cannot be prepared: {failed[0].error}")
+            needed = {each.key: needed[each.key] for each in outcomes if each.state == "lost"}
+            if not needed:
+                return
+        lost = next(each for each in outcomes if each.key in needed)
+        raise StudyError(
+            f"The data of {needed[lost.key].label} cannot be prepared: {lost.error}, {_LOSSES} times; "
+            "out of memory?"
+        )
+
+    def _counts(self) -> tuple[int, int]:
+        status = self.status()
+        return status.get("running", 0), status.get("failed", 0)
+
+    def _left(self, runner: Runner) -> float | None:
+        seconds = seconds_left([(run, self.record(run)) for run in self.runs])
+        return None if seconds is None else seconds / runner.workers

@@ -1,0 +1,225 @@
+"""The tables of a study: returns by environment and protocol, and aggregates over environments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
+from ctmrl_torchrl.studies.compare import Comparison, compare_levels
+from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.readme_table import display_name
+
+__all__ = ["Cell", "Table", "study_tables"]
+
+_SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
+#: what the row of the paper's numbers is called
+PUBLISHED = "published (other data)"
+_PAPER_SPLIT = {"test": "ood", "train": "id"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, or a text.
+
+    Args:
+        value: the number; ``None`` for a text, or where no run is done.
+        interval: its ends.
+        text: instead of a number.
+        planned, failed (int): runs in all, and those that failed. runs (int): those that the number is of.
+        best (bool): the best of its row. within (bool): inside the interval of the best.
+    """
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    text: str = ""
+    runs: int = 0
+    planned: int = 0
+    failed: int = 0
+    best: bool = False
+    within: bool = False
+
+    def plain(self, digits: int) -> str:
+        """The cell as text: ``-4.50 [-5.00, -4.00]`` with a remark where runs are missing."""
+        remark = self.remark()
+        if self.value is None:
+            return self.text or remark
+        parts = [f"{self.value:.{digits}f}"]
+        if self.interval is not None:
+            low, high = self.interval
+            parts.append(f"[{low:.{digits}f}, {high:.{digits}f}]")
+        return " ".join([*parts, *([f"({remark})"] if remark else [])])
+
+    def remark(self) -> str:
+        """What is missing: failed runs, and those that are not done."""
+        if self.planned == 0 or self.runs == self.planned:
+            return ""
+        if self.failed == self.planned:
+            return "failed"
+        parts = [f"{self.runs} of {self.planned} runs"] if self.runs else ["not done"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a title; the first cells of a row are texts.
+
+    Args:
+        name: short, for file names. title: for readers.
+        header: names of the columns. rows: as long as the header.
+        digits: decimals. notes: remarks below the table.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    digits: int = 2
+    notes: tuple[str, ...] = field(default=())
+
+
+def study_tables(results: StudyResults) -> list[Table]:
+    """All tables of a study: for each split the returns, and the aggregates where there are any."""
+    tables = []
+    for split in results.config.report.splits:
+        tables.append(_returns(results, split))
+        comparisons = [
+            each for protocol in results.protocols() for each in compare_levels(results, split, protocol)
+        ]
+        if comparisons:
+            groups = [each.group for each in comparisons]
+            comparisons.sort(key=lambda each: groups.index(each.group))  # all protocols of a group together
+            tables.append(_aggregates(results, split, comparisons))
+    return tables
+
+
+def mark_best(cells: Sequence[Cell]) -> list[Cell]:
+    """Mark the largest number, and those inside its interval.
+
+    Examples:
+        >>> best, near, far = mark_best([Cell(3.0, (2.0, 4.0)), Cell(2.5), Cell(1.0)])
+        >>> best.best, near.within, far.within
+        (True, True, False)
+    """
+    values = [cell.value for cell in cells if cell.value is not None]
+    if len(values) < 2:
+        return list(cells)
+    top = max(values)
+    best = next(cell for cell in cells if cell.value == top)
+    low = None if best.interval is None else best.interval[0]
+    return [
+        replace(
+            cell,
+            best=cell.value == top,
+            within=cell.value is not None and cell.value < top and low is not None and cell.value >= low,
+        )
+        for cell in cells
+    ]
+
+
+def _returns(results: StudyResults, split: str) -> Table:
+    header = (*results.row_factors, "protocol", *results.compared, "random", "optimum or oracle")
+    rows = [cells for row in results.rows() for cells in _rows(results, row, split)]
+    notes = [
+        "Mean final return over seeds (higher is better) with its 95 % bootstrap interval over seeds; one "
+        "seed has no interval. The best of a row is bold; what lies inside the interval of the best is "
+        "underlined."
+    ]
+    if results.config.report.paper is not None:
+        notes.append(
+            "The published numbers are of other data, other task sets and other budgets, with half the width "
+            "of their interval; they show the order of magnitude and are not a comparison."
+        )
+    return Table(
+        f"returns-{split}",
+        f"Return on {_SPLITS[split]}",
+        header,
+        tuple(rows),
+        results.config.report.digits,
+        (*notes, *results.notes),
+    )
+
+
+def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator[tuple[Cell, ...]]:
+    names = tuple(Cell(text=display_name(level)) for level in row.values())
+    random, best_name, best = results.references(row, split)
+    known = (Cell(random), Cell(best, text="" if best_name == "optimum" else best_name))
+    for protocol in results.protocols():
+        cells = [_cell(results, row, level, split, protocol) for level in results.compared]
+        yield (*names, Cell(text=protocol), *mark_best(cells), *known)
+    published = _published(results, row, split)
+    if any(cell.value is not None for cell in published):
+        yield (*names, Cell(text=PUBLISHED), *published, Cell(), Cell())
+
+
+def _cell(results: StudyResults, row: Mapping[str, str], level: str, split: str, protocol: str) -> Cell:
+    runs, scores = results.cell(row, level), results.scores(row, level, split, protocol)
+    failed = sum(each.state == "failed" for each in runs)
+    if not scores:
+        return Cell(planned=len(runs), failed=failed)
+    estimate = mean_over_seeds(scores)
+    return Cell(estimate.value, estimate.interval, runs=estimate.runs, planned=len(runs), failed=failed)
+
+
+def _published(results: StudyResults, row: Mapping[str, str], split: str) -> list[Cell]:
+    report = results.config.report
+    if report.paper is None:
+        return [Cell()]
+    env = row.get("env") or next(
+        (str(each.run.configuration["env"]) for each in results.runs if "env" in each.run.configuration), ""
+    )
+    numbers = {
+        line.method: line
+        for line in load_paper_table(report.paper)
+        if (line.env, line.split) == (env, _PAPER_SPLIT[split])
+    }
+    cells = []
+    for level in results.compared:
+        line = numbers.get(report.paper_columns.get(level, level))
+        ends = None if line is None else (line.mean - line.halfwidth, line.mean + line.halfwidth)
+        cells.append(Cell() if line is None else Cell(line.mean, ends))
+    return cells
+
+
+def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]) -> Table:
+    groups = tuple(comparisons[0].group)
+    header = (*groups, "protocol", "aggregate", *results.compared)
+    rows: list[tuple[Cell, ...]] = []
+    notes = [
+        "Scores are 0 for the random policy and 1 for the optimum (or the oracle). Interquartile mean: the "
+        "mean of the middle half of all runs. Probability: that a run of "
+        f"{results.config.baseline} scores higher than one of the column, ties counted half. "
+        "95 % bootstrap intervals, seeds resampled within each environment."
+    ]
+    for each in comparisons:
+        names = (*(Cell(text=display_name(level)) for level in each.group.values()), Cell(text=each.protocol))
+        middle, means, wins = each.interquartile_means(), each.means(), each.improvements()
+        lines = {
+            "interquartile mean": mark_best([_estimate(middle.get(level)) for level in results.compared]),
+            "mean": mark_best([Cell(means.get(level)) for level in results.compared]),
+            f"probability that {each.baseline} is better": [
+                _estimate(wins.get(level)) for level in results.compared
+            ],
+        }
+        rows += [(*names, Cell(text=name), *cells) for name, cells in lines.items()]
+        over = ", ".join(map(display_name, each.environments))
+        where = " ".join([*each.group.values(), each.protocol])
+        notes.append(f"{where}: over {over}.")
+        lacking = [level for level in results.compared if level not in each.scores]
+        if lacking:
+            notes.append(f"{where}: without {', '.join(lacking)}, which has no finished run there.")
+        notes += [f"{where}: without {display_name(env)}: {why}" for env, why in each.left_out.items()]
+    return Table(
+        f"aggregates-{split}",
+        f"Normalised scores on {_SPLITS[split]}, over environments",
+        header,
+        tuple(rows),
+        max(results.config.report.digits, 3),
+        (*dict.fromkeys(notes), *results.notes),
+    )
+
+
+def _estimate(estimate: Estimate | None) -> Cell:
+    return Cell() if estimate is None else Cell(estimate.value, estimate.interval)

@@ -1,0 +1,49 @@
+"""Runs described by overrides, as the command line and other programs start them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ctmrl_torchrl.training.compose import compose_node, to_config
+from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
+
+#: overrides that say where things are or what is shown, and change no number
+_ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
+
+
+def recorded_command(program: str, overrides: Sequence[str]) -> str:
+    """The command line that a summary records: without places of one machine.
+
+    Examples:
+        >>> recorded_command("ctmrl train", ["env=point_robot", "run_dir=here"])
+        'ctmrl train env=point_robot'
+    """
+    return " ".join([program, *(item for item in overrides if not item.startswith(_ELSEWHERE))])
+
+
+def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any]]:
+    """Run a composed configuration: one experiment, or several seeds as one computation."""
+    if node.seeds is None:
+        return [run_experiment(to_config(node), command)]
+    seeds = [OmegaConf.merge(node, {"seed": seed, "seeds": None}) for seed in node.seeds]
+    return run_seeds([to_config(each) for each in seeds], command)
+
+
+def run(overrides: Sequence[str] = (), *, command: str | None = None) -> dict[str, Any]:
+    """Run one experiment as ``ctmrl train OVERRIDES`` does, and return its summary.
+
+    Args:
+        overrides: as on the command line: ``["env=point_robot", "preset=smoke", "schedule.updates=100"]``.
+        command: recorded in the summary; by default the command line of these overrides.
+
+    Returns:
+        the summary, as in ``summary.json``.
+
+    Raises:
+        ConfigError: for a name or value that is not allowed; ``seeds`` is refused here.
+    """
+    node = compose_node(overrides)
+    return run_experiment(to_config(node), command or recorded_command("ctmrl train", overrides))

@@ -1,0 +1,292 @@
+"""From names and overrides to a typed configuration: Hydra's composition, with help for what is misspelt."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ctmrl_torchrl.places import config_folder
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
+from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
+
+#: groups of choices that are files, or nodes that a plugin has registered
+GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "encoder_schema")
+#: fields that have moved since earlier versions
+MOVED = {
+    "optimiser": "optimizer",
+    "schedule.kmeans": "representation.kmeans",
+    "schedule.kmeans_from": "representation.kmeans_from",
+    "schedule.kmeans_at": "representation.kmeans_at",
+    "schedule.epochs": "representation.kmeans_epochs",
+    "schedule.refreshes": "representation.kmeans_refreshes",
+    "schedule.contexts_per_epoch": "representation.kmeans_contexts",
+}
+
+
+def choices(group: str) -> list[str]:
+    """What ``GROUP=`` chooses from: files, and what plugins have registered."""
+    files = {file.stem for file in (config_folder() / group).glob("*.yaml")}
+    nodes = ConfigStore.instance().repo.get(group, {})
+    return sorted(files | {name.removesuffix(".yaml") for name in nodes})
+
+
+def register_method(
+    name: str,
+    *,
+    representation: str | dict[str, Any],
+    encoder: str | dict[str, Any] = "pooling",
+    **sections: dict[str, Any],
+) -> None:
+    """Make ``method=NAME`` a choice without a YAML file.
+
+    Args:
+        name (str): of the choice.
+        representation (str or dict): name of a registered representation configuration; or a dictionary with
+            that ``name`` and values of its fields.
+        encoder (str or dict): likewise, of a registered encoder configuration.
+        sections: values of other sections, e.g. ``context={"trajectories": [2, 10]}``.
+
+    A value that begins with ``${`` is an interpolation, such as ``"${sizes.predictor_hidden}"``.
+
+    Examples:
+        >>> register_method(
+        ...     "strong_metric",
+        ...     representation={"name": "focal", "metric_weight": 10.0},
+        ...     batch={"repeat_tasks": True},
+        ... )
+        >>> compose_config(["method=strong_metric"]).representation.metric_weight
+        10.0
+    """
+    for section, chosen in (("representation", representation), ("encoder", encoder)):
+        sections[section] = {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+    if sections["encoder"]["name"] == "pooling":
+        sections["encoder"] = {"hidden": "${sizes.encoder_hidden}"} | sections["encoder"]
+    node = {
+        "defaults": [
+            {"/representation_schema": sections["representation"]["name"]},
+            {"override /encoder_schema": sections["encoder"]["name"]},
+            "_self_",
+        ],
+        "method": name,
+        **sections,
+    }
+    ConfigStore.instance().store(group="method", name=name, node=node, package="_global_")
+
+
+def load_plugin(name: str) -> ModuleType:
+    """Import a user's file or module, so that what it registers can be chosen.
+
+    Args:
+        name (str): a module that Python finds, also in the working folder, or a path that ends with ``.py``.
+
+    Raises:
+        ConfigError: if there is no such file or module.
+    """
+    path = Path(name).expanduser()
+    if name.endswith(".py"):
+        if not path.is_file():
+            raise ConfigError(f"plugin {name}: there is no such file.")
+        stem = re.sub(r"\W", "_", path.stem)
+        if stem in sys.modules and getattr(sys.modules[stem], "__file__", None) == str(path.resolve()):
+            return sys.modules[stem]
+        spec = importlib.util.spec_from_file_location(stem, path.resolve())
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[stem] = module
+        spec.loader.exec_module(module)
+        return module
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.split(".")[0] and error.name != name:
+            raise
+        raise ConfigError(
+            f"plugin {name}: Python finds no such module, in {folder} or among what is installed; give the "
+            "path of the file (it ends with .py)."
+        ) from error
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's global state for our folder, and what was there before afterwards."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def compose_node(overrides: Sequence[str]) -> DictConfig:
+    """The composed configuration, before it becomes typed objects.
+
+    Raises:
+        ConfigError: for an unknown group, choice or field, or a value of a wrong type; with the nearest name.
+    """
+    register_configs()
+    check_overrides(overrides)
+    try:
+        with _hydra():
+            return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explained(error)) from error
+
+
+def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The configuration that ``ctmrl train OVERRIDES`` runs.
+
+    Raises:
+        ConfigError: as :func:`compose_node`.
+
+    Examples:
+        >>> compose_config(["env=point_robot_wind", "schedule.updates=7"]).schedule.updates
+        7
+        >>> compose_config(["method=ctmlr"])
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.rules.ConfigError: method=ctmlr: there is no such choice. Did you mean 'ctmrl'? \
+Known: ctmrl, ctmrl_deep, ctmrl_relabel, ctmrl_released, focal, oracle.
+    """
+    return to_config(compose_node(overrides))
+
+
+def to_config(node: DictConfig) -> ExperimentConfig:
+    """Typed objects from a composed configuration.
+
+    Raises:
+        ConfigError: if an interpolation leads nowhere, or a value is missing.
+    """
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explained(error)) from error
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides that Hydra would take silently or answer without help.
+
+    Raises:
+        ConfigError: naming the override.
+    """
+    for override in overrides:
+        _check_override(override)
+
+
+def _check_override(override: str) -> None:
+    """Refuse what Hydra would take silently or answer without help."""
+    if not isinstance(override, str) or "=" not in override:
+        raise ConfigError(
+            f"{override!r} is not an override; give NAME=VALUE, e.g. env=point_robot or schedule.updates=2000."
+        )
+    name, _, value = override.partition("=")
+    if not name.strip("+~"):
+        raise ConfigError(f"{override!r} does not name a field; give NAME=VALUE, e.g. env=point_robot.")
+    if name.startswith("~"):
+        raise ConfigError(f"{override}: a field cannot be deleted; give it another value instead.")
+    if name.startswith("hydra."):
+        return
+    plain = name.lstrip("+")
+    if name.startswith("+") and plain.split("@")[0] not in (*GROUPS, "tuned"):
+        raise ConfigError(f"{override}: fields cannot be added. {_field_help(plain)}".rstrip())
+    for old, new in MOVED.items():
+        if plain == old or plain.startswith(f"{old}."):
+            raise ConfigError(f"{override}: the field is now called {plain.replace(old, new, 1)}.")
+    if plain in GROUPS and re.fullmatch(r"[\w.-]*", value) and value not in choices(plain):
+        known = choices(plain)
+        raise ConfigError(
+            f"{override}: there is no such choice.{nearest(value, known)} Known: {', '.join(known)}."
+        )
+    if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf would take any number for true
+        raise ConfigError(f"config field {plain}: got {value}, allowed is {SWITCH.describe()}.")
+
+
+def _is_switch(name: str) -> bool:
+    """Whether a field is a switch, in any choice of its section."""
+    *sections, field = name.split(".")
+    holders: list[Any] = [ExperimentConfig()]
+    if sections and sections[0] in CHOICES:
+        holders = [config() for _, config in CHOICES[sections.pop(0)].items()]
+    for section in sections:
+        holders = [getattr(holder, section, None) for holder in holders]
+    return any(is_dataclass(holder) and rule_of(holder, field) is SWITCH for holder in holders)
+
+
+def fields_by_name() -> dict[str, Any]:
+    """Every field of a configuration with its default, dotted: of the default composition."""
+    with _hydra():
+        node = compose("config")
+    return dict(_leaves(node, ""))
+
+
+def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
+    for key in node:
+        name = f"{path}.{key}" if path else str(key)
+        value = OmegaConf.to_container(node, resolve=False)[key]
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and isinstance(value, dict):
+            yield from _leaves(child, name)
+        else:
+            yield name, value
+
+
+def _field_help(name: str) -> str:
+    """Where a field that does not exist here is one, or else the nearest names."""
+    section, _, rest = name.partition(".")
+    owners = [
+        choice
+        for choice, config in (CHOICES[section].items() if section in CHOICES else ())
+        if rest in {each.name for each in fields(config)}
+    ]
+    if owners:
+        return f"It is a field of {section}.name={' and '.join(owners)}."
+    known = list(fields_by_name())
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    last = name.rsplit(".", 1)[-1]
+    close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
+    return f"Did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def _explained(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors in one line that names the field and the nearest one."""
+    text = str(error).strip()
+    cause = str(error.__cause__).strip() if error.__cause__ is not None else ""
+    missing = re.search(r"Key '(?P<key>[^']+)' (?:is not in struct|not in)", f"{text}\n{cause}")
+    missing = missing or re.search(r"Could not override '(?P<key>[^']+)'", text)
+    field = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
+    override = re.search(r"Could not override '([^']+)'", text)
+    named = override or field or missing
+    first = cause.splitlines()[0] if cause else text.splitlines()[0]
+    if missing and named and ("struct" in text + cause or "not in" in text + cause):
+        name = named.group(1)
+        return f"config field {name}: there is no such field. {_field_help(name)}".rstrip()
+    if field:
+        return f"config field {field.group(1)}: {first}"
+    unknown = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if unknown:
+        group, name = unknown.groups()
+        known = choices(group)
+        return f"{group}={name}: there is no such choice.{nearest(name, known)} Known: {', '.join(known)}."
+    no_group = re.search(r"Could not override '(\w+)'", text)
+    if no_group:
+        return f"{no_group.group(1)}: there is no such choice or field.{nearest(no_group.group(1), GROUPS)}"
+    return text.splitlines()[0]

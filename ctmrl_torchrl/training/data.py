@@ -1,0 +1,245 @@
+"""The offline data of a run: found or made, and checked against the environment and its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tensordict import TensorDictBase
+from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.data import (
+    ContextDraw,
+    DatasetError,
+    MetaReplayBuffer,
+    TaskDataset,
+    TaskSampler,
+    collect_task_dataset,
+    get_recipe,
+)
+from ctmrl_torchrl.envs import FAMILIES, EnvFamily, TaskSet, make_task_set
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.training.config import DATA_ALONE, BatchConfig, DatasetConfig
+
+
+def dataset_folder(settings: DatasetConfig, env: str, tasks: str) -> Path:
+    """Where the run's dataset is, or will be made."""
+    if settings.path is not None:
+        return Path(settings.path).expanduser()
+    name = f"{env}-{tasks}-{settings.recipe}-seed{settings.seed}"
+    return Path(settings.root).expanduser() / name
+
+
+def obtain_data(
+    settings: DatasetConfig, env: str, tasks: str, *, progress: bool = False
+) -> tuple[TaskDataset, TaskSet]:
+    """The dataset and its tasks; the dataset is made first where none has been made.
+
+    Args:
+        settings: the configuration's section.
+        env (str): a registered family, or ``dataset``: then the tasks are those of the dataset.
+        tasks (str): preset of the family's task set.
+        progress (bool): show progress bars.
+
+    Raises:
+        DatasetError: if a given path has no valid dataset, or one of another environment or task set.
+    """
+    path = dataset_folder(settings, env, tasks)
+    if env == DATA_ALONE:
+        dataset = TaskDataset.load(path, verify=settings.verify)
+        return dataset, tasks_of_dataset(dataset)
+    task_set = make_task_set(env, tasks)
+    if settings.path is not None or path.exists():
+        dataset = TaskDataset.load(path, verify=settings.verify)
+    else:
+        dataset = _make_dataset(settings, env, tasks, path, progress)
+    if settings.path is None:
+        _check_recipe(dataset, settings.recipe)
+    check_dataset(dataset, task_set)
+    return dataset, task_set
+
+
+def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
+    """The tasks that a dataset's manifest names, as a family without an environment.
+
+    Examples:
+        >>> from ctmrl_torchrl.data import CollectionRecipe
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> tasks = tasks_of_dataset(collect_task_dataset("point_robot", recipe=recipe))
+        >>> tasks.name, tasks.n_tasks
+        ('point_robot', 40)
+    """
+    manifest = dataset.manifest
+    if manifest.env in FAMILIES:
+        return TaskSet.from_dict(manifest.tasks)
+    parameters = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
+    names = tuple(manifest.tasks["parameter_names"])
+    train, test = tuple(manifest.train_ids), tuple(manifest.test_ids)
+    family = EnvFamily(
+        name=manifest.env,
+        observation_dim=dataset.transitions["observation"].shape[-1],
+        action_dim=dataset.transitions["action"].shape[-1],
+        horizon=manifest.horizon,
+        context_next_observation=True,
+        return_key=("next", "reward"),
+        discount=0.99,
+        presets={manifest.preset: (len(train), len(test))},
+        parameter_names=names,
+        sample_parameters=lambda count: parameters[:count],
+        env_builder="ctmrl_torchrl.training.data:no_environment",
+        simulator="none",
+    )
+    return TaskSet(family, manifest.preset, parameters, train, test)
+
+
+def no_environment(task_set: TaskSet, *args: Any, **options: Any) -> NoReturn:
+    """What takes the place of an environment where there are data alone.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"{task_set.name!r} has data and no environment: nothing can be played. Register the family "
+        "(ctmrl_torchrl.envs.register_family), or leave meta-tests out (evaluation.protocols=[])."
+    )
+
+
+def _make_dataset(settings: DatasetConfig, env: str, tasks: str, path: Path, progress: bool) -> TaskDataset:
+    torchrl_logger.info(f"making the offline dataset {path} (once)")
+    try:
+        return collect_task_dataset(
+            env,
+            preset=tasks,
+            recipe=settings.recipe,
+            seed=settings.seed,
+            path=path,
+            device="cpu",
+            progress=progress,
+        )
+    except DatasetError:
+        if not path.exists():
+            raise
+        # Another run has made the same dataset in the meantime.
+        return TaskDataset.load(path)
+
+
+def _check_recipe(dataset: TaskDataset, name: str) -> None:
+    """A cached dataset must come from the recipe as it is today, not from an earlier version of that name."""
+    wanted = get_recipe(name, dataset.manifest.env).to_dict()
+    changed = sorted(field for field, value in wanted.items() if dataset.manifest.recipe.get(field) != value)
+    if changed:
+        raise DatasetError(
+            f"{dataset.path} was made with another version of the recipe {name!r} (different: "
+            f"{', '.join(changed)}); move that folder away to make the data again, or use it knowingly with "
+            f"dataset.path={dataset.path}."
+        )
+
+
+def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
+    """Make sure that a dataset is of this environment and these tasks.
+
+    Raises:
+        DatasetError: saying what is different, and what to set instead.
+    """
+    manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
+    if manifest.env != task_set.name:
+        known = f"set env={manifest.env} or" if manifest.env in FAMILIES else "give"
+        raise DatasetError(
+            f"{place} holds data of env={manifest.env}, but this run has env={task_set.name}; "
+            f"{known} another dataset.path.{nearest(manifest.env, FAMILIES)}"
+        )
+    found = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
+    if found.shape != task_set.parameters.shape or not torch.allclose(found, task_set.parameters.double()):
+        raise DatasetError(
+            f"{place} holds other tasks (preset {manifest.preset!r}, {found.shape[0]} tasks) than this run's "
+            f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another "
+            "dataset.path."
+        )
+    splits = {"train_ids": task_set.train_ids, "test_ids": task_set.test_ids}
+    for name, ids in splits.items():
+        if sorted(getattr(manifest, name)) != sorted(ids):
+            raise DatasetError(
+                f"{place} has another split than this run's tasks={task_set.preset}: its {name} are "
+                f"{sorted(getattr(manifest, name))}, the run's are {sorted(ids)}, so that test tasks "
+                "could be trained on; write the run's split into the manifest (TaskSet.to_dict())."
+            )
+    family = task_set.family
+    sizes = {"observation": family.observation_dim, "action": family.action_dim, family.return_key: 1}
+    for key, size in sizes.items():
+        values = dataset.transitions.get(key, None)
+        if values is None or values.shape[-1] != size:
+            given = "does not have it" if values is None else f"has {values.shape[-1]}"
+            raise DatasetError(
+                f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}."
+            )
+
+
+def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
+    """Sizes from the environment, statistics from the training tasks."""
+    family = task_set.family
+    return Problem(
+        observation_dim=family.observation_dim,
+        action_dim=family.action_dim,
+        discount=family.discount,
+        reward_key=family.return_key,
+        context_next_observation=family.context_next_observation,
+        statistics=dataset.statistics(task_set.train_ids),
+        num_tasks=task_set.n_tasks,
+        task_parameters=task_set.standardized_parameters(),
+    )
+
+
+def make_buffer(
+    dataset: TaskDataset,
+    train_ids: Sequence[int],
+    batch: BatchConfig,
+    draw: ContextDraw,
+    generator: torch.Generator,
+) -> MetaReplayBuffer:
+    """The buffer whose samples are training meta-batches."""
+    sampler = TaskSampler(
+        dataset,
+        task_ids=train_ids,
+        tasks_per_batch=batch.tasks,
+        transitions_per_task=batch.transitions,
+        context=draw,
+        num_contexts=2,
+        repeat_tasks=batch.repeat_tasks,
+    )
+    return dataset.replay_buffer(sampler, generator=generator)
+
+
+class AllTaskContexts:
+    """Draws one context of every training task.
+
+    Args:
+        dataset, train_ids, draw: where from, which tasks, how.
+        generator (torch.Generator): of the draws.
+        device (torch.device): where the contexts go.
+    """
+
+    def __init__(
+        self,
+        dataset: TaskDataset,
+        train_ids: Sequence[int],
+        draw: ContextDraw,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        sampler = TaskSampler(
+            dataset,
+            task_ids=train_ids,
+            tasks_per_batch=None,
+            transitions_per_task=1,
+            context=draw,
+            num_contexts=1,
+        )
+        self.buffer = dataset.replay_buffer(sampler, generator=generator)
+        self.device = device
+
+    def __call__(self) -> TensorDictBase:
+        """A meta-batch of all training tasks."""
+        return self.buffer.sample().to(self.device)

@@ -1,0 +1,33 @@
+"""What makes two runs the same run: the configuration that training depends on, and the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ctmrl_torchrl.data import TaskDataset
+from ctmrl_torchrl.training.config import ExperimentConfig
+
+_FIELDS = ("env", "tasks", "method", "seed", "compile")
+_SECTIONS = ("context", "batch", "encoder", "representation", "policy_loss", "optimizer", "schedule")
+
+
+def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -> dict[str, Any]:
+    """What a checkpoint must share with a run that resumes it: every field that training depends on.
+
+    Args:
+        config: the run. dataset: its data, if they are known already.
+    """
+    identity = {name: getattr(config, name) for name in _FIELDS}
+    for section in _SECTIONS:
+        values = asdict(getattr(config, section))
+        identity |= {f"{section}.{name}": value for name, value in values.items()}
+    return identity if dataset is None else identity | {"dataset": fingerprint(dataset)}
+
+
+def fingerprint(dataset: TaskDataset) -> str:
+    """Short text that tells datasets apart, from the checksums of their files."""
+    checksums = json.dumps(dataset.manifest.checksums, sort_keys=True)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:12]

@@ -1,0 +1,53 @@
+"""Checks of a sweep before its first job: every job needs a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.training.compose import compose_node
+
+
+def swept_overrides(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep.
+
+    Examples:
+        >>> swept_overrides(["seed=0,1", "env=point_robot"])
+        [['seed=0', 'env=point_robot'], ['seed=1', 'env=point_robot']]
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = [
+        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+        if each.is_sweep_override()
+        else [text]
+        for each, text in zip(parsed, overrides, strict=True)
+    ]
+    return [list(job) for job in product(*values)]
+
+
+def check_sweep(overrides: Sequence[str]) -> None:
+    """Refuse a sweep in which two jobs would write into the same run folder.
+
+    Raises:
+        ConfigError: naming the swept fields that the folder's name does not tell apart.
+    """
+    jobs = swept_overrides(overrides)
+    folders: dict[str, list[str]] = {}
+    for job in jobs:
+        folder = str(compose_node(job).run_dir)
+        if folder in folders:
+            differing = sorted(
+                item.partition("=")[0] for item in set(job) ^ set(folders[folder]) if "=" in item
+            )
+            names = list(dict.fromkeys(differing))
+            suggestion = "-".join(f"{name.rsplit('.', 1)[-1]}${{{name}}}" for name in names)
+            raise ConfigError(
+                f"run_dir: the jobs of this sweep that differ in {', '.join(names)} would share the folder "
+                f"{folder}. Name the swept fields in it: "
+                f"'run_dir={re.sub(r'seed[0-9]+$', '', folder)}{suggestion}'."
+            )
+        folders[folder] = job

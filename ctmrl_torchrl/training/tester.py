@@ -1,0 +1,212 @@
+"""Meta-tests of an agent on the training and test tasks of its environment, under several protocols."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from ctmrl_torchrl.collectors import (
+    PROTOCOLS,
+    AdaptationProtocol,
+    MetaTestCollector,
+    ProtocolSettings,
+)
+from ctmrl_torchrl.data import ContextDraw, TaskDataset, draw_context
+from ctmrl_torchrl.envs import TaskSet, make_env
+from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
+from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
+from ctmrl_torchrl.methods import Parts, cosine_kmeans
+from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.training.config import EvaluationConfig
+
+
+class Candidates:
+    """The contexts that protocol ``codes`` tries: the method's own, or else centers of training contexts.
+
+    Args:
+        parts (Parts): asked first.
+        loss (MetaLoss): encodes the training tasks' contexts.
+        draw_contexts (callable): a meta-batch with one context of every training task.
+        generator (torch.Generator): of ``draw_contexts``; seeded anew each time, so that a meta-test depends
+            on the agent alone.
+        config (EvaluationConfig): number of candidates and seed.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        loss: MetaLoss,
+        draw_contexts: Callable[[], TensorDictBase],
+        generator: torch.Generator,
+        config: EvaluationConfig,
+    ) -> None:
+        self._parts = parts
+        self._loss = loss
+        self._draw_contexts = draw_contexts
+        self._generator = generator
+        self._config = config
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """The candidates ``[N, d]`` of the present agent."""
+        own = self._parts.candidates()
+        if own is not None:
+            return own
+        self._generator.manual_seed(self._config.seed)
+        contexts = self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+        number = min(self._config.candidates, contexts.shape[0])
+        return cosine_kmeans(contexts, number, seed=self._config.seed)
+
+
+def protocol_settings(
+    config: EvaluationConfig,
+    *,
+    num_candidates: int | None = None,
+    candidates: Callable[[], Tensor] | None = None,
+) -> ProtocolSettings:
+    """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
+    return ProtocolSettings(
+        episodes=config.episodes,
+        random_episodes=config.random_episodes,
+        candidates=candidates,
+        num_candidates=config.candidates if num_candidates is None else num_candidates,
+    )
+
+
+class MetaTester:
+    """Runs protocols on task splits and turns the outcome into plain numbers.
+
+    Args:
+        task_set (TaskSet): tasks and splits.
+        dataset (TaskDataset): for the ``offline`` protocol.
+        actor, context_encoder (TensorDictModule): the agent.
+
+    Keyword Args:
+        context_dim (int): latent size.
+        candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
+        config (EvaluationConfig): budgets and protocols.
+        device (torch.device): where environments run.
+    """
+
+    def __init__(
+        self,
+        task_set: TaskSet,
+        dataset: TaskDataset,
+        actor: TensorDictModuleBase,
+        context_encoder: TensorDictModuleBase,
+        *,
+        context_dim: int,
+        candidates: Callable[[], Tensor],
+        config: EvaluationConfig,
+        device: torch.device,
+    ) -> None:
+        # What is wrong must not surface after hours of training.
+        if any(PROTOCOLS.get(name).needs_offline_data for name in config.protocols):
+            dataset.task_index([*task_set.train_ids, *task_set.test_ids])
+        self.task_set = task_set
+        self.dataset = dataset
+        self.actor = actor
+        self.context_encoder = context_encoder
+        self.context_dim = context_dim
+        self.candidates = candidates
+        self.config = config
+        self.device = device
+        self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
+
+    def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
+        """The collector of these tasks, each ``repeats`` times; made on first use."""
+        key = tuple(task_ids), repeats
+        if key not in self._collectors:
+            rows = torch.tensor(task_ids).repeat_interleave(repeats)
+            family = self.task_set.family
+            self._collectors[key] = MetaTestCollector(
+                partial(_make_rows, family.name, self.task_set, self.device),
+                self.actor,
+                self.context_encoder,
+                task_ids=rows,
+                horizon=family.horizon,
+                context_dim=self.context_dim,
+                return_key=family.return_key,
+                offline_draw=self._draw_offline,
+                collector=self.config.collector,
+            )
+        return self._collectors[key]
+
+    def close(self) -> None:
+        """Close environments and stop workers."""
+        for collector in self._collectors.values():
+            collector.close()
+        self._collectors.clear()
+
+    def protocols(self) -> list[AdaptationProtocol]:
+        """The configured protocols."""
+        settings = protocol_settings(self.config, candidates=self.candidates)
+        return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
+
+    def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:
+        """One whole trajectory per row, from any snapshot of the task's data."""
+        one = ContextDraw(trajectories=(1, 1), behaviours=None, near_random_fraction=0.0)
+        return draw_context(self.dataset, task_ids, one, generator).to(self.device)
+
+    def run(self, task_ids: Sequence[int], repeats: int, seed: int) -> dict[str, TensorDict]:
+        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU."""
+        if not self.config.protocols:
+            return {}
+        collector = self.collector(task_ids, repeats)
+        runs = {}
+        for protocol in self.protocols():
+            runs[protocol.name] = collector.run(protocol, seed=seed).cpu().reshape(len(task_ids), repeats)
+        return runs
+
+    def quick_numbers(self, seed: int) -> dict[str, float]:
+        """Flat numbers for the metrics log, per split and protocol: final returns, context noise."""
+        groups = {"test": "context_noise", "train": "context_noise_train"}
+        values = {}
+        for split, task_ids in (("test", self.task_set.test_ids), ("train", self.task_set.train_ids)):
+            for name, run in self.run(task_ids, self.config.repeats, seed).items():
+                values[f"eval/{split}/{name}/return"] = run["returns"][..., -1].mean().item()
+                if self.config.repeats > 1:
+                    noise = context_noise_ratio(run["task_context"][..., -1, :])
+                    values[f"{groups[split]}/{name}"] = noise.item()
+        return values
+
+
+def _make_rows(name: str, task_set: TaskSet, device: torch.device, task_ids: Tensor) -> Any:
+    return make_env(name, task_ids, task_set=task_set, device=device)
+
+
+def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
+    """One protocol's entry of the summary from its run ``[tasks, repeats]``: plain numbers.
+
+    ``per_episode[k]`` is the mean return after k collected episodes, ``per_task`` the final return of each
+    task (mean over repeats), ``after`` the return after 1, 3 and 5 collected episodes and after the random
+    ones, ``cost`` what the whole adaptation took per row: episodes, environment steps and oracle answers.
+    """
+    returns = run["returns"]
+    final = returns[..., -1].mean(1)
+    per_task = dict(zip(run["task_id"][:, 0].tolist(), final.tolist(), strict=True))
+    curves = returns.mean((0, 1)).tolist()
+    intervals = [bootstrap_interval(returns[..., k].mean(1).numpy()) for k in range(returns.shape[-1])]
+    after = {str(k): curves[k] for k in (1, 3, 5, random_episodes) if k < len(curves)}
+    costs = ("episodes", "env_steps", "total_env_steps", "oracle_answers")
+    result = {
+        "mean": final.mean().item(),
+        "ci95": list(bootstrap_interval(final.numpy())),
+        "per_task": per_task,
+        "per_episode": curves,
+        "per_episode_ci95": [list(interval) for interval in intervals],
+        "after": after,
+        "cost": {name: run[name][..., -1].float().mean().item() for name in costs},
+    }
+    if returns.shape[1] > 1:
+        noise = context_noise_ratio(run["task_context"][..., -1, :]).item()
+        # Without any variance between tasks (all act with one and the same context) there is no ratio.
+        result["context_noise"] = noise if math.isfinite(noise) else None
+    return result

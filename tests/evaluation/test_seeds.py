@@ -1,0 +1,58 @@
+"""Runs that differ in the seed only, aggregated."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctmrl_torchrl.evaluation import aggregate_seeds, bootstrap_interval
+
+
+def run(seed: int, final: float, episodes: int = 3, **setting: str) -> dict:
+    result = {"mean": final, "per_episode": [final - 2, final - 1, final][:episodes]}
+    base = {"env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "cpu", "seed": seed}
+    return {**base, "returns": {"test": {"np": result}}, **setting}
+
+
+def test_aggregate_seeds():
+    table = aggregate_seeds([run(0, -4.0), run(2, -5.0), run(1, -6.0)])
+    result = table["returns"]["test"]["np"]
+    assert table["seeds"] == [0, 2, 1] and table["env"] == "point_robot"
+    assert result["mean"] == -5.0 and result["per_seed"] == [-4.0, -5.0, -6.0]
+    assert result["per_episode"] == [-7.0, -6.0, -5.0]
+    assert result["ci95"] == list(bootstrap_interval([-4.0, -5.0, -6.0]))
+    lows, highs = result["per_episode_ci95"]
+    assert all(low < mean < high for low, mean, high in zip(lows, result["per_episode"], highs, strict=True))
+
+
+def test_one_seed_has_no_interval_over_seeds_whatever_its_interval_over_tasks():
+    single = run(0, -4.0)
+    single["returns"]["test"]["np"] |= {
+        "ci95": [-5.0, -3.0],
+        "per_task": {"2": -5.0, "6": -3.0},
+        "per_episode_ci95": [[-7.0, -5.0], [-6.0, -4.0], [-5.0, -3.0]],
+    }
+    result = aggregate_seeds([single])["returns"]["test"]["np"]
+    assert result["ci95"] is None and result["per_episode_ci95"] is None
+    assert (result["mean"], result["per_seed"]) == (-4.0, [-4.0])
+
+
+def test_the_interval_over_seeds_is_not_that_over_tasks():
+    runs = [run(seed, value) for seed, value in enumerate((-4.0, -5.0))]
+    for each in runs:
+        each["returns"]["test"]["np"] |= {"ci95": [-50.0, 50.0], "per_task": {"2": -50.0, "6": 50.0}}
+    low, high = aggregate_seeds(runs)["returns"]["test"]["np"]["ci95"]
+    assert -5.0 <= low <= high <= -4.0
+
+
+@pytest.mark.parametrize(
+    ("summaries", "message"),
+    [
+        ([], "at least one"),
+        ([run(0, -4.0), run(0, -5.0)], "more than once"),
+        ([run(0, -4.0), run(1, -5.0, method="focal")], "'method'.*ctmrl.*focal"),
+        ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
+    ],
+)
+def test_aggregate_errors(summaries, message):
+    with pytest.raises(ValueError, match=message):
+        aggregate_seeds(summaries)

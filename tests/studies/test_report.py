@@ -1,0 +1,277 @@
+"""The report of a study: tables in three formats, figures, a page that needs no network."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import re
+
+import pytest
+import yaml
+
+from ctmrl_torchrl.evaluation import (
+    bootstrap_interval,
+    interquartile_mean,
+    normalised_scores,
+    probability_of_improvement,
+)
+from ctmrl_torchrl.studies.config import load_study
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
+from ctmrl_torchrl.studies.page import write_run_page
+from ctmrl_torchrl.studies.tables import Cell, Table, mark_best, study_tables
+
+TABLE = Table(
+    "returns-test",
+    "Return on unseen test tasks",
+    ("env", "protocol", "ctmrl", "my_method"),
+    (
+        (Cell(text="a|b"), Cell(text="np"), Cell(-4.5, (-5.0, -4.0), runs=2, planned=2, best=True),
+         Cell(-4.75, runs=1, planned=2, failed=1, within=True)),
+        (Cell(text="b"), Cell(text="np"), Cell(planned=2, failed=2), Cell(planned=2)),
+    ),
+    2,
+    ("A note of 5 %.",),
+)  # fmt: skip
+
+
+def test_markdown():
+    assert to_markdown(TABLE) == (
+        "### Return on unseen test tasks\n\n"
+        "| env | protocol | ctmrl | my_method |\n"
+        "| --- | --- | --- | --- |\n"
+        "| a\\|b | np | **-4.50** [-5.00, -4.00] | <ins>-4.75</ins> (1 of 2 runs, 1 failed) |\n"
+        "| b | np | failed | not done |\n\n- A note of 5 %.\n"
+    )
+
+
+def test_csv():
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
+    assert rows[0]["env"] == "a|b" and float(rows[0]["ctmrl"]) == -4.5
+    assert [rows[0][f"my_method {name}"] for name in ("low", "high", "runs", "failed")] == ["", "", "1", "1"]
+    assert (rows[1]["ctmrl"], rows[1]["ctmrl failed"]) == ("", "2")
+
+
+def test_latex():
+    text = to_latex(TABLE)
+    assert r"\begin{tabular}{llrr}" in text and r"\toprule" in text and r"my\_method" in text
+    assert (
+        r"a|b & np & $\mathbf{-4.50}\,[-5.00, -4.00]$ & $\underline{-4.75}$ (1 of 2 runs, 1 failed) \\"
+        in text
+    )
+    assert r"5 \%" in text and text.count("{") == text.count("}")
+
+
+def test_best_and_what_lies_within_its_interval():
+    marked = mark_best([Cell(1.0), Cell(3.0, (2.0, 4.0)), Cell(2.0), Cell(None), Cell(1.99)])
+    assert [cell.best for cell in marked] == [False, True, False, False, False]
+    assert [cell.within for cell in marked] == [False, False, True, False, False]
+    # a best of a single seed has no interval, so nothing is said to be within it
+    assert not any(cell.within for cell in mark_best([Cell(3.0), Cell(2.999, (2.0, 4.0))]))
+    assert not mark_best([Cell(1.0), Cell()])[0].best  # nothing to compare with
+    assert [cell.best for cell in mark_best([Cell(1.0), Cell(1.0)])] == [True, True]
+
+
+@pytest.fixture
+def finished(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    return study
+
+
+def cells(table, **levels):
+    at = [table.header.index(name) for name in levels]
+    return [row for row in table.rows if [row[index].text for index in at] == list(levels.values())]
+
+
+def test_the_numbers_of_the_tables(finished):
+    results = finished.results()
+    returns, aggregates, *_ = study_tables(results)
+    ctmrl, focal = (
+        {
+            env: results.scores({"env": env}, method, "test", "np")
+            for env in ("point_robot", "sparse_point_robot")
+        }
+        for method in ("ctmrl", "focal")
+    )
+    (row,) = cells(returns, env="Point-Robot", protocol="np")
+    cell = row[returns.header.index("ctmrl")]
+    assert len(ctmrl["point_robot"]) == cell.runs == 3
+    assert cell.value == pytest.approx(sum(ctmrl["point_robot"]) / 3)
+    assert cell.interval == bootstrap_interval(ctmrl["point_robot"])
+    (published,) = cells(returns, env="Point-Robot", protocol="published (other data)")
+    assert published[2].value == -4.81 and published[3].value is None  # the paper has no focal
+
+    scores = [
+        {env: normalised_scores(values, -20.0, -3.855) for env, values in each.items()}
+        for each in (ctmrl, focal)
+    ]
+    middle, _, wins = (row for row in aggregates.rows if row[0].text == "np")
+    assert middle[2].value == interquartile_mean(scores[0]).value
+    assert wins[1].text == "probability that ctmrl is better"
+    assert wins[2].value is None and wins[3].value == probability_of_improvement(*scores).value
+
+
+def test_one_seed_has_no_interval(make_study, here):
+    study = make_study({"factors": {"env": ["point_robot"], "method": ["ctmrl", "focal"], "seed": [0]}})
+    study.run(here, progress=False)
+    for table in study_tables(study.results()):
+        for row in table.rows:
+            if "published" not in row[1].text:
+                assert [cell.interval for cell in row if cell.value is not None] == [None] * sum(
+                    cell.value is not None for cell in row
+                )
+    assert study.report().exists()
+
+
+def test_groups_are_never_mixed(make_study, here):
+    """Two ways of comparing are rows of their own, and so are their aggregates."""
+    factors = {
+        "env": ["point_robot"],
+        "comparison": ["shared", "own"],
+        "method": ["ctmrl", "focal"],
+        "seed": [0, 1],
+    }
+    study = make_study({"factors": factors})
+    study.run(here, progress=False)
+    returns, aggregates, *_ = study_tables(study.results())
+    assert [row[1].text for row in returns.rows if row[2].text == "np"] == ["shared", "own"]
+    assert [row[0].text for row in aggregates.rows if row[2].text == "interquartile mean"] == [
+        "shared", "shared", "own", "own",
+    ]  # fmt: skip
+
+
+def test_an_environment_that_a_method_lacks_stays_out_of_the_aggregates(make_study, here):
+    study = make_study(failing=("env=sparse_point_robot",))
+    study.run(here, progress=False)
+    aggregates = study_tables(study.results())[1]
+    assert "np: over Point-Robot." in aggregates.notes
+    assert any("without Sparse-Point-Robot" in note for note in aggregates.notes)
+    assert any(note.startswith("6 of 12 runs failed") for note in aggregates.notes)
+
+
+def test_what_differs_between_methods_is_said(make_study, here):
+    methods = {"ctmrl": [], "other": ["policy_loss.name=iql", "schedule.updates=6"]}
+    study = make_study({"factors": {"method": methods, "seed": [0, 1]}})
+    study.run(here, progress=False)
+    notes = study.results().notes
+    assert "The levels of method differ in policy_loss.name as well (ctmrl: brac_sac, other: iql)." in notes
+    assert "The levels of method differ in schedule.updates as well (ctmrl: 8, other: 6)." in notes
+
+
+def change(file, kind, **changes):
+    content = kind.loads(file.read_text()) if kind is json else yaml.safe_load(file.read_text())
+    content |= changes
+    file.write_text(json.dumps(content))
+
+
+def test_runs_that_differ_in_what_is_no_factor_are_refused(finished):
+    folder = finished.results().runs[3].folder
+    original = (folder / "config.yaml").read_text()
+    change(folder / "config.yaml", yaml, schedule={"updates": 99})
+    with pytest.raises(
+        StudyError, match="method=focal seed=0 .* its schedule.updates is 99, the study has 8"
+    ):
+        finished.results()
+    (folder / "config.yaml").write_text(original)
+    change(folder / "config.yaml", yaml, output={"figures": False}, run_dir="elsewhere")  # of no consequence
+    finished.results()
+    change(folder / "summary.json", json, updates=7)
+    with pytest.raises(StudyError, match="its schedule.updates is 7"):
+        finished.results()
+
+
+def test_runs_on_other_data_are_refused(make_study, here):
+    factors = {"env": ["point_robot"], "method": ["ctmrl"], "seed": [0]}
+    make_study({"factors": factors}).run(here, progress=False)
+    study = make_study({"factors": factors | {"seed": [0, 1]}}, dataset="paper")
+    study.run(here, progress=False)
+    with pytest.raises(StudyError, match="data differ in recipe, which is 'paper' and 'small'"):
+        study.report()
+
+
+def test_a_summary_that_is_broken_is_named(finished):
+    folder = finished.results().runs[0].folder
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(StudyError, match="summary of env=point_robot method=ctmrl seed=0 cannot be used"):
+        finished.results()
+
+
+def test_nothing_to_report(make_study, here):
+    study = make_study(failing=("preset=smoke",))
+    with pytest.raises(StudyError, match="has no finished run to report"):
+        study.report()
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags close, and gathers what the page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched, self.text, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        self.fetched += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read_page(file):
+    page = Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert all(address.startswith("data:image/png;base64,") for address in page.fetched)
+    return page
+
+
+def test_the_report(finished, tmp_path):
+    file = finished.report(tmp_path / "report")
+    page = read_page(file)
+    text = " ".join(page.text)
+    assert (
+        len(page.fetched) == 6 and page.tags.count("table") >= 6
+    )  # per protocol: intervals, curves, profile
+    for expected in ("12 of 12 runs done", "Return on unseen test tasks", "published (other data)",
+                     "ctmrl train env=point_robot method=ctmrl", "ctmrl study run small.yaml",
+                     "torchrl"):  # fmt: skip
+        assert expected in text, expected
+    assert not re.search(r"https?://|@import|url\(", file.read_text(encoding="utf-8"))
+    assert file.stat().st_size < 3_000_000
+    names = {each.name for each in file.parent.iterdir()}
+    assert names == {
+        "report.html", "tables.md", "results.json", "small.yaml", "figures", "returns-test.csv",
+        "returns-test.tex",
+        "returns-train.csv", "returns-train.tex", "aggregates-test.csv", "aggregates-test.tex",
+        "aggregates-train.csv", "aggregates-train.tex",
+    }  # fmt: skip
+    assert load_study(file.parent / "small.yaml") == finished.config
+    numbers = json.loads((file.parent / "results.json").read_text())
+    assert numbers["runs"][0]["returns"]["test"]["np"] == pytest.approx(
+        finished.results().runs[0].summary["returns"]["test"]["np"]["mean"], abs=1e-6
+    )
+
+
+def test_failed_runs_and_their_errors_are_on_the_page(make_study, here):
+    study = make_study({"description": "<b>& co"}, failing=("method=focal",))
+    study.run(here, progress=False)
+    file = study.report()
+    text = " ".join(read_page(file).text)
+    assert "Failed runs" in text and "the loss is not finite" in text and "<b>& co" in text
+    assert "<b>& co" not in file.read_text()
+
+
+def test_the_page_of_a_single_run(finished):
+    folder = finished.results().runs[0].folder
+    page = read_page(write_run_page(folder))
+    text = " ".join(page.text)
+    assert "Return on unseen test tasks" in text and "intervals over tasks, of one seed" in text
+    assert "before adaptation" in text and "schedule:" in text

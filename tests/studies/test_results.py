@@ -1,0 +1,76 @@
+"""Results files, the README's table and the pictures from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.pictures import draw_results
+from ctmrl_torchrl.studies.readme_table import results_table, write_between_marks
+from ctmrl_torchrl.studies.results import (
+    collect_results,
+    keep_summaries,
+    read_summaries,
+    rounded,
+    write_results,
+)
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+
+
+def kept(pattern):
+    return sorted((RESULTS / "summaries").glob(pattern))
+
+
+def test_the_committed_results_are_what_their_summaries_give():
+    """Kept summaries are rounded to four digits already, so the last digit may differ."""
+    result = collect_results(read_summaries(kept("point_robot-ctmrl-brac_sac-cpu-repo-seed*")))
+    committed = json.loads((RESULTS / "point_robot-ctmrl.json").read_text())
+    assert result["seeds"] == committed["seeds"] and result["commands"] == committed["commands"]
+    for name, entry in committed["returns"]["test"].items():
+        assert result["returns"]["test"][name]["per_seed"] == entry["per_seed"]
+        assert result["returns"]["test"][name]["ci95"] == pytest.approx(entry["ci95"], abs=1e-3)
+
+
+def test_the_readme_shows_the_committed_results(tmp_path):
+    copy = tmp_path / "README.md"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    write_between_marks(copy, results_table(RESULTS))
+    assert copy.read_text(encoding="utf-8") == text
+
+
+def test_one_seed_and_an_unknown_family(tmp_path):
+    summary = json.loads(kept("point_robot-ctmrl-brac_sac-quick-repo-seed0.json")[0].read_text())
+    summary |= {"env": "my_pendulum", "reference": summary["reference"] | {"optimum": None, "paper": {}}}
+    write_results(collect_results([summary]), tmp_path / "my_pendulum-ctmrl.json")
+    row = results_table(tmp_path).splitlines()[-1]
+    offline = summary["returns"]["test"]["offline"]["mean"]
+    assert row.startswith(f"| my_pendulum (repo) | `ctmrl` | 1 | {offline:.2f} |") and "[" not in row
+    assert row.endswith("|  |  |  |")  # neither oracle, nor optimum, nor the paper's number
+    assert draw_results(tmp_path, tmp_path) == [tmp_path / "my_pendulum-ctmrl.png"]
+    assert (tmp_path / "my_pendulum-ctmrl.png").stat().st_size > 10_000
+
+
+def test_kept_summaries_are_not_mixed(tmp_path):
+    summaries = read_summaries(kept("sparse_point_robot-ctmrl-brac_sac-cpu-repo-seed[01].json"))
+    files = keep_summaries(summaries, tmp_path)
+    assert read_summaries(files) == summaries == [rounded(summary) for summary in summaries]
+    keep_summaries(summaries, tmp_path)  # the same runs again are welcome
+    with pytest.raises(StudyError, match="another command"):
+        keep_summaries([summaries[0] | {"command": "other"}], tmp_path)
+
+
+def test_missing_summaries_and_marks(tmp_path):
+    with pytest.raises(StudyError, match="No summary of a finished run at: .*run/summary.json"):
+        (tmp_path / "run").mkdir()
+        read_summaries([tmp_path / "run"])
+    with pytest.raises(StudyError, match="nothing was given"):
+        read_summaries([])
+    (tmp_path / "page.md").write_text("no marks")
+    with pytest.raises(StudyError, match="page.md has no <!-- table -->"):
+        write_between_marks(tmp_path / "page.md", "x")
