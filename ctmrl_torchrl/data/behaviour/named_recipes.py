@@ -137,4 +137,4 @@ for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _G
     for _name, _recipe in _recipes.items():
         _register(_name, _recipe, simulator=_simulator)
 # Hoppers need more exploration to leave the stand.
-_register("small", _ppo(4_000_000, entropy_coefficient=0.002, minibatches=8), family="hopper_rand_params")
+_register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")

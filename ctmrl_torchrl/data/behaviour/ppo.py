@@ -60,7 +60,7 @@ class PPOSettings:
     rollout_steps: int = ruled(32, whole(1))
     round_steps: int = ruled(1600, whole(1))
     epochs: int = ruled(6, whole(1))
-    minibatches: int = ruled(4, whole(1))
+    minibatches: int = ruled(8, whole(1))
     clip: float = ruled(0.2, BETWEEN_ZERO_AND_ONE)
     trace_decay: float = ruled(0.95, SHARE)
     entropy_coefficient: float = ruled(0.002, NOT_NEGATIVE)
