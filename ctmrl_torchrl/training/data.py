@@ -87,7 +87,10 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
     if manifest.env in FAMILIES and manifest.test_ids:
         family = FAMILIES.get(manifest.env)
         known = (family.parameter_names, family.observation_dim, family.action_dim)
-        if known == (names, sizes.observation_dim, sizes.action_dim) and family.return_key in sizes.reward_keys:
+        if (
+            known == (names, sizes.observation_dim, sizes.action_dim)
+            and family.return_key in sizes.reward_keys
+        ):
             return family
     return EnvFamily(
         name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-") or DATA_ALONE,
