@@ -10,8 +10,9 @@ from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
+from ctmrl_torchrl.agents import Agent
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
-from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.methods import FOCALConfig, ReleasedConfig
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -353,3 +354,16 @@ def test_contexts_that_all_coincide_give_no_noise_ratio(run):
     assert result["context_noise"] is None
     cost = {"episodes": 3.0, "env_steps": 60.0, "total_env_steps": 360.0, "oracle_answers": 0.0}
     assert result["cost"] == cost
+
+
+def test_the_saved_agent_adapts_as_the_run_did(dataset_root, tmp_path):
+    changes = {"evaluation.protocols": ["np", "codes"]}
+    config = tiny_config(dataset_root, tmp_path / "run", changes)
+    summary = run_experiment(config)
+    agent = Agent.load(tmp_path / "run")
+    tasks = torch.tensor(make_task_set("point_robot").test_ids)
+    for protocol in ("np", "codes"):
+        adapted = agent.adapt(make_env("point_robot", tasks), protocol, seed=config.evaluation.seed)
+        expected = list(summary["returns"]["test"][protocol]["per_task"].values())
+        assert adapted.returns[:, -1].tolist() == pytest.approx(expected, rel=1e-6)
+    assert agent.card.returns["test"]["np"] == summary["returns"]["test"]["np"]["mean"]
