@@ -10,9 +10,15 @@ from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
+<<<<<<< HEAD
 from ctmrl_torchrl.agents import Agent
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
 from ctmrl_torchrl.envs import make_env, make_task_set
+=======
+from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe, register_recipe
+from ctmrl_torchrl.data.behaviour import unregister_recipe
+from ctmrl_torchrl.envs import make_task_set
+>>>>>>> migrate
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.methods import FOCALConfig, ReleasedConfig
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -253,16 +259,19 @@ def test_candidates_are_the_methods_own_or_centers_of_training_contexts(dataset_
     assert returns.shape == (2, 1, 4) and returns.isfinite().all()
 
 
-def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tmp_path, monkeypatch):
+def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tmp_path):
     config = tiny_config(dataset_root, tmp_path / "run")
+    name, env = config.dataset.recipe, config.env
     dataset_of(config)  # as it is
-    changed = dataclasses.replace(get_recipe(config.dataset.recipe, config.env), batch_size=17)
-    monkeypatch.setattr(build, "get_recipe", lambda name, env: changed)
-    with pytest.raises(
-        DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
-    ):
-        dataset_of(config)
-    monkeypatch.undo()
+    changed = dataclasses.replace(get_recipe(name, env), batch_size=17)
+    register_recipe(name, changed, family=env)  # a family's own recipe wins over its simulator's
+    try:
+        with pytest.raises(
+            DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
+        ):
+            dataset_of(config)
+    finally:
+        unregister_recipe(name, family=env)
     dataset_of(config)
 
 
