@@ -10,15 +10,10 @@ from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
-<<<<<<< HEAD
 from ctmrl_torchrl.agents import Agent
-from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
-from ctmrl_torchrl.envs import make_env, make_task_set
-=======
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe, register_recipe
 from ctmrl_torchrl.data.behaviour import unregister_recipe
-from ctmrl_torchrl.envs import make_task_set
->>>>>>> migrate
+from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.methods import FOCALConfig, ReleasedConfig
 from ctmrl_torchrl.registry import UnknownChoiceError
