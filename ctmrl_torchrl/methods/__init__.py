@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.methods.anole import ANOLEConfig
 from ctmrl_torchrl.methods.base import (
     REPRESENTATIONS,
     Facts,
@@ -19,6 +20,7 @@ from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 
 __all__ = [
     "REPRESENTATIONS",
+    "ANOLEConfig",
     "CQVAEConfig",
     "CodebookConfig",
     "CodebookSchedule",

@@ -74,21 +74,23 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     )
     parts = Parts(config.representation.parts(setting))
     apart = torch.Generator()  # contexts for the meta-test must not move the training's draws
+    candidates = Candidates(
+        parts,
+        loss,
+        AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
+        apart,
+        config.evaluation,
+    )
     tester = MetaTester(
         task_set,
         dataset,
         ActingPolicy(loss.policy),
         loss.context_encoder,
         context_dim=config.encoder.size(problem),
-        candidates=Candidates(
-            parts,
-            loss,
-            AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
-            apart,
-            config.evaluation,
-        ),
+        candidates=candidates,
         config=config.evaluation,
         device=device,
+        options=candidates.options,
     )
     run_dir = Path(config.run_dir).expanduser()
     trainer = MetaTrainer(

@@ -19,6 +19,7 @@ from ctmrl_torchrl.rules import (
     NOT_NEGATIVE,
     SEED,
     SHARE,
+    SHARE_BELOW_HALF,
     SHARE_BELOW_ONE,
     SWITCH,
     TEXT,
@@ -169,6 +170,8 @@ class EvaluationConfig:
             ``np``.
         candidates (int): contexts that protocol ``codes`` tries where the method has none of its own:
             centers of the training tasks' contexts.
+        queries (int): questions to an oracle under protocols that ask some. oracle_error (float): share of its
+            answers that are wrong.
         seed (int): seed of the meta-tests, apart from the training's.
         collector (CollectorConfig): which TorchRL collector plays the episodes.
     """
@@ -177,11 +180,14 @@ class EvaluationConfig:
     repeats: int = ruled(2, whole(1))
     final_repeats: int = ruled(8, whole(1))
     protocols: list[str] = ruled(
-        ["none", "offline", "online", "np", "np_refine", "codes"], different(list_of(registered(PROTOCOLS), 0))
+        ["none", "offline", "online", "np", "np_refine", "codes"],
+        different(list_of(registered(PROTOCOLS), 0)),
     )
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))
     candidates: int = ruled(8, whole(1))
+    queries: int = ruled(10, whole(1))
+    oracle_error: float = ruled(0.2, SHARE_BELOW_HALF)
     seed: int = ruled(1000, SEED)
     collector: CollectorConfig = field(default_factory=CollectorConfig)
 

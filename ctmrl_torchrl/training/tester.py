@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,14 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, cosine_kmeans
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.training.config import EvaluationConfig
+from ctmrl_torchrl.training.fragments import stored_fragments
+
+#: contexts of every training task that make up its mean one
+CONTEXT_DRAWS = 4
 
 
 class Candidates:
-    """The contexts that protocol ``codes`` tries: the method's own, or else centers of training contexts.
+    """The contexts that protocols try: the method's own, or else those of the training tasks' data.
 
     Args:
         parts (Parts): asked first.
@@ -64,12 +68,30 @@ class Candidates:
         number = min(self._config.candidates, contexts.shape[0])
         return cosine_kmeans(contexts, number, seed=self._config.seed)
 
+    @torch.no_grad()
+    def of_training_tasks(self, count: int) -> Tensor:
+        """At least ``count`` contexts ``[N, d]``: the mean one of every training task, then single ones."""
+        self._generator.manual_seed(self._config.seed)
+        key = self._loss.tensor_keys.context
+        draws = torch.stack([self._loss.encode(self._draw_contexts(), key) for _ in range(CONTEXT_DRAWS)])
+        single = draws.flatten(0, 1)
+        extra = max(count - draws.shape[1], 0)
+        row = torch.randint(len(single), (extra,), generator=self._generator)
+        return torch.cat([draws.mean(0), single[row.to(single.device)]])
+
+    def options(self) -> dict[str, Any]:
+        """What protocols may ask of the present agent besides, by name; the method's own come last."""
+        predictor = self._loss.representation.reward_predictor
+        known = {} if predictor is None else {"reward_predictor": predictor}
+        return {"search_candidates": self.of_training_tasks} | known | self._parts.protocol_options()
+
 
 def protocol_settings(
     config: EvaluationConfig,
     *,
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
     """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
     return ProtocolSettings(
@@ -77,6 +99,9 @@ def protocol_settings(
         random_episodes=config.random_episodes,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
+        queries=config.queries,
+        oracle_error=config.oracle_error,
+        options={} if options is None else options,
     )
 
 
@@ -93,6 +118,7 @@ class MetaTester:
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
         config (EvaluationConfig): budgets and protocols.
         device (torch.device): where environments run.
+        options (callable, optional): ``() -> {name: value}``, what protocols may ask of the agent besides.
     """
 
     def __init__(
@@ -106,6 +132,7 @@ class MetaTester:
         candidates: Callable[[], Tensor],
         config: EvaluationConfig,
         device: torch.device,
+        options: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         # What is wrong must not surface after hours of training.
         if any(PROTOCOLS.get(name).needs_offline_data for name in config.protocols):
@@ -118,6 +145,8 @@ class MetaTester:
         self.candidates = candidates
         self.config = config
         self.device = device
+        self._options = options
+        self._fragments = stored_fragments(dataset, task_set, device)
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
     def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
@@ -147,7 +176,9 @@ class MetaTester:
 
     def protocols(self) -> list[AdaptationProtocol]:
         """The configured protocols."""
-        settings = protocol_settings(self.config, candidates=self.candidates)
+        options = {} if self._fragments is None else {"fragments": self._fragments}
+        options |= {} if self._options is None else self._options()
+        settings = protocol_settings(self.config, candidates=self.candidates, options=options)
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:
