@@ -207,6 +207,8 @@ class ExperimentConfig:
         env (str): environment family, or ``dataset`` for data without an environment. tasks (str): task-set
             preset, ``repo`` (30 + 10) or ``paper``.
         method (str): name of the method, for the records. preset (str): name of the size preset, likewise.
+        comparison (str): ``shared`` compares methods at one policy loss and one size, ``own`` has every method
+            as it was published; likewise.
         seed (int): seed of the training. seeds (list of int or None): several in one process, trained as one
             stacked computation, each with a run folder of its own; ``seed`` is then left aside.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
@@ -224,6 +226,7 @@ class ExperimentConfig:
     tasks: str = ruled("repo", TEXT)
     method: str = ruled("ctmrl", TEXT)
     preset: str = ruled("quick", TEXT)
+    comparison: str = ruled("shared", TEXT)
     seed: int = ruled(0, SEED)
     seeds: list[int] | None = ruled(None, or_none(different(list_of(SEED, 1))))
     device: str = ruled("auto", TEXT)
