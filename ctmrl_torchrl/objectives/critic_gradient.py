@@ -76,9 +76,7 @@ def checked_critic_gradient(
     return choice
 
 
-def context_for_critic(
-    choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor], mask: Tensor | None
-) -> Tensor:
+def context_for_critic(choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor]) -> Tensor:
     """The task contexts ``[T, d]`` through which the critic's gradient flows.
 
     Raises:
@@ -91,4 +89,4 @@ def context_for_critic(
             "critic_gradient='pooling' pools the contexts of single transitions, which this encoder does not "
             "write; build it with transition_key='transition_contexts'."
         )
-    return encoder.pooled(contexts["transition_contexts"].detach(), mask)
+    return encoder.pooled(contexts["transition_contexts"].detach(), contexts.get("context_mask"))

@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     """A length of time in the two units that matter.
 
     Examples:
-        >>> duration(42), duration(3700), duration(200_000)
+        >>> duration(42), duration(3720), duration(201_600)
         ('42 s', '1 h 2 min', '2 d 8 h')
     """
     seconds = int(round(seconds))
@@ -107,4 +107,4 @@ class Progress:
             self._say()
 
 
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs, {postfix}"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs{postfix}"

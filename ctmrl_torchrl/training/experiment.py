@@ -64,9 +64,13 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     validate_seeds(configs)
     for config in configs:  # all of them, before the first one writes
         check_before_building(config)
-    experiments = [prepare(config) for config in configs]
+    set_up_process(configs[0].threads, configs[0].keep_memory)
+    experiments = [build_experiment(config) for config in configs]
     trainers = [experiment.trainer for experiment in experiments]
-    StackedTrainer(trainers, [config.seed for config in configs]).train()
+    stack = StackedTrainer(trainers, [config.seed for config in configs])
+    for experiment in experiments:
+        open_run(experiment)
+    stack.train()
     return [conclude(experiment, start, command) for experiment in experiments]
 
 
@@ -95,7 +99,13 @@ def prepare(config: ExperimentConfig) -> Experiment:
     check_before_building(config)
     set_up_process(config.threads, config.keep_memory)
     experiment = build_experiment(config)
-    trainer, run_dir = experiment.trainer, experiment.run_dir
+    open_run(experiment)
+    return experiment
+
+
+def open_run(experiment: Experiment) -> None:
+    """Make the run folder, seed the process, resume if asked for, begin the log."""
+    config, trainer, run_dir = experiment.config, experiment.trainer, experiment.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.overwrite and config.resume is None:
         set_aside(run_dir)
@@ -111,7 +121,6 @@ def prepare(config: ExperimentConfig) -> Experiment:
         keep_until=trainer.update_count if config.resume is not None else None,
         keep_from=earlier_metrics,
     )
-    return experiment
 
 
 def conclude(experiment: Experiment, start: float, command: str | None = None) -> dict[str, Any]:
