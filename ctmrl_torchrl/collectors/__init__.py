@@ -3,13 +3,14 @@
 Rooms, each importing only from those before it: :mod:`rows` and :mod:`kinds` (what a TorchRL collector plays
 with, and which one), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts of episodes),
 :mod:`run` (what one meta-test has collected), :mod:`protocol` (the contract and the registry),
-:mod:`protocols` and :mod:`selection` (the protocols), :mod:`adaptation` (the meta-test).
+:mod:`protocols`, :mod:`selection` and :mod:`interleaved` (the protocols), :mod:`adaptation` (the meta-test).
 """
 
 from __future__ import annotations
 
 from ctmrl_torchrl.collectors.adaptation import MetaTestCollector
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
+from ctmrl_torchrl.collectors.interleaved import InterleavedProtocol
 from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorKind, CollectorParts
 from ctmrl_torchrl.collectors.protocol import (
     PROTOCOLS,
@@ -37,6 +38,7 @@ __all__ = [
     "CollectorKind",
     "CollectorParts",
     "EpisodeCollector",
+    "InterleavedProtocol",
     "MetaTestCollector",
     "NoContextProtocol",
     "NonPriorProtocol",

@@ -10,6 +10,7 @@ from ctmrl_torchrl.methods.base import (
 )
 from ctmrl_torchrl.methods.codebook import CodebookConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
+from ctmrl_torchrl.methods.csro import CSROConfig
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
@@ -18,6 +19,7 @@ from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 __all__ = [
     "REPRESENTATIONS",
     "CQVAEConfig",
+    "CSROConfig",
     "CodebookConfig",
     "CodebookSchedule",
     "Drawing",

@@ -167,6 +167,11 @@ class EvaluationConfig:
             ``np``.
         candidates (int): contexts that protocol ``codes`` tries where the method has none of its own:
             centers of the training tasks' contexts.
+        prior_episodes (int): measured episodes under ``np_csro`` before it infers contexts.
+        reference_episodes (int or None): episodes under ``idaq`` that are played with contexts of training
+            tasks; as many as ``random_episodes`` if null.
+        candidate_draws (int): training tasks among which each of them takes the most different context.
+        judge (str): what ``idaq`` believes an episode by: ``return``, or a judge that the method brings along.
         seed (int): seed of the meta-tests, apart from the training's.
         collector (CollectorConfig): which TorchRL collector plays the episodes.
     """
@@ -180,6 +185,10 @@ class EvaluationConfig:
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))
     candidates: int = ruled(8, whole(1))
+    prior_episodes: int = ruled(2, whole(1))
+    reference_episodes: int | None = ruled(None, or_none(whole(1)))
+    candidate_draws: int = ruled(5, whole(1))
+    judge: str = ruled("return", TEXT)
     seed: int = ruled(1000, SEED)
     collector: CollectorConfig = field(default_factory=CollectorConfig)
 

@@ -70,11 +70,17 @@ def protocol_settings(
     *,
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
+    training_contexts: Callable[[], Tensor] | None = None,
 ) -> ProtocolSettings:
     """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
     return ProtocolSettings(
         episodes=config.episodes,
         random_episodes=config.random_episodes,
+        prior_episodes=config.prior_episodes,
+        reference_episodes=config.reference_episodes,
+        candidate_draws=config.candidate_draws,
+        judge=config.judge,
+        training_contexts=training_contexts,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
     )
