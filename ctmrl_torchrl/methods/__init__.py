@@ -13,6 +13,7 @@ from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kme
 from ctmrl_torchrl.methods.csro import CSROConfig
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
+from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 
@@ -23,6 +24,7 @@ __all__ = [
     "CodebookConfig",
     "CodebookSchedule",
     "Drawing",
+    "ERTRLConfig",
     "FOCALConfig",
     "Facts",
     "NoRepresentationConfig",

@@ -30,7 +30,7 @@ HANDED_ON = (
     "transition_contexts",
 )
 #: keys whose new names the representation loss takes over
-SHARED = (*HANDED_ON, "context", "context_positive", "task_id")
+SHARED = (*HANDED_ON, "context", "context_positive", "task_id", "transitions")
 
 
 class MetaLoss(PolicyDelegation):

@@ -96,7 +96,14 @@ def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
         config.batch.tasks,
         f"at most {training_tasks}, the number of training tasks of {place} (or batch.repeat_tasks=true)",
     )
-    config.representation.check(Facts(training_tasks, config.schedule.representation_updates, config.encoder))
+    config.representation.check(
+        Facts(
+            training_tasks,
+            config.schedule.representation_updates,
+            config.encoder,
+            config.batch.transitions,
+        )
+    )
 
 
 def _check_schedule(config: ExperimentConfig) -> None:

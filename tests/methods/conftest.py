@@ -5,8 +5,8 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def dataset_root(tmp_path_factory):
-    """A folder of datasets; the first run that needs one makes it."""
+def data_root(tmp_path_factory):
+    """A folder of datasets; those of the smoke recipe are made on first use."""
     return tmp_path_factory.mktemp("datasets")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from registered import Composition, meta_batch
-from tiny_runs import check_resume, outcome, reached, tiny
+from small_runs import check_adapts, check_resumed, outcome, reached, small_config
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.collectors import PROTOCOLS, EpisodeCollector, InterleavedProtocol, ProtocolSettings
@@ -17,6 +17,7 @@ from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.objectives.representation import metric_loss
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import parameter_groups
+from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment, run_seeds
 from ctmrl_torchrl.training.validate import validate_config
 
@@ -155,32 +156,38 @@ def test_budgets_that_leave_no_context_are_refused():
         ("evaluation.prior_episodes=0", "config field evaluation.prior_episodes: got 0"),
     ],
 )
-def test_wrong_options_name_the_field(override, message, tmp_path):
+def test_wrong_options_name_the_field(override, message):
     with pytest.raises(ConfigError, match=message):
-        validate_config(tiny(tmp_path, tmp_path, "method=csro", override))
+        validate_config(compose_config(["method=csro", override]))
 
 
-def test_it_trains_adapts_and_goes_on_where_it_was_killed(dataset_root, tmp_path, monkeypatch):
-    def config(run_dir, **fields):
-        overrides = ("method=csro", "evaluation.protocols=[np,np_csro,codes]")
-        return tiny(dataset_root, run_dir, *overrides, **fields)
+def test_it_goes_on_where_it_was_killed_bit_for_bit(data_root, tmp_path):
+    def config(run_dir, *more):
+        return small_config("csro", data_root, run_dir, *more)
 
-    check_resume(config, tmp_path, monkeypatch, kill_at=3)
-
-
-def test_the_part_is_made_and_left_out(dataset_root, tmp_path):
-    with_bound = build_experiment(tiny(dataset_root, tmp_path / "a", "method=csro"))
-    assert [part.name for part in with_bound.parts.parts] == ["behaviour_guess"]
-    without = build_experiment(
-        tiny(dataset_root, tmp_path / "b", "method=csro", "representation.club_weight=0.0")
+    run_experiment(config(tmp_path / "whole"))
+    check_resumed(
+        config,
+        tmp_path / "whole",
+        tmp_path / "parts",
+        lambda trainer, moment: moment == "update" and trainer.update_count == 5,
     )
-    assert without.parts.parts == []
 
 
-def test_seeds_are_trained_together_as_by_themselves(dataset_root, tmp_path):
+def test_the_part_is_made_and_left_out(data_root, tmp_path):
+    with_bound = build_experiment(small_config("csro", data_root, tmp_path / "a"))
+    assert [part.name for part in with_bound.parts.parts] == ["behaviour_guess"]
+    without = small_config("csro", data_root, tmp_path / "b", "representation.club_weight=0")
+    assert build_experiment(without).parts.parts == []
+
+
+def test_it_adapts_under_every_protocol(data_root, tmp_path):
+    check_adapts("csro", data_root, tmp_path, ("offline", "online", "np", "np_refine", "codes", "np_csro"))
+
+
+def test_seeds_are_trained_together_as_by_themselves(data_root, tmp_path):
     def config(kind, seed):
-        overrides = ("method=csro", "evaluation.protocols=[np]", f"seed={seed}")
-        return tiny(dataset_root, tmp_path / f"{kind}-{seed}", *overrides)
+        return small_config("csro", data_root, tmp_path / f"{kind}-{seed}", f"seed={seed}")
 
     run_seeds([config("together", seed) for seed in (0, 1)])
     for seed in (0, 1):
