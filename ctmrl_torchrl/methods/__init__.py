@@ -16,6 +16,7 @@ from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
+from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
 __all__ = [
     "REPRESENTATIONS",
@@ -33,5 +34,7 @@ __all__ = [
     "ReleasedConfig",
     "RepresentationConfig",
     "Setting",
+    "UNICORNConfig",
+    "UNICORNSupConfig",
     "cosine_kmeans",
 ]

@@ -102,9 +102,7 @@ class ERTRLConfig(RepresentationConfig):
                     rate=self.gan_rate,
                     rounds=self.rounds,
                 )
-        return BehaviourEntropyLoss(
-            gan, metric_weight=self.metric_weight, entropy_weight=self.entropy_weight
-        )
+        return BehaviourEntropyLoss(gan, metric_weight=self.metric_weight, entropy_weight=self.entropy_weight)
 
     def parts(self, setting: Setting) -> list[Part]:
         """The inner loop, if the entropy counts."""
