@@ -15,6 +15,7 @@ from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
+from ctmrl_torchrl.methods.gentle import GENTLEConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
@@ -28,6 +29,7 @@ __all__ = [
     "ERTRLConfig",
     "FOCALConfig",
     "Facts",
+    "GENTLEConfig",
     "NoRepresentationConfig",
     "Part",
     "Parts",
