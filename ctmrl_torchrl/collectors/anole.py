@@ -119,16 +119,16 @@ class PreferenceSearchProtocol(AdaptationProtocol):
             ConfigError: if they give no candidates.
         """
         options = settings.options
-        own = options.get("search_candidates")
+        own, encoded = options.get("search_candidates"), settings.training_contexts or settings.candidates
         require(
-            own is not None or settings.candidates is not None,
+            own is not None or encoded is not None,
             "evaluation.protocols",
             "anole",
             "anything without 'anole', which searches among candidate contexts, and none were given",
         )
         wanted = candidates_wanted(0, settings.queries, settings.oracle_error)
         return cls(
-            settings.candidates() if own is None else own(wanted),
+            encoded() if own is None else own(wanted),
             settings.episodes,
             queries=settings.queries,
             error_rate=settings.oracle_error,

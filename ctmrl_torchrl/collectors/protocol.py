@@ -21,6 +21,13 @@ class ProtocolSettings:
         episodes (int): measured episodes. Defaults to 20.
         random_episodes (int): how many of the collected episodes are uniformly random, where a protocol has
             such. Defaults to 10.
+        prior_episodes (int): measured episodes before contexts are inferred, under ``np_csro``. Defaults to 2.
+        reference_episodes (int, optional): collected episodes with contexts of training tasks, under
+            ``idaq``. Defaults to ``random_episodes``.
+        candidate_draws (int): candidates from which ``idaq`` takes the most different. Defaults to 5.
+        judge (str): what ``idaq`` believes an episode by, ``return`` or the name of a judge among ``options``.
+        training_contexts (callable, optional): gives a context of every training task ``[tasks, d]``; asked
+            when a meta-test begins.
         candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked
             when a meta-test begins, so that they are those of the present agent.
         num_candidates (int, optional): N, where it is known before there is an agent.
@@ -32,6 +39,11 @@ class ProtocolSettings:
 
     episodes: int = 20
     random_episodes: int = 10
+    prior_episodes: int = 2
+    reference_episodes: int | None = None
+    candidate_draws: int = 5
+    judge: str = "return"
+    training_contexts: Callable[[], Tensor] | None = None
     candidates: Callable[[], Tensor] | None = None
     num_candidates: int | None = None
     queries: int = 10

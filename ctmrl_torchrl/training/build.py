@@ -88,9 +88,10 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         loss.context_encoder,
         context_dim=config.encoder.size(problem),
         candidates=candidates,
+        training_contexts=candidates.of_training_tasks,
+        options=candidates.options,
         config=config.evaluation,
         device=device,
-        options=candidates.options,
     )
     run_dir = Path(config.run_dir).expanduser()
     trainer = MetaTrainer(

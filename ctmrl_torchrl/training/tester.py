@@ -27,9 +27,6 @@ from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.training.config import EvaluationConfig
 from ctmrl_torchrl.training.fragments import stored_fragments
 
-#: contexts of every training task that make up its mean one
-CONTEXT_DRAWS = 4
-
 
 class Candidates:
     """The contexts that protocols try: the method's own, or else those of the training tasks' data.
@@ -63,27 +60,21 @@ class Candidates:
         own = self._parts.candidates()
         if own is not None:
             return own
-        self._generator.manual_seed(self._config.seed)
-        contexts = self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+        contexts = self.of_training_tasks()
         number = min(self._config.candidates, contexts.shape[0])
         return cosine_kmeans(contexts, number, seed=self._config.seed)
 
     @torch.no_grad()
-    def of_training_tasks(self, count: int) -> Tensor:
-        """At least ``count`` contexts ``[N, d]``: the mean one of every training task, then single ones."""
+    def of_training_tasks(self) -> Tensor:
+        """One context of every training task ``[tasks, d]``, as the present agent has it."""
         self._generator.manual_seed(self._config.seed)
-        key = self._loss.tensor_keys.context
-        draws = torch.stack([self._loss.encode(self._draw_contexts(), key) for _ in range(CONTEXT_DRAWS)])
-        single = draws.flatten(0, 1)
-        extra = max(count - draws.shape[1], 0)
-        row = torch.randint(len(single), (extra,), generator=self._generator)
-        return torch.cat([draws.mean(0), single[row.to(single.device)]])
+        return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
 
     def options(self) -> dict[str, Any]:
-        """What protocols may ask of the present agent besides, by name; the method's own come last."""
+        """What protocols may ask of the agent besides, by name: its reward predictor, and what its parts give."""
         predictor = self._loss.representation.reward_predictor
         known = {} if predictor is None else {"reward_predictor": predictor}
-        return {"search_candidates": self.of_training_tasks} | known | self._parts.protocol_options()
+        return known | self._parts.protocol_options()
 
 
 def protocol_settings(
@@ -91,17 +82,26 @@ def protocol_settings(
     *,
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
+    training_contexts: Callable[[], Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
-    """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
+    """What protocols are made from.
+
+    ``num_candidates`` is the method's own number of candidates, ``options`` what its parts give protocols.
+    """
     return ProtocolSettings(
         episodes=config.episodes,
         random_episodes=config.random_episodes,
+        prior_episodes=config.prior_episodes,
+        reference_episodes=config.reference_episodes,
+        candidate_draws=config.candidate_draws,
+        judge=config.judge,
+        training_contexts=training_contexts,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
         queries=config.queries,
         oracle_error=config.oracle_error,
-        options={} if options is None else options,
+        options=options or {},
     )
 
 
@@ -116,9 +116,10 @@ class MetaTester:
     Keyword Args:
         context_dim (int): latent size.
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
+        training_contexts (callable, optional): ``() -> [tasks, d]``, contexts of the training tasks.
+        options (callable, optional): gives what the method's parts give protocols, by name.
         config (EvaluationConfig): budgets and protocols.
         device (torch.device): where environments run.
-        options (callable, optional): ``() -> {name: value}``, what protocols may ask of the agent besides.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class MetaTester:
         *,
         context_dim: int,
         candidates: Callable[[], Tensor],
+        training_contexts: Callable[[], Tensor] | None = None,
+        options: Callable[[], Mapping[str, Any]] = dict,
         config: EvaluationConfig,
         device: torch.device,
-        options: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         # What is wrong must not surface after hours of training.
         if any(PROTOCOLS.get(name).needs_offline_data for name in config.protocols):
@@ -143,9 +145,10 @@ class MetaTester:
         self.context_encoder = context_encoder
         self.context_dim = context_dim
         self.candidates = candidates
+        self.training_contexts = training_contexts
+        self.options = options
         self.config = config
         self.device = device
-        self._options = options
         self._fragments = stored_fragments(dataset, task_set, device)
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
@@ -176,9 +179,13 @@ class MetaTester:
 
     def protocols(self) -> list[AdaptationProtocol]:
         """The configured protocols."""
-        options = {} if self._fragments is None else {"fragments": self._fragments}
-        options |= {} if self._options is None else self._options()
-        settings = protocol_settings(self.config, candidates=self.candidates, options=options)
+        stored = {} if self._fragments is None else {"fragments": self._fragments}
+        settings = protocol_settings(
+            self.config,
+            candidates=self.candidates,
+            training_contexts=self.training_contexts,
+            options=stored | dict(self.options()),
+        )
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:

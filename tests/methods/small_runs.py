@@ -61,6 +61,14 @@ def check_adapts(method, root, run_dir, protocols):
     return runs
 
 
+def reached(loss, value):
+    """Names of the submodules that a term's gradient reaches."""
+    named = [(name, each) for name, each in loss.named_parameters() if each.requires_grad]
+    gradients = torch.autograd.grad(value, [each for _, each in named], allow_unused=True, retain_graph=True)
+    found = zip((name for name, _ in named), gradients, strict=True)
+    return {name.split(".")[0] for name, gradient in found if gradient is not None and gradient.any()}
+
+
 def outcome(run_dir):
     """All that a run leaves, but times."""
     state = torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)["state"]
