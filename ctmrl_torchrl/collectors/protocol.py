@@ -25,13 +25,16 @@ class ProtocolSettings:
         reference_episodes (int, optional): collected episodes with contexts of training tasks, under
             ``idaq``. Defaults to ``random_episodes``.
         candidate_draws (int): candidates from which ``idaq`` takes the most different. Defaults to 5.
-        judge (str): what ``idaq`` believes an episode by, ``return`` or the name of a judge among ``options``.
+        judge (str): what ``idaq`` believes an episode by: ``return``, or a name for which ``options`` have
+            ``judge_NAME``, a function of an episode ``[n, H]`` and the contexts ``[n, d]`` that it was played
+            with.
         training_contexts (callable, optional): gives a context of every training task ``[tasks, d]``; asked
             when a meta-test begins.
         candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked
             when a meta-test begins, so that they are those of the present agent.
         num_candidates (int, optional): N, where it is known before there is an agent.
-        options (mapping): further settings by name, for protocols from outside.
+        options (mapping): further settings by name: what the parts of a method give, and for protocols from
+            outside.
     """
 
     episodes: int = 20

@@ -16,6 +16,7 @@ from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.gentle import GENTLEConfig
+from ctmrl_torchrl.methods.idaq import IDAQConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
@@ -30,6 +31,7 @@ __all__ = [
     "FOCALConfig",
     "Facts",
     "GENTLEConfig",
+    "IDAQConfig",
     "NoRepresentationConfig",
     "Part",
     "Parts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,10 +59,15 @@ class Candidates:
         own = self._parts.candidates()
         if own is not None:
             return own
-        self._generator.manual_seed(self._config.seed)
-        contexts = self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+        contexts = self.of_training_tasks()
         number = min(self._config.candidates, contexts.shape[0])
         return cosine_kmeans(contexts, number, seed=self._config.seed)
+
+    @torch.no_grad()
+    def of_training_tasks(self) -> Tensor:
+        """One context of every training task ``[tasks, d]``, as the present agent has it."""
+        self._generator.manual_seed(self._config.seed)
+        return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
 
 
 def protocol_settings(
@@ -71,8 +76,12 @@ def protocol_settings(
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
     training_contexts: Callable[[], Tensor] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
-    """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
+    """What protocols are made from.
+
+    ``num_candidates`` is the method's own number of candidates, ``options`` what its parts give protocols.
+    """
     return ProtocolSettings(
         episodes=config.episodes,
         random_episodes=config.random_episodes,
@@ -83,6 +92,7 @@ def protocol_settings(
         training_contexts=training_contexts,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
+        options=options or {},
     )
 
 
@@ -97,6 +107,8 @@ class MetaTester:
     Keyword Args:
         context_dim (int): latent size.
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
+        training_contexts (callable, optional): ``() -> [tasks, d]``, contexts of the training tasks.
+        options (callable, optional): gives what the method's parts give protocols, by name.
         config (EvaluationConfig): budgets and protocols.
         device (torch.device): where environments run.
     """
@@ -110,6 +122,8 @@ class MetaTester:
         *,
         context_dim: int,
         candidates: Callable[[], Tensor],
+        training_contexts: Callable[[], Tensor] | None = None,
+        options: Callable[[], Mapping[str, Any]] = dict,
         config: EvaluationConfig,
         device: torch.device,
     ) -> None:
@@ -122,6 +136,8 @@ class MetaTester:
         self.context_encoder = context_encoder
         self.context_dim = context_dim
         self.candidates = candidates
+        self.training_contexts = training_contexts
+        self.options = options
         self.config = config
         self.device = device
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
@@ -153,7 +169,12 @@ class MetaTester:
 
     def protocols(self) -> list[AdaptationProtocol]:
         """The configured protocols."""
-        settings = protocol_settings(self.config, candidates=self.candidates)
+        settings = protocol_settings(
+            self.config,
+            candidates=self.candidates,
+            training_contexts=self.training_contexts,
+            options=self.options(),
+        )
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:

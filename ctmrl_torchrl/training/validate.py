@@ -120,7 +120,11 @@ def _check_schedule(config: ExperimentConfig) -> None:
 def _check_evaluation(config: ExperimentConfig) -> None:
     evaluation = config.evaluation
     evaluation.collector.check("evaluation.collector")
-    settings = protocol_settings(evaluation, num_candidates=config.representation.num_candidates)
+    settings = protocol_settings(
+        evaluation,
+        num_candidates=config.representation.num_candidates,
+        options=dict.fromkeys(config.representation.protocol_options),
+    )
     for name in evaluation.protocols:
         protocol = PROTOCOLS.get(name)
         protocol.check(settings)

@@ -45,11 +45,11 @@ def small_config(method, root, run_dir, *overrides, protocols="[np]"):
     return compose_config([f"method={method}", *TINY, *places, *overrides])
 
 
-def check_adapts(method, root, run_dir, protocols):
+def check_adapts(method, root, run_dir, protocols, *overrides):
     """The agent plays two unseen tasks under every protocol, at the same budget of episodes."""
     budget = ("evaluation.episodes=4", "evaluation.random_episodes=2", "evaluation.candidates=2")
     experiment = build_experiment(
-        small_config(method, root, run_dir, *budget, protocols=f"[{','.join(protocols)}]")
+        small_config(method, root, run_dir, *budget, *overrides, protocols=f"[{','.join(protocols)}]")
     )
     experiment.trainer.begin()
     runs = experiment.tester.run(experiment.task_set.test_ids[:2], 1, seed=0)
