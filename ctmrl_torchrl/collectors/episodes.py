@@ -197,7 +197,7 @@ class EpisodeCollector:
 
     def _random_actions(self, steps: int) -> Tensor:
         """Uniformly random actions ``[n, steps, a]``."""
-        spec = self.env.action_spec
+        spec = self.env.full_action_spec[self.env.action_key]
         return torch.stack([spec.rand() for _ in range(steps)], 1)
 
     def _part(self, values: Tensor, rows: Tensor) -> Tensor:

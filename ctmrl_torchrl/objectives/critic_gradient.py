@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -28,7 +28,6 @@ def with_critic_gradient(
         task_context (Tensor): ``[T, d]``; receives the gradient.
 
     Examples:
-        >>> from tensordict import TensorDict
         >>> context = torch.tensor([[3.0]], requires_grad=True)
         >>> losses = with_critic_gradient(
         ...     lambda c: TensorDict({"loss_qvalue": c.square().sum(), "loss_actor": c.sum()}, []), context
@@ -37,12 +36,15 @@ def with_critic_gradient(
         >>> losses["loss_qvalue"].item(), context.grad.item()
         (9.0, 6.0)
     """
-    leaf = task_context.detach().requires_grad_()
-    losses = policy_losses(leaf)
-    critic = losses.get(CRITIC_LOSS)
-    (slope,) = torch.autograd.grad(critic, leaf, retain_graph=True)
-    pull = (slope * (task_context - task_context.detach())).sum()
-    return losses.set(CRITIC_LOSS, critic + pull)
+
+    def critic_of(context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = policy_losses(context)
+        return losses.get(CRITIC_LOSS), dict(losses.items())
+
+    # Unlike autograd, this transform works within vmap too, as stacked agents need it.
+    slope, losses = torch.func.grad(critic_of, has_aux=True)(task_context.detach())
+    pull = (slope.detach() * (task_context - task_context.detach())).sum()
+    return TensorDict(losses, []).set(CRITIC_LOSS, losses[CRITIC_LOSS] + pull)
 
 
 def checked_critic_gradient(

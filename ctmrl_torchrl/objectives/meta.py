@@ -282,7 +282,8 @@ class MetaLoss(PolicyDelegation):
 
     def _policy_losses(self, tensordict: TensorDictBase, contexts: dict[str, Tensor]) -> TensorDictBase:
         task_context = contexts["task_context"]
-        if self.critic_gradient == "none" or not task_context.requires_grad:
+        learns = self.critic_gradient != "none" and not self.representation_frozen
+        if not learns or not torch.is_grad_enabled():
             return self.policy(self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
         return with_critic_gradient(

@@ -60,7 +60,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, file=stream, bar_format=_BAR) if (
             shown and stream.isatty()
         ) else None  # fmt: skip
-        self._pause = 1.0 if self._bar is not None else pause
+        self._pause = 5.0 if self._bar is not None else pause
         self._shown, self._stop, self._said = shown, threading.Event(), time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 

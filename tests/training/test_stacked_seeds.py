@@ -169,3 +169,27 @@ def test_a_part_that_cannot_be_stacked_is_refused_before_anything_is_written(fol
         run_seeds(configs)
     assert list(tmp_path.iterdir()) == []
     assert run_experiment(configs[0])["updates"] == 20  # by itself it trains
+
+
+@pytest.mark.parametrize("choice", ["pooling", "all"])
+def test_an_encoder_that_learns_from_the_critic_is_stacked_too(choice, folder):
+    changes = {"schedule.updates": 6, "evaluation.every": 0, "evaluation.protocols": ["np"]}
+    changes |= {"representation.critic_gradient": choice, "encoder.pool": "mean_mlp"}
+    configs = [
+        tiny_config(
+            folder / "data",
+            folder / f"critic-{choice}-{seed}",
+            changes,
+            seed=seed,
+            representation=NoRepresentationConfig(),
+        )
+        for seed in SEEDS
+    ]
+    together = run_seeds(configs)
+    configs[0].run_dir = str(folder / f"critic-{choice}-alone")
+    assert_close(run_experiment(configs[0])["returns"], together[0]["returns"])
+    states = [
+        torch.load(folder / f"critic-{choice}-{name}" / "checkpoints" / "last.pt", weights_only=True)["state"]
+        for name in ("alone", SEEDS[0])
+    ]
+    assert_close(states[0]["loss"], states[1]["loss"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
-from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
+from ctmrl_torchrl.data.behaviour import conditioned, ppo, sac  # noqa: F401 (they register their agents)
+from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, register_recipe
 
 # For the point robots, and for families of others that are stepped in torch.
@@ -137,4 +138,4 @@ for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _G
     for _name, _recipe in _recipes.items():
         _register(_name, _recipe, simulator=_simulator)
 # Hoppers need more exploration to leave the stand.
-_register("small", _ppo(4_000_000, entropy_coefficient=0.002, minibatches=8), family="hopper_rand_params")
+_register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")
