@@ -33,8 +33,10 @@ class ProtocolSettings:
         candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked
             when a meta-test begins, so that they are those of the present agent.
         num_candidates (int, optional): N, where it is known before there is an agent.
-        options (mapping): further settings by name: what the parts of a method give, and for protocols from
-            outside.
+        queries (int): questions to an oracle, where a protocol asks some. Defaults to 10.
+        oracle_error (float): share of its answers that are wrong. Defaults to 0.2.
+        options (mapping): further settings by name. Before there is an agent the values may be None: what
+            counts then is that a name is there.
     """
 
     episodes: int = 20
@@ -46,6 +48,8 @@ class ProtocolSettings:
     training_contexts: Callable[[], Tensor] | None = None
     candidates: Callable[[], Tensor] | None = None
     num_candidates: int | None = None
+    queries: int = 10
+    oracle_error: float = 0.2
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,6 +69,8 @@ class AdaptationProtocol:
         needs_offline_data (bool): whether it draws episodes of the test tasks' own datasets.
         needs_candidates (bool): whether it plays ``ProtocolSettings.candidates``.
         needs_task_encoder (bool): whether it needs an encoder that reads the task id and nothing else.
+        encodes_unseen_tasks (bool): whether it needs an encoder that makes contexts of unseen tasks; false for
+            a protocol that never encodes anything.
 
     Raises:
         ValueError: if ``episodes`` is not positive.
@@ -95,6 +101,7 @@ class AdaptationProtocol:
     needs_offline_data: ClassVar[bool] = False
     needs_candidates: ClassVar[bool] = False
     needs_task_encoder: ClassVar[bool] = False
+    encodes_unseen_tasks: ClassVar[bool] = True
 
     def __init__(self, episodes: int = 20) -> None:
         if episodes < 1:

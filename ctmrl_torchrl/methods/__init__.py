@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.methods.anole import ANOLEConfig
 from ctmrl_torchrl.methods.base import (
     REPRESENTATIONS,
     Facts,
@@ -22,6 +23,7 @@ from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
 __all__ = [
     "REPRESENTATIONS",
+    "ANOLEConfig",
     "CQVAEConfig",
     "CSROConfig",
     "CodebookConfig",

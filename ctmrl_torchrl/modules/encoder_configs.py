@@ -68,6 +68,11 @@ class ContextEncoderConfig:
         """Whether the encoder reads ``task_id`` and no transitions, as protocol ``told`` needs it."""
         return False
 
+    @property
+    def encodes_unseen_tasks(self) -> bool:
+        """Whether the encoder makes contexts of tasks that it was not trained on, as most protocols need it."""
+        return True
+
 
 @ENCODERS.register("pooling")
 @dataclass
@@ -159,6 +164,11 @@ class TaskTableConfig(ContextEncoderConfig):
     def reads_task_alone(self) -> bool:
         """Yes: rows are looked up."""
         return True
+
+    @property
+    def encodes_unseen_tasks(self) -> bool:
+        """No: rows of other tasks are never learned."""
+        return False
 
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TaskTable:
         """Build the table, a row for every task."""

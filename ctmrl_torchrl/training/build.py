@@ -90,7 +90,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         context_dim=config.encoder.size(problem),
         candidates=candidates,
         training_contexts=candidates.of_training_tasks,
-        options=parts.protocol_options,
+        options=candidates.options,
         config=config.evaluation,
         device=device,
     )

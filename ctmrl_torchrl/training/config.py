@@ -19,6 +19,7 @@ from ctmrl_torchrl.rules import (
     NOT_NEGATIVE,
     SEED,
     SHARE,
+    SHARE_BELOW_HALF,
     SHARE_BELOW_ONE,
     SWITCH,
     TEXT,
@@ -174,6 +175,8 @@ class EvaluationConfig:
             tasks; as many as ``random_episodes`` if null.
         candidate_draws (int): training tasks among which each of them takes the most different context.
         judge (str): what ``idaq`` believes an episode by: ``return``, or a judge that the method brings along.
+        queries (int): questions to an oracle under protocols that ask some. oracle_error (float): share of its
+            answers that are wrong.
         seed (int): seed of the meta-tests, apart from the training's.
         collector (CollectorConfig): which TorchRL collector plays the episodes.
     """
@@ -182,7 +185,8 @@ class EvaluationConfig:
     repeats: int = ruled(2, whole(1))
     final_repeats: int = ruled(8, whole(1))
     protocols: list[str] = ruled(
-        ["none", "offline", "online", "np", "np_refine", "codes"], different(list_of(registered(PROTOCOLS), 0))
+        ["none", "offline", "online", "np", "np_refine", "codes"],
+        different(list_of(registered(PROTOCOLS), 0)),
     )
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))
@@ -191,6 +195,8 @@ class EvaluationConfig:
     reference_episodes: int | None = ruled(None, or_none(whole(1)))
     candidate_draws: int = ruled(5, whole(1))
     judge: str = ruled("return", TEXT)
+    queries: int = ruled(10, whole(1))
+    oracle_error: float = ruled(0.2, SHARE_BELOW_HALF)
     seed: int = ruled(1000, SEED)
     collector: CollectorConfig = field(default_factory=CollectorConfig)
 

@@ -25,10 +25,11 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, cosine_kmeans
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.training.config import EvaluationConfig
+from ctmrl_torchrl.training.fragments import stored_fragments
 
 
 class Candidates:
-    """The contexts that protocol ``codes`` tries: the method's own, or else centers of training contexts.
+    """The contexts that protocols try: the method's own, or else those of the training tasks' data.
 
     Args:
         parts (Parts): asked first.
@@ -69,6 +70,12 @@ class Candidates:
         self._generator.manual_seed(self._config.seed)
         return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
 
+    def options(self) -> dict[str, Any]:
+        """What protocols may ask of the agent besides, by name: its reward predictor, and what its parts give."""
+        predictor = self._loss.representation.reward_predictor
+        known = {} if predictor is None else {"reward_predictor": predictor}
+        return known | self._parts.protocol_options()
+
 
 def protocol_settings(
     config: EvaluationConfig,
@@ -92,6 +99,8 @@ def protocol_settings(
         training_contexts=training_contexts,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
+        queries=config.queries,
+        oracle_error=config.oracle_error,
         options=options or {},
     )
 
@@ -140,6 +149,7 @@ class MetaTester:
         self.options = options
         self.config = config
         self.device = device
+        self._fragments = stored_fragments(dataset, task_set, device)
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
     def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
@@ -169,11 +179,12 @@ class MetaTester:
 
     def protocols(self) -> list[AdaptationProtocol]:
         """The configured protocols."""
+        stored = {} if self._fragments is None else {"fragments": self._fragments}
         settings = protocol_settings(
             self.config,
             candidates=self.candidates,
             training_contexts=self.training_contexts,
-            options=self.options(),
+            options=stored | dict(self.options()),
         )
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 

@@ -120,10 +120,11 @@ def _check_schedule(config: ExperimentConfig) -> None:
 def _check_evaluation(config: ExperimentConfig) -> None:
     evaluation = config.evaluation
     evaluation.collector.check("evaluation.collector")
+    options = dict.fromkeys(config.representation.protocol_options)
+    if config.env != DATA_ALONE and get_family(config.env).task_rewards is not None:
+        options["fragments"] = None
     settings = protocol_settings(
-        evaluation,
-        num_candidates=config.representation.num_candidates,
-        options=dict.fromkeys(config.representation.protocol_options),
+        evaluation, num_candidates=config.representation.num_candidates, options=options
     )
     for name in evaluation.protocols:
         protocol = PROTOCOLS.get(name)
@@ -133,6 +134,14 @@ def _check_evaluation(config: ExperimentConfig) -> None:
             "evaluation.protocols",
             evaluation.protocols,
             f"anything without {name!r}, which needs an encoder that is told the task (method=oracle)",
+        )
+        without = sorted(each for each, kind in PROTOCOLS.items() if not kind.encodes_unseen_tasks)
+        require(
+            config.encoder.encodes_unseen_tasks or not protocol.encodes_unseen_tasks,
+            "evaluation.protocols",
+            evaluation.protocols,
+            f"anything without {name!r}, which encodes evidence of unseen tasks, while encoder.name="
+            f"{config.encoder.name!r} knows the training tasks alone; choose from {', '.join(without)}",
         )
 
 
