@@ -11,6 +11,7 @@ from ctmrl_torchrl.methods.base import (
 )
 from ctmrl_torchrl.methods.codebook import CodebookConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
+from ctmrl_torchrl.methods.corro import CORROConfig
 from ctmrl_torchrl.methods.csro import CSROConfig
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
@@ -24,6 +25,7 @@ from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 __all__ = [
     "REPRESENTATIONS",
     "ANOLEConfig",
+    "CORROConfig",
     "CQVAEConfig",
     "CSROConfig",
     "CodebookConfig",
