@@ -25,7 +25,9 @@ class ProtocolSettings:
         reference_episodes (int, optional): collected episodes with contexts of training tasks, under
             ``idaq``. Defaults to ``random_episodes``.
         candidate_draws (int): candidates from which ``idaq`` takes the most different. Defaults to 5.
-        judge (str): what ``idaq`` believes an episode by, ``return`` or the name of a judge among ``options``.
+        judge (str): what ``idaq`` believes an episode by: ``return``, or a name for which ``options`` have
+            ``judge_NAME``, a function of an episode ``[n, H]`` and the contexts ``[n, d]`` that it was played
+            with.
         training_contexts (callable, optional): gives a context of every training task ``[tasks, d]``; asked
             when a meta-test begins.
         candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked

@@ -11,18 +11,21 @@ from ctmrl_torchrl.methods.base import (
 )
 from ctmrl_torchrl.methods.codebook import CodebookConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
+from ctmrl_torchrl.methods.corro import CORROConfig
 from ctmrl_torchrl.methods.csro import CSROConfig
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.gentle import GENTLEConfig
+from ctmrl_torchrl.methods.idaq import IDAQConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
 __all__ = [
     "REPRESENTATIONS",
     "ANOLEConfig",
+    "CORROConfig",
     "CQVAEConfig",
     "CSROConfig",
     "CodebookConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "FOCALConfig",
     "Facts",
     "GENTLEConfig",
+    "IDAQConfig",
     "NoRepresentationConfig",
     "Part",
     "Parts",

@@ -34,6 +34,7 @@ class Setting:
         seed (int): of the run.
         generator (torch.Generator): of all sampling, shared with the replay buffer and checkpointed with it.
         device (torch.device): of the loss.
+        context_dim (int): d, the size of a task context.
     """
 
     loss: MetaLoss
@@ -46,6 +47,7 @@ class Setting:
     seed: int
     generator: torch.Generator
     device: torch.device
+    context_dim: int = 0
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         seed=config.seed,
         generator=sampling,
         device=device,
+        context_dim=config.encoder.size(problem),
     )
     parts = Parts(config.representation.parts(setting))
     apart = torch.Generator()  # contexts for the meta-test must not move the training's draws
