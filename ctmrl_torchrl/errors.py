@@ -6,12 +6,18 @@ from ctmrl_torchrl.data import DatasetError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.storage import StorageError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
+from ctmrl_torchrl.training.experiment import SeedsError
+from ctmrl_torchrl.training.finite import NotFiniteError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
     CheckpointError,
     ConfigError,
     DatasetError,
+    NotFiniteError,
+    SeedsError,
+    StorageError,
     SummaryError,
     UnknownChoiceError,
 )
