@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from cases import RELEASED_SIZES, Case, make_case
+from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols
 from measure import four_digits, write_json
 from tensordict import TensorDictBase
 from torchrl._utils import logger as torchrl_logger
@@ -29,7 +30,6 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from ctmrl_torchrl.collectors import EpisodeCollector, MetaTestCollector
 from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.objectives.policy import ActingPolicy
-from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols
 
 
 def make_tester(env: str) -> tuple[Case, MetaTester]:

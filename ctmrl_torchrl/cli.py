@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ctmrl_torchrl.commands.collect:main",
         "make the offline dataset of an environment family and report what is in it",
     ),
+    "study": ("ctmrl_torchrl.commands.study:main", "plan, run, watch and report a grid of runs"),
     "table": ("ctmrl_torchrl.commands.table:main", "print the summary of one or more runs"),
 }
 

@@ -7,6 +7,7 @@ from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.storage import StorageError
+from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
 from ctmrl_torchrl.training.experiment import SeedsError
 from ctmrl_torchrl.training.finite import NotFiniteError
@@ -18,6 +19,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     NotFiniteError,
     SeedsError,
     StorageError,
+    StudyError,
     SummaryError,
     UnknownChoiceError,
 )

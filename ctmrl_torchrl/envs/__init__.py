@@ -8,6 +8,7 @@ from ctmrl_torchrl.envs import shipped  # noqa: F401 (registers the shipped fami
 from ctmrl_torchrl.envs.batched import BatchedTaskEnv
 from ctmrl_torchrl.envs.families import (
     FAMILIES,
+    NO_SIMULATOR,
     EnvFamily,
     family_names,
     get_family,
@@ -24,6 +25,7 @@ from ctmrl_torchrl.envs.task_sets import TaskSet, gap_split, make_task_set, opti
 
 __all__ = [
     "FAMILIES",
+    "NO_SIMULATOR",
     "BatchedTaskEnv",
     "EnvFamily",
     "PointRobotEnv",

@@ -18,6 +18,9 @@ from ctmrl_torchrl.registry import Registry
 #: something to call: itself, or a ``"module:attribute"`` string that is imported on first use
 EntryPoint = str | Callable[..., Any]
 
+#: the ``simulator`` of a family that cannot be played
+NO_SIMULATOR = "none"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -39,7 +42,8 @@ class EnvFamily:
             number must give the same parameters.
         env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``, an entry point; the result is a
             :class:`~ctmrl_torchrl.envs.BatchedTaskEnv` or has the same keys and methods.
-        simulator: what steps it, e.g. ``"torch"``, ``"mujoco"`` or ``"gymnasium"``.
+        simulator: what steps it, e.g. ``"torch"``, ``"mujoco"`` or ``"gymnasium"``; ``"none"`` if there are
+            data and no environment, and then possibly no test tasks either.
         context_next_observation: whether tasks differ in their dynamics, so that a context needs the next
             observation too.
         return_key: the reward that is reported as the return and shown to the context encoder.

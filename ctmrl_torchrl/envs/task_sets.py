@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctmrl_torchrl.envs.families import EnvFamily, get_family, load_entry_point
+from ctmrl_torchrl.envs.families import NO_SIMULATOR, EnvFamily, get_family, load_entry_point
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.scales import usable_scale
 
@@ -29,7 +29,8 @@ class TaskSet:
         preset: where the tasks come from: a preset of the family, or ``"<train>+<test>"`` for other counts.
         parameters: ``[tasks, parameters]``, one row per task; stored as float64.
         train_ids: ids of the training tasks, at least one, in any order; stored in increasing order.
-        test_ids: ids of the test tasks, at least one, none of them a training task.
+        test_ids: ids of the test tasks, none of them a training task; at least one, unless the family has data
+            and no environment.
 
     Raises:
         ValueError: if the parameters do not fit the family or are not finite, or if the ids are not whole
@@ -79,7 +80,7 @@ class TaskSet:
 
     def _checked_split(self, split: str) -> tuple[int, ...]:
         ids = self.validate_ids(getattr(self, f"{split}_ids"))
-        if not ids:
+        if not ids and (split == "train" or self.family.simulator != NO_SIMULATOR):
             raise ValueError(
                 f"{split}_ids of a {self.name!r} task set is empty: the methods need at least one training "
                 "task and one test task."

@@ -48,7 +48,7 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
         dead = "" if codebook["dead_codes"] is None else f", dead codes {codebook['dead_codes']:g}"
         lines.append(f"codes in use (perplexity) {codebook['perplexity']:.1f}{dead}")
     for split, title in _SPLITS.items():
-        if split in summary["returns"]:
+        if summary["returns"].get(split):
             rows = _result_rows(summary["returns"][split]) + _reference_rows(summary["reference"], split)
             lines += [
                 "",

@@ -121,7 +121,7 @@ class Part:
         Args:
             batch: what :meth:`batch` returned.
             contexts: ``task_context`` ``[T, d]`` and, where the encoder writes them, ``transition_contexts``
-                ``[T, L, d]``, without gradient.
+                ``[T, L, d]`` with their ``context_mask``, without gradient.
         """
 
     def after_update(self, update: int) -> None:

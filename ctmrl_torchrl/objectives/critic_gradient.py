@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -28,7 +28,6 @@ def with_critic_gradient(
         task_context (Tensor): ``[T, d]``; receives the gradient.
 
     Examples:
-        >>> from tensordict import TensorDict
         >>> context = torch.tensor([[3.0]], requires_grad=True)
         >>> losses = with_critic_gradient(
         ...     lambda c: TensorDict({"loss_qvalue": c.square().sum(), "loss_actor": c.sum()}, []), context
@@ -37,12 +36,15 @@ def with_critic_gradient(
         >>> losses["loss_qvalue"].item(), context.grad.item()
         (9.0, 6.0)
     """
-    leaf = task_context.detach().requires_grad_()
-    losses = policy_losses(leaf)
-    critic = losses.get(CRITIC_LOSS)
-    (slope,) = torch.autograd.grad(critic, leaf, retain_graph=True)
-    pull = (slope * (task_context - task_context.detach())).sum()
-    return losses.set(CRITIC_LOSS, critic + pull)
+
+    def critic_of(context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = policy_losses(context)
+        return losses.get(CRITIC_LOSS), dict(losses.items())
+
+    # Unlike autograd, this transform works within vmap too, as stacked agents need it.
+    slope, losses = torch.func.grad(critic_of, has_aux=True)(task_context.detach())
+    pull = (slope.detach() * (task_context - task_context.detach())).sum()
+    return TensorDict(losses, []).set(CRITIC_LOSS, losses[CRITIC_LOSS] + pull)
 
 
 def checked_critic_gradient(
@@ -76,9 +78,7 @@ def checked_critic_gradient(
     return choice
 
 
-def context_for_critic(
-    choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor], mask: Tensor | None
-) -> Tensor:
+def context_for_critic(choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor]) -> Tensor:
     """The task contexts ``[T, d]`` through which the critic's gradient flows.
 
     Raises:
@@ -91,4 +91,4 @@ def context_for_critic(
             "critic_gradient='pooling' pools the contexts of single transitions, which this encoder does not "
             "write; build it with transition_key='transition_contexts'."
         )
-    return encoder.pooled(contexts["transition_contexts"].detach(), mask)
+    return encoder.pooled(contexts["transition_contexts"].detach(), contexts.get("context_mask"))

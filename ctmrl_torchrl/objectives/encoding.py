@@ -23,6 +23,7 @@ class Encoded:
         outputs (TensorDictBase): everything that the encoder has written.
         transition_key (NestedKey): where the contexts of single transitions are expected.
         reader (str): who asks, for error messages.
+        mask (Tensor, optional): ``[T, L]``, the transitions of the draw that count.
 
     Examples:
         >>> import torch
@@ -35,12 +36,20 @@ class Encoded:
     outputs: TensorDictBase
     transition_key: NestedKey
     reader: str
+    mask: Tensor | None = None
 
     def entries(self) -> dict[str, Tensor]:
-        """``task_context`` and, where the encoder writes them, ``transition_contexts``, by name."""
+        """``task_context`` and, where the encoder writes them, ``transition_contexts``, by name.
+
+        Beside the latter is their ``context_mask``, if the draw has one.
+        """
         transitions = self.outputs.get(self.transition_key, None)
         contexts = {"task_context": self.task_context}
-        return contexts if transitions is None else contexts | {"transition_contexts": transitions}
+        if transitions is not None:
+            contexts["transition_contexts"] = transitions
+            if self.mask is not None:
+                contexts["context_mask"] = self.mask
+        return contexts
 
     @property
     def transition_contexts(self) -> Tensor:
@@ -123,7 +132,9 @@ class ContextEncoding:
         if self._keys["task_id"] in self._encoder.in_keys:
             entries[self._keys["task_id"]] = self._tensordict.get(self._keys["task_id"])
         outputs = self._encoder(TensorDict(entries, batch_size=self._tensordict.batch_size[:1]))
-        return Encoded(self._task_context(outputs), outputs, self._keys["transition_contexts"], self._reader)
+        mask = None if isinstance(context, Tensor) else context.get("mask", None)
+        transition_key = self._keys["transition_contexts"]
+        return Encoded(self._task_context(outputs), outputs, transition_key, self._reader, mask)
 
     def _task_context(self, outputs: TensorDictBase) -> Tensor:
         key, names = self._keys["task_context"], self._encoder.out_keys

@@ -272,8 +272,9 @@ class MetaLoss(PolicyDelegation):
             work = tensordict.copy()
             work.batch_size = tensordict.batch_size[:1]
             contexts = self.representation.contexts(encoding)
-            for name, value in contexts.items():
-                work.set(getattr(keys, name), value)
+            for name in HANDED_ON:
+                if name in contexts:
+                    work.set(getattr(keys, name), contexts[name])
             out.update(self.representation(work))
         if not self.policy_frozen:
             out.update(self._policy_losses(tensordict, contexts))
@@ -281,10 +282,10 @@ class MetaLoss(PolicyDelegation):
 
     def _policy_losses(self, tensordict: TensorDictBase, contexts: dict[str, Tensor]) -> TensorDictBase:
         task_context = contexts["task_context"]
-        if self.critic_gradient == "none" or not task_context.requires_grad:
+        learns = self.critic_gradient != "none" and not self.representation_frozen
+        if not learns or not torch.is_grad_enabled():
             return self.policy(self.policy_batch(tensordict, task_context.detach()))
-        mask = tensordict.get(join_key(self.tensor_keys.context, "mask"), None)
-        source = context_for_critic(self.critic_gradient, self.context_encoder, contexts, mask)
+        source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
         return with_critic_gradient(
             lambda context: self.policy(self.policy_batch(tensordict, context)), source
         )

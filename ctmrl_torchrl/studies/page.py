@@ -19,7 +19,7 @@ from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE
 from ctmrl_torchrl.studies.progress import duration
-from ctmrl_torchrl.studies.tables import Cell, Table
+from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
 
 __all__ = ["study_page", "write_run_page"]
 
@@ -43,7 +43,7 @@ def study_page(
         f"{done} of {total} runs done",
         *([f"{len(failed)} failed"] if failed else []),
         f"compared: {study.compare}",
-        f"{origin.core_hours:.1f} core hours",
+        f"{duration(origin.core_hours * 3600)} of one core",
     ]
     shared = _shared([each.run.configuration for each in results.runs])
     parts = [
@@ -189,10 +189,13 @@ def _sortable(head: str, rows: str) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in table.header)
-    rows = "".join(
-        "<tr>" + "".join(_cell(cell, table.digits) for cell in row) + "</tr>" for row in table.rows
-    )
+    rows = "".join(_row(row, table.digits) for row in table.rows)
     return _sortable(head, rows)
+
+
+def _row(row: Sequence[Cell], digits: int) -> str:
+    kind = ' class="aside"' if any(cell.text == PUBLISHED for cell in row) else ""
+    return f"<tr{kind}>{''.join(_cell(cell, digits) for cell in row)}</tr>"
 
 
 def _cell(cell: Cell, digits: int) -> str:

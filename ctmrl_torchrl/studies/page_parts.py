@@ -8,7 +8,7 @@ STYLE = """
 :root { --ink: #222; --muted: #666; --line: #ddd; --soft: #f5f6f8; --accent: #0072b2; --bad: #b3261e; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 75rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+main { max-width: 92rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 header p { margin: .3rem 0; color: var(--muted); max-width: 48rem; }
@@ -29,6 +29,9 @@ tbody tr:last-child > * { border-bottom: 0; }
 .sort thead th[aria-sort=ascending]::after { content: " \\2191"; color: var(--accent); }
 .sort thead th[aria-sort=descending]::after { content: " \\2193"; color: var(--accent); }
 tbody tr:hover { background: #fafbfc; }
+.sort td:first-child, .sort th:first-child { position: sticky; left: 0; background: #fff; z-index: 1; }
+.sort th:first-child { background: var(--soft); z-index: 2; }
+tr.aside td, tr.aside td small { color: #888; font-style: italic; }
 td.n { font-variant-numeric: tabular-nums; }
 td small { display: block; color: var(--muted); font-size: .78rem; line-height: 1.3; }
 td u { text-underline-offset: 3px; }
@@ -36,7 +39,8 @@ td u { text-underline-offset: 3px; }
 .pairs th { font-weight: 500; color: var(--muted); width: 1%; }
 .pairs td { white-space: normal; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.6rem; }
-img { max-width: 100%; height: auto; display: block; }
+img { max-width: min(100%, 68rem); height: auto; display: block; }
+figcaption, aside { max-width: 68rem; }
 figcaption { color: var(--muted); font-size: .88rem; }
 .beside { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .7rem 1rem;
@@ -44,7 +48,8 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px
 details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--accent); margin-bottom: .4rem; }
 @media (max-width: 40rem) { body { font-size: 15px; } main { padding: 1rem .8rem 3rem; }
-  th, td { padding: .3rem .5rem; } .beside { grid-template-columns: 1fr; } }
+  th, td { padding: .3rem .5rem; } .beside { grid-template-columns: 1fr; } td:not(.n) { white-space: normal; }
+  figure { overflow-x: auto; } figure img { min-width: 34rem; } .beside figure img { min-width: 0; } }
 @media print { .wide { overflow: visible; } details > * { display: block; } }
 """
 

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ctmrl_torchrl.places import config_folder
+
 __all__ = ["config_folder", "study_file", "study_names"]
-
-
-def config_folder() -> Path:
-    """The folder of the Hydra configurations: part of the installed package, or of the checkout.
-
-    Examples:
-        >>> (config_folder() / "config.yaml").is_file()
-        True
-    """
-    package = Path(__file__).parents[1]
-    packaged = package / "configs"
-    return packaged if (packaged / "config.yaml").is_file() else package.parent / "configs"
 
 
 def study_file(name: str | Path, folders: Iterable[Path] = ()) -> Path | None:

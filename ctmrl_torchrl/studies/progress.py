@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     """A length of time in the two units that matter.
 
     Examples:
-        >>> duration(42), duration(3700), duration(200_000)
+        >>> duration(42), duration(3720), duration(201_600)
         ('42 s', '1 h 2 min', '2 d 8 h')
     """
     seconds = int(round(seconds))
@@ -60,7 +60,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, file=stream, bar_format=_BAR) if (
             shown and stream.isatty()
         ) else None  # fmt: skip
-        self._pause = 1.0 if self._bar is not None else pause
+        self._pause = 5.0 if self._bar is not None else pause
         self._shown, self._stop, self._said = shown, threading.Event(), time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -107,4 +107,4 @@ class Progress:
             self._say()
 
 
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs, {postfix}"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs{postfix}"

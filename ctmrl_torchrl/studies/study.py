@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare
+from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
 from ctmrl_torchrl.studies.config import StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.estimates import seconds_left
@@ -152,7 +152,7 @@ class Study:
             if state == "done":
                 done.add(key)
             if state not in ("done", "failed"):
-                jobs.setdefault(key, Job(key, run.overrides, str(self.store), run.label))
+                jobs.setdefault(key, self._job(key, run))
         progress_line = Progress(
             len({self.key(run) for run in runs}),
             len(done),
@@ -185,6 +185,17 @@ class Study:
 
         return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
 
+    def _job(self, key: str, run: PlannedRun) -> Job:
+        """A job that finds its data from whatever folder its process runs in."""
+        section = run.configuration.get("dataset") or {}
+        places = {name: section.get(name) for name in ("root", "path")}
+        absolute = tuple(
+            f"dataset.{name}={quoted(Path(place).expanduser().absolute())}"
+            for name, place in places.items()
+            if place is not None
+        )
+        return Job(key, (*run.overrides, *absolute), str(self.store), run.label)
+
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
         """Rounds of runs: a failed or lost one comes again in the next round."""
         losses: Counter[str] = Counter()
@@ -208,10 +219,10 @@ class Study:
 
     def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:
         record = RunRecord(self.store, outcome.key)
-        if outcome.state == "lost":
-            losses[outcome.key] += 1
-            if losses[outcome.key] >= _LOSSES:
-                record.give_up(f"{outcome.error}, {_LOSSES} times; out of memory?")
+        losses[outcome.key] += 1
+        if losses[outcome.key] >= _LOSSES and record.state() not in ("done", "failed"):
+            cause = "; out of memory?" if outcome.state == "lost" else ""
+            record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
         return record.state() not in ("done", "failed")
 
     def _prepare_data(self, runner: Runner) -> None:
@@ -219,7 +230,7 @@ class Study:
         needed: dict[str, Job] = {}
         for run, state in zip(self.runs, self.states(), strict=True):
             if state not in ("done", "failed"):
-                needed.setdefault(run.data, Job(run.data, run.overrides, str(self.store), run.label))
+                needed.setdefault(run.data, self._job(run.data, run))
         for _ in range(_LOSSES):
             outcomes = list(runner.run(Preparation(self.prepare), list(needed.values()))) if needed else []
             failed = [each for each in outcomes if each.state in ("failed", "busy")]
@@ -229,9 +240,9 @@ class Study:
             needed = {each.key: needed[each.key] for each in outcomes if each.state == "lost"}
             if not needed:
                 return
-        job = next(iter(needed.values()))
+        lost = next(each for each in outcomes if each.key in needed)
         raise StudyError(
-            f"The process that prepares the data of {job.label} ended {_LOSSES} times without a word; "
+            f"The data of {needed[lost.key].label} cannot be prepared: {lost.error}, {_LOSSES} times; "
             "out of memory?"
         )
 

@@ -13,7 +13,8 @@ from ctmrl_torchrl.studies.readme_table import display_name
 __all__ = ["Cell", "Table", "study_tables"]
 
 _SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
-_PAPER = "published (other data)"
+#: what the row of the paper's numbers is called
+PUBLISHED = "published (other data)"
 _PAPER_SPLIT = {"test": "ood", "train": "id"}
 
 
@@ -150,7 +151,7 @@ def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator
         yield (*names, Cell(text=protocol), *mark_best(cells), *known)
     published = _published(results, row, split)
     if any(cell.value is not None for cell in published):
-        yield (*names, Cell(text=_PAPER), *published, Cell(), Cell())
+        yield (*names, Cell(text=PUBLISHED), *published, Cell(), Cell())
 
 
 def _cell(results: StudyResults, row: Mapping[str, str], level: str, split: str, protocol: str) -> Cell:
@@ -206,6 +207,9 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
         over = ", ".join(map(display_name, each.environments))
         where = " ".join([*each.group.values(), each.protocol])
         notes.append(f"{where}: over {over}.")
+        lacking = [level for level in results.compared if level not in each.scores]
+        if lacking:
+            notes.append(f"{where}: without {', '.join(lacking)}, which has no finished run there.")
         notes += [f"{where}: without {display_name(env)}: {why}" for env, why in each.left_out.items()]
     return Table(
         f"aggregates-{split}",

@@ -113,6 +113,11 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     return Experiment(config, task_set, dataset, loss, parts, trainer, tester, run_dir, device)
 
 
+def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
+    """The dataset of a configuration, made first where there is none; see :func:`~.data.obtain_data`."""
+    return obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)[0]
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU.
 

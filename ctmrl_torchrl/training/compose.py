@@ -21,16 +21,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ctmrl_torchrl.envs import FAMILIES, get_family
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
-from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
+from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
 #: groups of choices that are files, or nodes that a plugin has registered
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "encoder_schema")
-#: horizon from which a family is tested with as few episodes as the MuJoCo robots
-LONG_EPISODES = 100
 #: fields that have moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
@@ -48,44 +45,6 @@ def choices(group: str) -> list[str]:
     files = {file.stem for file in (config_folder() / group).glob("*.yaml")}
     nodes = ConfigStore.instance().repo.get(group, {})
     return sorted(files | {name.removesuffix(".yaml") for name in nodes})
-
-
-def register_configs() -> None:
-    """Tell Hydra of the schema and of all registered choices. Safe to call again after more have registered."""
-    store = ConfigStore.instance()
-    store.store(name="experiment_schema", node=ExperimentConfig)
-    for section, registry in CHOICES.items():
-        for name, config in registry.items():
-            store.store(group=f"{section}_schema", name=name, node=config, package=section)
-    shipped = config_folder()
-    for name in (*FAMILIES, DATA_ALONE):
-        if not (shipped / "env" / f"{name}.yaml").exists():
-            store.store(group="env", name=name, node=_env_node(name), package="_global_")
-    for name in CHOICES["policy_loss"]:
-        if not (shipped / "policy_loss" / f"{name}.yaml").exists():
-            node = {
-                "defaults": [{"/policy_loss_schema": name}, "_self_"],
-                "policy_loss": {"hidden": "${sizes.policy_hidden}"},
-            }
-            store.store(group="policy_loss", name=name, node=node, package="_global_")
-
-
-def _env_node(name: str) -> dict[str, Any]:
-    """What ``env=NAME`` sets for a family without a file: few episodes where episodes are long."""
-    if name == DATA_ALONE:
-        return {"env": name, "evaluation": {"protocols": []}}
-    family = get_family(name)
-    node: dict[str, Any] = {"env": name, "tasks": next(iter(family.presets))}
-    if family.horizon >= LONG_EPISODES:
-        node["context"] = {"trajectories": [1, 3]}
-        node["evaluation"] = {
-            "protocols": ["offline", "online", "np", "np_refine"],
-            "episodes": 6,
-            "random_episodes": 2,
-            "repeats": 1,
-            "final_repeats": 2,
-        }
-    return node
 
 
 def register_method(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
 
 from ctmrl_torchrl.collectors import PROTOCOLS, CollectorConfig
 from ctmrl_torchrl.data import ContextDraw
-from ctmrl_torchrl.envs import FAMILIES
+from ctmrl_torchrl.envs import FAMILIES, get_family
 from ctmrl_torchrl.methods import REPRESENTATIONS, RepresentationConfig
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
+from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.rules import (
     BOUNDS,
     NOT_NEGATIVE,
@@ -252,3 +256,44 @@ CHOICES = {
     "representation": REPRESENTATIONS,
     "policy_loss": POLICY_LOSSES,
 }
+
+#: horizon from which a family is tested with as few episodes as the MuJoCo robots
+LONG_EPISODES = 100
+
+
+def register_configs() -> None:
+    """Tell Hydra of the schema and of all registered choices. Safe to call again after more have registered."""
+    store = ConfigStore.instance()
+    store.store(name="experiment_schema", node=ExperimentConfig)
+    for section, registry in CHOICES.items():
+        for name, config in registry.items():
+            store.store(group=f"{section}_schema", name=name, node=config, package=section)
+    shipped = config_folder()
+    for name in (*FAMILIES, DATA_ALONE):
+        if not (shipped / "env" / f"{name}.yaml").exists():
+            store.store(group="env", name=name, node=_env_node(name), package="_global_")
+    for name in CHOICES["policy_loss"]:
+        if not (shipped / "policy_loss" / f"{name}.yaml").exists():
+            node = {
+                "defaults": [{"/policy_loss_schema": name}, "_self_"],
+                "policy_loss": {"hidden": "${sizes.policy_hidden}"},
+            }
+            store.store(group="policy_loss", name=name, node=node, package="_global_")
+
+
+def _env_node(name: str) -> dict[str, Any]:
+    """What ``env=NAME`` sets for a family without a file: few episodes where episodes are long."""
+    if name == DATA_ALONE:
+        return {"env": name, "evaluation": {"protocols": []}}
+    family = get_family(name)
+    node: dict[str, Any] = {"env": name, "tasks": next(iter(family.presets))}
+    if family.horizon >= LONG_EPISODES:
+        node["context"] = {"trajectories": [1, 3]}
+        node["evaluation"] = {
+            "protocols": ["offline", "online", "np", "np_refine"],
+            "episodes": 6,
+            "random_episodes": 2,
+            "repeats": 1,
+            "final_repeats": 2,
+        }
+    return node

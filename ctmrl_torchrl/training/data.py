@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from ctmrl_torchrl.data import (
     collect_task_dataset,
     get_recipe,
 )
-from ctmrl_torchrl.envs import FAMILIES, EnvFamily, TaskSet, make_task_set
+from ctmrl_torchrl.envs import FAMILIES, NO_SIMULATOR, EnvFamily, TaskSet, make_task_set
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.training.config import DATA_ALONE, BatchConfig, DatasetConfig
@@ -73,36 +74,47 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
         ('point_robot', 40)
     """
     manifest = dataset.manifest
-    if manifest.env in FAMILIES:
-        return TaskSet.from_dict(manifest.tasks)
-    parameters = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
+    family, parameters = _family_of_dataset(dataset), manifest.tasks["parameters"]
+    if not manifest.tasks["parameter_names"]:  # tasks that are told apart by their number alone
+        parameters = [[float(task)] for task in range(manifest.n_tasks)]
+    return TaskSet(family, manifest.preset, parameters, manifest.train_ids, manifest.test_ids)
+
+
+def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
+    """The registered family, if the dataset is of it and can be tested; else what the data say of one."""
+    manifest, sizes = dataset.manifest, dataset.sizes()
     names = tuple(manifest.tasks["parameter_names"])
-    train, test = tuple(manifest.train_ids), tuple(manifest.test_ids)
-    family = EnvFamily(
-        name=manifest.env,
-        observation_dim=dataset.transitions["observation"].shape[-1],
-        action_dim=dataset.transitions["action"].shape[-1],
-        horizon=manifest.horizon,
+    if manifest.env in FAMILIES and manifest.test_ids:
+        family = FAMILIES.get(manifest.env)
+        known = (family.parameter_names, family.observation_dim, family.action_dim)
+        if (
+            known == (names, sizes.observation_dim, sizes.action_dim)
+            and family.return_key in sizes.reward_keys
+        ):
+            return family
+    return EnvFamily(
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-") or DATA_ALONE,
+        observation_dim=sizes.observation_dim,
+        action_dim=sizes.action_dim,
+        horizon=sizes.horizon,
         context_next_observation=True,
-        return_key=("next", "reward"),
-        discount=0.99,
-        presets={manifest.preset: (len(train), len(test))},
-        parameter_names=names,
-        sample_parameters=lambda count: parameters[:count],
-        env_builder="ctmrl_torchrl.training.data:no_environment",
-        simulator="none",
+        return_key=sizes.return_key,
+        discount=0.99 if sizes.discount is None else sizes.discount,
+        parameter_names=names or ("task",),
+        sample_parameters=no_environment,
+        env_builder=no_environment,
+        simulator=NO_SIMULATOR,
     )
-    return TaskSet(family, manifest.preset, parameters, train, test)
 
 
-def no_environment(task_set: TaskSet, *args: Any, **options: Any) -> NoReturn:
+def no_environment(*args: Any, **options: Any) -> NoReturn:
     """What takes the place of an environment where there are data alone.
 
     Raises:
         ValueError: always.
     """
     raise ValueError(
-        f"{task_set.name!r} has data and no environment: nothing can be played. Register the family "
+        "This family has data and no environment: nothing can be played. Register a family of that name "
         "(ctmrl_torchrl.envs.register_family), or leave meta-tests out (evaluation.protocols=[])."
     )
 

@@ -13,6 +13,7 @@ from ctmrl_torchrl.data import TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
 from ctmrl_torchrl.evaluation.figures import plot_snapshot_returns
 from ctmrl_torchrl.evaluation.summary import best_known
+from ctmrl_torchrl.training.data import tasks_of_dataset
 
 _HEADER = ("training step", "train tasks", "test tasks", "worst task", "best task")
 
@@ -21,7 +22,7 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
     """Statistics of a dataset as plain JSON types.
 
     Args:
-        dataset: any dataset of a registered environment family.
+        dataset: any dataset, also of an environment that is not registered.
         command: the command line that made it, recorded as it is.
 
     Returns:
@@ -32,8 +33,8 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         ``train``, ``test`` and ``per_task`` returns.
     """
     manifest = dataset.manifest
-    tasks = TaskSet.from_dict(manifest.tasks)
-    returns = snapshot_returns(dataset)
+    tasks = tasks_of_dataset(dataset)
+    returns = snapshot_returns(dataset, tasks.family.return_key)
     columns = ("snapshot_id", "step", "mean", "train", "test", "per_task")
     leaves = dataset.transitions.values(include_nested=True, leaves_only=True)
     return {

@@ -64,8 +64,9 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         Stopped: after SIGTERM or Ctrl-C, saying how to go on.
     """
     start = time.perf_counter()
-    with stop_signals(), closing(_Prepared()) as prepared:
-        experiment = prepared.add(config)
+    with stop_signals(), closing(_Begun()) as begun:
+        experiment = begun.build(config)
+        open_run(experiment)
         experiment.trainer.train()
         return conclude(experiment, start, command)
 
@@ -87,15 +88,16 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     validate_seeds(configs)
     for config in configs:  # all of them, before the first one writes
         check_before_building(config)
-    with stop_signals(), closing(_Prepared()) as prepared:
-        for config in configs:
-            prepared.add(config)
-        stacked = StackedTrainer(
-            [experiment.trainer for experiment in prepared.experiments], [config.seed for config in configs]
+    with stop_signals(), closing(_Begun()) as begun:
+        experiments = [begun.build(config) for config in configs]
+        stack = StackedTrainer(
+            [experiment.trainer for experiment in experiments], [config.seed for config in configs]
         )
-        stacked.train()
-        summaries, failures = [], dict(stacked.failures)
-        for row, experiment in enumerate(prepared.experiments):
+        for experiment in experiments:
+            open_run(experiment)
+        stack.train()
+        summaries, failures = [], dict(stack.failures)
+        for row, experiment in enumerate(experiments):
             if row not in failures:
                 try:
                     summaries.append(conclude(experiment, start, command))
@@ -110,14 +112,14 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     return summaries
 
 
-class _Prepared:
+class _Begun:
     """Experiments whose run folders and environments are given back, whatever happens."""
 
     def __init__(self) -> None:
         self.experiments: list[Experiment] = []
 
-    def add(self, config: ExperimentConfig) -> Experiment:
-        self.experiments.append(prepare(config))
+    def build(self, config: ExperimentConfig) -> Experiment:
+        self.experiments.append(_build(config))
         return self.experiments[-1]
 
     def close(self) -> None:
@@ -154,6 +156,13 @@ def prepare(config: ExperimentConfig) -> Experiment:
 
     The run folder is this experiment's until ``experiment.folder.release()``.
     """
+    experiment = _build(config)
+    open_run(experiment)
+    return experiment
+
+
+def _build(config: ExperimentConfig) -> Experiment:
+    """Check, take hold of the run folder, and build; nothing is written yet."""
     folder = RunFolder(check_before_building(config))
     try:
         set_up_process(config.threads, config.keep_memory)
@@ -161,14 +170,23 @@ def prepare(config: ExperimentConfig) -> Experiment:
         experiment.folder, experiment.run_dir = folder, folder.path
         experiment.trainer.checkpoint_path = folder.path / "checkpoints" / "last.pt"
         _check_space(experiment)
+    except BaseException:
+        folder.release()
+        raise
+    return experiment
+
+
+def open_run(experiment: Experiment) -> None:
+    """Seed the process, resume if asked for, make room in the run folder, begin its records."""
+    config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
+    try:
         torch.manual_seed(config.seed)
-        checkpoint = None if config.resume is None else experiment.trainer.resume(config.resume)
+        checkpoint = None if config.resume is None else trainer.resume(config.resume)
         folder.begin(config)
         _begin_records(experiment, checkpoint)
     except BaseException:
         folder.release()
         raise
-    return experiment
 
 
 def _check_space(experiment: Experiment) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.objectives.stacked import StackedLoss
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.stopping import Stopped, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.schedule import total_loss
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -28,6 +29,7 @@ class StackedTrainer:
         seeds (sequence of int): of the trainers.
 
     Raises:
+        ConfigError: if a part of the method cannot be stacked.
         ValueError: if a trainer has begun, they have different numbers of updates, or agents are not alike.
     """
 
@@ -39,9 +41,9 @@ class StackedTrainer:
             )
         if not all(trainer.parts.stackable for trainer in self.trainers):
             names = [part.name for part in self.trainers[0].parts.parts if not part.stackable]
-            raise ValueError(
-                f"StackedTrainer: the method's part {', '.join(names)} cannot be stacked over seeds; run each "
-                "seed by itself."
+            raise ConfigError(
+                f"config field seeds: the method's part {', '.join(names)} cannot be stacked over seeds; run "
+                "each seed by itself."
             )
         if len({trainer.updates for trainer in self.trainers}) != 1:
             raise ValueError("StackedTrainer: give it trainers of equally many updates.")

@@ -12,7 +12,7 @@ import yaml
 
 from ctmrl_torchrl.evaluation import build_summary, write_summary
 
-ASIDE = ("run_dir=", "resume=", "output.", "overwrite=")
+ASIDE = ("run_dir=", "resume=", "output.", "overwrite=", "dataset.root=")
 
 
 def resolve(overrides):

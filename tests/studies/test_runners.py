@@ -149,7 +149,7 @@ def test_a_study_killed_at_random_moments_gives_the_same_table(make_study, here,
     for _ in itertools.count():
         process = os.fork()
         if process == 0:
-            status = make_study(root="killed", pause=0.01).run(here, progress=False)
+            status = make_study(root="killed", pause=0.004).run(here, progress=False)
             os._exit(0 if status == {"done": 12} else 1)
         if not killed_at(process, log, moments.randint(3, 25)):
             break

@@ -108,6 +108,21 @@ def test_lost_runs_come_again_and_hopeless_ones_are_given_up(make_study):
     assert hopeless.results().runs[1].error == "the worker process ended, 3 times; out of memory?"
 
 
+def test_a_runner_that_cannot_start_anything_does_not_go_on_forever(make_study, here):
+    class Broken:
+        workers = 1
+
+        def run(self, work, jobs):
+            for job in jobs:
+                yield Outcome(job.key, "failed", "No module named 'mine'")
+
+    study = make_study({"factors": {"method": ["ctmrl"]}})
+    study._prepare_data(here)
+    study._prepare_data = lambda runner: None
+    assert study.run(Broken(), progress=False) == {"failed": 1}
+    assert study.results().runs[0].error == "No module named 'mine', 3 times"
+
+
 def test_states_and_a_run_that_another_process_holds(make_study, here):
     study = make_study({"factors": {"method": ["ctmrl", "focal"]}})
     study._prepare_data(here)

@@ -13,7 +13,11 @@ from ctmrl_torchrl.training.checkpoint import (
     save_checkpoint,
 )
 
-STATE = {"update": 3, "weights": torch.arange(3.0), "hooks": [{"collected": [torch.ones(2)]}, {}]}
+STATE = {
+    "update": 3,
+    "weights": torch.arange(3.0),
+    "parts": {"codebook": {"collected": [torch.ones(2)]}, "other": {}},
+}
 IDENTITY = {"env": "point_robot", "seed": 0}
 
 

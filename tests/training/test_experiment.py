@@ -6,25 +6,30 @@ import math
 import pytest
 import torch
 import yaml
-from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols, protocol_result
 from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
-from ctmrl_torchrl.data.recipes import POINT_ROBOT_RECIPES
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
-from ctmrl_torchrl.methods import ReleasedConfig
+from ctmrl_torchrl.methods import FOCALConfig, ReleasedConfig
+from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training import data as data_module
 from ctmrl_torchrl.training import experiment as experiment_module
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
 from ctmrl_torchrl.training.config import ContextConfig
+from ctmrl_torchrl.training.data import check_dataset, obtain_data
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment, run_seeds
+from ctmrl_torchrl.training.tester import MetaTester, protocol_result
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
 ALL = ["offline", "online", "np", "codes"]
+
+
+def dataset_of(config):
+    return obtain_data(config.dataset, config.env, config.tasks)[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tm
     trainer.resume(tmp_path)
     after = trainer.loss.state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    parts = ("codebook", "reward_predictor", "behaviour_guess")
+    parts = ("codebook", "predictors.reward_predictor", "behaviour_guess")
     for part in ("context_encoder", *(f"representation.{name}" for name in parts)):
         assert any(name.startswith(part) for name in moved), part
     assert not any("next_observation_predictor" in name for name in before)
@@ -102,12 +107,12 @@ def test_the_dataset_is_made_once_and_reused(dataset_root, tmp_path, monkeypatch
     def fail(*args, **kwargs):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(build, "collect_task_dataset", fail)
-    dataset = build.obtain_dataset(tiny_config(dataset_root, tmp_path))
+    monkeypatch.setattr(data_module, "collect_task_dataset", fail)
+    dataset = dataset_of(tiny_config(dataset_root, tmp_path))
     assert dataset.path.name == "point_robot-repo-smoke-seed0"
     assert dataset.manifest.recipe["name"] == "smoke"
     with pytest.raises(AssertionError, match="made again"):
-        build.obtain_dataset(tiny_config(dataset_root, tmp_path, {"dataset.seed": 1}))
+        dataset_of(tiny_config(dataset_root, tmp_path, {"dataset.seed": 1}))
 
 
 def test_two_runs_that_make_the_same_dataset_at_once(dataset_root, tmp_path, monkeypatch):
@@ -115,8 +120,8 @@ def test_two_runs_that_make_the_same_dataset_at_once(dataset_root, tmp_path, mon
         TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0").save(path)  # by another run
         raise DatasetError(f"{path}: exists already")
 
-    monkeypatch.setattr(build, "collect_task_dataset", overtaken)
-    dataset = build.obtain_dataset(tiny_config(tmp_path, tmp_path))
+    monkeypatch.setattr(data_module, "collect_task_dataset", overtaken)
+    dataset = dataset_of(tiny_config(tmp_path, tmp_path))
     assert dataset.path.parent == tmp_path
 
 
@@ -160,7 +165,7 @@ def test_one_number_changed_on_disk_is_noticed_before_training(dataset_root, tmp
         run_experiment(config)
     assert not (tmp_path / "run").exists()
     config.dataset.verify = "quick"
-    assert build.obtain_dataset(config).path == path
+    assert dataset_of(config).path == path
 
 
 def test_a_dataset_of_another_split_is_refused(dataset_root):
@@ -169,16 +174,16 @@ def test_a_dataset_of_another_split_is_refused(dataset_root):
     tasks = {**dataset.manifest.tasks, "train_ids": others, "test_ids": [*dataset.manifest.test_ids, first]}
     dataset.manifest = dataset.manifest.replace(tasks=tasks)
     with pytest.raises(DatasetError, match="another split than this run's tasks=repo: its train_ids are"):
-        build.check_dataset(dataset, make_task_set("point_robot"))
+        check_dataset(dataset, make_task_set("point_robot"))
 
 
 def test_a_dataset_without_the_reported_reward_is_refused(dataset_root):
     dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
     task_set = make_task_set("point_robot")
-    build.check_dataset(dataset, task_set)
+    check_dataset(dataset, task_set)
     dataset.transitions = dataset.transitions.exclude(("next", "reward"))
     with pytest.raises(DatasetError, match="needs .'next', 'reward'. with 1 feature.*does not have it"):
-        build.check_dataset(dataset, task_set)
+        check_dataset(dataset, task_set)
 
 
 @pytest.fixture
@@ -204,7 +209,12 @@ def test_offline_needs_data_of_every_task(tester, dataset_root):
     dataset = TaskDataset.load(dataset_root / "point_robot-repo-smoke-seed0")
     kept = dataset.transitions[dataset.transitions["task_id"] != 39].to_tensordict()
     fewer = TaskDataset.from_tensordict(kept, dataset.manifest)
-    parts = {"context_dim": 4, "codes": None, "config": tester.config, "device": torch.device("cpu")}
+    parts = {
+        "context_dim": 4,
+        "candidates": tester.candidates,
+        "config": tester.config,
+        "device": torch.device("cpu"),
+    }
     with pytest.raises(ValueError, match=r"no data of the tasks \[39\]"):
         MetaTester(tester.task_set, fewer, tester.actor, tester.context_encoder, **parts)
 
@@ -216,26 +226,43 @@ def test_protocol_result_is_means_over_the_right_axes(tester):
     assert result["per_task"] == {4: 3.0, 9: 9.0}
     assert result["mean"] == 6.0 and result["per_episode"] == [0.0, 4.0, 6.0]
     assert result["after"] == {"1": 4.0, "2": 6.0}
+    # two episodes of the task's own data were drawn; nothing was played for them
+    assert result["cost"]["episodes"] == 2.0 and result["cost"]["oracle_answers"] == 0.0
 
 
-def test_protocols_without_a_codebook_or_unknown(tester):
-    for protocols, message in ((["codes"], "codes of a codebook"), (["np", "nop"], r"\['nop'\] unknown")):
-        tester.config.protocols = protocols
-        with pytest.raises(ValueError, match=message):
-            make_protocols(tester.config, None)
+def test_an_unknown_protocol_names_the_nearest(tester):
+    tester.config.protocols = ["np", "onlin"]
+    with pytest.raises(UnknownChoiceError, match="adaptation protocol 'onlin'. Did you mean 'online'?"):
+        tester.protocols()
+
+
+def test_candidates_are_the_methods_own_or_centers_of_training_contexts(dataset_root, tmp_path):
+    own = build_experiment(tiny_config(dataset_root, tmp_path))
+    assert torch.equal(own.tester.candidates(), own.loss.representation.codebook.codes)
+    changes = {"evaluation.candidates": 2, "evaluation.episodes": 4, "batch.repeat_tasks": True}
+    config = tiny_config(dataset_root, tmp_path, changes, representation=FOCALConfig())
+    experiment = build_experiment(config)
+    sampling = experiment.trainer.buffer.state_dict()
+    centers = experiment.tester.candidates()
+    assert centers.shape == (2, 4) and not torch.equal(centers[0], centers[1])
+    # a meta-test depends on the agent alone, and leaves the training's draws as they were
+    assert torch.equal(experiment.tester.candidates(), centers)
+    assert_same(experiment.trainer.buffer.state_dict(), sampling)
+    returns = experiment.tester.run([2, 6], 1, 0)["codes"]["returns"]
+    assert returns.shape == (2, 1, 4) and returns.isfinite().all()
 
 
 def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tmp_path, monkeypatch):
     config = tiny_config(dataset_root, tmp_path / "run")
-    build.obtain_dataset(config)  # as it is
+    dataset_of(config)  # as it is
     changed = dataclasses.replace(get_recipe(config.dataset.recipe, config.env), batch_size=17)
-    monkeypatch.setitem(POINT_ROBOT_RECIPES, config.dataset.recipe, changed)
+    monkeypatch.setattr(build, "get_recipe", lambda name, env: changed)
     with pytest.raises(
         DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
     ):
-        build.obtain_dataset(config)
+        dataset_of(config)
     monkeypatch.undo()
-    build.obtain_dataset(config)
+    dataset_of(config)
 
 
 def test_a_finished_run_is_not_overwritten_unasked(run):
@@ -315,7 +342,14 @@ def test_contexts_that_all_coincide_give_no_noise_ratio(run):
             "returns": torch.zeros(3, 2, 4),
             "task_context": torch.ones(3, 2, 4, 5),
             "task_id": torch.arange(3)[:, None].expand(3, 2),
+            "episodes": torch.arange(4).expand(3, 2, 4),
+            "env_steps": 20 * torch.arange(4).expand(3, 2, 4),
+            "total_env_steps": 120 * torch.arange(4).expand(3, 2, 4),
+            "oracle_answers": torch.zeros(3, 2, 4, dtype=torch.int64),
         },
         [3, 2],
     )
-    assert protocol_result(episodes, random_episodes=2)["context_noise"] is None
+    result = protocol_result(episodes, random_episodes=2)
+    assert result["context_noise"] is None
+    cost = {"episodes": 3.0, "env_steps": 60.0, "total_env_steps": 360.0, "oracle_answers": 0.0}
+    assert result["cost"] == cost

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_experiments import tiny_config
 
-from ctmrl_torchrl.methods import ReleasedConfig
+from ctmrl_torchrl.methods import Parts, ReleasedConfig
 from ctmrl_torchrl.objectives.policy import IQLConfig
 from ctmrl_torchrl.training.experiment import build_experiment
 
@@ -48,24 +48,24 @@ def test_fast_updates_equal_plain_ones(kind, dataset_root, tmp_path):
     config = tiny_config(dataset_root, tmp_path, **KINDS[kind])
     trainer = build_experiment(config).trainer
     trainer.begin()
-    trainer.hooks = []
+    trainer.schedule, trainer.parts = None, Parts([])
     trainer.loss.representation.warm_up = False
     plain = copy.deepcopy(trainer.loss)
     groups = [
         [*plain.context_encoder.parameters(), *plain.representation.parameters()],
         list(plain.policy.parameters()),
     ]
-    rates = [group["lr"] for group in trainer.optimiser.param_groups]
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
     groups = [{"params": group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
-    optimiser = torch.optim.Adam(groups, foreach=False, fused=False)
+    optimizer = torch.optim.Adam(groups, foreach=False, fused=False)
     for update in range(4):
         batch = trainer.next_batch()
         torch.manual_seed(update)
         fast = trainer.update(batch)
         torch.manual_seed(update)
         expected = plain_losses(plain, batch)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         plain_targets(plain, config.policy_loss.target_rate)
         for name, value in expected.items():
             torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)

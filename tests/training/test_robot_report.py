@@ -10,7 +10,8 @@ from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import collect_task_dataset, get_recipe
-from ctmrl_torchrl.envs import make_env, make_task_set, optimal_returns
+from ctmrl_torchrl.envs import get_family, make_env, make_task_set, optimal_returns
+from ctmrl_torchrl.envs.families import load_entry_point
 from ctmrl_torchrl.training import robot_report
 from ctmrl_torchrl.training.data_report import data_report, format_data_table, write_data_report
 
@@ -25,8 +26,16 @@ def played(name):
     return TensorDict(fields, [2]).unsqueeze(1)
 
 
+def draw(name, folder):
+    """As a family's figure is drawn at the end of a run."""
+    (figure,) = get_family(name).figures
+    runs = {"np": played(name)}
+    settings = {"protocol": "np", "means": {"np": 0.0}, "subtitle": "a run"}
+    load_entry_point(figure)(make_task_set(name), runs, folder, **settings)
+
+
 def test_speed_and_film(tmp_path):
-    robot_report.draw_robot(make_task_set("half_cheetah_vel"), played("half_cheetah_vel"), tmp_path, "a run")
+    draw("half_cheetah_vel", tmp_path)
     assert (tmp_path / "speed.png").exists()
 
 
@@ -38,7 +47,7 @@ def test_no_film_without_a_way_to_draw_but_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(robot_report, "render_robot", refuse)
     monkeypatch.setattr(torchrl_logger, "warning", warnings.append)
     name = "hopper_rand_params"
-    robot_report.draw_robot(make_task_set(name), played(name), tmp_path, "a run")
+    draw(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert warnings == ["no film of the robot: install libegl1"]
 

@@ -6,16 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensordict import TensorDict
+from tiny_experiments import tiny_config
 
+from ctmrl_torchrl.methods import CodebookSchedule
 from ctmrl_torchrl.modules import Codebook
+from ctmrl_torchrl.objectives import ParameterGroup
 from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
-from ctmrl_torchrl.training.schedule import (
-    CodebookSchedule,
-    LearningRates,
-    beginnings,
-    cosine_fall,
-    total_loss,
-)
+from ctmrl_torchrl.training.experiment import build_experiment, milestones
+from ctmrl_torchrl.training.schedule import PhaseSchedule, cosine_fall, phase_milestones, total_loss
 
 
 @pytest.mark.parametrize(
@@ -31,50 +29,94 @@ def test_cosine_fall_without_width(progress):
     assert cosine_fall(progress, 0.5, 0.5, 0.0) == 1.0
 
 
-def rates_over(schedule, **rates):
-    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimiser = torch.optim.Adam(
-        [
-            {"params": parameters[:1], "name": "representation"},
-            {"params": parameters[1:], "name": "policy"},
-        ]
+def groups_of(**scales):
+    """A group of one parameter for every name; ``critics=("policy", 0.3)`` is its schedule and scale."""
+    return [
+        ParameterGroup(name, (torch.nn.Parameter(torch.zeros(1)),), schedule, scale)
+        for name, (schedule, scale) in scales.items()
+    ]
+
+
+def adam(groups, rate=9.0):
+    return torch.optim.Adam(
+        [{"params": list(group.parameters), "name": group.name, "lr": rate} for group in groups]
     )
+
+
+PLAIN = {"representation": ("representation", 1.0), "policy": ("policy", 1.0)}
+
+
+def rates_over(schedule, scales=PLAIN, **rates):
+    """Columns: the rate of every group, and which of representation and policy is frozen."""
+    groups = groups_of(**scales)
+    optimizer = adam(groups)
     loss = SimpleNamespace(representation_frozen=None, policy_frozen=None)
-    hook = LearningRates(
-        optimiser, loss, OptimizerConfig(representation_rate=2.0, policy_rate=4.0, **rates), schedule
-    )
+    rates = OptimizerConfig(representation_rate=2.0, policy_rate=4.0, **rates)
+    phases = PhaseSchedule(optimizer, groups, loss, rates, schedule)
     rows = []
     for update in range(schedule.updates):
         if update == schedule.updates // 2:  # as on resuming
-            optimiser.load_state_dict(optimiser.state_dict())
-        hook.before_update(update)
-        lr = {group["name"]: group["lr"] for group in optimiser.param_groups}
-        rows.append((lr["representation"], lr["policy"], loss.representation_frozen, loss.policy_frozen))
+            optimizer.load_state_dict(optimizer.state_dict())
+        phases.before_update(update)
+        lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
+        assert list(lr) == list(scales)
+        rows.append((*lr.values(), loss.representation_frozen, loss.policy_frozen))
     return [list(column) for column in zip(*rows, strict=True)]
 
 
 def test_rates_that_are_tensors_stay_where_they_are():
     """A captured update reads a rate from the place it had when it was captured."""
-    groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(1))], "name": name}
-        for name in ("representation", "policy")
-    ]
-    optimiser = torch.optim.Adam([group | {"lr": torch.tensor(9.0)} for group in groups])
-    rates = [group["lr"] for group in optimiser.param_groups]
+    groups = groups_of(**PLAIN)
+    optimizer = adam(groups)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(9.0)
+    rates = [group["lr"] for group in optimizer.param_groups]
     schedule = ScheduleConfig(updates=10, representation_end=0.5, policy_start=0.0)
-    hook = LearningRates(optimiser, SimpleNamespace(), OptimizerConfig(2.0, 4.0, policy_final=1.0), schedule)
+    settings = OptimizerConfig(2.0, 4.0, policy_final=1.0)
+    phases = PhaseSchedule(optimizer, groups, SimpleNamespace(), settings, schedule)
     for update, expected in ((0, [2.0, 4.0]), (5, [0.0, 4.0])):
-        hook.before_update(update)
+        phases.before_update(update)
         assert [rate.item() for rate in rates] == expected
-        assert all(group["lr"] is rate for group, rate in zip(optimiser.param_groups, rates, strict=True))
+        assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
 
 
-def test_what_begins_when():
-    schedule = ScheduleConfig(updates=1000, representation_end=0.6, policy_start=0.5, kmeans_at=0.3)
-    moments = {"codes begin": 180.0, "policy begins": 500.0, "encoder is fixed": 600.0}
-    assert beginnings(schedule, codes=True) == pytest.approx(moments)
-    assert list(beginnings(schedule, codes=False)) == ["policy begins", "encoder is fixed"]
-    assert beginnings(ScheduleConfig(updates=1000), codes=False) == {}
+def test_every_group_follows_its_schedule_times_its_scale():
+    """Any number of groups, in any order, under any names."""
+    schedule = ScheduleConfig(updates=8, representation_end=0.5, policy_start=0.25)
+    decay = {"policy_final": 0.0, "policy_decay_from": 0.5}
+    scales = {
+        "critics": ("policy", 0.25),
+        "encoder": ("representation", 1.0),
+        "actor": ("policy", 3.0),
+        "predictors": ("representation", 0.5),
+    }
+    critics, encoder, actor, predictors, *frozen = rates_over(schedule, scales, **decay)
+    representation, policy, *plainly_frozen = rates_over(schedule, **decay)
+    assert critics == pytest.approx([0.25 * rate for rate in policy])
+    assert actor == pytest.approx([3.0 * rate for rate in policy])
+    assert encoder == representation and predictors == pytest.approx([rate / 2 for rate in representation])
+    assert (
+        frozen == plainly_frozen and critics[0] == 1.0 and actor[7] == pytest.approx(6 - 6 * math.sqrt(0.5))
+    )
+
+
+def test_what_begins_when(dataset_root, tmp_path):
+    schedule = ScheduleConfig(updates=1000, representation_end=0.6, policy_start=0.5)
+    assert phase_milestones(schedule) == {"policy begins": 500.0, "encoder is fixed": 600.0}
+    assert Codes(updates=600.0, initialize_at=0.3).part.milestones() == {"codes begin": 180.0}
+    changes = {"schedule.updates": 1000, "schedule.representation_end": 0.6, "schedule.policy_start": 0.5}
+    changes |= {"representation.kmeans_at": 0.3}
+    experiment = build_experiment(tiny_config(dataset_root, tmp_path, changes))
+    expected = {"codes begin": 180.0, "policy begins": 500.0, "encoder is fixed": 600.0}
+    assert milestones(experiment) == pytest.approx(expected) and list(milestones(experiment)) == list(
+        expected
+    )
+
+
+def test_what_begins_at_once_or_never_is_no_milestone(dataset_root, tmp_path):
+    changes = {"schedule.representation_end": 1.0, "representation.kmeans_at": 0.0}
+    experiment = build_experiment(tiny_config(dataset_root, tmp_path, changes))
+    assert milestones(experiment) == {}
 
 
 def test_learning_rates_and_frozen_phases():
@@ -99,17 +141,17 @@ def test_learning_rates_by_default():
 class Codes:
     """A loss whose contexts tell when they were made, and a record of what happened to its codebook."""
 
-    def __init__(self, schedule):
+    def __init__(self, **schedule):
         codebook = Codebook(2, 2)
         self.loss = SimpleNamespace(
             representation=SimpleNamespace(codebook=codebook, warm_up=None),
             tensor_keys=SimpleNamespace(context="context"),
             encode=self.encode,
         )
-        self.update, self.collected, self.initialised, self.merged = 0, [], [], []
-        codebook.initialise_ = lambda centres: self.initialised.append(self.update)
-        codebook.merge_ = lambda centres: self.merged.append(self.update)
-        self.hook = CodebookSchedule(self.loss, lambda: TensorDict({}, []), schedule)
+        self.update, self.collected, self.initialized, self.merged = 0, [], [], []
+        codebook.initialise_ = lambda centers: self.initialized.append(self.update)
+        codebook.merge_ = lambda centers: self.merged.append(self.update)
+        self.part = CodebookSchedule(self.loss, lambda: TensorDict({}, []), **schedule)
 
     def encode(self, batch, key):
         self.collected.append(self.update)
@@ -118,66 +160,78 @@ class Codes:
     def run(self, updates):
         warm_up = []
         for self.update in range(updates):
-            self.hook.before_update(self.update)
+            self.part.before_update(self.update)
             warm_up.append(self.loss.representation.warm_up)
         return warm_up
 
 
 def test_codebook_schedule_of_the_paper():
-    # 100 updates, 50 of the representation in 10 epochs of 5; refreshes every 10
-    schedule = ScheduleConfig(
-        updates=100, representation_end=0.5, epochs=10, kmeans_from=0.2, kmeans_at=0.32, refreshes=5
-    )
-    codes = Codes(schedule)
+    # 50 updates of the representation in 10 epochs of 5; refreshes every 10
+    codes = Codes(updates=50.0, epochs=10, collect_from=0.2, initialize_at=0.32, refreshes=5)
     warm_up = codes.run(100)
-    assert codes.initialised == [16]  # the first update at 32 % of 50
+    assert codes.initialized == [16]  # the first update at 32 % of 50
     assert warm_up == [True] * 16 + [False] * 84
     assert codes.collected == list(range(10, 50, 5))
     assert codes.merged == [20, 30, 40]
-    assert codes.hook.collected  # since the last refresh
+    assert codes.part.collected  # since the last refresh
 
 
 def test_contexts_are_spent_once():
-    codes = Codes(ScheduleConfig(updates=20, epochs=10, kmeans_from=0.0, kmeans_at=0.5, contexts_per_epoch=3))
+    codes = Codes(updates=20.0, epochs=10, collect_from=0.0, initialize_at=0.5, contexts_per_epoch=3)
     codes.run(10)
-    assert len(codes.hook.collected) == 3 * 5
+    assert len(codes.part.collected) == 3 * 5
     codes.run(11)
-    assert codes.hook.collected == []
+    assert codes.part.collected == []
 
 
 def test_kmeans_at_the_start_collects_then():
-    codes = Codes(ScheduleConfig(updates=10, epochs=1, kmeans_from=1.0, kmeans_at=0.0))
+    codes = Codes(updates=10.0, epochs=1, collect_from=1.0, initialize_at=0.0)
     assert codes.run(10) == [False] * 10
-    assert codes.initialised == [0] and codes.collected == [0] and codes.merged == []
+    assert codes.initialized == [0] and codes.collected == [0] and codes.merged == []
 
 
 def test_without_kmeans_only_the_warm_up_counts():
-    codes = Codes(ScheduleConfig(updates=20, representation_end=0.5, kmeans_at=0.3, kmeans=False))
+    codes = Codes(updates=10.0, initialize_at=0.3, kmeans=False)
     assert codes.run(20) == [True] * 3 + [False] * 17
-    assert codes.collected == codes.initialised == codes.merged == []
+    assert codes.collected == codes.initialized == codes.merged == []
 
 
 def test_more_epochs_than_updates():
-    codes = Codes(ScheduleConfig(updates=5, epochs=100, kmeans_from=0.2, kmeans_at=0.4, refreshes=100))
+    codes = Codes(updates=5.0, epochs=100, collect_from=0.2, initialize_at=0.4, refreshes=100)
     assert codes.run(5) == [True, True, False, False, False]
     assert codes.collected == [1, 2, 3, 4] and codes.merged == [3, 4]
 
 
 def test_no_representation_phase():
-    codes = Codes(ScheduleConfig(updates=5, representation_end=0.0, kmeans=False))
-    codes.run(5)
+    codes = Codes(updates=0.0, kmeans=False)
+    assert codes.run(5)[1:] == [False] * 4
+    assert codes.collected == codes.initialized == codes.merged == []
 
 
 def test_codebook_schedule_state():
-    schedule = ScheduleConfig(updates=20, epochs=10, kmeans_from=0.1, kmeans_at=0.5)
-    codes, fresh = Codes(schedule), Codes(schedule)
+    schedule = {"updates": 20.0, "epochs": 10, "collect_from": 0.1, "initialize_at": 0.5}
+    codes, fresh = Codes(**schedule), Codes(**schedule)
     codes.run(6)
-    fresh.hook.load_state_dict(codes.hook.state_dict())
-    assert torch.equal(torch.cat(fresh.hook.collected), torch.cat(codes.hook.collected))
-    assert fresh.hook.initialised is False
+    fresh.part.load_state_dict(codes.part.state_dict())
+    assert torch.equal(torch.cat(fresh.part.collected), torch.cat(codes.part.collected))
+    assert fresh.part.initialized is False
     codes.run(12)
-    fresh.hook.load_state_dict(codes.hook.state_dict())
-    assert fresh.hook.initialised is True
+    fresh.part.load_state_dict(codes.part.state_dict())
+    assert fresh.part.initialized is True
+
+
+def test_the_method_makes_the_schedule_of_its_configuration(dataset_root, tmp_path):
+    changes = {"representation.kmeans_contexts": 3, "schedule.updates": 40}
+    experiment = build_experiment(tiny_config(dataset_root, tmp_path, changes, seed=5))
+    (part,) = experiment.parts.parts
+    # 32 of 40 updates are the representation's; 8 epochs and 8 refreshes
+    assert (part.length, part.epoch_length, part.refresh_length) == (32.0, 4, 4)
+    assert (part.collect_from, part.initialize_at, part.contexts_per_epoch) == (0.2, 0.5, 3)
+    assert (part.kmeans, part.seed, part.stackable, part.name) == (True, 5, True, "codebook")
+    assert experiment.parts.metric_groups == {"perplexity": "codebook", "dead_codes": "codebook"}
+    assert torch.equal(part.candidates(), experiment.loss.representation.codebook.codes)
+    assert set(part.summary()["codebook"]) == {"perplexity", "dead_codes"}
+    assert part.collect()["context"].shape[0] == 30  # one context of every training task
 
 
 def test_total_loss_leaves_diagnostics_out():

@@ -9,10 +9,13 @@ import pytest
 import torch
 from tiny_experiments import metric_rows, tiny_config
 
+from ctmrl_torchrl.methods import CQVAEConfig, NoRepresentationConfig, Part
+from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
 from ctmrl_torchrl.objectives.policy import IQLConfig
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import load_checkpoint
-from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_identity, run_seeds
+from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_seeds
+from ctmrl_torchrl.training.identity import run_identity
 from ctmrl_torchrl.training.stacked import StackedTrainer
 
 SEEDS = (0, 4)
@@ -56,9 +59,9 @@ def assert_close(first, second):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_agents_optimisers_and_random_states_are_those_of_single_runs(runs, folder, seed):
+def test_agents_optimizers_and_random_states_are_those_of_single_runs(runs, folder, seed):
     single, stacked = (checkpoint(folder, kind, seed) for kind in ("single", "stacked"))
-    for name in ("update", "loss", "optimiser", "hooks", "sampling", "torch_rng", "recent"):
+    for name in ("update", "loss", "optimizer", "parts", "sampling", "torch_rng", "recent"):
         assert_close(single[name], stacked[name])
 
 
@@ -137,3 +140,56 @@ def test_trainers_must_be_in_step(folder):
         trainer.update_count = 3
     with pytest.raises(ValueError, match="have not begun"):
         StackedTrainer(trainers, SEEDS)
+
+
+def test_the_oracle_is_stacked_too(folder):
+    """A method without a representation has one group of parameters, and no part."""
+    changes = {"schedule.updates": 6, "evaluation.every": 0, "evaluation.protocols": ["told"]}
+    sections = {"encoder": TaskParametersConfig(), "representation": NoRepresentationConfig()}
+    configs = [
+        tiny_config(folder / "data", folder / f"oracle-{seed}", changes, seed=seed, **sections)
+        for seed in SEEDS
+    ]
+    together = run_seeds(configs)
+    configs[0].run_dir = str(folder / "oracle-alone")
+    assert_close(run_experiment(configs[0])["returns"], together[0]["returns"])
+
+
+class Alone(Part):
+    """A part that keeps something of its own that a stack does not know of."""
+
+    name, stackable = "alone", False
+
+
+def test_a_part_that_cannot_be_stacked_is_refused_before_anything_is_written(folder, tmp_path, monkeypatch):
+    codebook_parts = CQVAEConfig.parts
+    monkeypatch.setattr(CQVAEConfig, "parts", lambda self, setting: [*codebook_parts(self, setting), Alone()])
+    configs = [tiny_config(folder / "data", tmp_path / str(seed), seed=seed) for seed in SEEDS]
+    with pytest.raises(ConfigError, match="seeds: the method's part alone cannot be stacked over seeds"):
+        run_seeds(configs)
+    assert list(tmp_path.iterdir()) == []
+    assert run_experiment(configs[0])["updates"] == 20  # by itself it trains
+
+
+@pytest.mark.parametrize("choice", ["pooling", "all"])
+def test_an_encoder_that_learns_from_the_critic_is_stacked_too(choice, folder):
+    changes = {"schedule.updates": 6, "evaluation.every": 0, "evaluation.protocols": ["np"]}
+    changes |= {"representation.critic_gradient": choice, "encoder.pool": "mean_mlp"}
+    configs = [
+        tiny_config(
+            folder / "data",
+            folder / f"critic-{choice}-{seed}",
+            changes,
+            seed=seed,
+            representation=NoRepresentationConfig(),
+        )
+        for seed in SEEDS
+    ]
+    together = run_seeds(configs)
+    configs[0].run_dir = str(folder / f"critic-{choice}-alone")
+    assert_close(run_experiment(configs[0])["returns"], together[0]["returns"])
+    states = [
+        torch.load(folder / f"critic-{choice}-{name}" / "checkpoints" / "last.pt", weights_only=True)["state"]
+        for name in ("alone", SEEDS[0])
+    ]
+    assert_close(states[0]["loss"], states[1]["loss"])

@@ -80,8 +80,11 @@ def test_all_weights_of_zero_leave_the_encoder_alone(policy_start, dataset_root,
 
 
 def test_without_kmeans(dataset_root, tmp_path):
-    trainer, changed = trained(dataset_root, tmp_path, {"schedule.kmeans": False, "schedule.kmeans_at": 0.5})
-    assert trainer.hooks[1].collected == []
+    trainer, changed = trained(
+        dataset_root, tmp_path, {"representation.kmeans": False, "representation.kmeans_at": 0.5}
+    )
+    (schedule,) = trainer.parts.parts
+    assert schedule.collected == []
     assert some(changed, "codebook.codes") and losses(tmp_path, "code")[12] > 0
 
 
@@ -94,7 +97,7 @@ def test_frozen_phases(dataset_root, tmp_path):
     only_policy = tmp_path / "policy"
     only_policy.mkdir()
     _, changed = trained(
-        dataset_root, only_policy, {"schedule.representation_end": 0.0, "schedule.kmeans": False}
+        dataset_root, only_policy, {"schedule.representation_end": 0.0, "representation.kmeans": False}
     )
     assert not some(changed, "context_encoder") and some(changed, "actor_network_params")
 

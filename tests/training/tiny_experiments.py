@@ -7,7 +7,9 @@ import csv
 from pathlib import Path
 
 import torch
+from tensordict import TensorDict
 
+from ctmrl_torchrl.data import DatasetManifest, TaskDataset
 from ctmrl_torchrl.methods import CQVAEConfig
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
@@ -55,6 +57,46 @@ def tiny_config(dataset_root, run_dir, changes=None, **fields):
             target = getattr(target, group)
         setattr(target, field, value)
     return config
+
+
+def random_transitions(
+    tasks, horizon, observation_dim=2, action_dim=2, snapshots=3, episodes=6, rewards=("reward",)
+):
+    """Rows of a dataset without any behaviour: random numbers in whole episodes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (tasks, snapshots, episodes, horizon)
+
+    def draw(size):
+        return torch.randn(*shape, size, generator=generator)
+
+    end = torch.zeros(*shape, 1, dtype=torch.bool)
+    end[..., -1, :] = True
+    following = {"observation": draw(observation_dim), "done": end, "truncated": end.clone()}
+    following |= {"terminated": torch.zeros_like(end)} | {name: draw(1) for name in rewards}
+    task, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
+    trajectory = torch.arange(task.numel() // horizon).view(shape[:3])[..., None].expand(shape)
+    return TensorDict(
+        {
+            "observation": draw(observation_dim),
+            "action": draw(action_dim).tanh(),
+            "next": following,
+            "task_id": task,
+            "snapshot_id": snapshot,
+            "trajectory_id": trajectory,
+        },
+        shape,
+    ).flatten()
+
+
+def random_dataset(task_set):
+    """Random data of a family's tasks, made in milliseconds."""
+    family = task_set.family
+    rewards = dict.fromkeys(("reward", family.return_key[-1]))
+    sizes = (task_set.n_tasks, family.horizon, family.observation_dim, family.action_dim)
+    manifest = DatasetManifest(
+        env=task_set.name, preset=task_set.preset, horizon=family.horizon, tasks=task_set.to_dict()
+    )
+    return TaskDataset.from_tensordict(random_transitions(*sizes, rewards=rewards), manifest)
 
 
 def metric_rows(run_dir):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
 from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, register_recipe
 
@@ -121,19 +123,18 @@ _GYMNASIUM: dict[str, CollectionRecipe] = {
     ),
 }
 
+
+def _register(name: str, recipe: CollectionRecipe, **scope: str) -> None:
+    """Register a recipe and, of the default, the variants whose behaviour does not learn from test tasks."""
+    register_recipe(name, recipe, **scope)
+    if name == "small":
+        told = BEHAVIOUR_AGENTS.get(recipe.agents).told_parameters
+        for choice in ("train", "train_only") if told else ("train_only",):
+            register_recipe(f"small_{choice}", replace(recipe, behaviour_tasks=choice), **scope)
+
+
 for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _GYMNASIUM}.items():
     for _name, _recipe in _recipes.items():
-        register_recipe(_name, _recipe, simulator=_simulator)
-# Hoppers need more exploration to leave the stand, and those whose feet stick to the ground more practice.
-register_recipe(
-    "small",
-    _ppo(
-        4_000_000,
-        entropy_coefficient=0.002,
-        least_divergence=0.02,
-        most_divergence=0.04,
-        stop_divergence=0.1,
-        spare_rows=0.25,
-    ),
-    family="hopper_rand_params",
-)
+        _register(_name, _recipe, simulator=_simulator)
+# Hoppers need more exploration to leave the stand.
+_register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, register_agents
+from ctmrl_torchrl.data.behaviour.ppo_networks import GaussianNetwork, ToldFeatures, tanh_network
 from ctmrl_torchrl.data.behaviour.ppo_training import PPOTraining
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
@@ -29,9 +29,6 @@ from ctmrl_torchrl.rules import (
     ruled,
     whole,
 )
-
-#: bounds of the logarithm of the policy's standard deviation
-LOG_DEVIATION_BOUNDS = (-2.5, 0.3)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class PPOSettings:
     rollout_steps: int = ruled(32, whole(1))
     round_steps: int = ruled(1600, whole(1))
     epochs: int = ruled(6, whole(1))
-    minibatches: int = ruled(4, whole(1))
+    minibatches: int = ruled(8, whole(1))
     clip: float = ruled(0.2, BETWEEN_ZERO_AND_ONE)
     trace_decay: float = ruled(0.95, SHARE)
     entropy_coefficient: float = ruled(0.002, NOT_NEGATIVE)
@@ -81,78 +78,6 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, "settings")
-
-
-class ToldFeatures(nn.Module):
-    """Observations standardised by running statistics and clipped, beside the parameters of each row's task.
-
-    Args:
-        task_parameters: ``[tasks, k]``, standardised.
-        observation_dim: size of an observation.
-        clip: bound of the standardised observation.
-    """
-
-    #: observations that the running statistics remember at most
-    MEMORY = 5e6
-
-    def __init__(self, task_parameters: Tensor, observation_dim: int, clip: float) -> None:
-        super().__init__()
-        self.clip = clip
-        self.register_buffer("task_parameters", task_parameters.clone())
-        self.register_buffer("mean", torch.zeros(observation_dim, dtype=torch.float64))
-        self.register_buffer("variance", torch.ones(observation_dim, dtype=torch.float64))
-        self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
-
-    def forward(self, observation: Tensor, task_id: Tensor) -> Tensor:
-        """Observations ``[*, d]`` and task ids ``[*]``; features ``[*, d + k]``."""
-        scaled = (observation - self.mean.float()) * (self.variance + 1e-6).rsqrt().float()
-        return torch.cat([scaled.clamp(-self.clip, self.clip), self.task_parameters[task_id]], -1)
-
-    @torch.no_grad()
-    def observe(self, observation: Tensor) -> None:
-        """Count observations ``[*, d]`` in."""
-        rows = observation.flatten(0, -2).double()
-        variance, mean = torch.var_mean(rows, 0, correction=0)
-        total, shift = self.count + len(rows), mean - self.mean
-        spread = self.variance * self.count + variance * len(rows)
-        self.variance.copy_((spread + shift**2 * self.count * len(rows) / total) / total)
-        self.mean.add_(shift * len(rows) / total)
-        self.count.copy_(total.clamp(max=self.MEMORY))
-
-
-def tanh_network(sizes: Sequence[int], last_scale: float = 1.0) -> nn.Sequential:
-    """An MLP with tanh between its layers; the last layer's weights are scaled and its bias is zero."""
-    layers: list[nn.Module] = []
-    for size, width in zip(sizes[:-2], sizes[1:-1], strict=True):
-        layers += [nn.Linear(size, width), nn.Tanh()]
-    last = nn.Linear(sizes[-2], sizes[-1])
-    with torch.no_grad():
-        last.weight.mul_(last_scale)
-        last.bias.zero_()
-    return nn.Sequential(*layers, last)
-
-
-class GaussianNetwork(nn.Module):
-    """Mean of the unsquashed action from features; one standard deviation per action, the same everywhere.
-
-    Args:
-        sizes: of the input, the hidden layers and the output. deviation: initial standard deviation.
-    """
-
-    def __init__(self, sizes: Sequence[int], deviation: float) -> None:
-        super().__init__()
-        self.mean = tanh_network(sizes, last_scale=0.01)
-        self.log_deviation = nn.Parameter(torch.full((sizes[-1],), math.log(deviation)))
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[*, d]``; mean and standard deviation ``[*, actions]``."""
-        mean = self.mean(features)
-        return mean, self.log_deviation.exp().expand_as(mean)
-
-    @torch.no_grad()
-    def bound(self) -> None:
-        """Clamp the standard deviation."""
-        self.log_deviation.clamp_(*LOG_DEVIATION_BOUNDS)
 
 
 class PPOAgents(BehaviourAgents):
@@ -220,7 +145,7 @@ class PPOAgents(BehaviourAgents):
         sizes = (observation_dim + told.shape[1], *recipe.hidden_sizes)
         with isolated_rng(seed, self.device):
             self.features = ToldFeatures(told, observation_dim, self.settings.observation_clip)
-            self.network = GaussianNetwork((*sizes, action_dim), self.settings.deviation)
+            self.network = GaussianNetwork((*sizes, action_dim), told.shape[1], self.settings.deviation)
             value_network = tanh_network((*sizes, 1))
         self.latent_actor = ProbabilisticActor(
             TensorDictModule(self.network, ["features"], ["loc", "scale"]),
@@ -366,7 +291,6 @@ class PPOAgents(BehaviourAgents):
         nn.utils.clip_grad_norm_(list(self.loss.parameters()), self.settings.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.network.bound()
         # the mean of (ratio - 1) - log(ratio): never negative, of small variance
         return losses["mean_ratio"] - 1.0 + losses["kl_approx"]
 

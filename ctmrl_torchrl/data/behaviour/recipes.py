@@ -61,7 +61,7 @@ class CollectionRecipe:
 
             - ``"all"``: from training and test tasks; all have data. Meta-training reads the data of training
               tasks only. Data of test tasks serve the ``offline`` protocol alone, which takes its contexts
-              from them, and come from a behaviour that has practised on the test tasks.
+              from them, and come from a behaviour that was trained on the test tasks.
             - ``"train"``: from training tasks only. Data of test tasks are recorded from the same policy,
               told the test tasks' parameters; so ``agents`` must be a kind that is told them.
             - ``"train_only"``: from training tasks only, and test tasks have no data: there is no ``offline``
@@ -231,7 +231,7 @@ def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
 
     Examples:
         >>> sorted(recipes_of("point_robot"))
-        ['paper', 'small', 'smoke']
+        ['paper', 'small', 'small_train_only', 'smoke']
     """
     family = get_family(env_name)
     found: dict[str, CollectionRecipe] = {}

@@ -16,7 +16,7 @@ from torchrl.objectives import SACLoss, SoftUpdate
 
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, register_agents, task_rows
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
-from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
+from ctmrl_torchrl.data.behaviour.sac_training import SACTraining
 from ctmrl_torchrl.envs import TaskSet
 
 
@@ -104,9 +104,9 @@ class SACAgents(BehaviourAgents):
         checkpoint: Path | None = None,
         identity: dict[str, Any] | None = None,
     ) -> list[TensorDict]:
-        """See :class:`BehaviourTraining`."""
+        """See :class:`SACTraining`."""
         env = task_rows(tasks, self.task_ids, recipe.rows_per_task, device=self.device, seed=seed)
-        training = BehaviourTraining(
+        training = SACTraining(
             env,
             self,
             recipe,

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ctmrl_torchrl.evaluation.figures import style
 
 __all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
 
+_LEAST = 7.4  # inches, for the title
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 
 
@@ -44,8 +46,8 @@ def plot_intervals(
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     height = 0.9 + 0.3 * len(methods)
-    figure = style.new_figure(3.3 * columns + 1.6, height * rows + 0.9)
-    grid = _grid(figure, rows, columns, left=1.75, top=0.95, gap=0.85)
+    figure = style.new_figure(max(3.3 * columns + 1.6, _LEAST), height * rows + 0.9)
+    grid = _grid(figure, rows, columns, left=1.75, top=0.95, gap=0.75, bottom=0.35)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
         _interval_panel(axes, entries, methods, colours, (references or {}).get(name, {}))
@@ -81,6 +83,7 @@ def _interval_panel(
     axes.set_ylim(len(methods) - 0.4, -0.9 if references else -0.6)
     axes.set_yticks(range(len(methods)), methods)
     axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.08)
 
 
@@ -160,7 +163,7 @@ def plot_adaptation_panels(
     colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = style.new_figure(3.5 * columns + 2.2, 2.9 * rows + 0.9)
+    figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
     grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=1.75)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
@@ -176,6 +179,7 @@ def plot_adaptation_panels(
             style.reference_line(axes, value, style.MUTED, "-")
         axes.set_title(name)
         axes.set_xlabel("episodes collected")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if index % columns == 0:
             axes.set_ylabel("return")
     handles = {
@@ -203,11 +207,19 @@ def _methods(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _grid(
-    figure: Figure, rows: int, columns: int, *, left: float, top: float, gap: float, right: float = 0.25
+    figure: Figure,
+    rows: int,
+    columns: int,
+    *,
+    left: float,
+    top: float,
+    gap: float,
+    right: float = 0.25,
+    bottom: float = 0.55,
 ) -> list[tuple[float, float, float, float]]:
     """Rectangles of the panels, row by row; all arguments in inches."""
     width, height = figure.get_size_inches()
-    bottom, between = 0.55, 0.45
+    between = 0.45
     panel_width = (width - left - right - between * (columns - 1)) / columns
     panel_height = (height - top - bottom - gap * (rows - 1)) / rows
     return [

@@ -63,7 +63,8 @@ class RepresentationLoss(LossModule):
 
         Returns:
             tensors by name: ``task_context`` ``[T, d]``, which the policy acts on too, and any of the other
-            names that ``MetaLoss`` hands on.
+            names that ``MetaLoss`` hands on. Contexts of single transitions go with the ``context_mask`` of
+            those that count.
         """
         return encoding(encoding.draw("context")).entries()
 

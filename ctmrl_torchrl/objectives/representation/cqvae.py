@@ -148,10 +148,10 @@ class CQVAELoss(CodebookLoss):
         """Encode the first draw, mixed with relabelled transitions of other tasks, and the second draw."""
         context = encoding.draw("context")
         if not self._uses_positive:
-            return {"task_context": encoding(context).task_context}
+            return encoding(context).entries()
         positive = encoding(encoding.draw("context_positive")).task_context
         context = self.mixed(context, positive.detach())
-        return {"task_context_positive": positive, "task_context": encoding(context).task_context}
+        return {"task_context_positive": positive} | encoding(context).entries()
 
     def mixed(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions ``[T, L]`` to encode, given contexts ``[T, d]`` of the tasks from another draw."""

@@ -215,7 +215,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         if self._uses_positive:
             contexts["task_context_positive"] = encoding(encoding.draw("context_positive")).task_context
         encoded = encoding(context)
-        contexts["task_context"] = encoded.task_context
+        contexts |= encoded.entries()
         if self._uses_transition_contexts:
             contexts["transition_contexts"] = encoded.transition_contexts
         if self._cycles:

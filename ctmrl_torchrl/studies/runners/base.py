@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
+
+import cloudpickle
 
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import ConfigError, check_fields
-from ctmrl_torchrl.studies.jobs import Runner
+from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner, Work
 
-__all__ = ["ONE_THREAD", "RUNNERS", "make_runner"]
+__all__ = ["ONE_THREAD", "RUNNERS", "Packed", "make_runner"]
 
 #: a runner is a dataclass whose fields are its options
 RUNNERS: Registry[Callable[..., Runner]] = Registry("runner")
@@ -20,6 +24,29 @@ ONE_THREAD = {
     name: "1"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 }
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Work that is sent to another process, which then finds the modules that this one can import.
+
+    Args:
+        content: the work, serialised by the library that runners use for their messages anyway.
+        path: where this process looks for modules.
+    """
+
+    content: bytes
+    path: tuple[str, ...]
+
+    @classmethod
+    def of(cls, work: Work) -> Packed:
+        """Pack work up."""
+        return cls(cloudpickle.dumps(work), tuple(entry or os.getcwd() for entry in sys.path))
+
+    def __call__(self, job: Job) -> Outcome:
+        """Unpack the work and do it."""
+        sys.path += [entry for entry in self.path if entry not in sys.path and os.path.exists(entry)]
+        return cloudpickle.loads(self.content)(job)
 
 
 def make_runner(options: Mapping[str, Any]) -> Runner:

@@ -11,7 +11,7 @@ from typing import Any
 from ctmrl_torchrl.rules import POSITIVE, TEXT, or_none, ruled, whole
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
-from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS
+from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS, Packed
 from ctmrl_torchrl.studies.runners.memory import cpu_count
 
 __all__ = ["RayRunner"]
@@ -50,7 +50,7 @@ class RayRunner:
             if self.memory_gb is not None:
                 options["memory"] = int(self.memory_gb * 1024**3)
             task = ray.remote(**options)(_carry_out)
-            shared = ray.put(work)
+            shared = ray.put(Packed.of(work))
             running = {task.remote(shared, job): job for job in jobs}
             try:
                 while running:
@@ -93,6 +93,8 @@ def _carry_out(work: Work, job: Job) -> Outcome:
 def _outcome(ray: Any, reference: Any, job: Job) -> Outcome:
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # what was sent could not be read there
+        return Outcome(job.key, "failed", str(error).strip().splitlines()[-1])
     except ray.exceptions.RayError as error:
         return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
 

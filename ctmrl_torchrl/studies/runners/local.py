@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 
 from joblib.externals.loky import ProcessPoolExecutor
 
 from ctmrl_torchrl.rules import POSITIVE, or_none, ruled, whole
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
-from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS
+from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS, Packed
 from ctmrl_torchrl.studies.runners.memory import available_memory, cpu_count
 
 __all__ = ["LocalRunner"]
@@ -87,14 +86,16 @@ class _Slot:
     def submit(self, work: Work, job: Job) -> Future:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(max_workers=1, env=ONE_THREAD)
-        return self._pool.submit(_within, work, job, os.getpid(), list(sys.path))
+        return self._pool.submit(_within, Packed.of(work), job, os.getpid())
 
     def outcome(self, future: Future, job: Job) -> Outcome:
         try:
             return future.result()
-        except Exception as error:  # the process has died, or what it was sent could not be read
+        except BrokenExecutor as error:
             self.close()
             return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
+        except Exception as error:  # what was sent could not be read there
+            return Outcome(job.key, "failed", f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
         if self._pool is not None:
@@ -102,8 +103,7 @@ class _Slot:
             self._pool = None
 
 
-def _within(work: Work, job: Job, parent: int, path: list[str]) -> Outcome:
-    sys.path[:] = path
+def _within(work: Packed, job: Job, parent: int) -> Outcome:
     if not any(thread.name == _WATCH for thread in threading.enumerate()):
         threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
     return work(job)

@@ -11,7 +11,7 @@ from typing import Any
 from ctmrl_torchrl.rules import POSITIVE, Rule, among, ruled, whole
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
-from ctmrl_torchrl.studies.runners.base import RUNNERS
+from ctmrl_torchrl.studies.runners.base import RUNNERS, Packed
 
 __all__ = ["SlurmRunner"]
 
@@ -43,7 +43,7 @@ class SlurmRunner:
         """See :class:`~ctmrl_torchrl.studies.jobs.Runner`."""
         if not jobs:
             return
-        submitted = self._executor(jobs[0].store).map_array(work, jobs)
+        submitted = self._executor(jobs[0].store).map_array(Packed.of(work), jobs)
         running = dict(enumerate(zip(submitted, jobs, strict=True)))
         try:
             while running:

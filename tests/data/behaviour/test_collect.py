@@ -117,7 +117,7 @@ def test_collection_is_deterministic_and_leaves_global_randomness_alone(dataset)
 @pytest.mark.parametrize(
     "stage",
     [
-        "ctmrl_torchrl.data.behaviour.training.BehaviourTraining.run",
+        "ctmrl_torchrl.data.behaviour.sac_training.SACTraining.run",
         "ctmrl_torchrl.data.behaviour.collect.record_snapshots",
         "ctmrl_torchrl.data.files.folder_checksums",
     ],
@@ -133,7 +133,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, monkeypatch, stage):
 
 
 def test_an_existing_path_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("ctmrl_torchrl.data.behaviour.training.BehaviourTraining", None)
+    monkeypatch.setattr("ctmrl_torchrl.data.behaviour.sac_training.SACTraining", None)
     with pytest.raises(DatasetError, match="exists already"):
         collect(path=tmp_path)
 

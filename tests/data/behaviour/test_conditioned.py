@@ -9,11 +9,11 @@ import torch
 from tensordict import TensorDict
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, collect_task_dataset
-from ctmrl_torchrl.data.behaviour import training as behaviour_training
+from ctmrl_torchrl.data.behaviour import sac_training
 from ctmrl_torchrl.data.behaviour.conditioned import ConditionedSAC, symlog
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe
 from ctmrl_torchrl.data.behaviour.sac import BatchedSAC
-from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
+from ctmrl_torchrl.data.behaviour.sac_training import SACTraining
 from ctmrl_torchrl.envs import make_env, make_task_set
 
 TOLD = CollectionRecipe(
@@ -33,7 +33,7 @@ def make_training(recipe=TOLD, seed=0, env_name="point_robot", tasks=TASKS, hori
     agents = ConditionedSAC.for_tasks(tasks, recipe, seed=seed)
     rows = torch.arange(tasks.n_tasks).repeat(recipe.rows_per_task)
     env = make_env(env_name, rows, task_set=tasks)
-    return BehaviourTraining(env, agents, recipe, horizon=horizon, seed=seed, **options)
+    return SACTraining(env, agents, recipe, horizon=horizon, seed=seed, **options)
 
 
 def equal(a, b):
@@ -78,7 +78,7 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("env_name", ["point_robot", "half_cheetah_vel"])
 def test_resumed_equals_uninterrupted(env_name, tmp_path, monkeypatch):
-    monkeypatch.setattr(behaviour_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(sac_training, "CHECKPOINT_SECONDS", 0.0)
     tasks, file = make_task_set(env_name, num_train=3, num_test=1), tmp_path / "unfinished"
     settings = {"env_name": env_name, "tasks": tasks, "horizon": 20}
     whole = make_training(**settings).run()
@@ -103,7 +103,7 @@ def test_resumed_equals_uninterrupted(env_name, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_another_collection_is_refused_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(behaviour_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(sac_training, "CHECKPOINT_SECONDS", 0.0)
     file = tmp_path / "unfinished"
     make_training(checkpoint=file, identity={"seed": 0}).run()
     held = file.read_bytes()
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_collection_is_refused_and_kept(tmp_path, monkey
 
 
 def test_an_interrupted_recording_goes_on_from_the_trained_agents(tmp_path, monkeypatch):
-    monkeypatch.setattr(behaviour_training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(sac_training, "CHECKPOINT_SECONDS", 0.0)
     arguments = {"recipe": TOLD, "task_set": TASKS, "seed": 3}
     whole = collect_task_dataset("point_robot", **arguments)
 

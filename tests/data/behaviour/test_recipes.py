@@ -92,6 +92,17 @@ def test_the_robots_default_is_ppo_with_geometric_snapshots(env):
     assert max(ratios) / min(ratios) < 1.05 and len(steps) >= 9
 
 
+@pytest.mark.parametrize("env", ENV_NAMES)
+def test_the_default_has_variants_that_do_not_practise_on_test_tasks(env):
+    recipes = recipes_of(env)
+    small = recipes["small"]
+    told = BEHAVIOUR_AGENTS.get(small.agents).told_parameters
+    assert recipes["small_train_only"] == dataclasses.replace(small, behaviour_tasks="train_only")
+    assert ("small_train" in recipes) == told
+    if told:
+        assert recipes["small_train"] == dataclasses.replace(small, behaviour_tasks="train")
+
+
 def test_the_papers_recipe_has_the_released_checkpoints():
     assert set(range(2200, 5001, 200)) <= set(get_recipe("paper", "point_robot").snapshot_steps)
     assert get_recipe("paper_per_task", "ant_goal").snapshot_steps == tuple(range(50_000, 950_001, 50_000))

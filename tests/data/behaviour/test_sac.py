@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.data.behaviour.sac import BatchedSAC, TaskRows
-from ctmrl_torchrl.data.behaviour.training import BehaviourTraining
+from ctmrl_torchrl.data.behaviour.sac_training import SACTraining
 from ctmrl_torchrl.envs import make_env, make_task_set
 
 TASKS = 4
@@ -46,7 +46,7 @@ def train(recipe: CollectionRecipe, seed: int = 0) -> tuple[BatchedSAC, list[Ten
     tasks = make_task_set("point_robot", num_train=3, num_test=1)
     agents = make_agents(recipe, seed)
     env = make_env("point_robot", torch.arange(TASKS).repeat(recipe.rows_per_task), task_set=tasks)
-    return agents, BehaviourTraining(env, agents, recipe, horizon=20, seed=seed).run()
+    return agents, SACTraining(env, agents, recipe, horizon=20, seed=seed).run()
 
 
 def test_agents_are_independent():
@@ -168,4 +168,4 @@ def test_task_rows_gives_each_row_its_own_agent():
 def test_env_rows_must_fit():
     env = make_env("point_robot", [0, 1, 2])
     with pytest.raises(ValueError, match=r"batch size \(3,\).*4 tasks.*rows_per_task=2 need \(8,\)"):
-        BehaviourTraining(env, make_agents(), TINY, horizon=20, seed=0)
+        SACTraining(env, make_agents(), TINY, horizon=20, seed=0)

@@ -37,7 +37,7 @@ _LEARNER_KEYS = (
 _UNSTABLE = ("next", "unstable")
 
 
-class BehaviourTraining:
+class SACTraining:
     """Trains ``agents`` on ``env`` in rounds: an episode of every row, then gradient steps.
 
     Args:

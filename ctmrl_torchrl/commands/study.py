@@ -1,0 +1,21 @@
+"""``ctmrl study``: grids of runs, their tables and their page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ctmrl_torchrl.studies.command import study_command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one action on a study; see :data:`ctmrl_torchrl.studies.command.HELP`.
+
+    Args:
+        arguments: action, study and changes.
+
+    Returns:
+        the exit status.
+    """
+    sys.stdout.write(study_command(arguments).rstrip() + "\n")
+    return 0

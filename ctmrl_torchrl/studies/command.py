@@ -1,0 +1,101 @@
+"""``ctmrl study``: plan, run, look at and report a study from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.studies.config import StudyConfig, load_study
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.places import study_names
+from ctmrl_torchrl.studies.study import Study
+
+__all__ = ["HELP", "study_command"]
+
+HELP = """ctmrl study ACTION NAME [CHANGES]
+
+Actions:
+  plan    say what there is to do, and how many core hours it will take
+  run     carry out what is not done yet, then write the report; can be stopped and called again
+  status  say how many runs are done, running, interrupted, waiting and failed
+  report  write tables, figures and the page from the runs that are done
+  list    name the studies
+
+NAME is a study of configs/study, or a YAML file.
+CHANGES: envs=[point_robot] seeds=[0,1,2] choose levels; runner=ray and runner.workers=4 say where;
+  +schedule.updates=2000 is an override of every run; root=studies is the folder of all studies;
+  retry_failed=true tries runs again that are recorded as failed; progress=false shows no progress."""
+
+_ACTIONS = ("plan", "run", "status", "report", "list")
+_SWITCHES = {"true": True, "false": False}
+
+
+def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], Study] | None = None) -> str:
+    """Carry out one action and say what came of it.
+
+    Args:
+        arguments: what follows ``ctmrl study`` on the command line.
+        make: builds the study, given its configuration and the folder of all studies.
+
+    Returns:
+        Text for the terminal.
+
+    Raises:
+        StudyError: for an action or a study that does not exist, and whatever the study refuses.
+        ConfigError: for a change that is not allowed.
+
+    Examples:
+        >>> "table1" in study_command(["list"])
+        True
+    """
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
+        return HELP
+    action, *rest = arguments
+    if action not in _ACTIONS:
+        raise StudyError(
+            f"There is no action {action!r}.{nearest(action, _ACTIONS)} Known: {', '.join(_ACTIONS)}."
+        )
+    if action == "list":
+        return "\n".join(f"{name}: {load_study(name).description}" for name in study_names())
+    if not rest or "=" in rest[0]:
+        raise StudyError(f"Name a study: ctmrl study {action} NAME. Known: {', '.join(study_names())}.")
+    name, *changes = rest
+    root = Path(_taken(changes, "root", "studies"))
+    retry, progress = (_switch(changes, key, default) for key, default in _DEFAULTS.items())
+    config = load_study(name, changes)
+    study = Study(config, root) if make is None else make(config, root)
+    if action == "plan":
+        return _planned(study)
+    if action == "status":
+        return _counted(study.status())
+    if action == "report":
+        return f"the report is {study.report()}"
+    status = study.run(progress=progress, retry_failed=retry)
+    return f"{_counted(status)}\nthe report is {study.report()}"
+
+
+_DEFAULTS = {"retry_failed": "false", "progress": "true"}
+
+
+def _planned(study: Study) -> str:
+    lines = [f"  {run.label}: {state}" for run, state in zip(study.runs, study.states(), strict=True)]
+    return "\n".join([*lines, str(study.plan())])
+
+
+def _counted(status: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in status.items())
+
+
+def _taken(changes: list[str], key: str, default: str) -> str:
+    """Take ``key=value`` out of the changes."""
+    values = [each.partition("=")[2] for each in changes if each.startswith(f"{key}=")]
+    changes[:] = [each for each in changes if not each.startswith(f"{key}=")]
+    return values[-1] if values else default
+
+
+def _switch(changes: list[str], key: str, default: str) -> bool:
+    value = _taken(changes, key, default)
+    if value not in _SWITCHES:
+        raise StudyError(f"{key}={value}: expected {key}=true or {key}=false.")
+    return _SWITCHES[value]

@@ -1,0 +1,35 @@
+"""Make a table of the paper, or a study of your own, and a page to send to a colleague.
+
+python examples/reproduce.py quick                                      # minutes: small agents, two methods
+python examples/reproduce.py table1 envs=[point_robot] seeds=[0,1,2]    # part of Table 1
+python examples/reproduce.py table2 runner=ray runner.address=auto      # on a Ray cluster
+python examples/reproduce.py my_study.yaml                              # written like those of configs/study
+
+It can be stopped and started again at any time: finished runs are not repeated, interrupted ones go on.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.studies import Study, StudyError, load_study
+
+
+def main() -> None:
+    """Plan, run, report."""
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    name, *changes = sys.argv[1:]
+    try:
+        study = Study(load_study(name, changes), root="studies")
+        print(study.plan())
+        status = study.run()
+        print(", ".join(f"{number} {state}" for state, number in status.items()))
+        print(f"the page is {study.report()}")
+    except (StudyError, ConfigError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""``env=dataset``: data are all there is, of an environment that nobody has registered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_experiments import metric_rows, random_dataset, random_transitions
+
+from ctmrl_torchrl.data import DatasetError, DatasetManifest, TaskDataset
+from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.evaluation import format_summary_table
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.training.commands import run
+from ctmrl_torchrl.training.compose import compose_config
+from ctmrl_torchrl.training.data import obtain_data, tasks_of_dataset
+from ctmrl_torchrl.training.experiment import build_experiment
+
+TINY = [
+    "env=dataset",
+    "preset=smoke",
+    "schedule.updates=8",
+    "batch.tasks=3",
+    "batch.transitions=8",
+    "context.trajectories=[1,2]",
+    "sizes.encoder_hidden=[8]",
+    "sizes.policy_hidden=[8]",
+    "sizes.predictor_hidden=[8]",
+    "representation.codes=2",
+    "output.logger=none",
+    "output.progress=false",
+    "device=cpu",
+]
+
+
+def manifest(names=("mass", "length"), test_ids=(4,), env="laboratory/arm-v3", **fields):
+    tasks = {
+        "parameters": [[float(task)] * len(names) for task in range(5)],
+        "parameter_names": list(names),
+        "train_ids": [task for task in range(5) if task not in test_ids],
+        "test_ids": list(test_ids),
+    }
+    return DatasetManifest(env=env, preset="mine", horizon=7, tasks=tasks, **fields)
+
+
+def save(folder, manifest):
+    rows = random_transitions(5, 7, observation_dim=3, action_dim=1)
+    return TaskDataset.from_tensordict(rows, manifest).save(folder / "data")
+
+
+@pytest.mark.parametrize("test_ids", [(4,), ()])
+def test_it_trains_and_writes_all_but_returns(test_ids, tmp_path):
+    path = save(tmp_path, manifest(test_ids=test_ids, discount=0.5))
+    summary = run([*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"])
+    assert summary["env"] == "laboratory/arm-v3" and summary["updates"] == 8
+    assert summary["returns"] == {"test": {}, "train": {}}
+    assert summary["reference"]["random"] is None and summary["reference"]["optimum"] is None
+    assert summary["dataset"]["tasks"] == "mine" and summary["codebook"]["perplexity"] >= 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
+    assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == {"data", "learning"}
+    names = {name for _, name, _ in metric_rows(tmp_path / "run")}
+    assert "loss/loss_prediction" in names and not any(name.startswith("eval/") for name in names)
+    lines = format_summary_table(summary).splitlines()
+    assert lines[0].startswith("laboratory/arm-v3 | ctmrl") and not any("Return on" in line for line in lines)
+
+
+def test_sizes_keys_and_discount_come_from_the_data(tmp_path):
+    path = save(tmp_path, manifest(discount=0.5))
+    config = compose_config([*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"])
+    assert config.evaluation.protocols == []
+    experiment = build_experiment(config)
+    problem = experiment.parts.parts[0].loss, experiment.task_set.family
+    family = problem[1]
+    assert (family.observation_dim, family.action_dim, family.horizon, family.discount) == (3, 1, 7, 0.5)
+    assert family.return_key == ("next", "reward") and family.context_next_observation
+    assert family.parameter_names == ("mass", "length") and experiment.task_set.test_ids == (4,)
+    batch = experiment.trainer.next_batch()
+    assert batch["context", "next", "observation"].shape[-1] == 3  # tasks may differ in their dynamics
+    assert experiment.loss.policy.gamma == 0.5
+
+
+def test_nothing_can_be_played(tmp_path):
+    path = save(tmp_path, manifest())
+    where = [f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError, match=r"evaluation.protocols: .*allowed is \[\] with env=dataset"):
+        run([*TINY, *where, "evaluation.protocols=[np]"])
+    with pytest.raises(ConfigError, match=r"dataset.path: got None, allowed is the folder of a dataset"):
+        run([*TINY, where[1]])
+    assert not (tmp_path / "run").exists()
+    dataset, task_set = obtain_data(compose_config([*TINY, *where]).dataset, "dataset", "repo")
+    with pytest.raises(ValueError, match="data and no environment.*register_family"):
+        task_set.family.env_builder(task_set, [0], None)
+
+
+def test_what_depends_on_the_number_of_tasks_is_checked_once_the_data_are_known(tmp_path):
+    where = [f"dataset.path={save(tmp_path, manifest())}", f"run_dir={tmp_path / 'run'}"]
+    for change, message in (
+        ("batch.tasks=5", "at most 4, the number of training tasks of the dataset"),
+        ("representation.codes=5", r"at most 4, the contexts that K-means sees in one epoch"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run([*TINY, *where, change])
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(DatasetError, match="nowhere"):
+        run([*TINY, f"dataset.path={tmp_path / 'nowhere'}", f"run_dir={tmp_path / 'run'}"])
+
+
+def test_tasks_without_parameters_are_told_apart_by_their_number():
+    rows = random_transitions(5, 7, observation_dim=3, action_dim=1)
+    dataset = TaskDataset.from_tensordict(rows, manifest(names=()))
+    tasks = tasks_of_dataset(dataset)
+    assert tasks.parameter_names == ("task",) and tasks.parameters.flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_data_of_a_registered_family_keep_what_is_known_of_it():
+    sparse = tasks_of_dataset(random_dataset(make_task_set("sparse_point_robot")))
+    assert sparse.family is make_task_set("sparse_point_robot").family
+    assert sparse.train_ids == make_task_set("sparse_point_robot").train_ids
+    # not if they are of another size, or of other parameters, or have nothing to test on
+    rows = random_transitions(5, 7, observation_dim=3, action_dim=1)
+    for changes in ({}, {"names": ("goal_x", "goal_y")}, {"test_ids": ()}):
+        named = manifest(env="point_robot", **changes)
+        family = tasks_of_dataset(TaskDataset.from_tensordict(rows, named)).family
+        assert (family.name, family.simulator, family.observation_dim) == ("point_robot", "none", 3)
+
+
+def test_the_oracle_needs_no_environment_to_be_trained(tmp_path):
+    where = [f"dataset.path={save(tmp_path, manifest())}", f"run_dir={tmp_path / 'run'}"]
+    tiny = [item for item in TINY if not item.startswith("representation")]
+    summary = run([*tiny, *where, "method=oracle", "evaluation.protocols=[]", "schedule.policy_start=0"])
+    assert summary["method"] == "oracle" and summary["returns"]["test"] == {}
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["state"]["loss"]
+    assert state["context_encoder.table"].shape == (5, 2)
