@@ -66,19 +66,19 @@ def check_run_dir(config: ExperimentConfig) -> Path:
     if lock.file.exists():
         _acquire(lock, run_dir)
         lock.release()
-    record = RunRecord.read(run_dir)
-    _check_names(run_dir, record)
-    if record.moving and (not config.overwrite or _goes_on(config, run_dir)):
+    record, goes_on = RunRecord.read(run_dir), _goes_on(config, run_dir)
+    if record.moving and (not config.overwrite or goes_on):
         raise ConfigError(
-            f"config field run_dir: the run in {run_dir} was being replaced when that was interrupted; repeat it "
-            f"by overwrite=true (without resume). The earlier run is in {run_dir} and {record.kept_in}/ below it."
+            f"config field run_dir: the run in {run_dir} was being replaced when that was interrupted; repeat "
+            f"it by overwrite=true (without resume). The earlier run is there and in {record.kept_in}/ below."
         )
     held = _held(run_dir, record)
-    if held and not config.overwrite and not _goes_on(config, run_dir):
+    if held and not config.overwrite and not goes_on:
         raise ConfigError(
             f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
             f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."
         )
+    _check_names(run_dir, record)
     return run_dir
 
 
