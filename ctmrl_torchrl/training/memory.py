@@ -10,19 +10,24 @@ from typing import Any
 
 import torch
 
+from ctmrl_torchrl.data import get_recipe
 from ctmrl_torchrl.envs import get_family
-from ctmrl_torchrl.rules import WIDTHS, ConfigError, rule_of
+from ctmrl_torchrl.rules import WIDTHS, ConfigError, require, rule_of
 from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
 
 _FLOAT = 4
 #: a parameter, its gradient and the two moments of Adam
 _COPIES = 4
-#: what a layer needs of every row: its output, kept for the backward pass, and that output's gradient
-_KEPT = 2
+#: contexts up to this length may repeat the transitions of small data
+_ALWAYS_ALLOWED = 4096
 #: draws of a context; networks that a representation evaluates on each
 _DRAWS, _PREDICTIONS = 2, 2
-#: networks of a policy loss: an actor, two critics, a value
-_POLICY_NETWORKS = 4
+#: evaluations of a policy loss: an actor, two critics of two actions, a value and its target
+_POLICY_NETWORKS = 7
+#: a layer wider than this is the cause of its own activations, not the number of rows
+_WIDE = 4096
+#: the system and the interpreter need the rest
+_SHARE = 0.9
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -57,9 +62,9 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
     Examples:
         >>> config = ExperimentConfig()
         >>> config.context.kind, config.context.length = "transitions", 100
-        >>> less = estimate_memory(config).total
+        >>> less = estimate_memory(config).activations
         >>> config.context.length = 1000
-        >>> estimate_memory(config).total > 5 * less
+        >>> estimate_memory(config).activations > 2 * less
         True
     """
     observation, action, horizon = _sizes(config)
@@ -76,13 +81,14 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
         "representation": _PREDICTIONS * predicted,
         "policy_loss": _POLICY_NETWORKS * rows,
     }
-    parameters, activations = {}, {}
+    parameters, activations, wide = {}, {}, {}
     for section in ("encoder", "representation", "policy_loss"):
         for name, widths in _layers(getattr(config, section), section):
             first = width_in if section == "encoder" else observation + size
             pairs = zip([first, *widths], [*widths, 1], strict=True)
             parameters[f"{name}={widths}"] = sum(before * after for before, after in pairs) * _FLOAT * _COPIES
-            activations[f"{name}={widths}"] = sum(widths) * evaluated[section] * _FLOAT * _KEPT
+            wide[f"{name}={widths}"] = max(widths) > _WIDE
+            activations[f"{name}={widths}"] = sum(widths) * evaluated[section] * _FLOAT
     field = "context.length" if length == config.context.length else "context.trajectories"
     value = getattr(config.context, field.split(".")[1])
     batch = {
@@ -90,10 +96,10 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
         f"batch.transitions={config.batch.transitions}": rows * width_in * _FLOAT,
     }
     asked = parameters | batch
-    by_contexts = sum(amount for name, amount in activations.items() if not name.startswith("policy_loss"))
-    first, second = batch
-    asked[first] += by_contexts
-    asked[second] += sum(activations.values()) - by_contexts
+    by_contexts, by_transitions = batch
+    for name, amount in activations.items():
+        rows_asked = by_transitions if name.startswith("policy_loss") else by_contexts
+        asked[name if wide[name] else rows_asked] += amount
     return MemoryEstimate(
         sum(parameters.values()),
         sum(batch.values()),
@@ -123,11 +129,29 @@ def check_memory(config: ExperimentConfig, device: torch.device) -> None:
         ConfigError: with the estimate and the field that asks for most.
     """
     available, estimate = available_memory(device), estimate_memory(config)
-    if available is not None and estimate.total > available:
+    _check_context(config, estimate)
+    if available is not None and estimate.total > _SHARE * available:
         raise ConfigError(
             f"config field {estimate.cause}: the run would need at least {estimate.total / 1e9:.3g} GB of memory "
             f"({estimate}), but {device} has {available / 1e9:.3g} GB; choose smaller sizes."
         )
+
+
+def _check_context(config: ExperimentConfig, estimate: MemoryEstimate) -> None:
+    """A context longer than all data of a task would only repeat them."""
+    if config.env == DATA_ALONE or config.dataset.path is not None:
+        return
+    family = get_family(config.env)
+    recipe = get_recipe(config.dataset.recipe, config.env)
+    held = len(recipe.all_steps) * recipe.trajectories_per_snapshot * family.horizon
+    most = max(held, _ALWAYS_ALLOWED)
+    require(
+        config.context.length <= most,
+        "context.length",
+        config.context.length,
+        f"at most {most}: dataset.recipe={config.dataset.recipe} makes {held} transitions per task, a longer "
+        f"context would repeat them and take at least {estimate.total / 1e9:.3g} GB of memory ({estimate})",
+    )
 
 
 def _sizes(config: ExperimentConfig) -> tuple[int, int, int]:
