@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.agents.card import AgentError
 from ctmrl_torchrl.data import DatasetError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -13,6 +14,7 @@ from ctmrl_torchrl.training.experiment import SeedsError
 from ctmrl_torchrl.training.finite import NotFiniteError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
+    AgentError,
     CheckpointError,
     ConfigError,
     DatasetError,

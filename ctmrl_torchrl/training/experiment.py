@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,6 +16,8 @@ from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl import storage
+from ctmrl_torchrl.agents import Agent, AgentCard
+from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
 from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
@@ -24,12 +27,13 @@ from ctmrl_torchrl.training.build import (
     make_logger,
     resolve_device,
     set_up_process,
+    transition_key,
 )
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint, state_bytes
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.finite import require_finite
-from ctmrl_torchrl.training.identity import run_identity
+from ctmrl_torchrl.training.identity import fingerprint, run_identity
 from ctmrl_torchrl.training.memory import check_memory
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
@@ -223,6 +227,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         runs = final_meta_test(experiment)
         wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
         summary = summarize(experiment, runs, wall_time_s, command)
+        agent_of(experiment, summary).save(run_dir / "agent")
         write_summary(summary, run_dir / "summary.json")
         if config.output.figures:
             with experiment.folder.pictures() as place:
@@ -247,6 +252,34 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     experiment.folder.finish()
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
+
+
+def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
+    """The trained agent with its card; it shares its networks with the experiment."""
+    config, loss = experiment.config, experiment.loss
+    card = AgentCard(
+        method=config.method,
+        env=summary["env"],
+        problem=plain_problem(experiment.problem),
+        encoder=asdict(config.encoder),
+        policy_loss=asdict(config.policy_loss),
+        transition_key=transition_key(config.representation),
+        horizon=experiment.task_set.family.horizon,
+        episodes=config.evaluation.episodes,
+        random_episodes=config.evaluation.random_episodes,
+        data=fingerprint(experiment.dataset),
+        returns={
+            split: {name: result["mean"] for name, result in protocols.items()}
+            for split, protocols in summary["returns"].items()
+        },
+        versions=summary["versions"],
+    )
+    encoder, actor = (
+        copy.deepcopy(loss.context_encoder),
+        config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
+    )
+    loss.policy.actor_network_params.data.to_module(actor)
+    return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), experiment.parts.candidates())
 
 
 def milestones(experiment: Experiment) -> dict[str, float]:

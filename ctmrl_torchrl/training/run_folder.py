@@ -24,7 +24,7 @@ from ctmrl_torchrl.training.locks import FolderLock
 from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, RunRecord, is_there
 
 _KEPT = "replaced-run"
-_FOLDERS = ("checkpoints", "figures")
+_FOLDERS = ("agent", "checkpoints", "figures")
 #: bytes of a folder's path that leave room for the names below it, of the 4096 that Linux takes
 _LONGEST = 3800
 _RESULTS = ("summary.json", "checkpoints/last.pt")

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ctmrl_torchrl import storage
+from ctmrl_torchrl.agents.agent import CARD, WEIGHTS
 from ctmrl_torchrl.rules import ConfigError
 
 RECORD_FILE = ".ctmrl-run.json"
 FORMAT_VERSION = 1
 #: what every run writes, apart from pictures and logs
-RUN_FILES = ("config.yaml", "metrics.csv", "checkpoints/last.pt", "summary.json")
+RUN_FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "checkpoints/last.pt",
+    f"agent/{WEIGHTS}",
+    f"agent/{CARD}",
+    "summary.json",
+)
 #: names of what TensorBoard writes into a folder of logs
 _EVENTS = "events.out.tfevents.*"
 
