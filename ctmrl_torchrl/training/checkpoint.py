@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import Any
 
 from ctmrl_torchrl import storage
+from ctmrl_torchrl.sealed import SealError, load_sealed, save_sealed
 
 FORMAT_VERSION = 2
-# The file is a zip archive, as torch.save writes it. Its comment, at the end, holds the checksum of the rest.
-_TITLE = b"ctmrl checkpoint, sha256 "
-_COMMENT = len(_TITLE) + 64
-_END_RECORD = b"PK\x05\x06"
-_END_SIZE = 22
-_CHUNK = 1 << 20
+_PARTS = {"format_version", "identity", "state"}
 
 
 class CheckpointError(ValueError):
@@ -37,29 +29,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], identity: dict[str, Any])
     """
     with storage.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with storage.atomic_write(path) as temporary:
-            try:
-                torch.save(
-                    {"format_version": FORMAT_VERSION, "identity": identity, "state": state}, temporary
-                )
-            except RuntimeError as error:  # torch's zip writer does not say that the disk is full
-                storage.require_space(temporary, state_bytes(state))
-                raise storage.StorageError(
-                    f"{path} could not be written ({str(error).splitlines()[0]})"
-                ) from error
-            with temporary.open("r+b") as file:
-                _sign(file)
-
-
-def state_bytes(state: Any) -> int:
-    """Bytes of all tensors in nested dictionaries and lists, and a little for what is around them."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size() + 256
-    if isinstance(state, dict):
-        return sum(state_bytes(value) for value in state.values()) + 64
-    if isinstance(state, (list, tuple)):
-        return sum(state_bytes(value) for value in state) + 64
-    return 64
+    save_sealed(path, {"format_version": FORMAT_VERSION, "identity": identity, "state": state})
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -89,23 +59,20 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
             another identity.
     """
     try:
-        with path.open("rb") as file:
-            signed = _is_signed(file)
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler may raise anything on bytes that are no checkpoint
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        content = load_sealed(path)
+    except SealError as error:
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({reason}); the file is left as it is. Start again without "
+            f"{path} is not a readable checkpoint ({error}); the file is left as it is. Start again without "
             "resume=, or name another checkpoint."
         ) from error
-    parts = {"format_version", "identity", "state"}
-    if not isinstance(content, dict) or set(content) != parts or content["format_version"] != FORMAT_VERSION:
+    if (
+        not isinstance(content, dict)
+        or set(content) != _PARTS
+        or content["format_version"] != FORMAT_VERSION
+        or not isinstance(content["identity"], dict)
+        or not isinstance(content["state"], dict)
+    ):
         raise CheckpointError(f"{path} is not a checkpoint of format version {FORMAT_VERSION}.")
-    if not signed:
-        raise CheckpointError(f"{path} is not a readable checkpoint (it has no checksum); name another one.")
-    if not isinstance(content["identity"], dict) or not isinstance(content["state"], dict):
-        raise CheckpointError(f"{path} is not a checkpoint: its identity and state are no dictionaries.")
     for name, expected in identity.items():
         if name not in content["identity"]:
             raise CheckpointError(
@@ -118,41 +85,3 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
                 f"give this run the same {name} or resume from another checkpoint."
             )
     return content["state"]
-
-
-def _sign(file: BinaryIO) -> None:
-    """Give the archive a comment that holds the checksum of everything before it."""
-    end = file.seek(-_END_SIZE, os.SEEK_END)
-    if file.read(4) != _END_RECORD:
-        raise RuntimeError("torch.save has written another format than a plain zip archive.")
-    file.seek(end + _END_SIZE - 2)
-    file.write(_COMMENT.to_bytes(2, "little"))
-    digest = _digest(file, end + _END_SIZE)
-    file.seek(end + _END_SIZE)
-    file.write(_TITLE + digest.encode())
-
-
-def _is_signed(file: BinaryIO) -> bool:
-    """Whether the file ends with a checksum; an error if that is not the checksum of what is before it."""
-    size = file.seek(0, os.SEEK_END)
-    if size < _COMMENT:
-        return False
-    file.seek(size - _COMMENT)
-    comment = file.read()
-    if not comment.startswith(_TITLE):
-        return False
-    if comment[len(_TITLE) :] != _digest(file, size - _COMMENT).encode():
-        raise ValueError("its content is not what was written: the checksum differs")
-    return True
-
-
-def _digest(file: BinaryIO, size: int) -> str:
-    file.seek(0)
-    digest = hashlib.sha256()
-    while size > 0:
-        chunk = file.read(min(_CHUNK, size))
-        if not chunk:
-            break
-        digest.update(chunk)
-        size -= len(chunk)
-    return digest.hexdigest()

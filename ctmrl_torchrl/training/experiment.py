@@ -20,6 +20,7 @@ from ctmrl_torchrl.agents import Agent, AgentCard
 from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+from ctmrl_torchrl.sealed import tensor_bytes
 from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
 from ctmrl_torchrl.training.build import (
     Experiment,
@@ -29,7 +30,7 @@ from ctmrl_torchrl.training.build import (
     set_up_process,
     transition_key,
 )
-from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint, state_bytes
+from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.finite import require_finite
@@ -196,7 +197,7 @@ def open_run(experiment: Experiment) -> None:
 def _check_space(experiment: Experiment) -> None:
     """Two checkpoints must fit on the disk, an old one and a new one, and the pictures."""
     loss = experiment.trainer.loss
-    size = state_bytes(loss.state_dict()) + 2 * state_bytes(dict(loss.named_parameters()))
+    size = tensor_bytes(loss.state_dict()) + 2 * tensor_bytes(dict(loss.named_parameters()))
     try:
         storage.require_space(experiment.run_dir, 2 * size + _BYTES_BESIDE)
     except storage.StorageError as error:

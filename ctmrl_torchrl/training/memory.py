@@ -60,7 +60,8 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
     """The least that networks and a meta-batch take; what is not known counts as little.
 
     Examples:
-        >>> config = ExperimentConfig()
+        >>> from ctmrl_torchrl.modules import EncoderConfig
+        >>> config = ExperimentConfig(encoder=EncoderConfig())
         >>> config.context.kind, config.context.length = "transitions", 100
         >>> less = estimate_memory(config).activations
         >>> config.context.length = 1000

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 
+from ctmrl_torchrl.sealed import save_sealed
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -80,8 +81,8 @@ def test_anything_else_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"state": {}}, [1, 2], {"format_version": 99}, {"format_version": 2}])
-def test_other_torch_files_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "other.pt")
+def test_other_files_of_tensors_are_refused(tmp_path, content):
+    save_sealed(tmp_path / "other.pt", content)
     with pytest.raises(CheckpointError, match="other.pt is not a checkpoint of format version 2"):
         load_checkpoint(tmp_path / "other.pt", IDENTITY)
 
