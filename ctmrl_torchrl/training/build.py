@@ -73,22 +73,26 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         seed=config.seed,
         generator=sampling,
         device=device,
+        context_dim=config.encoder.size(problem),
     )
     parts = Parts(config.representation.parts(setting))
     apart = torch.Generator()  # contexts for the meta-test must not move the training's draws
+    candidates = Candidates(
+        parts,
+        loss,
+        AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
+        apart,
+        config.evaluation,
+    )
     tester = MetaTester(
         task_set,
         dataset,
         ActingPolicy(loss.policy),
         loss.context_encoder,
         context_dim=config.encoder.size(problem),
-        candidates=Candidates(
-            parts,
-            loss,
-            AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
-            apart,
-            config.evaluation,
-        ),
+        candidates=candidates,
+        training_contexts=candidates.of_training_tasks,
+        options=candidates.options,
         config=config.evaluation,
         device=device,
     )

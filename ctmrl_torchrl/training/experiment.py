@@ -344,7 +344,7 @@ def summarize(
         if optima is None
         else {split: optima[ids].mean().item() for split, ids in splits.items()},
         behaviour={split: manifest.oracle.get(split) for split in splits} if manifest.oracle else None,
-        extra={"random_episodes": random_episodes}
+        extra={"random_episodes": random_episodes, "comparison": config.comparison}
         | ({} if command is None else {"command": command})
         | experiment.parts.summary(),
     )
