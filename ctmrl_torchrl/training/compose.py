@@ -147,9 +147,19 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     check_overrides(overrides)
     try:
         with _hydra():
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=with_home_quoted(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error)) from error
+
+
+def with_home_quoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides whose value is a path in the home folder, in the quotes that Hydra needs around a ``~``.
+
+    Examples:
+        >>> with_home_quoted(["seed=1", "run_dir=~/runs/a", "run_dir='~/runs/b'"])
+        ['seed=1', "run_dir='~/runs/a'", "run_dir='~/runs/b'"]
+    """
+    return [re.sub(r"^([\w.]+)=(~[^'\",]*)$", r"\1='\2'", override) for override in overrides]
 
 
 def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
