@@ -37,6 +37,7 @@ class GuessTraining(Part):
     """
 
     name = "behaviour_guess"
+    metric_groups = {"guess_error": "behaviour"}
 
     def __init__(self, loss: MetaLoss, rate: float) -> None:
         self.loss = loss

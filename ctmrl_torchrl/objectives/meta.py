@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.checks import require_flags
 from ctmrl_torchrl.objectives.critic_gradient import (
     checked_critic_gradient,
     context_for_critic,
@@ -261,6 +262,9 @@ class MetaLoss(PolicyDelegation):
                 f"{type(self).__name__}: {transitions!r} has batch size {list(batch.shape)}, expected "
                 f"[{tasks}, B]: one row per context, with transitions of that context's task."
             )
+        names = (getattr(self.policy.tensor_keys, flag, None) for flag in ("done", "terminated"))
+        flags = [join_key("next", flag) for flag in names if flag is not None]
+        require_flags(batch, flags, f"{type(self.policy).__name__}, of {transitions!r}")
         repeated = task_context.reshape(tasks, *(1 for _ in batch.shape[1:]), size)
         repeated = repeated.expand(*batch.shape, size)
         return batch.set(name, repeated).set(join_key("next", name), repeated)

@@ -20,6 +20,7 @@ from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.identity import run_identity
+from ctmrl_torchrl.training.run_folder import RunFolder
 from ctmrl_torchrl.training.schedule import PhaseSchedule
 from ctmrl_torchrl.training.tester import Candidates, MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -40,6 +41,7 @@ class Experiment:
     tester: MetaTester
     run_dir: Path
     device: torch.device
+    folder: RunFolder | None = None  # while the run folder is in the hands of this process
 
 
 def build_experiment(config: ExperimentConfig) -> Experiment:
