@@ -43,7 +43,12 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(dataset_root, tmp_path, monk
 def test_figures_are_the_same_under_any_settings_of_the_users(dataset_root, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_experiment(tiny_config(dataset_root, first, SHORT | {"output.figures": True}))
-    settings = {"text.usetex": True, "font.size": 30.0, "axes.facecolor": "red", "figure.constrained_layout.use": True}
+    settings = {
+        "text.usetex": True,
+        "font.size": 30.0,
+        "axes.facecolor": "red",
+        "figure.constrained_layout.use": True,
+    }
     with matplotlib.rc_context(settings):
         run_experiment(tiny_config(dataset_root, second, SHORT | {"output.figures": True}))
         assert matplotlib.rcParams["text.usetex"] is True
@@ -57,7 +62,9 @@ def broken_parameter(trainer):
 
 
 @pytest.mark.parametrize("update", [3, 12])
-def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log(update, dataset_root, tmp_path, monkeypatch):
+def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log(
+    update, dataset_root, tmp_path, monkeypatch
+):
     make_step = MetaTrainer.update
 
     def breaking(self, batch):
@@ -76,7 +83,9 @@ def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log(update,
     assert not (tmp_path / "summary.json").exists()
 
 
-@pytest.mark.parametrize(("every", "culprit"), [(4, "eval/test/codes/return"), (0, "test return under codes")])
+@pytest.mark.parametrize(
+    ("every", "culprit"), [(4, "eval/test/codes/return"), (0, "test return under codes")]
+)
 def test_a_return_that_is_not_finite_stops_the_run(every, culprit, dataset_root, tmp_path, monkeypatch):
     run = MetaTester.run
 
@@ -92,7 +101,10 @@ def test_a_return_that_is_not_finite_stops_the_run(every, culprit, dataset_root,
 
 
 def test_a_seed_that_breaks_down_does_not_take_the_others_along(dataset_root, tmp_path, monkeypatch):
-    configs = [tiny_config(dataset_root, tmp_path / str(seed), {"schedule.updates": 12}, seed=seed) for seed in range(3)]
+    configs = [
+        tiny_config(dataset_root, tmp_path / str(seed), {"schedule.updates": 12}, seed=seed)
+        for seed in range(3)
+    ]
     alone = tiny_config(dataset_root, tmp_path / "alone", {"schedule.updates": 12}, seed=2)
     expected = run_experiment(alone)
     record = MetaTrainer.record
@@ -164,10 +176,19 @@ def test_every_key_shape_and_dtype_is_checked_at_resume(checkpoint, dataset_root
         for broken in (fewer, {**state, f"{name}_2": 0}, {**state, name: "text"}):
             refused(trainer, broken, tmp_path)
             tried += 1
-    tensors = [(path, value) for path, value in leaves(state) if isinstance(value, torch.Tensor) and path[0] != "recent"]
+    tensors = [
+        (path, value)
+        for path, value in leaves(state)
+        if isinstance(value, torch.Tensor) and path[0] != "recent"
+    ]
     for path, value in source.sample(tensors, 25):
         fine = path[0] != "parts"
-        refused(trainer, changed(state, path, value[None].repeat_interleave(2, 0)), tmp_path, fine and str(path[-1]))
+        refused(
+            trainer,
+            changed(state, path, value[None].repeat_interleave(2, 0)),
+            tmp_path,
+            fine and str(path[-1]),
+        )
         if value.is_floating_point():
             refused(trainer, changed(state, path, value.double()), tmp_path, fine and str(path[-1]))
         tried += 2
@@ -207,7 +228,10 @@ def test_a_disk_without_room_for_the_agent_is_found_before_training(dataset_root
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder.hidden": [1_000_000_000]}, r"encoder.hidden=\[1000000000\]: the run would need at least .* GB"),
+        (
+            {"encoder.hidden": [1_000_000_000]},
+            r"encoder.hidden=\[1000000000\]: the run would need at least .* GB",
+        ),
         ({"context.length": 100_000}, "context.length: got 100000, allowed is at most 4096: .* GB of memory"),
         ({"context.trajectories": [1, 10**9]}, "context.trajectories=.* the run would need at least .* GB"),
         ({"batch.transitions": 10**9}, "batch.transitions=1000000000: the run would need at least"),
@@ -247,5 +271,7 @@ def test_all_errors_of_users_are_told_without_a_traceback():
 def test_a_damaged_log_of_an_earlier_part_does_not_stop_a_run(dataset_root, tmp_path):
     run_experiment(tiny_config(dataset_root, tmp_path, SHORT | {"output.checkpoint_every": 2}))
     (tmp_path / "metrics.csv").write_bytes(b"\x00\xff,,,\n2,a\n4,loss/loss_actor,0.1\n")
-    run_experiment(tiny_config(dataset_root, tmp_path, SHORT | {"output.figures": True}, resume=str(tmp_path)))
+    run_experiment(
+        tiny_config(dataset_root, tmp_path, SHORT | {"output.figures": True}, resume=str(tmp_path))
+    )
     assert metric_rows(tmp_path) == [["4", "loss/loss_actor", "0.1"]]
