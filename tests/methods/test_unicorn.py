@@ -17,7 +17,7 @@ from ctmrl_torchrl.objectives.representation.unicorn import UNICORNLoss
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import make_loss
 from ctmrl_torchrl.training.compose import compose_config
-from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
+from ctmrl_torchrl.training.experiment import build_experiment, run_experiment, run_seeds
 from ctmrl_torchrl.training.validate import validate_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -224,3 +224,17 @@ def test_it_adapts_under_every_protocol(method, data_root, tmp_path):
 def test_there_is_a_logit_for_every_training_task(data_root, tmp_path):
     experiment = build_experiment(small_config("unicorn_sup", data_root, tmp_path))
     assert experiment.loss.representation.task_ids.tolist() == list(experiment.task_set.train_ids)
+
+
+def test_seeds_are_trained_together_as_by_themselves(data_root, tmp_path):
+    """Each agent's noise is its own."""
+
+    def config(kind, seed):
+        return small_config("unicorn", data_root, tmp_path / f"{kind}-{seed}", f"seed={seed}")
+
+    run_seeds([config("together", seed) for seed in (0, 1)])
+    for seed in (0, 1):
+        run_experiment(config("alone", seed))
+        alone, together = (outcome(tmp_path / f"{kind}-{seed}")[0] for kind in ("alone", "together"))
+        for name, value in alone["loss"].items():
+            torch.testing.assert_close(value, together["loss"][name], rtol=1e-4, atol=1e-5)

@@ -176,7 +176,7 @@ def refused(*overrides):
         ("sed", "Did you mean seed"),
         ("methd", "Did you mean method"),
         ("policy_loss.expectile", "It is a field of policy_loss.name=iql."),
-        ("representation.club_weight", "It is a field of representation.name=released."),
+        ("representation.cycle_weight", "It is a field of representation.name=released."),
         ("output.logging.every", "Did you mean output.log_every"),
         ("evaluation.collector.kid", "Did you mean evaluation.collector.kind"),
     ],
