@@ -101,7 +101,7 @@ class BehaviourEntropyLoss(MetricLoss):
         """What the forward pass reads."""
         keys = self.tensor_keys
         states = [join_key(keys.transitions, keys.observation)] if self.entropy_weight else []
-        return [*super().in_keys, *states]
+        return [keys.task_context, keys.task_id, *states]
 
     def reset_parameters_recursive(self) -> None:
         """Draw generator and discriminator anew."""
@@ -131,7 +131,7 @@ class BehaviourEntropyLoss(MetricLoss):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute both terms."""
-        out = super().forward(tensordict)
+        out = self._distances(tensordict)
         context = read(tensordict, self.tensor_keys.task_context, type(self).__name__)
         entropy = context.new_zeros(len(context))
         if self.entropy_weight:

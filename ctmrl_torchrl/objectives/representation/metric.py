@@ -110,6 +110,10 @@ class MetricLoss(RepresentationLoss):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the term."""
+        return self._distances(tensordict)
+
+    def _distances(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The metric term, and how far contexts are apart."""
         keys, name = self.tensor_keys, type(self).__name__
         context, task_id = (read(tensordict, key, name) for key in (keys.task_context, keys.task_id))
         hint = "one context per task."
