@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
+from sphinx.application import Sphinx
+
 import ctmrl_torchrl
 
 project = "ctmrl_torchrl"
@@ -11,8 +16,34 @@ version = release = ctmrl_torchrl.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-autodoc_typehints = "description"
+html_title = f"ctmrl_torchrl {release}"
+html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-# The docstrings speak of their reading and writing in sections of their own.
-napoleon_custom_sections = ["Keys", "Out"]
+maximum_signature_line_length = 80
+# The docstrings describe what is read and written in sections of their own.
+napoleon_custom_sections = ["Keys", "Out", "Gradients"]
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]
+
+
+def real_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show the arguments of ``__init__`` where a base class hides them behind ``(*args, **kwargs)``."""
+    if what != "class" or signature not in ("(*args, **kwargs)", "(*args: Any, **kwargs: Any)"):
+        return signature, returns
+    try:
+        found = inspect.signature(obj.__init__)
+    except (TypeError, ValueError):
+        return signature, returns
+    parameters = list(found.parameters.values())[1:]
+    return str(found.replace(parameters=parameters, return_annotation=inspect.Signature.empty)), returns
+
+
+def setup(app: Sphinx) -> None:
+    """Connect to Sphinx."""
+    app.connect("autodoc-process-signature", real_signature)
