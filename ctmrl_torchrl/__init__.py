@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctmrl_torchrl.agents import Agent
     from ctmrl_torchrl.training.commands import run
     from ctmrl_torchrl.training.compose import register_method
 
@@ -12,11 +13,12 @@ __version__ = "0.2.0"
 
 #: public names and where they are; imported on first use, so that the package itself imports at once
 _PUBLIC = {
+    "Agent": "ctmrl_torchrl.agents",
     "run": "ctmrl_torchrl.training.commands",
     "register_method": "ctmrl_torchrl.training.compose",
 }
 
-__all__ = ["register_method", "run"]
+__all__ = ["Agent", "register_method", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.agents.card import AgentError
 from ctmrl_torchrl.data import DatasetError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -11,6 +12,7 @@ from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
+    AgentError,
     CheckpointError,
     ConfigError,
     DatasetError,

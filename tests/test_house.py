@@ -31,7 +31,9 @@ ALLOWED = {
     "collectors": {"modules"},
     "evaluation": set(),
     "methods": {"collectors", "data", "evaluation", "modules", "objectives", "problem"},
+    "agents": {"collectors", "modules", "objectives", "problem"},
     "training": {
+        "agents",
         "collectors",
         "data",
         "envs",
@@ -42,7 +44,7 @@ ALLOWED = {
         "problem",
     },
     "studies": {"evaluation", "training"},
-    "errors": {"data", "envs", "evaluation", "training", "studies"},
+    "errors": {"agents", "data", "envs", "evaluation", "training", "studies"},
     "commands": {"data", "envs", "evaluation", "studies", "training"},
     "cli": {"commands", "errors", "training"},
 }

@@ -118,10 +118,14 @@ class MetaTestCollector:
         return self._parts.episodes.env
 
     @torch.no_grad()
-    def run(self, protocol: AdaptationProtocol, *, seed: int = 0) -> TensorDict:
+    def run(self, protocol: AdaptationProtocol, *, seed: int = 0, keep_episodes: bool = False) -> TensorDict:
         """Adapt all rows under a protocol.
 
         The global random state is left as it was: random actions and stochastic policies draw from ``seed``.
+
+        Args:
+            protocol (AdaptationProtocol): how evidence is gathered. seed (int): of everything random.
+            keep_episodes (bool): whether the collected episodes are returned as well.
 
         Returns:
             TensorDict ``[n]``. E is ``protocol.episodes``; entry k belongs to the measurement after k
@@ -136,6 +140,8 @@ class MetaTestCollector:
               episodes up to this one
             - ``first_path``, ``last_path`` ``[n, H+1, observation]``: the first collected and the last
               measured episode
+            - ``collected`` ``[n, k, H]``, with ``keep_episodes``: the k episodes that were collected, with
+              their ``mask``
 
         Raises:
             FloatingPointError: naming task, episode and entry, if something is not finite.
@@ -159,8 +165,10 @@ class MetaTestCollector:
                     protocol.collect(state)
         first = state.episodes[0] if state.episodes else measured
         observation_key = self._parts.observation_key
+        kept = {"collected": _collected(state, measured)} if keep_episodes else {}
         return TensorDict(
             {
+                **kept,
                 "task_id": self.task_ids,
                 **{name: torch.stack([entry[name] for entry in entries], 1) for name in entries[0]},
                 "first_path": _path(first, observation_key),
@@ -178,6 +186,13 @@ class MetaTestCollector:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _collected(state: AdaptationRun, like: TensorDictBase) -> TensorDictBase:
+    """The collected episodes ``[n, k, H]``; k is 0 where a protocol collects nothing."""
+    if state.episodes:
+        return torch.stack(state.episodes, 1)
+    return like.unsqueeze(1)[:, :0]
 
 
 def _costs(state: AdaptationRun) -> dict[str, Tensor]:

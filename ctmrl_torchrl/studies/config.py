@@ -116,7 +116,7 @@ class StudyConfig:
         description (str): one sentence for the report.
         factors (dict): the grid. A field of the configuration with its values, ``{seed: [0, 1]}``, or a name
             with levels that are lists of overrides:
-            ``{variant: {full: [], plain: [schedule.kmeans=false]}}``.
+            ``{variant: {full: [], plain: [representation.kmeans=false]}}``.
         fixed (list of str): overrides of every run.
         compare (str): the factor whose levels are compared; the others but ``seed`` make the table's rows.
         protocols (list of str): adaptation protocols of every run; empty leaves them to the configuration.

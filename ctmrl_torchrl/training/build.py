@@ -33,6 +33,7 @@ class Experiment:
     config: ExperimentConfig
     task_set: TaskSet
     dataset: TaskDataset
+    problem: Problem
     loss: MetaLoss
     parts: Parts
     trainer: MetaTrainer
@@ -108,7 +109,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         compile=config.compile,
         progress=config.output.progress,
     )
-    return Experiment(config, task_set, dataset, loss, parts, trainer, tester, run_dir, device)
+    return Experiment(config, task_set, dataset, problem, loss, parts, trainer, tester, run_dir, device)
 
 
 def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
@@ -153,16 +154,19 @@ def make_loss(
     """Encoder, representation loss and policy loss; ``seed`` decides their initial parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        per_transition = (
-            representation.uses_transition_contexts or representation.critic_gradient == "pooling"
-        )
-        context_encoder = encoder.build(problem, "transition_contexts" if per_transition else None)
+        context_encoder = encoder.build(problem, transition_key(representation))
         size = encoder.size(problem)
         representation_loss = representation.build(problem, size)
         policy = policy_loss.build(problem, size)
     return MetaLoss(
         context_encoder, representation_loss, policy, critic_gradient=representation.critic_gradient
     )
+
+
+def transition_key(representation: RepresentationConfig) -> str | None:
+    """Where the encoder writes contexts of single transitions, if anything reads them."""
+    read = representation.uses_transition_contexts or representation.critic_gradient == "pooling"
+    return "transition_contexts" if read else None
 
 
 def parameter_groups(

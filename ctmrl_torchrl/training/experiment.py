@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,13 +14,21 @@ import yaml
 from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl.agents import Agent, AgentCard
+from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
-from ctmrl_torchrl.training.build import Experiment, build_experiment, make_logger, set_up_process
+from ctmrl_torchrl.training.build import (
+    Experiment,
+    build_experiment,
+    make_logger,
+    set_up_process,
+    transition_key,
+)
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
-from ctmrl_torchrl.training.identity import run_identity
+from ctmrl_torchrl.training.identity import fingerprint, run_identity
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
 from ctmrl_torchrl.training.run_folder import check_run_dir, check_writable, drop_replaced, set_aside
@@ -130,6 +139,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
     summary = summarize(experiment, runs, wall_time_s, command)
     write_summary(summary, run_dir / "summary.json")
+    agent_of(experiment, summary).save(run_dir / "agent")
     if config.output.figures:
         draw_figures(
             experiment.task_set,
@@ -145,6 +155,34 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         drop_replaced(run_dir)
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
+
+
+def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
+    """The trained agent with its card; it shares its networks with the experiment."""
+    config, loss = experiment.config, experiment.loss
+    card = AgentCard(
+        method=config.method,
+        env=summary["env"],
+        problem=plain_problem(experiment.problem),
+        encoder=asdict(config.encoder),
+        policy_loss=asdict(config.policy_loss),
+        transition_key=transition_key(config.representation),
+        horizon=experiment.task_set.family.horizon,
+        episodes=config.evaluation.episodes,
+        random_episodes=config.evaluation.random_episodes,
+        data=fingerprint(experiment.dataset),
+        returns={
+            split: {name: result["mean"] for name, result in protocols.items()}
+            for split, protocols in summary["returns"].items()
+        },
+        versions=summary["versions"],
+    )
+    encoder, actor = (
+        copy.deepcopy(loss.context_encoder),
+        config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
+    )
+    loss.policy.actor_network_params.data.to_module(actor)
+    return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), experiment.parts.candidates())
 
 
 def milestones(experiment: Experiment) -> dict[str, float]:

@@ -1,0 +1,8 @@
+"""Trained agents that outlive their run: saved with a card, loaded without data or training code."""
+
+from __future__ import annotations
+
+from ctmrl_torchrl.agents.agent import Adaptation, Agent
+from ctmrl_torchrl.agents.card import AgentCard, AgentError
+
+__all__ = ["Adaptation", "Agent", "AgentCard", "AgentError"]

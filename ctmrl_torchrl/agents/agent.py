@@ -1,0 +1,289 @@
+"""An agent by itself: context encoder and policy, saved, loaded, and adapted to tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from ctmrl_torchrl.agents.card import AgentCard, AgentError, plain_problem, problem_of
+from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
+from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.storage import atomic_write_bytes, atomic_write_text
+
+CARD, WEIGHTS = "agent.json", "agent.safetensors"
+
+
+@dataclass
+class Adaptation:
+    """What an agent has made of an environment's tasks.
+
+    Args:
+        task_context (Tensor): ``[n, d]``, the contexts at the end.
+        returns (Tensor): ``[n, E]``; entry k was measured after k collected episodes.
+        episodes (TensorDict): ``[n, E - 1, H]``, the collected episodes with their ``mask``.
+        run (TensorDict): ``[n]``, everything that :meth:`MetaTestCollector.run
+            <ctmrl_torchrl.collectors.MetaTestCollector.run>` returns.
+    """
+
+    task_context: Tensor
+    returns: Tensor
+    episodes: TensorDict
+    run: TensorDict
+
+
+class Agent:
+    """A trained agent: encodes evidence about a task, and acts on the context.
+
+    Args:
+        card (AgentCard): what it is.
+        context_encoder (TensorDictModule): reads keys below ``context`` (and ``task_id``, where it is told
+            the task), writes ``task_context``.
+        actor (TensorDictModule): ``(observation, task_context) -> action``.
+        candidates (Tensor, optional): ``[N, d]``, contexts that protocol ``codes`` tries.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import EncoderConfig
+        >>> from ctmrl_torchrl.objectives.policy import BRACSACConfig
+        >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
+        >>> statistics = {key: (torch.zeros(2), torch.ones(2)) for key in keys}
+        >>> statistics["next", "reward"] = torch.zeros(1), torch.ones(1)
+        >>> problem = Problem(2, 2, 0.9, ("next", "reward"), False, statistics)
+        >>> agent = Agent.build("ctmrl", "point_robot", problem, EncoderConfig(hidden=[8], context_dim=4),
+        ...                     BRACSACConfig(hidden=[8]), horizon=20)
+        >>> agent.act(torch.zeros(3, 2), agent.prior_context(3)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        card: AgentCard,
+        context_encoder: TensorDictModuleBase,
+        actor: TensorDictModuleBase,
+        candidates: Tensor | None = None,
+    ) -> None:
+        self.card = card
+        self.context_encoder = context_encoder.eval()
+        self.actor = actor.eval()
+        self.candidates = candidates
+        self._problem = problem_of(card.problem)
+
+    @classmethod
+    def build(
+        cls,
+        method: str,
+        env: str,
+        problem: Problem,
+        encoder: ContextEncoderConfig,
+        policy_loss: PolicyLossConfig,
+        *,
+        transition_key: str | None = None,
+        **card: Any,
+    ) -> Agent:
+        """An untrained agent of these sizes.
+
+        Args:
+            method, env (str): for the card. problem (Problem): sizes and keys.
+            encoder, policy_loss: configurations that build encoder and actor.
+            transition_key (str, optional): as for the encoder.
+            card: further fields of :class:`AgentCard`, such as ``horizon``.
+        """
+        plain = plain_problem(problem)
+        description = AgentCard(
+            method, env, plain, asdict(encoder), asdict(policy_loss), transition_key=transition_key, **card
+        )
+        context_encoder = encoder.build(problem, transition_key)
+        actor = policy_loss.networks(problem, encoder.size(problem))[0]
+        return cls(description, context_encoder, actor)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Agent:
+        """An agent from a finished run's folder, or from one that :meth:`save` has written.
+
+        Neither data nor training code are needed, and nothing is unpickled.
+
+        Raises:
+            AgentError: if the folder holds no agent, or card and weights do not fit.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / CARD).exists() and (folder / "agent" / CARD).exists():
+            folder = folder / "agent"
+        card = AgentCard.read(folder / CARD)
+        problem = problem_of(card.problem)
+        encoder = _configuration(ENCODERS, card.encoder, "encoder")
+        policy_loss = _configuration(POLICY_LOSSES, card.policy_loss, "policy_loss")
+        context_encoder = encoder.build(problem, card.transition_key)
+        actor = policy_loss.networks(problem, encoder.size(problem))[0]
+        agent = cls(card, context_encoder, actor)
+        agent._fill(folder / WEIGHTS)
+        return agent
+
+    def _fill(self, file: Path) -> None:
+        try:
+            weights = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise AgentError(f"{file} cannot be read as an agent's weights: {error}") from error
+        self.candidates = weights.pop("candidates", None)
+        own = _state(self.context_encoder, self.actor)
+        wrong = sorted(set(own) ^ set(weights))
+        wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+        if wrong:
+            raise AgentError(f"{file} does not fit its card: {', '.join(wrong[:4])} differ.")
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise AgentError(f"{file}: {', '.join(broken[:4])} are not finite.")
+        for name, value in weights.items():
+            own[name].data.copy_(value)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write card and weights into ``folder``; returns it. Existing files of these names are replaced."""
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in _state(self.context_encoder, self.actor).items()
+        }
+        if self.candidates is not None:
+            weights["candidates"] = self.candidates.detach().cpu().contiguous().clone()
+        atomic_write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+        text = _json(self.card.to_dict())
+        atomic_write_text(folder / CARD, text)
+        return folder
+
+    def to(self, device: torch.device | str) -> Agent:
+        """Move the networks; returns the agent itself."""
+        self.context_encoder.to(device)
+        self.actor.to(device)
+        return self
+
+    @property
+    def context_dim(self) -> int:
+        """Size d of a context."""
+        encoder = _configuration(ENCODERS, self.card.encoder, "encoder")
+        return encoder.size(self._problem)
+
+    def prior_context(self, rows: int) -> Tensor:
+        """The context before any evidence: zeros ``[rows, d]``."""
+        device = next(self.actor.parameters()).device
+        return torch.zeros(rows, self.context_dim, device=device)
+
+    @torch.no_grad()
+    def encode(self, transitions: TensorDictBase) -> Tensor:
+        """Contexts ``[n, d]`` of transitions ``[n, L]`` in TorchRL's layout, with or without a ``mask``."""
+        view = TensorDict({"context": transitions.copy()}, batch_size=transitions.batch_size[:1])
+        return self.context_encoder(view).get(self.context_encoder.out_keys[-1])
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, task_context: Tensor, *, stochastic: bool = False) -> Tensor:
+        """Actions ``[n, a]`` in [-1, 1] for observations ``[n, o]`` and contexts ``[n, d]``."""
+        batch = TensorDict(
+            {"observation": observation, "task_context": task_context}, batch_size=observation.shape[:1]
+        )
+        kind = ExplorationType.RANDOM if stochastic else ExplorationType.DETERMINISTIC
+        with set_exploration_type(kind):
+            return self.actor(batch).get(self.actor.out_keys[-1])
+
+    def adapt(
+        self,
+        env: EnvBase | Callable[[Tensor], EnvBase],
+        protocol: str = "np",
+        *,
+        task_ids: Tensor | None = None,
+        episodes: int | None = None,
+        random_episodes: int | None = None,
+        seed: int = 0,
+    ) -> Adaptation:
+        """Adapt to the tasks of an environment, all rows side by side.
+
+        Args:
+            env (EnvBase): batched, e.g. ``make_env("point_robot", [2, 6])``, or an environment of your own
+                with the keys of the data that the agent has learned from.
+            protocol (str): a registered adaptation protocol that needs no offline data.
+            task_ids (Tensor, optional): ``[n]``, the task of each row; by default ``env.task_ids``, or 0, 1,
+                ... where the environment has none.
+            episodes, random_episodes (int, optional): budget; by default those of the agent's own tests.
+            seed (int): of the environment and of what the protocol draws.
+
+        Raises:
+            UnknownChoiceError: for an unknown protocol.
+            ValueError: for one that needs offline data, or an environment of other sizes.
+        """
+        choice = PROTOCOLS.get(protocol)
+        if choice.needs_offline_data:
+            raise ValueError(
+                f"protocol {protocol!r} needs the task's own offline data, which an agent does not carry; "
+                "choose np, np_refine, online or codes."
+            )
+        rows = task_ids
+        if rows is None:
+            rows = getattr(env, "task_ids", None)
+        if rows is None:
+            rows = torch.arange(env.batch_size.numel())
+        settings = ProtocolSettings(
+            episodes=self.card.episodes if episodes is None else episodes,
+            random_episodes=self.card.random_episodes if random_episodes is None else random_episodes,
+            candidates=None if self.candidates is None else lambda: self.candidates,
+            num_candidates=None if self.candidates is None else self.candidates.shape[0],
+        )
+        choice.check(settings)
+        collector = MetaTestCollector(
+            env,
+            self.actor,
+            self.context_encoder,
+            task_ids=torch.as_tensor(rows).cpu(),
+            horizon=getattr(env, "horizon", self.card.horizon),
+            context_dim=self.context_dim,
+            return_key=self._problem.reward_key,
+        )
+        with collector:
+            run = collector.run(choice.from_settings(settings), seed=seed, keep_episodes=True)
+        return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
+
+    def with_card(self, **changes: Any) -> Agent:
+        """The same networks with other fields on the card."""
+        return Agent(replace(self.card, **changes), self.context_encoder, self.actor, self.candidates)
+
+    def __repr__(self) -> str:
+        size = sum(value.numel() for value in _state(self.context_encoder, self.actor).values())
+        return f"Agent(method={self.card.method!r}, env={self.card.env!r}, {size:,} numbers)"
+
+
+def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of both networks, by name; the tensors themselves."""
+    return {
+        f"{part}.{name}": value
+        for part, module in (("encoder", encoder), ("actor", actor))
+        for name, value in module.state_dict(keep_vars=True).items()
+    }
+
+
+def _configuration(registry: Any, values: Mapping[str, Any], section: str) -> Any:
+    name = values.get("name")
+    if name not in registry:
+        raise AgentError(
+            f"the agent's card: {section}.name={name!r} is not registered here; import the plugin that "
+            f"defines it first. Known: {', '.join(sorted(registry))}."
+        )
+    try:
+        return registry.get(name)(**values)
+    except TypeError as error:
+        raise AgentError(
+            f"the agent's card: {section} has other fields than this version ({error})."
+        ) from error
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"

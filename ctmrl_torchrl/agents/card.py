@@ -1,0 +1,156 @@
+"""The card of a saved agent: what it is, where it comes from, and how its networks are built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict.utils import NestedKey
+
+from ctmrl_torchrl.problem import Problem
+
+FORMAT_VERSION = 1
+
+
+class AgentError(ValueError):
+    """A saved agent cannot be used; the message says what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class AgentCard:
+    """What is known of an agent besides its weights, as plain JSON.
+
+    Args:
+        method, env (str): what was trained, and where.
+        problem (dict): sizes and keys, see :class:`~ctmrl_torchrl.problem.Problem`.
+        encoder, policy_loss (dict): fields of the configurations that build encoder and actor.
+        transition_key (str or None): where the encoder writes contexts of single transitions.
+        horizon (int): steps of an episode. random_episodes, episodes (int): protocol defaults.
+        data (str): fingerprint of the dataset. returns (dict): mean return by split and protocol.
+        versions (dict): of the packages it was trained with.
+        license (str): of the weights.
+        format_version (int): of the card.
+
+    Examples:
+        >>> card = AgentCard("ctmrl", "point_robot", {}, {}, {}, horizon=20)
+        >>> AgentCard.from_dict(card.to_dict()) == card
+        True
+    """
+
+    method: str
+    env: str
+    problem: dict[str, Any]
+    encoder: dict[str, Any]
+    policy_loss: dict[str, Any]
+    transition_key: str | None = None
+    horizon: int = 1
+    episodes: int = 20
+    random_episodes: int = 10
+    data: str = ""
+    returns: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    license: str = "MIT"
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AgentCard:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            AgentError: naming the field that is missing, unknown or of a wrong type.
+        """
+        known = {each.name: each for each in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        needed = ("method", "env", "problem", "encoder", "policy_loss")
+        missing = sorted(name for name in needed if name not in values)
+        if unknown or missing:
+            what = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
+            raise AgentError(f"the agent's card {what}; it was not written by this version of the library.")
+        if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise AgentError(
+                f"the agent's card has format_version {values['format_version']!r}, this library reads "
+                f"{FORMAT_VERSION}; save the agent again, or install the version it names: "
+                f"{values.get('versions', {}).get('ctmrl_torchrl', 'unknown')}."
+            )
+        for name, value in values.items():
+            expected = type(getattr(cls("", "", {}, {}, {}), name))
+            allowed = (str, type(None)) if name == "transition_key" else expected
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise AgentError(f"the agent's card: {name} must be a {expected.__name__}, got {value!r}.")
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> AgentCard:
+        """Read a card's file.
+
+        Raises:
+            AgentError: if it is missing or not a card.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise AgentError(
+                f"{path.parent} holds no agent ({path.name} is missing); give a finished run's folder, or a "
+                "folder that Agent.save has written."
+            ) from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise AgentError(f"{path} cannot be read as an agent's card: {error}") from error
+        if not isinstance(values, dict):
+            raise AgentError(f"{path} must hold a JSON object, got a {type(values).__name__}.")
+        try:
+            return cls.from_dict(values)
+        except AgentError as error:
+            raise AgentError(f"{path}: {error}") from None
+
+
+def plain_problem(problem: Problem) -> dict[str, Any]:
+    """Sizes and keys of a problem as plain values; statistics travel with the networks as buffers."""
+    return {
+        "observation_dim": problem.observation_dim,
+        "action_dim": problem.action_dim,
+        "discount": problem.discount,
+        "reward_key": _plain_key(problem.reward_key),
+        "context_next_observation": problem.context_next_observation,
+        "num_tasks": problem.num_tasks,
+        "task_parameters": None if problem.task_parameters is None else list(problem.task_parameters.shape),
+    }
+
+
+def problem_of(values: Mapping[str, Any]) -> Problem:
+    """A problem of these sizes; its statistics are placeholders of the right shape.
+
+    Raises:
+        AgentError: if a size is missing or wrong.
+    """
+    try:
+        observation, action = int(values["observation_dim"]), int(values["action_dim"])
+        key = values["reward_key"]
+        reward_key = tuple(key) if isinstance(key, list) else key
+        sizes = {"observation": observation, "action": action, ("next", "observation"): observation}
+        sizes |= {"observation_change": observation, ("next", "reward"): 1, reward_key: 1}
+        statistics = {name: (torch.zeros(size), torch.ones(size)) for name, size in sizes.items()}
+        table = values.get("task_parameters")
+        return Problem(
+            observation_dim=observation,
+            action_dim=action,
+            discount=float(values["discount"]),
+            reward_key=reward_key,
+            context_next_observation=bool(values["context_next_observation"]),
+            statistics=statistics,
+            num_tasks=int(values["num_tasks"]),
+            task_parameters=None if table is None else torch.zeros(*table),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise AgentError(f"the agent's card: problem is not complete or not valid ({error!r}).") from error
+
+
+def _plain_key(key: NestedKey) -> Any:
+    return list(key) if isinstance(key, tuple) else key

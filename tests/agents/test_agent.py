@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from ctmrl_torchrl import Agent
+from ctmrl_torchrl.agents import AgentError
+from ctmrl_torchrl.envs import TaskSet, get_family, make_env
+from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.objectives.policy import BRACSACConfig
+from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.registry import UnknownChoiceError
+
+
+def make_agent(seed=0, gain=2.0):
+    statistics = {key: (torch.full((2,), 0.3), torch.full((2,), 0.5)) for key in ("observation", "action")}
+    statistics["observation_change"] = torch.zeros(2), torch.ones(2)
+    statistics["next", "reward"] = torch.tensor([-1.0]), torch.tensor([0.7])
+    problem = Problem(2, 2, 0.9, ("next", "reward"), False, statistics)
+    torch.manual_seed(seed)
+    agent = Agent.build(
+        "ctmrl",
+        "point_robot",
+        problem,
+        EncoderConfig(hidden=[8], context_dim=4, pool="mean_mlp", head_hidden=[8]),
+        BRACSACConfig(hidden=[8], observation_gain=gain),
+        horizon=20,
+        episodes=4,
+        random_episodes=2,
+    )
+    agent.candidates = torch.randn(3, 4)
+    return agent
+
+
+def evidence(rows=3, length=7):
+    return TensorDict(
+        {
+            "observation": torch.randn(rows, length, 2),
+            "action": torch.rand(rows, length, 2),
+            "next": {"reward": torch.randn(rows, length, 1)},
+        },
+        [rows, length],
+    )
+
+
+def test_a_loaded_agent_is_the_saved_one(tmp_path):
+    agent = make_agent()
+    loaded = Agent.load(agent.save(tmp_path / "agent"))
+    assert loaded.card == agent.card and torch.equal(loaded.candidates, agent.candidates)
+    seen, observation = evidence(), torch.randn(3, 2)
+    assert torch.equal(loaded.encode(seen), agent.encode(seen))
+    context = agent.encode(seen)
+    assert torch.equal(loaded.act(observation, context), agent.act(observation, context))
+    assert loaded.act(observation, context).abs().max() <= 1.0
+    assert {file.name for file in (tmp_path / "agent").iterdir()} == {"agent.json", "agent.safetensors"}
+
+
+def test_statistics_travel_with_the_weights(tmp_path):
+    """A fresh agent is built with placeholders: what it loads must replace them."""
+    agent = make_agent()
+    loaded = Agent.load(agent.save(tmp_path))
+    names = [name for name, _ in loaded.context_encoder.named_buffers()]
+    assert any(name.endswith("scale") for name in names)
+    for (name, own), (_, other) in zip(
+        agent.context_encoder.named_buffers(), loaded.context_encoder.named_buffers(), strict=True
+    ):
+        assert torch.equal(own, other), name
+
+
+def test_adapting_gives_episodes_contexts_and_returns():
+    agent, env = make_agent(), make_env("point_robot", [2, 6, 6])
+    adapted = agent.adapt(env, "np", seed=1)
+    assert adapted.returns.shape == (3, 4) and adapted.task_context.shape == (3, 4)
+    assert adapted.episodes.shape == (3, 3, 20) and adapted.episodes["mask"].all()
+    again = agent.adapt(env, "np", seed=1)
+    assert torch.equal(adapted.returns, again.returns)
+    # The last context is that of everything collected.
+    torch.testing.assert_close(adapted.task_context, agent.encode(adapted.episodes.flatten(1, 2)))
+    assert agent.adapt(env, "codes", episodes=5).returns.shape == (3, 5)
+    assert agent.adapt(env, "none").episodes.shape == (3, 0, 20)
+
+
+def test_a_task_that_is_in_no_set():
+    family = get_family("point_robot")
+    own = TaskSet(family, "mine", torch.tensor([[0.3, 0.9], [0.6, 0.6]], dtype=torch.float64), (0,), (1,))
+    adapted = make_agent().adapt(make_env("point_robot", [1], task_set=own), episodes=3, random_episodes=1)
+    assert adapted.returns.isfinite().all()
+
+
+def test_wrong_use_is_named(tmp_path):
+    agent, env = make_agent(), make_env("point_robot", [2])
+    with pytest.raises(UnknownChoiceError, match="Did you mean 'np'"):
+        agent.adapt(env, "npp")
+    with pytest.raises(ValueError, match="'offline' needs the task's own offline data"):
+        agent.adapt(env, "offline")
+    with pytest.raises(AgentError, match="holds no agent"):
+        Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.pop("encoder"), "lacks encoder"),
+        (lambda card: card.update(nonsense=1), "unknown fields nonsense"),
+        (lambda card: card.update(format_version=99), "format_version 99"),
+        (lambda card: card["encoder"].update(name="mine"), "'mine' is not registered"),
+        (lambda card: card["encoder"].update(mystery=1), "other fields"),
+        (lambda card: card["encoder"].update(context_dim=5), "does not fit its card"),
+        (lambda card: card["problem"].update(action_dim="two"), "problem is not complete"),
+        (lambda card: card.update(horizon="long"), "horizon must be a int"),
+    ],
+)
+def test_cards_that_do_not_fit(change, message, tmp_path):
+    make_agent().save(tmp_path)
+    card = json.loads((tmp_path / "agent.json").read_text())
+    change(card)
+    (tmp_path / "agent.json").write_text(json.dumps(card))
+    with pytest.raises(AgentError, match=message):
+        Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04nothing", b"{" * 10_000])
+@pytest.mark.parametrize("file", ["agent.json", "agent.safetensors"])
+def test_damaged_files(file, damage, tmp_path):
+    make_agent().save(tmp_path)
+    (tmp_path / file).write_bytes(damage)
+    with pytest.raises(AgentError):
+        Agent.load(tmp_path)
+
+
+def test_acting_needs_no_simulator_no_data_and_no_training(tmp_path):
+    make_agent().save(tmp_path)
+    code = f"""
+import sys
+for name in ("mujoco", "gymnasium", "hydra", "matplotlib", "sklearn"):
+    sys.modules[name] = None
+import torch
+from ctmrl_torchrl import Agent
+agent = Agent.load({str(tmp_path)!r})
+assert agent.act(torch.zeros(3, 2), agent.prior_context(3)).shape == (3, 2)
+assert not any(name.startswith(("ctmrl_torchrl.training", "ctmrl_torchrl.data")) for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
