@@ -24,7 +24,8 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 80
 # The docstrings describe what is read and written in sections of their own.
-napoleon_custom_sections = ["Keys", "Out", "Gradients"]
+napoleon_custom_sections = ["Keys", "Out"]
+napoleon_use_ivar = True
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]

@@ -81,7 +81,7 @@ def draw(folder: Path) -> Path:
         axes.text(
             0.3,
             MIDDLE + 0.3,
-            "Every arrow carries a TensorDict.",
+            "Every solid arrow carries a TensorDict.",
             ha="left",
             va="center",
             color=SOFT,

@@ -1,0 +1,78 @@
+"""The code of the pages runs, and their commands compose."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))
+#: what the pages say, and what a test can afford
+SMALLER = {"preset=quick": "preset=smoke", 'recipe="small"': 'recipe="smoke"', "-small-seed0": "-smoke-seed0"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The lines of a page that train, as words."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if not line.lstrip().startswith("#")]
+    starts = (["ctmrl", "train"], ["python", "examples/train_ctmrl.py"])
+    return [words for words in found if words[:2] in starts]
+
+
+PROGRAMS = [page for page in PAGES if blocks(page, "python")]
+TRAINING = [page for page in ("README.md", *PAGES) if commands(page)]
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_programs_of_the_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page, "python"))
+    for large, small in SMALLER.items():
+        code = code.replace(large, small)
+    exec(compile(code, page, "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", TRAINING)
+def test_the_commands_of_the_pages_compose(page):
+    from ctmrl_torchrl.training.compose import compose_config
+    from ctmrl_torchrl.training.sweep import check_sweep
+    from ctmrl_torchrl.training.validate import validate_config
+
+    for _, _, *words in commands(page):
+        overrides = [word for word in words if "=" in word]
+        if {"-m", "--cfg", "--help"} & set(words):
+            check_sweep(overrides)
+            continue
+        validate_config(compose_config(overrides))
+
+
+def test_the_tutorial_is_whole():
+    code = "\n".join(blocks("docs/tutorial.md", "python"))
+    for step in ("collect_task_dataset(", "ctmrl_torchrl.run(", "Agent.load(", ".adapt(", "TaskSet("):
+        assert step in code, step
+
+
+def test_every_page_is_found_from_the_landing_page():
+    reached, todo = set(), ["docs/index.md"]
+    while todo:
+        page = todo.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        folder = (ROOT / page).parent
+        for tree in re.findall(r"```{toctree}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S):
+            for line in tree.splitlines():
+                entry = re.sub(r".*<(.*)>", r"\1", line.strip())
+                if entry and not entry.startswith(":"):
+                    todo += [each.relative_to(ROOT).as_posix() for each in folder.glob(f"{entry}.md")]
+    assert reached == set(PAGES)
