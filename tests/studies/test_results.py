@@ -9,7 +9,6 @@ import pytest
 
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.pictures import draw_results
-from ctmrl_torchrl.studies.results_table import results_table, write_between_marks
 from ctmrl_torchrl.studies.results import (
     collect_results,
     keep_summaries,
@@ -17,6 +16,7 @@ from ctmrl_torchrl.studies.results import (
     rounded,
     write_results,
 )
+from ctmrl_torchrl.studies.results_table import results_table, write_between_marks
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
