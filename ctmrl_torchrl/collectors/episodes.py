@@ -179,7 +179,7 @@ class EpisodeCollector:
 
     def play_randomly(self) -> TensorDictBase:
         """One episode ``[n, H]`` of uniformly random actions, drawn from the global generator."""
-        spec = self.env.action_spec
+        spec = self.env.full_action_spec[self.env.action_key]
         actions = torch.stack([spec.rand() for _ in range(self.horizon)], 1)
         return self._play(
             [(None,)] * len(self._rows), [{"actions": self._part(actions, rows)} for rows in self._rows]

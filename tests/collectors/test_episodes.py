@@ -7,6 +7,7 @@ import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, MarkedActor, Walker
 from test_recorded_numbers import HORIZONS, TASKS, make_agent, make_env
 from torchrl.collectors import Collector
+from torchrl.envs import RenameTransform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.collectors import (
@@ -78,6 +79,19 @@ def test_random_actions_are_those_of_the_spec_and_of_the_seed():
         actions = episodes.play_randomly()["action"]
     torch.manual_seed(0)
     assert torch.equal(actions, torch.stack([env.action_spec.rand() for _ in range(HORIZON)], 1))
+
+
+def test_random_actions_go_where_the_environment_reads_them():
+    env, tasks = point_robots(TASKS), torch.tensor(TASKS)
+    renamed = TransformedEnv(point_robots(TASKS), RenameTransform([], [], ["action"], ["command"]))
+    played = []
+    for each in (env, renamed):
+        torch.manual_seed(0)
+        episodes = EpisodeCollector(each, Walker(), task_ids=tasks, horizon=HORIZON)
+        with episodes.session(0):
+            played.append(episodes.play_randomly())
+    assert torch.equal(played[1]["command"], played[0]["action"])
+    assert torch.equal(played[1]["next", "observation"], played[0]["next", "observation"])
 
 
 def test_making_one_leaves_the_global_random_state_alone():

@@ -77,7 +77,7 @@ def context_map(tasks=40, repeats=3):
     contexts = np.repeat(contexts, repeats, 0) + generator.normal(0, 0.05, (tasks * repeats, 20))
     index = np.repeat(np.arange(tasks) * 8 // tasks, repeats)
     codes = np.stack([contexts[index == code].mean(0) for code in range(8)])
-    return contexts, np.repeat(goals, repeats, 0), index, codes
+    return contexts, np.repeat(goals, repeats, 0), codes
 
 
 def paths(tasks=5):
@@ -141,7 +141,7 @@ def test_learning_from_csv_and_from_a_mapping(tmp_path):
     from_mapping = check(plot_learning(metrics(), tmp_path / "b.png", **options))
     assert np.array_equal(from_csv, from_mapping)
     marks = {"codes begin": 1000, "policy begins": 2000}
-    marked = check(plot_learning(metrics(), tmp_path / "c.png", beginnings=marks, **options))
+    marked = check(plot_learning(metrics(), tmp_path / "c.png", milestones=marks, **options))
     assert marked.shape == from_csv.shape and not np.array_equal(marked, from_csv)
 
 
@@ -170,24 +170,36 @@ def test_metrics_errors_name_the_place(tmp_path):
 
 
 def test_context_map(tmp_path):
-    contexts, goals, index, codes = context_map()
+    contexts, goals, codes = context_map()
     test = np.repeat(np.isin(np.arange(40), np.arange(2, 40, 4)), 3)
     names = ("goal_x", "goal_y")
     path = plot_context_map(
         torch.as_tensor(contexts),
         goals,
-        index,
         codes,
         tmp_path / "a.png",
         is_test=test,
         parameter_names=names,
     )
-    check(path)
+    both = check(path)
     # Unused codes far away, wind directions all around, no test tasks.
     codes = np.concatenate([codes, np.full((2, 20), 9.0)])
     wind = np.random.default_rng(0).normal(size=goals.shape)
-    check(plot_context_map(contexts, wind, index, codes, tmp_path / "b.png"))
-    check(plot_context_map(contexts, goals[:, :1], index, codes, tmp_path / "c.png"))
+    check(plot_context_map(contexts, wind, codes, tmp_path / "b.png"))
+    check(plot_context_map(contexts, goals[:, :1], codes, tmp_path / "c.png"))
+    # A method without codes has one panel.
+    one = check(plot_context_map(contexts, goals, None, tmp_path / "d.png", is_test=test), width=500)
+    assert one.shape[1] < 0.7 * both.shape[1]
+
+
+def test_contexts_take_the_color_of_the_code_that_points_their_way():
+    points, _, codes = context_map()
+    expected = torch.nn.functional.cosine_similarity(
+        torch.as_tensor(points).unsqueeze(1), torch.as_tensor(codes).unsqueeze(0), dim=-1
+    ).argmax(1)
+    # lengths do not count
+    assert contexts._closest(points, codes * np.arange(1, 9)[:, None]).tolist() == expected.tolist()
+    assert len(set(expected.tolist())) > 4
 
 
 def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
@@ -201,13 +213,13 @@ def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
 
 
 def test_context_map_errors(tmp_path):
-    contexts, goals, index, codes = context_map()
-    with pytest.raises(ValueError, match=r"code_index must lie in 0\.\.7, got 1\.\.8"):
-        plot_context_map(contexts, goals, index + 1, codes, tmp_path / "a.png")
+    contexts, goals, codes = context_map()
     with pytest.raises(ValueError, match="task_parameters has 40 rows, but there are 120 contexts"):
-        plot_context_map(contexts, goals[::3], index, codes, tmp_path / "a.png")
+        plot_context_map(contexts, goals[::3], codes, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="is_test has 40 rows, but there are 120 contexts"):
+        plot_context_map(contexts, goals, codes, tmp_path / "a.png", is_test=np.zeros(40, bool))
     with pytest.raises(ValueError, match="same width"):
-        plot_context_map(contexts, goals, index, codes[:, :5], tmp_path / "a.png")
+        plot_context_map(contexts, goals, codes[:, :5], tmp_path / "a.png")
 
 
 def test_trajectories(tmp_path):

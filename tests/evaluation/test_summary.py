@@ -10,6 +10,7 @@ import torch
 
 from ctmrl_torchrl.evaluation import (
     SummaryError,
+    best_known,
     bootstrap_interval,
     build_summary,
     format_summary_table,
@@ -37,7 +38,8 @@ def arguments() -> dict:
         },
         "random": {"test": -20.36, "train": -20.35},
         "optimum": {"test": torch.tensor(-3.855, dtype=torch.float64), "train": -3.858},
-        "codebook": {"perplexity": torch.tensor(6.5), "dead_codes": 1},
+        # what the parts of the method add
+        "extra": {"codebook": {"perplexity": torch.tensor(6.5), "dead_codes": 1}},
     }
 
 
@@ -59,13 +61,40 @@ def test_build_gives_the_contract():
 
 
 def test_method_without_codebook_and_unknown_references():
-    summary = build_summary(
-        **{**arguments(), "env": "mine", "codebook": None, "random": None, "optimum": None}
-    )
-    assert summary["codebook"] == {"perplexity": None, "dead_codes": None}
+    summary = build_summary(**{**arguments(), "env": "mine", "extra": None, "random": None, "optimum": None})
+    assert "codebook" not in summary
     assert summary["reference"]["optimum"] is None and summary["reference"]["paper"] == {}
     text = format_summary_table(summary)
     assert "optimum" not in text and "perplexity" not in text
+
+
+def test_an_earlier_summary_without_numbers_of_a_codebook_stays_readable():
+    """Methods without codes used to write them as null."""
+    summary = build_summary(**arguments())
+    summary["codebook"] = {"perplexity": None, "dead_codes": None}
+    validate_summary(summary)
+    assert "perplexity" not in format_summary_table(summary)
+
+
+def test_references_that_are_known_stand_beside_the_optimum():
+    summary = build_summary(**arguments(), oracle={"test": -3.9, "train": -3.95}, behaviour={"test": -4.5})
+    reference = summary["reference"]
+    assert reference["oracle"] == -3.9 and reference["train"]["oracle"] == -3.95
+    assert reference["behaviour"] == -4.5 and reference["train"]["behaviour"] is None
+    assert best_known(reference) == ("optimum", -3.855)
+    assert best_known(reference | {"optimum": None}) == ("oracle", -3.9)
+    assert best_known({"optimum": None, "behaviour": -4.5}) == ("behaviour", -4.5)
+    assert best_known({"optimum": None}) == ("optimum", None)
+    plain = build_summary(**arguments())["reference"]
+    assert "oracle" not in plain and "behaviour" not in plain
+    lines = format_summary_table(summary).splitlines()
+    assert next(line for line in lines if line.startswith("  behavior ")).split()[-2:] == ["-4.500", "-"]
+
+
+def test_splits_without_a_meta_test_have_no_table():
+    summary = build_summary(**{**arguments(), "returns": {"test": {}, "train": {}}})
+    validate_summary(summary)
+    assert "Return on" not in format_summary_table(summary)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.tensor(float("nan")), np.float32("inf")])
@@ -82,7 +111,7 @@ def test_other_errors_of_the_builder():
     with pytest.raises(SummaryError, match=r"dataset\.sampler is a object"):
         build_summary(**{**arguments(), "dataset": {"sampler": object()}})
     with pytest.raises(SummaryError, match=r"extra.*\['seed'\]"):
-        build_summary(**arguments(), extra={"seed": 4})
+        build_summary(**{**arguments(), "extra": {"seed": 4}})
     changed = arguments()
     changed["returns"]["test"]["np"]["per_task"] = {}
     with pytest.raises(SummaryError, match=r"returns\.test\.np\.per_task is empty"):
@@ -126,7 +155,6 @@ def set_field(summary: dict, field: str, value) -> dict:
         ("reference.random", None, "reference lacks 'random'"),
         ("reference.optimum", "best", "reference.optimum must be a number or null"),
         ("reference.paper", None, "reference.paper must be a mapping"),
-        ("codebook.dead_codes", None, "codebook lacks 'dead_codes'"),
     ],
 )
 def test_validation_names_the_field(field, value, message):
@@ -141,6 +169,17 @@ def test_oracle_may_stand_for_the_optimum():
     summary["reference"]["oracle"] = summary["reference"].pop("optimum")
     validate_summary(summary)
     assert "oracle" in format_summary_table(summary)
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_committed_summaries_stay_readable():
+    files = sorted((RESULTS / "summaries").glob("*.json"))
+    assert files
+    for file in files:
+        text = format_summary_table(load_summary(file))
+        assert "Return on unseen test tasks" in text, file.name
 
 
 def test_write_and_load(tmp_path):

@@ -10,8 +10,10 @@ from PIL import Image
 from tensordict import TensorDict
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
-from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe
-from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.agents import Agent
+from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe, register_recipe
+from ctmrl_torchrl.data.behaviour import unregister_recipe
+from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.methods import FOCALConfig, ReleasedConfig
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -252,16 +254,19 @@ def test_candidates_are_the_methods_own_or_centers_of_training_contexts(dataset_
     assert returns.shape == (2, 1, 4) and returns.isfinite().all()
 
 
-def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tmp_path, monkeypatch):
+def test_a_cached_dataset_of_another_recipe_is_refused_and_kept(dataset_root, tmp_path):
     config = tiny_config(dataset_root, tmp_path / "run")
+    name, env = config.dataset.recipe, config.env
     dataset_of(config)  # as it is
-    changed = dataclasses.replace(get_recipe(config.dataset.recipe, config.env), batch_size=17)
-    monkeypatch.setattr(build, "get_recipe", lambda name, env: changed)
-    with pytest.raises(
-        DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
-    ):
-        dataset_of(config)
-    monkeypatch.undo()
+    changed = dataclasses.replace(get_recipe(name, env), batch_size=17)
+    register_recipe(name, changed, family=env)  # a family's own recipe wins over its simulator's
+    try:
+        with pytest.raises(
+            DatasetError, match=r"another version of the recipe .*batch_size.*move that folder away"
+        ):
+            dataset_of(config)
+    finally:
+        unregister_recipe(name, family=env)
     dataset_of(config)
 
 
@@ -353,3 +358,16 @@ def test_contexts_that_all_coincide_give_no_noise_ratio(run):
     assert result["context_noise"] is None
     cost = {"episodes": 3.0, "env_steps": 60.0, "total_env_steps": 360.0, "oracle_answers": 0.0}
     assert result["cost"] == cost
+
+
+def test_the_saved_agent_adapts_as_the_run_did(dataset_root, tmp_path):
+    changes = {"evaluation.protocols": ["np", "codes"]}
+    config = tiny_config(dataset_root, tmp_path / "run", changes)
+    summary = run_experiment(config)
+    agent = Agent.load(tmp_path / "run")
+    tasks = torch.tensor(make_task_set("point_robot").test_ids)
+    for protocol in ("np", "codes"):
+        adapted = agent.adapt(make_env("point_robot", tasks), protocol, seed=config.evaluation.seed)
+        expected = list(summary["returns"]["test"][protocol]["per_task"].values())
+        assert adapted.returns[:, -1].tolist() == pytest.approx(expected, rel=1e-6)
+    assert agent.card.returns["test"]["np"] == summary["returns"]["test"]["np"]["mean"]

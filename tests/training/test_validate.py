@@ -257,7 +257,7 @@ def test_a_guests_configuration_is_checked_by_the_same_walk(tmp_path):
         validate_config(tiny_config(tmp_path, tmp_path, protocols, representation=Guest()))
     finally:
         REPRESENTATIONS.unregister("guest")
-    with pytest.raises(ConfigError, match=r"representation.name: got 'guest', allowed is one of cqvae"):
+    with pytest.raises(ConfigError, match=r"representation.name: got 'guest', allowed is one of .*cqvae"):
         validate_config(tiny_config(tmp_path, tmp_path, representation=Guest()))
 
 
@@ -350,13 +350,14 @@ def test_protocol_told_goes_with_an_encoder_that_is_told(tmp_path):
 
 
 def test_all_sections_must_be_chosen(tmp_path):
-    with pytest.raises(ConfigError, match="encoder.name: got 'none', allowed is one of pooling, task_param"):
-        validate_config(ExperimentConfig())
-    with pytest.raises(ConfigError, match="representation.name: got 'none', allowed is one of cqvae"):
-        validate_config(ExperimentConfig(encoder=EncoderConfig()))
-    no_loss = tiny_config(tmp_path, tmp_path, policy_loss=PolicyLossConfig())
-    with pytest.raises(ConfigError, match="policy_loss.name: got 'none', allowed is one of brac_sac, iql"):
-        validate_config(no_loss)
+    for section, config in (
+        ("encoder", ExperimentConfig()),
+        ("representation", ExperimentConfig(encoder=EncoderConfig())),
+        ("policy_loss", tiny_config(tmp_path, tmp_path, policy_loss=PolicyLossConfig())),
+    ):
+        known = ", ".join(sorted(CHOICES[section]))
+        with pytest.raises(ConfigError, match=f"{section}.name: got 'none', allowed is one of {known}"):
+            validate_config(config)
     assert PolicyLossConfig().name == "none"
 
 

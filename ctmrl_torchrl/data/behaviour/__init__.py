@@ -4,10 +4,11 @@ This room reads datasets and writes them; the rest of ``data`` does not import i
 kinds of agents and the recipes that come with the library.
 """
 
-from ctmrl_torchrl.data.behaviour import conditioned, named_recipes, ppo, sac  # noqa: F401  (they register)
-from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS, BehaviourAgents, register_agents
+from ctmrl_torchrl.data.behaviour import named_recipes  # noqa: F401 (registers recipes, and their agents)
+from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, register_agents
 from ctmrl_torchrl.data.behaviour.collect import collect_task_dataset, snapshot_returns
-from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
+from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import (
     CollectionRecipe,
     get_recipe,

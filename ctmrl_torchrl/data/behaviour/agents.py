@@ -1,4 +1,4 @@
-"""What every kind of behaviour agents can do, and the registry of the kinds."""
+"""What every kind of behaviour agents can do, and how a kind becomes a choice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -14,11 +14,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.envs import EnvBase
 
+from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS, AgentsKind
+from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet, make_env
-from ctmrl_torchrl.registry import Registry
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 
 
 @contextmanager
@@ -41,26 +39,13 @@ def task_rows(
     return make_env(tasks.name, rows, task_set=tasks, device=device, seed=seed)
 
 
-class BehaviourAgents(ABC):
+class BehaviourAgents(AgentsKind, ABC):
     """Behaviour policies of the tasks of a set: trained together, cloned on the way, recorded afterwards.
 
-    A subclass sets ``actor``, the module whose parameters and buffers a snapshot holds, and ``device``. It
-    becomes a choice of ``CollectionRecipe.agents`` by :func:`register_agents`.
-
-    Attributes:
-        algorithm (str): name of the learning algorithm, recorded in the manifest.
-        told_parameters (bool): whether the policy reads the parameters of a row's task, so that it can act on
-            tasks it was not trained on.
-        settings_class (type, optional): dataclass of the settings that only this kind has; what
-            ``CollectionRecipe.settings`` must be.
-        unread_fields (frozenset of str): fields of :class:`CollectionRecipe` that this kind does not read;
-            a manifest leaves them out.
+    A subclass sets the attributes of :class:`AgentsKind`, ``actor``, the module whose parameters and buffers
+    a snapshot holds, and ``device``. It becomes a choice of ``CollectionRecipe.agents`` by
+    :func:`register_agents`.
     """
-
-    algorithm: ClassVar[str]
-    told_parameters: ClassVar[bool] = False
-    settings_class: ClassVar[type | None] = None
-    unread_fields: ClassVar[frozenset[str]] = frozenset()
 
     actor: nn.Module
     device: torch.device
@@ -120,10 +105,6 @@ class BehaviourAgents(ABC):
         TensorDict.from_module(self.actor).data.update_(parameters)
 
 
-#: the kinds of behaviour agents, by the name that a recipe's ``agents`` has
-BEHAVIOUR_AGENTS: Registry[type[BehaviourAgents]] = Registry("kind of behaviour agents")
-
-
 def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgents]:
     """Make a kind of behaviour agents a choice of ``CollectionRecipe.agents``.
 
@@ -140,4 +121,14 @@ def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgen
     """
     if not (isinstance(cls, type) and issubclass(cls, BehaviourAgents)):
         raise TypeError(f"register_agents({kind!r}) needs a subclass of BehaviourAgents, got {cls!r}.")
-    return BEHAVIOUR_AGENTS.register(kind, cls)
+    BEHAVIOUR_AGENTS.register(kind, cls)
+    return cls
+
+
+def get_agents(kind: str) -> type[BehaviourAgents]:
+    """Look up a kind of behaviour agents.
+
+    Raises:
+        UnknownChoiceError: if there is none of that name; the message lists the names.
+    """
+    return cast(type[BehaviourAgents], BEHAVIOUR_AGENTS.get(kind))

@@ -9,7 +9,7 @@ import torch
 from tensordict import NestedKey
 from torchrl._utils import logger as torchrl_logger
 
-from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.agents import get_agents
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
 from ctmrl_torchrl.data.behaviour.recording import measure_oracle, record_snapshots
 from ctmrl_torchrl.data.dataset import TaskDataset
@@ -76,7 +76,7 @@ def collect_task_dataset(
     learned = None if recipe.behaviour_tasks == "all" else tasks.train_ids
     recorded = tasks.train_ids if recipe.behaviour_tasks == "train_only" else None
     init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
-    kind = BEHAVIOUR_AGENTS.get(recipe.agents)
+    kind = get_agents(recipe.agents)
     agents = kind.for_tasks(tasks, recipe, seed=init_seed, task_ids=learned, device=device)
     snapshots = agents.train(
         tasks,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
-from ctmrl_torchrl.data.behaviour.ppo import PPOSettings
+from ctmrl_torchrl.data.behaviour import conditioned, ppo, sac  # noqa: F401 (they register their agents)
+from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, register_recipe
 
 # For the point robots, and for families of others that are stepped in torch.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
@@ -15,11 +16,10 @@ from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng, task_rows
 from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
+from ctmrl_torchrl.data.behaviour.ppo_networks import ToldFeatures
+from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.behaviour.ppo import PPOAgents
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -34,6 +34,35 @@ _KEPT_KEYS = (
     ("next", "terminated"),
     ("next", "unstable"),
 )
+
+
+class PPOLearner(Protocol):
+    """What the training needs of the agent; :class:`~ctmrl_torchrl.data.behaviour.ppo.PPOAgents` has it."""
+
+    settings: PPOSettings
+    features: ToldFeatures
+    optimizer: torch.optim.Optimizer
+    task_ids: tuple[int, ...]
+    device: torch.device
+    rate: float
+
+    def policy(self) -> TensorDictModuleBase:
+        """The current stochastic policy of flat environment rows."""
+
+    def evaluate(self, played: TensorDictBase) -> TensorDict:
+        """What updates read, from steps ``[rows, time]`` that were played."""
+
+    def update(self, batch: TensorDictBase, value_variance: Tensor | float) -> Tensor:
+        """One gradient step; the divergence from the policy that played."""
+
+    def snapshot(self) -> TensorDict:
+        """A detached copy of the policy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
 
 
 def spread_rows(returns: Tensor, rows: int, spare: float) -> Tensor:
@@ -81,7 +110,7 @@ class PPOTraining:
     def __init__(
         self,
         tasks: TaskSet,
-        agents: PPOAgents,
+        agents: PPOLearner,
         recipe: CollectionRecipe,
         *,
         seed: int,

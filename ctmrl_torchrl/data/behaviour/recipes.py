@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from ctmrl_torchrl.data.behaviour.agents import BEHAVIOUR_AGENTS
+from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS
 from ctmrl_torchrl.envs import get_family
 from ctmrl_torchrl.registry import Registry, UnknownChoiceError, nearest
 from ctmrl_torchrl.rules import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl._utils import logger as torchrl_logger
 from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -18,9 +18,6 @@ from tqdm import tqdm
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng
 from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
-
-if TYPE_CHECKING:
-    from ctmrl_torchrl.data.behaviour.sac import SACAgents
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -35,6 +32,28 @@ _LEARNER_KEYS = (
     ("next", "terminated"),
 )
 _UNSTABLE = ("next", "unstable")
+
+
+class SACLearner(Protocol):
+    """What the training needs of the agents; :class:`~ctmrl_torchrl.data.behaviour.sac.SACAgents` have it."""
+
+    num_tasks: int
+    device: torch.device
+
+    def policy(self) -> TensorDictModuleBase:
+        """The current stochastic policy of flat environment rows."""
+
+    def update(self, batch: TensorDictBase) -> TensorDictBase:
+        """One gradient step; the detached losses."""
+
+    def snapshot(self) -> TensorDict:
+        """A detached copy of the policy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
 
 
 class SACTraining:
@@ -58,7 +77,7 @@ class SACTraining:
     def __init__(
         self,
         env: EnvBase,
-        agents: SACAgents,
+        agents: SACLearner,
         recipe: CollectionRecipe,
         *,
         horizon: int,

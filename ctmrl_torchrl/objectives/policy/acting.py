@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
@@ -35,7 +38,13 @@ class ActingPolicy(TensorDictModuleBase):
         self.in_keys = list(policy_loss.actor_network.in_keys)
         self.out_keys = list(policy_loss.actor_network.out_keys)
 
+    @contextmanager
+    def bound(self) -> Iterator[TensorDictModuleBase]:
+        """The actor network with the loss's parameters in place, for many calls between two updates."""
+        with self.policy_loss.actor_network_params.data.to_module(self.policy_loss.actor_network):
+            yield self.policy_loss.actor_network
+
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the action; deterministic or random as the surrounding exploration type says."""
-        with self.policy_loss.actor_network_params.data.to_module(self.policy_loss.actor_network):
-            return self.policy_loss.actor_network(tensordict)
+        with self.bound() as actor:
+            return actor(tensordict)
