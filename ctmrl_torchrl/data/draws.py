@@ -23,6 +23,8 @@ class ContextDraw:
         near_random_fraction: with this probability the first behaviour is drawn among the near-random
             snapshots only, otherwise among all of the task's.
         near_random_snapshots: how many of a task's lowest snapshot ids count as near random.
+        different: whether no two trajectories of a task's draws in one batch are the same, within a context
+            and between the two contexts; needs ``kind="trajectories"`` and ``behaviours=None``.
 
     Raises:
         ValueError: naming the field that is out of range.
@@ -40,10 +42,16 @@ class ContextDraw:
     behaviours: tuple[int, int] | None = (1, 3)
     near_random_fraction: float = 0.5
     near_random_snapshots: int = 1
+    different: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("trajectories", "transitions"):
             raise ValueError(f'ContextDraw.kind must be "trajectories" or "transitions", got {self.kind!r}')
+        if self.different and (self.kind != "trajectories" or self.behaviours is not None):
+            raise ValueError(
+                "ContextDraw.different needs kind='trajectories' and behaviours=None: whole trajectories, drawn "
+                "from all of a task's"
+            )
         for name in ("length", "near_random_snapshots"):
             value = getattr(self, name)
             if not is_whole(value) or value < 1:

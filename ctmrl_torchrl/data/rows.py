@@ -88,6 +88,8 @@ class RowTable:
             return rows, torch.ones_like(rows, dtype=torch.bool)
         least, most = draw.trajectories
         used = torch.randint(least, most + 1, (task.numel(), 1), generator=generator, device=task.device)
+        if draw.different:
+            return self._rows_of(self._draw_different(task, most, generator), used)
         if draw.behaviours is None:
             offset = _uniform(self.task_trajectory_count[task, None], most, generator)
             trajectory = self.task_trajectory_start[task, None] + offset
@@ -95,10 +97,40 @@ class RowTable:
             group = self._draw_groups(task, draw, generator)
             offset = _uniform(self.group_trajectory_count[group], most, generator)
             trajectory = self.group_trajectory_start[group] + offset
-        step = torch.arange(self.horizon, device=task.device)
+        return self._rows_of(trajectory, used)
+
+    def draw_contexts(
+        self, task: Tensor, draw: ContextDraw, number: int, generator: torch.Generator | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Draw ``number`` contexts of each task, as :meth:`draw_context` does."""
+        if not draw.different or number == 1:
+            return [self.draw_context(task, draw, generator) for _ in range(number)]
+        least, most = draw.trajectories
+        drawn = self._draw_different(task, number * most, generator).split(most, 1)
+        sizes = (task.numel(), 1)
+        used = [torch.randint(least, most + 1, sizes, generator=generator, device=task.device) for _ in drawn]
+        return [self._rows_of(*each) for each in zip(drawn, used, strict=True)]
+
+    def _draw_different(self, task: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draw trajectories of each task without replacement: ``[T, count]``."""
+        available = self.task_trajectory_count[task, None]
+        if count > int(available.min()):
+            raise ValueError(
+                f"ContextDraw.different: {count} different trajectories per task are asked for, a task has only "
+                f"{int(available.min())}; draw fewer trajectories, or different=False"
+            )
+        position = torch.arange(int(available.max()), device=task.device)
+        rank = torch.rand(task.numel(), position.numel(), generator=generator, device=task.device)
+        order = rank.masked_fill(position >= available, 2.0).argsort(1)
+        return self.task_trajectory_start[task, None] + order[:, :count]
+
+    def _rows_of(self, trajectory: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and mask of trajectories ``[T, most]``, of which the first ``used`` ``[T, 1]`` count."""
+        most = trajectory.shape[1]
+        step = torch.arange(self.horizon, device=trajectory.device)
         length = self.trajectory_length[trajectory][..., None]
         rows = self.trajectory_start[trajectory][..., None] + torch.minimum(step, length - 1)
-        mask = (step < length) & (torch.arange(most, device=task.device) < used)[..., None]
+        mask = (step < length) & (torch.arange(most, device=trajectory.device) < used)[..., None]
         return rows.flatten(1), mask.flatten(1)
 
     def _draw_groups(self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None) -> Tensor:

@@ -137,7 +137,7 @@ class TaskSampler(Sampler):
         rows, generator = self.dataset.rows, self._rng
         task = self._draw_tasks(generator)
         policy = rows.draw_rows(task, self.transitions_per_task, generator)
-        contexts = [rows.draw_context(task, self.context, generator) for _ in range(self.num_contexts)]
+        contexts = rows.draw_contexts(task, self.context, self.num_contexts, generator)
         index = torch.cat([policy, *(index for index, _ in contexts)], 1)
         mask = torch.cat([mask for _, mask in contexts], 1)
         mask = functional.pad(mask, (self.transitions_per_task, 0), value=True)

@@ -65,9 +65,9 @@ class CodebookConfig(RepresentationConfig):
         """The codes."""
         return self.codes
 
-    def build_codebook(self, context_dim: int) -> Codebook:
-        """The codes."""
-        return Codebook(self.codes, context_dim, update_rate=self.update_rate)
+    def build_codebook(self, context_dim: int, *, follows: bool = True) -> Codebook:
+        """The codes; whether they follow in the forward pass, see :class:`Codebook`."""
+        return Codebook(self.codes, context_dim, update_rate=self.update_rate, follows=follows)
 
     def network_sizes(self, problem: Problem, context_dim: int) -> dict[str, Any]:
         """What every network on observation and action is built with, but its widths."""

@@ -3,6 +3,7 @@
 - encoder: mean of transition contexts (``method=ctmrl``), or with layers after it (``ctmrl_deep``)
 - representation loss: :class:`~ctmrl_torchrl.objectives.CQVAELoss`, L_pre_spe + L_pre_cro + L_C + L_contra
 - part: :class:`~ctmrl_torchrl.methods.codebook_schedule.CodebookSchedule`, warm-up and K-means of the codes
+- ``ctmrl_paper`` is the letter of the paper: contexts of one trajectory, equations as written, end to end
 - ``ctmrl_relabel`` mixes transitions of other tasks, relabelled by the predictors, into the contexts
 """
 
@@ -10,12 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tensordict import TensorDictBase
+from torch import Tensor
+
 from ctmrl_torchrl.methods.base import REPRESENTATIONS
 from ctmrl_torchrl.methods.codebook import CodebookConfig
+from ctmrl_torchrl.methods.parts import Part, Setting
+from ctmrl_torchrl.modules.codebook import match_codes
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
+from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
 from ctmrl_torchrl.problem import Problem
-from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SHARE, among, ruled
+from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SHARE, SWITCH, among, ruled
 
 
 @REPRESENTATIONS.register("cqvae")
@@ -29,6 +36,8 @@ class CQVAEConfig(CodebookConfig):
         temperature (float): tau.
         predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
             policy batch of the same task.
+        as_written (bool): the equations to the letter, see :class:`CQVAELoss`; Eq. (2) then follows after the
+            gradient step, not before the losses.
         relabelled_fraction (float): share of the contexts with transitions of another task, relabelled.
 
     Examples:
@@ -47,13 +56,14 @@ class CQVAEConfig(CodebookConfig):
     temperature: float = ruled(0.1, POSITIVE)
     predict: str = ruled("context", among("context", "transitions"))
     relabelled_fraction: float = ruled(0.0, SHARE)
+    as_written: bool = ruled(False, SWITCH)
 
     def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
         """Build the codebook, the predictors and the loss."""
         sizes = self.network_sizes(problem, context_dim) | {"hidden": self.predictor_hidden}
         reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         loss = CQVAELoss(
-            self.build_codebook(context_dim),
+            self.build_codebook(context_dim, follows=not self.as_written),
             make_reward_predictor(**sizes, target_statistics=reward),
             make_next_observation_predictor(**sizes, change_statistics=change),
             prediction_weight=self.prediction_weight,
@@ -63,8 +73,41 @@ class CQVAEConfig(CodebookConfig):
             temperature=self.temperature,
             extra_negatives=self.extra_negatives,
             relabelled_fraction=self.relabelled_fraction,
+            as_written=self.as_written,
             reward_scale=reward[1],
             next_observation_scale=change[1],
         )
         loss.set_keys(prediction=self.predict, reward=problem.reward_key)
         return loss
+
+    def parts(self, setting: Setting) -> list[Part]:
+        """The schedule of the codes and, to the letter, Eq. (2) after the gradient step."""
+        parts = super().parts(setting)
+        return [*parts, FollowingCodes(setting.loss)] if self.as_written else parts
+
+
+class FollowingCodes(Part):
+    """Eq. (2) at the end of an update: matched codes move towards the contexts that the update has seen.
+
+    Args:
+        loss (MetaLoss): its representation loss has a ``codebook`` and a ``warm_up`` switch.
+    """
+
+    name = "following_codes"
+
+    def __init__(self, loss: MetaLoss) -> None:
+        self.loss = loss
+        self._contexts: Tensor | None = None
+
+    def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
+        """Keep the contexts as they are before the gradient step."""
+        self._contexts = contexts["task_context"]
+
+    def after_update(self, update: int) -> None:
+        """Move the codes, once they are in use and while the representation learns."""
+        representation = self.loss.representation
+        if self._contexts is None or representation.warm_up or self.loss.representation_frozen:
+            return
+        codebook = representation.codebook
+        codebook.update_(self._contexts, match_codes(self._contexts, codebook.codes.detach())[1])
+        self._contexts = None

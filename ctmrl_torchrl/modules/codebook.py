@@ -78,6 +78,8 @@ class Codebook(TensorDictModuleBase):
     Keyword Args:
         update_rate (float): eta of Eq. (2). Defaults to 0.1.
         usage_rate (float): rate of the running match frequency. Defaults to 0.02.
+        follows (bool): whether :meth:`forward` applies Eq. (2) in training mode; otherwise call
+            :meth:`update_`. Defaults to True.
         in_key, index_key, out_key (NestedKey): default ``"task_context"``, ``"code_index"``,
             ``"cross_task_context"``.
         generator (torch.Generator, optional): for the random initial codes.
@@ -107,6 +109,7 @@ class Codebook(TensorDictModuleBase):
         *,
         update_rate: float = 0.1,
         usage_rate: float = 0.02,
+        follows: bool = True,
         in_key: NestedKey = "task_context",
         index_key: NestedKey = "code_index",
         out_key: NestedKey = "cross_task_context",
@@ -121,7 +124,7 @@ class Codebook(TensorDictModuleBase):
             if not 0.0 <= rate <= 1.0:
                 raise ValueError(f"Codebook: {name}={rate} must lie between 0 and 1.")
         self.in_keys, self.out_keys = [in_key], [index_key, out_key]
-        self.update_rate, self.usage_rate = update_rate, usage_rate
+        self.update_rate, self.usage_rate, self.follows = update_rate, usage_rate, follows
         codes = torch.empty(num_codes, context_dim).uniform_(-1.0, 1.0, generator=generator)
         self.codes = nn.Parameter(codes)
         self.register_buffer("usage", torch.full((num_codes,), 1.0 / num_codes))
@@ -181,7 +184,7 @@ class Codebook(TensorDictModuleBase):
             )
         with torch.no_grad():
             index = match_codes(task_context, self.codes)[1]
-        if self.training:
+        if self.training and self.follows:
             self.update_(task_context, index)
         tensordict.set(self.out_keys[0], index)
         return tensordict.set(self.out_keys[1], self.codes[index])

@@ -76,6 +76,7 @@ class ContextConfig:
     behaviours: list[int] | None = ruled([1, 3], or_none(BOUNDS))
     near_random_fraction: float = ruled(0.5, SHARE)
     near_random_snapshots: int = ruled(1, whole(1))
+    different: bool = ruled(False, SWITCH)
 
     def build(self) -> ContextDraw:
         """The configured way of drawing contexts."""
@@ -86,6 +87,7 @@ class ContextConfig:
             behaviours=None if self.behaviours is None else tuple(self.behaviours),
             near_random_fraction=self.near_random_fraction,
             near_random_snapshots=self.near_random_snapshots,
+            different=self.different,
         )
 
 

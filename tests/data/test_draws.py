@@ -181,3 +181,30 @@ def test_bounds_may_be_lists_as_in_a_configuration():
     assert ContextDraw(trajectories=[1, 2], behaviours=[1, 1]) == ContextDraw(
         trajectories=(1, 2), behaviours=(1, 1)
     )
+
+
+def test_different_draws_share_no_trajectory():
+    table = make_dataset(even(n_tasks=3, snapshots=2, trajectories=3, length=4)).rows
+    draw = ContextDraw(trajectories=(1, 2), behaviours=None, different=True)
+    task = torch.tensor([0, 2, 2])
+    generator, seen = torch.Generator().manual_seed(0), [set(), set(), set()]
+    for _ in range(100):
+        contexts = table.draw_contexts(task, draw, 2, generator)
+        for row in range(3):
+            used = [(rows[row][mask[row]] // 4).unique().tolist() for rows, mask in contexts]
+            assert not set(used[0]) & set(used[1])
+            assert all(each // 6 == task[row] for part in used for each in part)
+            seen[row] |= {*used[0], *used[1]}
+    assert [len(each) for each in seen] == [6, 6, 6]  # every trajectory has its turn
+
+
+def test_different_draws_need_enough_trajectories_and_the_right_kind():
+    table = make_dataset(even(n_tasks=2, snapshots=1, trajectories=3, length=4)).rows
+    draw = ContextDraw(trajectories=(2, 2), behaviours=None, different=True)
+    with pytest.raises(
+        ValueError, match="4 different trajectories per task are asked for, a task has only 3"
+    ):
+        table.draw_contexts(torch.tensor([0]), draw, 2, None)
+    for fields in ({"behaviours": (1, 2)}, {"kind": "transitions", "behaviours": None}):
+        with pytest.raises(ValueError, match="different needs kind='trajectories' and behaviours=None"):
+            ContextDraw(different=True, **fields)

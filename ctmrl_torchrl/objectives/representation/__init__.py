@@ -18,6 +18,7 @@ from ctmrl_torchrl.objectives.representation.terms import (
     contrast_within_codes,
     hard_contrastive,
     prediction_error,
+    prediction_norm,
 )
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "hard_contrastive",
     "metric_loss",
     "prediction_error",
+    "prediction_norm",
     "squared_distance",
 ]

@@ -94,9 +94,11 @@ class CodebookLoss(RepresentationLoss):
         """The transitions with the outcomes that the predictors expect, written into them."""
         return self.predictors.answer(transitions, task_context, self.tensor_keys)
 
-    def _prediction_errors(self, batch: TensorDictBase, context: Tensor) -> list[Tensor]:
+    def _prediction_errors(
+        self, batch: TensorDictBase, context: Tensor, *, as_written: bool = False
+    ) -> list[Tensor]:
         """L_r and L_s of every task for one context: Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro."""
-        return self.predictors.errors(batch, context, self.tensor_keys)
+        return self.predictors.errors(batch, context, self.tensor_keys, as_written=as_written)
 
     def _shaped(self, value: Tensor, expected: tuple[int | str, ...], key: NestedKey, hint: str) -> Tensor:
         return require_shape(value, expected, reader=type(self).__name__, what=repr(key), hint=hint)

@@ -49,6 +49,9 @@ class CQVAELoss(CodebookLoss):
             units; (almost) zero counts as one, as in the predictors.
         relabelled_fraction (float): share of the contexts in which transitions of another task take part,
             relabelled by the predictors after the warm-up (:meth:`mixed`). Defaults to 0.
+        as_written (bool): the equations to the letter: norms in raw units summed over the transitions in
+            Eq. (4)-(9), the sum over tasks in Eq. (3), the mean over all N codes in Eq. (10). Defaults to
+            False: mean squares in units of the spread, means over tasks, means over non-empty codes.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
@@ -106,6 +109,7 @@ class CQVAELoss(CodebookLoss):
         temperature: float = 0.1,
         extra_negatives: int = 4,
         relabelled_fraction: float = 0.0,
+        as_written: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(codebook, reward_predictor, next_observation_predictor, **options)
@@ -120,6 +124,7 @@ class CQVAELoss(CodebookLoss):
         self.temperature = temperature
         self.extra_negatives = extra_negatives
         self.relabelled_fraction = relabelled_fraction
+        self.as_written = as_written
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
     @property
@@ -168,17 +173,20 @@ class CQVAELoss(CodebookLoss):
         reward_error = zeros = task_context.new_zeros(task_context.shape[0])
         terms = dict.fromkeys(TERMS, zeros)
         if self.prediction_weight:
-            errors = self._prediction_errors(batch, task_context)
+            errors = self._prediction_errors(batch, task_context, as_written=self.as_written)
             reward_error = errors[0]
             terms["loss_prediction"] = self.prediction_weight * sum(errors)
         if not self.warm_up:
             code_index, cross_task_context = self._matched(task_context)
             if self.cross_prediction_weight:
-                cross = sum(self._prediction_errors(batch, cross_task_context))
+                cross = sum(self._prediction_errors(batch, cross_task_context, as_written=self.as_written))
                 terms["loss_cross_prediction"] = self.cross_prediction_weight * cross
             if self.code_weight:
-                terms["loss_code"] = self.code_weight * code_classification(
-                    task_context, self.codebook.codes, code_index, self.temperature
+                tasks = task_context.shape[0] if self.as_written else 1
+                terms["loss_code"] = (
+                    self.code_weight
+                    * tasks
+                    * code_classification(task_context, self.codebook.codes, code_index, self.temperature)
                 )
             if self.contrastive_weight:
                 terms["loss_contrastive"] = self.contrastive_weight * hard_contrastive(
@@ -188,5 +196,6 @@ class CQVAELoss(CodebookLoss):
                     temperature=self.temperature,
                     extra_negatives=self.extra_negatives,
                     task_id=tensordict.get(keys.task_id, None),
+                    num_codes=self.codebook.num_codes if self.as_written else None,
                 )
         return self._reported(terms, reward_error)

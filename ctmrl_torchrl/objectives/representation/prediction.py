@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
-from ctmrl_torchrl.objectives.representation.terms import prediction_error
+from ctmrl_torchrl.objectives.representation.terms import prediction_error, prediction_norm
 from ctmrl_torchrl.scales import usable_scale
 
 
@@ -124,13 +124,23 @@ class TransitionPredictors(nn.Module):
                 transitions.set(key, answer)
         return transitions
 
-    def errors(self, batch: TensorDictBase, context: Tensor, keys: PredictionKeys) -> list[Tensor]:
-        """L_r and L_s of every task, ``[T]`` each: CTMRL Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro."""
+    def errors(
+        self, batch: TensorDictBase, context: Tensor, keys: PredictionKeys, *, as_written: bool = False
+    ) -> list[Tensor]:
+        """L_r and L_s of every task, ``[T]`` each: CTMRL Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro.
+
+        Mean squares in units of the targets' spread or, ``as_written``, sums of norms in raw units.
+        """
         spreads = {keys.reward: self.reward_spread, keys.next_observation: self.next_observation_spread}
         mask = batch.get(keys.mask, None)
         if mask is not None:
             lead = batch.get(keys.observation).shape[:-1]
             self._shaped(mask, lead, keys.mask, "one flag per transition.")
+        if as_written:
+            return [
+                prediction_norm(prediction, self._target(batch, key, prediction), mask)
+                for key, prediction in self.predict(batch, context, keys).items()
+            ]
         return [
             prediction_error(prediction, self._target(batch, key, prediction), spreads[key], mask)
             for key, prediction in self.predict(batch, context, keys).items()

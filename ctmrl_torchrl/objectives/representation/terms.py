@@ -69,6 +69,28 @@ def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Te
     return (error * weights).sum(-1) / weights.sum(-1).clamp_min(1.0)
 
 
+def prediction_norm(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One half of Eq. (4)-(6) and of Eq. (7)-(9) as written: Euclidean norms, summed over the transitions.
+
+    Args:
+        prediction (Tensor): ``[T, L, k]``, in raw units.
+        target (Tensor): ``[T, L, k]``.
+        mask (Tensor, optional): ``[T, L]`` boolean, ``True`` where a transition counts.
+
+    Returns:
+        ``[T]``.
+
+    Examples:
+        >>> prediction_norm(torch.zeros(1, 2, 2), torch.tensor([[[3.0, 4.0], [0.0, 1.0]]]))
+        tensor([6.])
+    """
+    difference = prediction - target
+    if mask is not None:  # a norm has no slope at zero, and padding must not have one either
+        difference = difference.masked_fill(~mask.unsqueeze(-1), 1.0)
+    norm = torch.linalg.vector_norm(difference, dim=-1)
+    return norm.sum(-1) if mask is None else (norm * mask).sum(-1)
+
+
 def hard_contrastive(
     anchor: Tensor,
     positive: Tensor,
@@ -78,6 +100,7 @@ def hard_contrastive(
     extra_negatives: int,
     task_id: Tensor | None = None,
     generator: torch.Generator | None = None,
+    num_codes: int | None = None,
 ) -> Tensor:
     """Eq. (10), L_contra: InfoNCE among the tasks of a code, averaged per code, then over non-empty codes.
 
@@ -94,6 +117,8 @@ def hard_contrastive(
         task_id (Tensor, optional): ``[T]``; rows of one task are never each other's negatives. Without it
             all rows count as different tasks.
         generator (torch.Generator, optional): draws the extra tasks.
+        num_codes (int, optional): N, to average over all codes as the equation is written; by default over
+            the non-empty ones.
 
     Returns:
         ``[T]``.
@@ -112,8 +137,8 @@ def hard_contrastive(
         task_id=task_id,
         generator=generator,
     )
-    non_empty_codes = group_size.reciprocal().sum()
-    return information * anchor.shape[0] / (non_empty_codes * group_size)
+    codes = group_size.reciprocal().sum() if num_codes is None else num_codes
+    return information * anchor.shape[0] / (codes * group_size)
 
 
 def contrast_within_codes(
