@@ -177,7 +177,7 @@ class EvaluationConfig:
     repeats: int = ruled(2, whole(1))
     final_repeats: int = ruled(8, whole(1))
     protocols: list[str] = ruled(
-        ["offline", "online", "np", "np_refine", "codes"], different(list_of(registered(PROTOCOLS), 0))
+        ["none", "offline", "online", "np", "np_refine", "codes"], different(list_of(registered(PROTOCOLS), 0))
     )
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))
@@ -292,7 +292,7 @@ def _env_node(name: str) -> dict[str, Any]:
     if family.horizon >= LONG_EPISODES:
         node["context"] = {"trajectories": [1, 3]}
         node["evaluation"] = {
-            "protocols": ["offline", "online", "np", "np_refine"],
+            "protocols": ["none", "offline", "online", "np", "np_refine"],
             "episodes": 6,
             "random_episodes": 2,
             "repeats": 1,
