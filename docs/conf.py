@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature as sphinx_signature
+from sphinx.util.inspect import stringify_signature
 
 import ctmrl_torchrl
 
@@ -38,11 +39,11 @@ def real_signature(
     if what != "class" or signature not in ("(*args, **kwargs)", "(*args: Any, **kwargs: Any)"):
         return signature, returns
     try:
-        found = inspect.signature(obj.__init__)
+        found = sphinx_signature(obj.__init__, bound_method=False)
     except (TypeError, ValueError):
         return signature, returns
-    parameters = list(found.parameters.values())[1:]
-    return str(found.replace(parameters=parameters, return_annotation=inspect.Signature.empty)), returns
+    own = found.replace(parameters=list(found.parameters.values())[1:])
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
 
 
 def setup(app: Sphinx) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -97,3 +98,29 @@ def test_every_page_is_found_from_the_landing_page():
                 if entry and not entry.startswith(":"):
                     todo += [each.relative_to(ROOT).as_posix() for each in folder.glob(f"{entry}.md")]
     assert reached == set(PAGES)
+
+
+def test_hidden_signatures_are_shown():
+    """TorchRL's and tensordict's bases hide the arguments of their classes."""
+    from ctmrl_torchrl.modules import Codebook
+
+    pytest.importorskip("sphinx")
+    real_signature = runpy.run_path(str(ROOT / "docs" / "conf.py"))["real_signature"]
+    shown, _ = real_signature(None, "class", "Codebook", Codebook, None, "(*args, **kwargs)", None)
+    assert shown.startswith("(num_codes: int, context_dim: int, *, update_rate: float = 0.1")
+    assert real_signature(None, "class", "Codebook", Codebook, None, "(size)", None) == ("(size)", None)
+
+
+def test_the_picture_of_the_flow_is_what_its_program_draws(tmp_path):
+    drawn = runpy.run_path(str(ROOT / "docs" / "figures" / "flow.py"))["draw"](tmp_path)
+    committed = ROOT / "docs" / "figures" / "flow.svg"
+    assert committed.stat().st_size < 300_000
+    shapes = [len(re.findall("<path ", file.read_text(encoding="utf-8"))) for file in (drawn, committed)]
+    assert shapes[0] == shapes[1] > 30
+
+
+def test_the_changelog_has_the_present_version():
+    from ctmrl_torchrl import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
