@@ -78,6 +78,14 @@ def test_the_commands_of_the_pages_compose(page):
         validate_config(config)
 
 
+def test_the_studies_that_the_pages_name_exist():
+    from ctmrl_torchrl.studies.places import study_names
+
+    text = "\n".join("\n".join(blocks(page, "bash")) for page in ("README.md", *PAGES))
+    named = set(re.findall(r"ctmrl study (?:plan|run|status|report) (\w+)(?![\w.])", text))
+    assert named and named <= {"NAME", *study_names()}
+
+
 def test_the_tutorial_is_whole():
     code = "\n".join(blocks("docs/tutorial.md", "python"))
     for step in ("collect_task_dataset(", "ctmrl_torchrl.run(", "Agent.load(", ".adapt(", "TaskSet("):
