@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ctmrl_torchrl.places import config_folder
-from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
@@ -231,6 +231,9 @@ def _is_switch(name: str) -> bool:
     return any(is_dataclass(holder) and rule_of(holder, field) is SWITCH for holder in holders)
 
 
+_NONE: Registry[Any] = Registry("choice")
+
+
 def fields_by_name() -> dict[str, Any]:
     """Every field of a configuration with its default, dotted: of the default composition."""
     with _hydra():
@@ -259,7 +262,12 @@ def _field_help(name: str) -> str:
     ]
     if owners:
         return f"It is a field of {section}.name={' and '.join(owners)}."
-    known = list(fields_by_name())
+    of_choices = {
+        f"{section}.{each.name}"
+        for _, config in CHOICES.get(section, _NONE).items()
+        for each in fields(config)
+    }
+    known = list(dict.fromkeys([*fields_by_name(), *sorted(of_choices)]))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     last = name.rsplit(".", 1)[-1]
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]

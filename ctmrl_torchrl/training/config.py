@@ -177,7 +177,8 @@ class EvaluationConfig:
     repeats: int = ruled(2, whole(1))
     final_repeats: int = ruled(8, whole(1))
     protocols: list[str] = ruled(
-        ["none", "offline", "online", "np", "np_refine", "codes"], different(list_of(registered(PROTOCOLS), 0))
+        ["none", "offline", "online", "np", "np_refine", "codes"],
+        different(list_of(registered(PROTOCOLS), 0)),
     )
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))

@@ -1,0 +1,122 @@
+"""Families, methods and protocols from a user's own file, in a folder outside of the repository."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PLUGIN = '''
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+
+import ctmrl_torchrl
+from ctmrl_torchrl.collectors import AdaptationProtocol, register_protocol
+from ctmrl_torchrl.envs import from_gymnasium
+from ctmrl_torchrl.methods import FOCALConfig, REPRESENTATIONS
+
+
+class Slope(gymnasium.Env):
+    """A point on a line that is pulled by a constant slope and paid for staying at zero."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-0.1, 0.1)
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x += 0.1 * float(action[0]) + self.slope
+        return np.array([self.x]), -abs(self.x), abs(self.x) > 2.0, False, {}
+
+
+def make(slope):
+    return gymnasium.wrappers.TimeLimit(Slope(slope), 12)
+
+
+from_gymnasium("slope", make, parameters={"slope": (-0.1, 0.1)}, train_tasks=6, test_tasks=2, discount=0.9)
+
+
+@REPRESENTATIONS.register("close")
+@dataclass
+class CloseConfig(FOCALConfig):
+    """The metric loss with another weight."""
+
+    name: str = "close"
+    metric_weight: float = 0.5
+
+
+ctmrl_torchrl.register_method("close", representation="close", batch={"repeat_tasks": True})
+
+
+@register_protocol("one_random")
+class OneRandom(AdaptationProtocol):
+    def context(self, run):
+        return run.encode(run.episodes) if run.episodes else run.prior_context
+
+    def collect(self, run):
+        run.add(run.play_randomly())
+'''
+SMALL = [
+    "preset=smoke",
+    "schedule.updates=12",
+    "batch.tasks=4",
+    "batch.transitions=8",
+    "evaluation.every=0",
+    "evaluation.episodes=3",
+    "evaluation.random_episodes=2",
+    "evaluation.final_repeats=1",
+    "output.logger=none",
+    "output.progress=false",
+]
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A folder of the user's with one file in it."""
+    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ctmrl(*arguments):
+    command = [sys.executable, "-W", "ignore", "-m", "ctmrl_torchrl.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_family_method_and_protocol_of_a_user(outside):
+    chosen = ["env=slope", "method=close", "evaluation.protocols=[np,none,one_random]", "run_dir=run"]
+    done = ctmrl("--plugin", "mine", "train", *chosen, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "one_random" in done.stdout
+    summary = json.loads((outside / "run" / "summary.json").read_text())
+    assert (summary["env"], summary["method"]) == ("slope", "close")
+    assert set(summary["returns"]["test"]) == {"np", "none", "one_random"}
+    assert len(summary["returns"]["test"]["np"]["per_task"]) == 2
+    assert summary["command"].startswith("ctmrl train env=slope method=close")
+    figures = {file.stem for file in (outside / "run" / "figures").glob("*.png")}
+    assert {"adaptation", "data", "learning", "context_map"} <= figures
+
+
+def test_slips_are_told_in_one_line_with_the_guest_among_the_choices(outside):
+    for slip, hint in (
+        (["env=slop"], "Did you mean 'slope'"),
+        (["env=slope", "method=clos"], "Did you mean 'close'"),
+        (["env=slope", "method=close", "evaluation.protocols=[one_randm]"], "Did you mean 'one_random'"),
+        (["env=slope", "method=close", "representation.metric_weigth=1"], "representation.metric_weight"),
+    ):
+        done = ctmrl("--plugin", "mine.py", "train", *slip, *SMALL)
+        assert done.returncode == 2 and hint in done.stderr
+        assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 2
+    done = ctmrl("--plugin", "nowhere", "train")
+    assert done.returncode == 2 and "Python finds no such module" in done.stderr
+    assert not (outside / "runs").exists() and not (outside / "datasets").exists()
