@@ -135,8 +135,10 @@ def summary(tmp_path, name, seed, value, policy_loss="brac_sac", extra=""):
         returns={"test": protocols, "train": protocols},
         random={"test": -20.0, "train": -20.0},
         optimum={"test": -3.855, "train": -3.858},
-        extra={"codebook": {"perplexity": 7.0, "dead_codes": 0}},
-        extra={"command": f"python examples/train_ctmrl.py seed={seed}{extra}"},
+        extra={
+            "command": f"python examples/train_ctmrl.py seed={seed}{extra}",
+            "codebook": {"perplexity": 7.0, "dead_codes": 0},
+        },
     )
     (tmp_path / name).mkdir()
     write_summary(made, tmp_path / name / "summary.json")
