@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from ctmrl_torchrl.stopping import Stopped, stop_signals
+
 #: command to where it is and what it does
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": (
@@ -57,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments)
+        with stop_signals():
+            return _run(arguments)
+    except Stopped as stopped:
+        sys.stderr.write(f"ctmrl: {stopped}\n")
+        return stopped.code
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -10,12 +10,16 @@ from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.storage import StorageError
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
+from ctmrl_torchrl.training.experiment import SeedsError
+from ctmrl_torchrl.training.finite import NotFiniteError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
     AgentError,
     CheckpointError,
     ConfigError,
     DatasetError,
+    NotFiniteError,
+    SeedsError,
     StorageError,
     StudyError,
     SummaryError,

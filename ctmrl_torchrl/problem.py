@@ -23,6 +23,7 @@ class Problem:
         num_tasks (int): number of tasks, those of both splits.
         task_parameters (Tensor or None): ``[num_tasks, k]``, the parameters of every task by ``task_id``, with
             mean 0 and deviation 1 over the training tasks: privileged information, for oracles only.
+        train_ids (tuple of int): the training tasks among them; none if they are not known.
     """
 
     observation_dim: int
@@ -33,6 +34,7 @@ class Problem:
     statistics: dict[NestedKey, tuple[Tensor, Tensor]]
     num_tasks: int = 0
     task_parameters: Tensor | None = None
+    train_ids: tuple[int, ...] = ()
 
     @property
     def feature_dims(self) -> dict[NestedKey, int]:

@@ -177,6 +177,9 @@ def _bounds(values: Any) -> bool:
 
 SHARE = Rule((lambda value: is_number(value) and 0.0 <= value <= 1.0), "a number from 0 to 1")
 SHARE_BELOW_ONE = Rule((lambda value: is_number(value) and 0.0 <= value < 1.0), "a number from 0 to below 1")
+SHARE_BELOW_HALF = Rule(
+    (lambda value: is_number(value) and 0.0 <= value < 0.5), "a number from 0 to below 0.5"
+)
 BETWEEN_ZERO_AND_ONE = Rule(
     (lambda value: is_number(value) and 0.0 < value < 1.0), "a number between 0 and 1, both excluded"
 )

@@ -3,13 +3,17 @@
 Rooms, each importing only from those before it: :mod:`rows` and :mod:`kinds` (what a TorchRL collector plays
 with, and which one), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts of episodes),
 :mod:`run` (what one meta-test has collected), :mod:`protocol` (the contract and the registry),
-:mod:`protocols` and :mod:`selection` (the protocols), :mod:`adaptation` (the meta-test).
+:mod:`protocols`, :mod:`selection`, :mod:`interleaved`, :mod:`in_distribution` and :mod:`anole` (the
+protocols), :mod:`adaptation` (the meta-test).
 """
 
 from __future__ import annotations
 
 from ctmrl_torchrl.collectors.adaptation import MetaTestCollector
+from ctmrl_torchrl.collectors.anole import FragmentSource, PreferenceSearchProtocol
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
+from ctmrl_torchrl.collectors.in_distribution import InDistributionProtocol
+from ctmrl_torchrl.collectors.interleaved import InterleavedProtocol
 from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorKind, CollectorParts
 from ctmrl_torchrl.collectors.protocol import (
     PROTOCOLS,
@@ -37,11 +41,15 @@ __all__ = [
     "CollectorKind",
     "CollectorParts",
     "EpisodeCollector",
+    "FragmentSource",
+    "InDistributionProtocol",
+    "InterleavedProtocol",
     "MetaTestCollector",
     "NoContextProtocol",
     "NonPriorProtocol",
     "OfflineProtocol",
     "OnlineProtocol",
+    "PreferenceSearchProtocol",
     "ProtocolSettings",
     "RefineProtocol",
     "ToldProtocol",

@@ -167,23 +167,38 @@ class EpisodeCollector:
         if policy is None:
             self._collector.map_fn("policy.release", [()] * workers)
 
-    def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
+    def play(
+        self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
+    ) -> TensorDictBase:
         """One episode ``[n, H]`` of every row with its context ``[n, d]``, deterministic unless asked.
+
+        Args:
+            task_context, stochastic: see above.
+            random_steps (int): so many steps at the beginning are uniformly random, drawn from the global
+                generator.
 
         Returns:
             TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after
             the end of a row's episode.
         """
-        options = [{"stochastic": stochastic}] * len(self._rows)
+        options: list[dict[str, Any]] = [{"stochastic": stochastic} for _ in self._rows]
+        if random_steps:
+            actions = self._random_actions(random_steps)
+            for option, rows in zip(options, self._rows, strict=True):
+                option["actions"] = self._part(actions, rows)
         return self._play([(self._part(task_context, rows),) for rows in self._rows], options)
 
     def play_randomly(self) -> TensorDictBase:
         """One episode ``[n, H]`` of uniformly random actions, drawn from the global generator."""
-        spec = self.env.full_action_spec[self.env.action_key]
-        actions = torch.stack([spec.rand() for _ in range(self.horizon)], 1)
+        actions = self._random_actions(self.horizon)
         return self._play(
             [(None,)] * len(self._rows), [{"actions": self._part(actions, rows)} for rows in self._rows]
         )
+
+    def _random_actions(self, steps: int) -> Tensor:
+        """Uniformly random actions ``[n, steps, a]``."""
+        spec = self.env.full_action_spec[self.env.action_key]
+        return torch.stack([spec.rand() for _ in range(steps)], 1)
 
     def _part(self, values: Tensor, rows: Tensor) -> Tensor:
         """The values of a worker's rows, ready to be sent to it."""

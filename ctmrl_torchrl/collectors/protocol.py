@@ -21,16 +21,35 @@ class ProtocolSettings:
         episodes (int): measured episodes. Defaults to 20.
         random_episodes (int): how many of the collected episodes are uniformly random, where a protocol has
             such. Defaults to 10.
+        prior_episodes (int): measured episodes before contexts are inferred, under ``np_csro``. Defaults to 2.
+        reference_episodes (int, optional): collected episodes with contexts of training tasks, under
+            ``idaq``. Defaults to ``random_episodes``.
+        candidate_draws (int): candidates from which ``idaq`` takes the most different. Defaults to 5.
+        judge (str): what ``idaq`` believes an episode by: ``return``, or a name for which ``options`` have
+            ``judge_NAME``, a function of an episode ``[n, H]`` and the contexts ``[n, d]`` that it was played
+            with.
+        training_contexts (callable, optional): gives a context of every training task ``[tasks, d]``; asked
+            when a meta-test begins.
         candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked
             when a meta-test begins, so that they are those of the present agent.
         num_candidates (int, optional): N, where it is known before there is an agent.
-        options (mapping): further settings by name, for protocols from outside.
+        queries (int): questions to an oracle, where a protocol asks some. Defaults to 10.
+        oracle_error (float): share of its answers that are wrong. Defaults to 0.2.
+        options (mapping): further settings by name. Before there is an agent the values may be None: what
+            counts then is that a name is there.
     """
 
     episodes: int = 20
     random_episodes: int = 10
+    prior_episodes: int = 2
+    reference_episodes: int | None = None
+    candidate_draws: int = 5
+    judge: str = "return"
+    training_contexts: Callable[[], Tensor] | None = None
     candidates: Callable[[], Tensor] | None = None
     num_candidates: int | None = None
+    queries: int = 10
+    oracle_error: float = 0.2
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -50,6 +69,8 @@ class AdaptationProtocol:
         needs_offline_data (bool): whether it draws episodes of the test tasks' own datasets.
         needs_candidates (bool): whether it plays ``ProtocolSettings.candidates``.
         needs_task_encoder (bool): whether it needs an encoder that reads the task id and nothing else.
+        encodes_unseen_tasks (bool): whether it needs an encoder that makes contexts of unseen tasks; false for
+            a protocol that never encodes anything.
 
     Raises:
         ValueError: if ``episodes`` is not positive.
@@ -80,6 +101,7 @@ class AdaptationProtocol:
     needs_offline_data: ClassVar[bool] = False
     needs_candidates: ClassVar[bool] = False
     needs_task_encoder: ClassVar[bool] = False
+    encodes_unseen_tasks: ClassVar[bool] = True
 
     def __init__(self, episodes: int = 20) -> None:
         if episodes < 1:

@@ -126,6 +126,8 @@ class NoContextProtocol(OneEpisode):
         1
     """
 
+    encodes_unseen_tasks = False
+
     def context(self, run: AdaptationRun) -> Tensor:
         """The prior context."""
         return run.prior_context

@@ -124,7 +124,10 @@ class EpisodePolicy(TensorDictModuleBase):
         actions: Tensor | None = None,
         stochastic: bool = False,
     ) -> None:
-        """Prepare an episode with the contexts ``[n, d]`` of the rows, or with the actions ``[n, H, a]``."""
+        """Prepare an episode with the contexts ``[n, d]`` of the rows, or with the actions ``[n, H, a]``.
+
+        With both, the policy acts once the actions, ``[n, steps, a]``, are used up.
+        """
         self._context = None if task_context is None else task_context.to(self.device)
         # Popped from the end, one per step.
         self._actions = [] if actions is None else list(actions.to(self.device).unbind(1))[::-1]
@@ -135,7 +138,9 @@ class EpisodePolicy(TensorDictModuleBase):
         if self._context is None:
             return tensordict.set(self.action_key, self._actions.pop())
         with set_exploration_type(self._exploration):
-            return self._act(tensordict.set(self.context_key, self._context))
+            acted = self._act(tensordict.set(self.context_key, self._context))
+        # The policy acts first even so, that all steps of an episode have the same entries.
+        return acted.set(self.action_key, self._actions.pop()) if self._actions else acted
 
     def prepare(self) -> None:
         """Act fast until :meth:`release`, with the actor's parameters as they are now."""

@@ -74,6 +74,11 @@ class AdaptationRun:
         self.total_env_steps, self.oracle_answers = nothing.clone(), nothing.clone()
 
     @property
+    def horizon(self) -> int:
+        """H, the number of steps of an episode."""
+        return self._parts.episodes.horizon
+
+    @property
     def prior_context(self) -> Tensor:
         """The context before any evidence: zeros ``[n, d]``, on the environment's device."""
         parts = self._parts
@@ -89,10 +94,16 @@ class AdaptationRun:
         reward = episode.get(self._parts.return_key).squeeze(-1)
         return (reward * episode.get("mask")).sum(-1)
 
-    def play(self, task_context: Tensor, *, stochastic: bool = False) -> TensorDictBase:
-        """One episode ``[n, H]`` of the policy with the given contexts ``[n, d]``."""
+    def play(
+        self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
+    ) -> TensorDictBase:
+        """One episode ``[n, H]`` of the policy with the given contexts ``[n, d]``.
+
+        The first ``random_steps`` of its steps are uniformly random instead.
+        """
         self._require_finite_context(task_context)
-        return self._collected(self._parts.episodes.play(task_context, stochastic=stochastic))
+        episode = self._parts.episodes.play(task_context, stochastic=stochastic, random_steps=random_steps)
+        return self._collected(episode)
 
     def play_randomly(self) -> TensorDictBase:
         """One episode ``[n, H]`` of uniformly random actions."""

@@ -47,10 +47,11 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
 
     from ctmrl_torchrl.evaluation import format_summary_table
     from ctmrl_torchrl.training.commands import recorded_command, run_node
-    from ctmrl_torchrl.training.compose import check_overrides, register_configs
+    from ctmrl_torchrl.training.compose import check_overrides, register_configs, with_home_quoted
     from ctmrl_torchrl.training.sweep import check_sweep
 
     register_configs()
+    arguments = with_home_quoted(arguments)
     overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
     check_overrides(overrides)
     if {"-m", "--multirun"} & set(arguments):

@@ -55,6 +55,9 @@ class EnvFamily:
         gymnasium_class: the single environment, an entry point; takes ``family``, ``task`` and ``preset``.
         optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, an entry point; None
             if unknown.
+        task_rewards: ``(task_set, task_ids [n], transitions [M, L]) -> [n, M, L]``, the rewards that transitions
+            would have in other tasks, an entry point; None where all tasks share one reward function, or it is
+            not known.
         random_return: preset to split to the measured mean return of uniformly random actions.
         plane: which two features of the observation are a position in the plane, if two are.
         goal_positions: task parameters ``[tasks, parameters]`` to the goals ``[tasks, 2]`` in that plane;
@@ -88,6 +91,7 @@ class EnvFamily:
     gymnasium_id: str | None = None
     gymnasium_class: EntryPoint | None = None
     optimum: EntryPoint | None = None
+    task_rewards: EntryPoint | None = None
     random_return: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     plane: tuple[int, int] | None = None
     goal_positions: Callable[[Tensor], Tensor] | None = None

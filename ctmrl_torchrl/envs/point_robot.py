@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from ctmrl_torchrl.envs.task_parameters import SPARSE_RADIUS, wind_goals
@@ -114,6 +115,22 @@ def goals_and_winds(task_set: TaskSet) -> tuple[Tensor, Tensor]:
 def pays_sparse_reward(task_set: TaskSet) -> bool:
     """Whether the family reports the sparse return."""
     return task_set.family.return_key == ("next", "sparse_reward")
+
+
+def rewards_in_tasks(task_set: TaskSet, task_ids: Tensor, transitions: TensorDictBase) -> Tensor:
+    """The dense rewards that transitions ``[M, L]`` would have in each of some tasks, ``[n, M, L]``.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.envs import make_task_set
+        >>> there = TensorDict({"next": {"observation": torch.tensor([[[1.0, 0.0]]])}}, [1, 1])
+        >>> rewards_in_tasks(make_task_set("point_robot"), torch.tensor([0]), there).abs() < 1e-6
+        tensor([[[True]]])
+    """
+    position = transitions["next", "observation"]
+    goals, _ = goals_and_winds(task_set)
+    goal = goals[task_ids.cpu()].to(position)
+    return dense_reward(position.unsqueeze(0), goal[:, None, None]).squeeze(-1)
 
 
 def task_set_optimum(

@@ -23,6 +23,8 @@ _GOAL_PARAMETERS = ("goal_x", "goal_y")
 _WIND_PARAMETERS = ("wind_x", "wind_y")
 #: the first two features of the observation are the position
 _IN_THE_PLANE = (0, 1)
+_POINT_REWARDS = "ctmrl_torchrl.envs.point_robot:rewards_in_tasks"
+_ROBOT_REWARDS = "ctmrl_torchrl.envs.mujoco.relabel:rewards_in_tasks"
 _DRAW_PATHS = "ctmrl_torchrl.training.report:draw_trajectories"
 _DRAW_ROBOT = "ctmrl_torchrl.training.robot_report:draw_robot"
 
@@ -43,6 +45,7 @@ register_family(
     EnvFamily(
         name="point_robot",
         context_next_observation=False,
+        task_rewards=_POINT_REWARDS,
         presets={"repo": (30, 10), "paper": (80, 20)},
         parameter_names=_GOAL_PARAMETERS,
         sample_parameters=half_circle_goals,
@@ -69,6 +72,7 @@ register_family(
     EnvFamily(
         name="sparse_point_robot",
         context_next_observation=False,
+        task_rewards=_POINT_REWARDS,
         return_key=("next", "sparse_reward"),
         goal_radius=SPARSE_RADIUS,
         presets={"repo": (30, 10), "paper": (80, 20)},
@@ -122,6 +126,7 @@ register_family(
         parameter_names=("velocity",),
         sample_parameters=target_velocities,
         gymnasium_id="ctmrl/HalfCheetahVel-v0",
+        task_rewards=_ROBOT_REWARDS,
         figures=(_DRAW_ROBOT,),
         random_return={
             "repo": {"train": -439.7, "test": -442.7},
@@ -142,6 +147,7 @@ register_family(
         plane=_IN_THE_PLANE,
         goal_positions=given_goals,
         gymnasium_id="ctmrl/AntGoal-v0",
+        task_rewards=_ROBOT_REWARDS,
         figures=(_DRAW_ROBOT, _DRAW_PATHS),
         random_return=_same_tasks(train=-727.0, test=-739.0),
         **_MUJOCO,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.evaluation.paper import paper_reference
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.evaluation.summary_contract import (
@@ -176,14 +176,9 @@ def write_summary(summary: Mapping[str, Any], path: str | Path) -> Path:
     """
     plain = to_plain(summary, "")
     validate_summary(plain)
-    path = Path(path)
+    path = storage.expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.atomic_write_text(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -194,8 +189,10 @@ def load_summary(path: str | Path) -> dict[str, Any]:
         SummaryError: if the file is not JSON or breaks the contract.
     """
     try:
-        summary = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        summary = json.loads(storage.expanded(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SummaryError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting beyond reason
         raise SummaryError(f"{path} is not JSON: {error}.") from error
     if not isinstance(summary, dict):
         raise SummaryError(f"{path} must hold a JSON object, got a {type(summary).__name__}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctmrl_torchrl.methods.anole import ANOLEConfig
 from ctmrl_torchrl.methods.base import (
     REPRESENTATIONS,
     Facts,
@@ -10,24 +11,38 @@ from ctmrl_torchrl.methods.base import (
 )
 from ctmrl_torchrl.methods.codebook import CodebookConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule, cosine_kmeans
+from ctmrl_torchrl.methods.corro import CORROConfig
+from ctmrl_torchrl.methods.csro import CSROConfig
 from ctmrl_torchrl.methods.ctmrl import CQVAEConfig
 from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
+from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
+from ctmrl_torchrl.methods.gentle import GENTLEConfig
+from ctmrl_torchrl.methods.idaq import IDAQConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
+from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
 __all__ = [
     "REPRESENTATIONS",
+    "ANOLEConfig",
+    "CORROConfig",
     "CQVAEConfig",
+    "CSROConfig",
     "CodebookConfig",
     "CodebookSchedule",
     "Drawing",
+    "ERTRLConfig",
     "FOCALConfig",
     "Facts",
+    "GENTLEConfig",
+    "IDAQConfig",
     "NoRepresentationConfig",
     "Part",
     "Parts",
     "ReleasedConfig",
     "RepresentationConfig",
     "Setting",
+    "UNICORNConfig",
+    "UNICORNSupConfig",
     "cosine_kmeans",
 ]

@@ -26,11 +26,13 @@ class Facts:
         training_tasks (int): how many there are.
         representation_updates (float): updates in which the representation learns.
         encoder (ContextEncoderConfig): the chosen encoder.
+        transitions (int): policy transitions of each task in a meta-batch.
     """
 
     training_tasks: int
     representation_updates: float
     encoder: ContextEncoderConfig
+    transitions: int = 256
 
 
 @dataclass
@@ -46,6 +48,8 @@ class RepresentationConfig:
         uses_transition_contexts (bool): whether the loss is ever shown contexts of single transitions.
         num_candidates (int or None): how many contexts the method offers to protocol ``codes``; None if it
             has none of its own.
+        protocol_options (tuple of str): names of what its parts give adaptation protocols; see
+            :meth:`Part.protocol_options`.
 
     Examples:
         >>> @dataclass
@@ -58,6 +62,7 @@ class RepresentationConfig:
     """
 
     uses_transition_contexts: ClassVar[bool] = False
+    protocol_options: ClassVar[tuple[str, ...]] = ()
 
     name: str = "none"
     critic_gradient: str = ruled("none", among("none", "pooling", "all"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ctmrl_torchrl.methods.base import Facts, RepresentationConfig
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
@@ -45,6 +45,8 @@ class CodebookConfig(RepresentationConfig):
         kmeans_refreshes (int): how often in the representation phase K-means refreshes the codes afterwards.
         kmeans_contexts (int): contexts collected per task and epoch.
     """
+
+    protocol_options: ClassVar[tuple[str, ...]] = ("reward_predictor",)
 
     codes: int = ruled(8, whole(1))
     prediction_weight: float = ruled(1.0, NOT_NEGATIVE)

@@ -34,6 +34,7 @@ class Setting:
         seed (int): of the run.
         generator (torch.Generator): of all sampling, shared with the replay buffer and checkpointed with it.
         device (torch.device): of the loss.
+        context_dim (int): d, the size of a task context.
     """
 
     loss: MetaLoss
@@ -46,6 +47,7 @@ class Setting:
     seed: int
     generator: torch.Generator
     device: torch.device
+    context_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,15 @@ class Part:
     def candidates(self) -> Tensor | None:
         """Contexts ``[N, d]`` that an agent may try on an unknown task, or None."""
         return None
+
+    def protocol_options(self) -> dict[str, Any]:
+        """What the part gives adaptation protocols, as
+        :attr:`ProtocolSettings.options <ctmrl_torchrl.collectors.ProtocolSettings>`, by name.
+
+        Asked when a meta-test begins. What is given here is announced by
+        :attr:`RepresentationConfig.protocol_options`, so that settings can be checked before there is a part.
+        """
+        return {}
 
     def milestones(self) -> dict[str, float]:
         """Updates at which something begins or ends, by name, for the figures."""
@@ -218,6 +229,10 @@ class Parts:
         """Those of the first part that has some."""
         found = (part.candidates() for part in self.parts)
         return next((candidates for candidates in found if candidates is not None), None)
+
+    def protocol_options(self) -> dict[str, Any]:
+        """Those of all parts."""
+        return {name: value for part in self.parts for name, value in part.protocol_options().items()}
 
     def milestones(self) -> dict[str, float]:
         """Those of all parts."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ctmrl_torchrl.modules.generative import SplitMLP
 from ctmrl_torchrl.modules.initialization import lineage_init_, truncated_normal_
-from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics
+from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics, Unstandardise
 
 DEFAULT_IN_KEYS: tuple[NestedKey, ...] = ("observation", "action", "task_context")
 
@@ -104,6 +104,8 @@ def make_transition_decoder(
     hidden: Sequence[int] = (256, 256, 256),
     next_observation: bool = True,
     lineage_init: bool = False,
+    observation_statistics: Statistics | None = None,
+    target_statistics: Statistics | None = None,
     in_keys: Sequence[NestedKey] = DEFAULT_IN_KEYS,
     out_keys: Sequence[NestedKey] = ("reward_prediction", "next_observation_prediction"),
 ) -> TensorDictModule:
@@ -114,6 +116,9 @@ def make_transition_decoder(
         hidden (sequence of int): widths; released three of 256, or of 64 on the point robot.
         next_observation (bool): whether the next observation is predicted, as the present one plus a change.
         lineage_init (bool): whether weights start as the lineage's; see :func:`lineage_init_`.
+        observation_statistics (Statistics, optional): as for :class:`~ctmrl_torchrl.modules.StandardisedMLP`.
+        target_statistics (Statistics, optional): of what is predicted, ``[1]`` or ``[1 + observation_dim]``
+            (the reward, then the change): the network then works in unit variance.
         in_keys: three keys, each ``[*, features]``, the observation first.
         out_keys: ``[*, 1]`` and ``[*, observation_dim]``; only the first without the next observation.
 
@@ -127,24 +132,27 @@ def make_transition_decoder(
         [1, 3]
     """
     features = observation_dim + action_dim + context_dim
-    network: nn.Module = SplitMLP(features, [1, observation_dim] if next_observation else [1], hidden)
+    outputs = 1 + (observation_dim if next_observation else 0)
+    network = StandardisedMLP(features, outputs, hidden, observation_statistics)
     if lineage_init:
         lineage_init_(network)
-    if next_observation:
-        network = _PlusChange(network)
-    return TensorDictModule(network, list(in_keys), list(out_keys)[: 1 + next_observation])
+    decoder = _TransitionDecoder(network, next_observation, target_statistics)
+    return TensorDictModule(decoder, list(in_keys), list(out_keys)[: 1 + next_observation])
 
 
-class _PlusChange(nn.Module):
-    """Adds the observation to the second output."""
+class _TransitionDecoder(nn.Module):
+    """Cuts a network's output into the reward and, if wanted, the change, which is added to the observation."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, next_observation: bool, statistics: Statistics | None) -> None:
         super().__init__()
         self.network = network
+        self.next_observation = next_observation
+        self.unstandardise = nn.Identity() if statistics is None else Unstandardise(*statistics)
 
-    def forward(self, observation: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-        reward, change = self.network(observation, *others)
-        return reward, observation + change
+    def forward(self, observation: Tensor, *others: Tensor) -> tuple[Tensor, Tensor] | Tensor:
+        outcome = self.unstandardise(self.network(observation, *others))
+        reward = outcome[..., :1]
+        return (reward, observation + outcome[..., 1:]) if self.next_observation else reward
 
 
 class InnerProductReward(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tensordict.nn import TensorDictModuleBase
@@ -68,6 +68,11 @@ class ContextEncoderConfig:
         """Whether the encoder reads ``task_id`` and no transitions, as protocol ``told`` needs it."""
         return False
 
+    @property
+    def encodes_unseen_tasks(self) -> bool:
+        """Whether the encoder makes contexts of tasks that it was not trained on, as most protocols need it."""
+        return True
+
 
 @ENCODERS.register("pooling")
 @dataclass
@@ -82,8 +87,10 @@ class EncoderConfig(ContextEncoderConfig):
         feature_gain (float or None): features are standardized with the statistics of the training tasks and
             multiplied by this; None leaves them as they are.
         flags (list of str): flags of the transition that are features too, e.g. ``terminated``.
+        next_observation (bool or None): whether the next observation is a feature; None leaves it to the
+            environment.
 
-    Where contexts hold the next observation it enters as its change from the observation.
+    The next observation enters as its change from the observation.
 
     Examples:
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
@@ -100,6 +107,7 @@ class EncoderConfig(ContextEncoderConfig):
     head_hidden: list[int] = ruled([200], list_of(whole(1), 0))
     feature_gain: float | None = ruled(1.0, or_none(POSITIVE))
     flags: list[str] = ruled([], list_of(among("terminated", "truncated", "done"), 0))
+    next_observation: bool | None = ruled(None, or_none(SWITCH))
 
     @property
     def compares_transitions(self) -> bool:
@@ -108,6 +116,8 @@ class EncoderConfig(ContextEncoderConfig):
 
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> ContextEncoder:
         """Build the encoder for the features of a problem, under the root key ``"context"``."""
+        if self.next_observation is not None:
+            problem = replace(problem, context_next_observation=self.next_observation)
         features = problem.feature_dims
         relative, scaled = None, list(features)
         if problem.context_next_observation:
@@ -154,6 +164,11 @@ class TaskTableConfig(ContextEncoderConfig):
     def reads_task_alone(self) -> bool:
         """Yes: rows are looked up."""
         return True
+
+    @property
+    def encodes_unseen_tasks(self) -> bool:
+        """No: rows of other tasks are never learned."""
+        return False
 
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TaskTable:
         """Build the table, a row for every task."""

@@ -25,6 +25,7 @@ class TaskTable(TensorDictModuleBase):
         noisy (bool): whether a lookup draws from the Gaussian; otherwise it gives the mean.
         in_key (NestedKey): where task numbers are, ``[*]`` int64. Defaults to ``"task_id"``.
         out_key (NestedKey): where contexts go, ``[*, d]``. Defaults to ``"task_context"``.
+        statistic_keys (pair of NestedKey): where mean and log-deviation of the tasks' Gaussians go.
         generator (torch.Generator, optional): draws the initial means from a standard normal.
 
     Attributes:
@@ -53,6 +54,7 @@ class TaskTable(TensorDictModuleBase):
         noisy: bool = True,
         in_key: NestedKey = "task_id",
         out_key: NestedKey = "task_context",
+        statistic_keys: tuple[NestedKey, NestedKey] = ("task_context_mean", "task_context_log_std"),
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class TaskTable(TensorDictModuleBase):
             raise ValueError(
                 f"TaskTable: task_ids={list(task_ids)}; give the number of every training task once."
             )
-        self.in_keys, self.out_keys = [in_key], [out_key]
+        self.in_keys, self.out_keys = [in_key], [*statistic_keys, out_key]
         self.noisy = noisy
         self.register_buffer("task_ids", numbers)
         self.mean = nn.Parameter(torch.randn(len(numbers), context_dim, generator=generator))
@@ -80,16 +82,25 @@ class TaskTable(TensorDictModuleBase):
             raise ValueError(f"TaskTable: {self.in_keys[0]!r} must hold task numbers, got {task_id.dtype}.")
         mean, log_std = self.lookup(task_id)
         noise = torch.randn_like(mean) if self.noisy else 0.0
-        return tensordict.set(self.out_keys[0], mean + log_std.exp() * noise)
+        values = (mean, log_std, mean + log_std.exp() * noise)
+        for key, value in zip(self.out_keys, values, strict=True):
+            tensordict.set(key, value)
+        return tensordict
 
-    def candidates(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Contexts to search among, ``[count, d]``: every row's mean once, then draws of random rows.
+    def candidates(
+        self, count: int, generator: torch.Generator | None = None, task_ids: Tensor | None = None
+    ) -> Tensor:
+        """Contexts to search among, ``[count, d]``: every task's mean once, then draws of random tasks.
 
-        Drawing rows alone, as released, would leave a third of 30 tasks out.
+        Drawing tasks alone, as released, would leave a third of 30 tasks out.
+
+        Args:
+            count (int): how many. generator (torch.Generator, optional): of the draws.
+            task_ids (Tensor, optional): whose contexts; by default those of the whole table.
         """
-        rows = len(self.task_ids)
-        extra = max(count - rows, 0)
-        row = uniform([extra], generator, self.mean.device).mul(rows).long()
-        noise = normal_like(self.mean, [extra, self.mean.shape[-1]], generator)
-        drawn = self.mean[row] + self.log_std[row].exp() * noise
-        return torch.cat([self.mean[:count], drawn]).detach()
+        mean, log_std = self.lookup(self.task_ids if task_ids is None else task_ids)
+        extra = max(count - len(mean), 0)
+        row = uniform([extra], generator, mean.device).mul(len(mean)).long()
+        noise = normal_like(mean, [extra, mean.shape[-1]], generator)
+        drawn = mean[row] + log_std[row].exp() * noise
+        return torch.cat([mean[:count], drawn]).detach()

@@ -1,9 +1,10 @@
-"""Checks of what a loss is given. They look at keys and shapes alone, so they never wait for a device."""
+"""Checks of what a loss is given: keys, shapes and dtypes alone, so they never wait for a device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
@@ -57,12 +58,42 @@ def require_shape(
     return value
 
 
+def require_flags(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:
+    """Make sure that the flags which are there are truth values.
+
+    ``1 - terminated`` of a ``uint8`` wraps around, ``~terminated`` of an ``int64`` is -2 or -1: a wrong target
+    without an error.
+
+    Args:
+        tensordict (TensorDictBase): the batch. keys: of the flags. reader (str): who reads them.
+
+    Raises:
+        ValueError: naming the first flag of another dtype than bool, and how to convert it.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> require_flags(TensorDict({"done": torch.zeros(3, 1)}, [3]), ["done"], "IQLLoss")
+        Traceback (most recent call last):
+        ...
+        ValueError: IQLLoss: 'done' has the dtype torch.float32, expected torch.bool; convert it by \
+td['done'] = td['done'].bool().
+    """
+    for key in keys:
+        value = tensordict.get(key, None)
+        if value is not None and value.dtype is not torch.bool:
+            raise ValueError(
+                f"{reader}: {key!r} has the dtype {value.dtype}, expected torch.bool; convert it by "
+                f"td[{key!r}] = td[{key!r}].bool()."
+            )
+
+
 def require_transitions(
     tensordict: TensorDictBase,
     entries: Iterable[NestedKey],
     *,
     action: NestedKey,
     columns: Iterable[NestedKey],
+    flags: Iterable[NestedKey] = (),
     optional: Iterable[NestedKey] = (),
     reader: str,
 ) -> tuple[int, ...]:
@@ -73,11 +104,12 @@ def require_transitions(
         entries: keys that must be there. optional: those among them that may be left out.
         action (NestedKey): ``[*, actions]``; tells the shape of the batch.
         columns: keys whose entries must be ``[*, 1]``: reward and the flags.
+        flags: those among them that must be bool.
         reader (str): the loss that reads them.
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if one of ``columns`` is not ``[*, 1]``.
+        ValueError: if one of ``columns`` is not ``[*, 1]``, or one of ``flags`` not bool.
     """
     optional = set(optional)
     require_entries(tensordict, (key for key in entries if key not in optional), reader)
@@ -92,4 +124,5 @@ def require_transitions(
                 what=repr(key),
                 hint="one value per transition and a last dimension of size 1 (unsqueeze(-1) adds it).",
             )
+    require_flags(tensordict, flags, reader)
     return lead

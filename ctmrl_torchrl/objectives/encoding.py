@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
+
+#: what an encoder may write of the distribution that it has drawn a context from
+DISTRIBUTION = ("task_context_mean", "task_context_log_std")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Encoded:
         transition_key (NestedKey): where the contexts of single transitions are expected.
         reader (str): who asks, for error messages.
         mask (Tensor, optional): ``[T, L]``, the transitions of the draw that count.
+        others (mapping): further outputs of the encoder that are handed on, and their keys.
 
     Examples:
         >>> import torch
@@ -37,11 +41,12 @@ class Encoded:
     transition_key: NestedKey
     reader: str
     mask: Tensor | None = None
+    others: Mapping[str, NestedKey] = field(default_factory=dict)
 
     def entries(self) -> dict[str, Tensor]:
-        """``task_context`` and, where the encoder writes them, ``transition_contexts``, by name.
+        """``task_context`` and, where the encoder writes them, ``transition_contexts`` and others, by name.
 
-        Beside the latter is their ``context_mask``, if the draw has one.
+        Beside contexts of single transitions is their ``context_mask``, if the draw has one.
         """
         transitions = self.outputs.get(self.transition_key, None)
         contexts = {"task_context": self.task_context}
@@ -49,7 +54,8 @@ class Encoded:
             contexts["transition_contexts"] = transitions
             if self.mask is not None:
                 contexts["context_mask"] = self.mask
-        return contexts
+        others = {name: self.outputs.get(key, None) for name, key in self.others.items()}
+        return contexts | {name: value for name, value in others.items() if value is not None}
 
     @property
     def transition_contexts(self) -> Tensor:
@@ -134,7 +140,8 @@ class ContextEncoding:
         outputs = self._encoder(TensorDict(entries, batch_size=self._tensordict.batch_size[:1]))
         mask = None if isinstance(context, Tensor) else context.get("mask", None)
         transition_key = self._keys["transition_contexts"]
-        return Encoded(self._task_context(outputs), outputs, transition_key, self._reader, mask)
+        others = {name: self._keys[name] for name in DISTRIBUTION if name in self._keys}
+        return Encoded(self._task_context(outputs), outputs, transition_key, self._reader, mask, others)
 
     def _task_context(self, outputs: TensorDictBase) -> Tensor:
         key, names = self._keys["task_context"], self._encoder.out_keys

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.checks import require_flags
 from ctmrl_torchrl.objectives.critic_gradient import (
     checked_critic_gradient,
     context_for_critic,
@@ -28,9 +29,11 @@ HANDED_ON = (
     "task_context_positive",
     "task_context_reconstructed",
     "transition_contexts",
+    "task_context_mean",
+    "task_context_log_std",
 )
 #: keys whose new names the representation loss takes over
-SHARED = (*HANDED_ON, "context", "context_positive", "task_id")
+SHARED = (*HANDED_ON, "context", "context_positive", "task_id", "transitions")
 
 
 class MetaLoss(PolicyDelegation):
@@ -61,8 +64,9 @@ class MetaLoss(PolicyDelegation):
         - ``task_context`` and ``task_context_positive``: the names under which the contexts are handed on;
           so are ``task_context_reconstructed`` (of transitions that the representation loss has encoded
           again) and ``transition_contexts`` ``[T, L, d]`` (of every single transition, which the encoder
-          then writes under this name). They are not read from the input. The representation loss is renamed
-          along; networks are built with the names they read.
+          then writes under this name), and ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (of
+          the distribution that a context was drawn from, likewise). They are not read from the input. The
+          representation loss is renamed along; networks are built with the names they read.
         - what the representation loss reads besides
 
     ``in_keys`` and ``out_keys`` are those of the coming forward pass; they follow the phase.
@@ -135,6 +139,8 @@ class MetaLoss(PolicyDelegation):
         task_context_positive: NestedKey = "task_context_positive"
         task_context_reconstructed: NestedKey = "task_context_reconstructed"
         transition_contexts: NestedKey = "transition_contexts"
+        task_context_mean: NestedKey = "task_context_mean"
+        task_context_log_std: NestedKey = "task_context_log_std"
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
@@ -256,6 +262,9 @@ class MetaLoss(PolicyDelegation):
                 f"{type(self).__name__}: {transitions!r} has batch size {list(batch.shape)}, expected "
                 f"[{tasks}, B]: one row per context, with transitions of that context's task."
             )
+        names = (getattr(self.policy.tensor_keys, flag, None) for flag in ("done", "terminated"))
+        flags = [join_key("next", flag) for flag in names if flag is not None]
+        require_flags(batch, flags, f"{type(self.policy).__name__}, of {transitions!r}")
         repeated = task_context.reshape(tasks, *(1 for _ in batch.shape[1:]), size)
         repeated = repeated.expand(*batch.shape, size)
         return batch.set(name, repeated).set(join_key("next", name), repeated)

@@ -127,6 +127,12 @@ class StackedLoss(nn.Module):
         self.state = stack_states(agents)
         # Not registered as submodules: their parameters are rows of the state.
         self._agents = list(agents)
+        self._lent = [
+            (module, name, parameter, parameter.requires_grad)
+            for module in self._agents[0].modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
         leaves = list(self.state.values(True, True))
         self.leaves = nn.ParameterList(leaf for leaf in leaves if leaf.requires_grad)
         device = leaves[0].device
@@ -170,7 +176,12 @@ class StackedLoss(nn.Module):
         self._require_one_phase()
         rows = torch.arange(len(self._agents), device=self.generators[0].device)
         # Draws that SeededDraws makes itself are the only ones there are.
-        return torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
+        losses = torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
+        # The first agent's modules were lent out and come back with other, constant parameters; optimizers
+        # of its own parts hold the ones from before.
+        for module, name, parameter, learns in self._lent:
+            module._parameters[name] = parameter.requires_grad_(learns)
+        return losses
 
 
 def stack_states(modules: Sequence[nn.Module]) -> TensorDict:

@@ -20,6 +20,7 @@ from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.identity import run_identity
+from ctmrl_torchrl.training.run_folder import RunFolder
 from ctmrl_torchrl.training.schedule import PhaseSchedule
 from ctmrl_torchrl.training.tester import Candidates, MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -40,6 +41,7 @@ class Experiment:
     tester: MetaTester
     run_dir: Path
     device: torch.device
+    folder: RunFolder | None = None  # while the run folder is in the hands of this process
 
 
 def build_experiment(config: ExperimentConfig) -> Experiment:
@@ -71,22 +73,26 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         seed=config.seed,
         generator=sampling,
         device=device,
+        context_dim=config.encoder.size(problem),
     )
     parts = Parts(config.representation.parts(setting))
     apart = torch.Generator()  # contexts for the meta-test must not move the training's draws
+    candidates = Candidates(
+        parts,
+        loss,
+        AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
+        apart,
+        config.evaluation,
+    )
     tester = MetaTester(
         task_set,
         dataset,
         ActingPolicy(loss.policy),
         loss.context_encoder,
         context_dim=config.encoder.size(problem),
-        candidates=Candidates(
-            parts,
-            loss,
-            AllTaskContexts(dataset, task_set.train_ids, draw, apart, device),
-            apart,
-            config.evaluation,
-        ),
+        candidates=candidates,
+        training_contexts=candidates.of_training_tasks,
+        options=candidates.options,
         config=config.evaluation,
         device=device,
     )

@@ -27,7 +27,7 @@ from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
 #: groups of choices that are files, or nodes that a plugin has registered
-GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "encoder_schema")
+GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
 #: fields that have moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
@@ -147,9 +147,19 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     check_overrides(overrides)
     try:
         with _hydra():
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=with_home_quoted(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error)) from error
+
+
+def with_home_quoted(overrides: Sequence[str]) -> list[str]:
+    """Overrides whose value is a path in the home folder, in the quotes that Hydra needs around a ``~``.
+
+    Examples:
+        >>> with_home_quoted(["seed=1", "run_dir=~/runs/a", "run_dir='~/runs/b'"])
+        ['seed=1', "run_dir='~/runs/a'", "run_dir='~/runs/b'"]
+    """
+    return [re.sub(r"^([\w.]+)=(~[^'\",]*)$", r"\1='\2'", override) for override in overrides]
 
 
 def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -161,11 +171,10 @@ def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
     Examples:
         >>> compose_config(["env=point_robot_wind", "schedule.updates=7"]).schedule.updates
         7
-        >>> compose_config(["method=ctmlr"])
+        >>> compose_config(["method=ctmlr"])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ctmrl_torchrl.rules.ConfigError: method=ctmlr: there is no such choice. Did you mean 'ctmrl'? \
-Known: ctmrl, ctmrl_deep, ctmrl_relabel, ctmrl_released, focal, oracle.
+        ctmrl_torchrl.rules.ConfigError: method=ctmlr: there is no such choice. Did you mean 'ctmrl'? ...
     """
     return to_config(compose_node(overrides))
 
@@ -292,6 +301,13 @@ def _explained(error: Exception) -> str:
     unknown = re.search(r"Could not find '(\w+)/([^']+)'", text)
     if unknown:
         group, name = unknown.groups()
+        if name.startswith("own/"):
+            method = name.removeprefix("own/")
+            published = sorted(file.stem for file in (config_folder() / group / "own").glob("*.yaml"))
+            return (
+                f"comparison=own: method={method} has no published values (policy_loss/own/{method}.yaml); "
+                f"choose one of {', '.join(published)}, or comparison=shared."
+            )
         known = choices(group)
         return f"{group}={name}: there is no such choice.{nearest(name, known)} Known: {', '.join(known)}."
     no_group = re.search(r"Could not override '(\w+)'", text)

@@ -19,6 +19,7 @@ from ctmrl_torchrl.rules import (
     NOT_NEGATIVE,
     SEED,
     SHARE,
+    SHARE_BELOW_HALF,
     SHARE_BELOW_ONE,
     SWITCH,
     TEXT,
@@ -169,6 +170,13 @@ class EvaluationConfig:
             ``np``.
         candidates (int): contexts that protocol ``codes`` tries where the method has none of its own:
             centers of the training tasks' contexts.
+        prior_episodes (int): measured episodes under ``np_csro`` before it infers contexts.
+        reference_episodes (int or None): episodes under ``idaq`` that are played with contexts of training
+            tasks; as many as ``random_episodes`` if null.
+        candidate_draws (int): training tasks among which each of them takes the most different context.
+        judge (str): what ``idaq`` believes an episode by: ``return``, or a judge that the method brings along.
+        queries (int): questions to an oracle under protocols that ask some. oracle_error (float): share of its
+            answers that are wrong.
         seed (int): seed of the meta-tests, apart from the training's.
         collector (CollectorConfig): which TorchRL collector plays the episodes.
     """
@@ -183,6 +191,12 @@ class EvaluationConfig:
     episodes: int = ruled(20, whole(1))
     random_episodes: int = ruled(10, whole(1))
     candidates: int = ruled(8, whole(1))
+    prior_episodes: int = ruled(2, whole(1))
+    reference_episodes: int | None = ruled(None, or_none(whole(1)))
+    candidate_draws: int = ruled(5, whole(1))
+    judge: str = ruled("return", TEXT)
+    queries: int = ruled(10, whole(1))
+    oracle_error: float = ruled(0.2, SHARE_BELOW_HALF)
     seed: int = ruled(1000, SEED)
     collector: CollectorConfig = field(default_factory=CollectorConfig)
 
@@ -214,6 +228,8 @@ class ExperimentConfig:
         env (str): environment family, or ``dataset`` for data without an environment. tasks (str): task-set
             preset, ``repo`` (30 + 10) or ``paper``.
         method (str): name of the method, for the records. preset (str): name of the size preset, likewise.
+        comparison (str): ``shared`` compares methods at one policy loss and one size, ``own`` has every method
+            as it was published; likewise.
         seed (int): seed of the training. seeds (list of int or None): several in one process, trained as one
             stacked computation, each with a run folder of its own; ``seed`` is then left aside.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
@@ -231,6 +247,7 @@ class ExperimentConfig:
     tasks: str = ruled("repo", TEXT)
     method: str = ruled("ctmrl", TEXT)
     preset: str = ruled("quick", TEXT)
+    comparison: str = ruled("shared", TEXT)
     seed: int = ruled(0, SEED)
     seeds: list[int] | None = ruled(None, or_none(different(list_of(SEED, 1))))
     device: str = ruled("auto", TEXT)

@@ -201,6 +201,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         statistics=dataset.statistics(task_set.train_ids),
         num_tasks=task_set.n_tasks,
         task_parameters=task_set.standardized_parameters(),
+        train_ids=tuple(task_set.train_ids),
     )
 
 

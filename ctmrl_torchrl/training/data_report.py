@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.data import TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
 from ctmrl_torchrl.evaluation.figures import plot_snapshot_returns
@@ -75,9 +75,7 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
 def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
     """Write ``folder/report.json`` and ``folder/returns.png``; returns the report."""
     report = data_report(dataset, command)
-    temporary = folder / f"report.json.tmp-{os.getpid()}"
-    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "report.json")
+    storage.atomic_write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     draw_data(report, folder / "returns.png")
     return report
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,43 @@ import yaml
 from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.agents import Agent, AgentCard
 from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+from ctmrl_torchrl.sealed import tensor_bytes
+from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
 from ctmrl_torchrl.training.build import (
     Experiment,
     build_experiment,
     make_logger,
+    resolve_device,
     set_up_process,
     transition_key,
 )
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
+from ctmrl_torchrl.training.finite import require_finite
 from ctmrl_torchrl.training.identity import fingerprint, run_identity
+from ctmrl_torchrl.training.memory import check_memory
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures
-from ctmrl_torchrl.training.run_folder import check_run_dir, check_writable, drop_replaced, set_aside
+from ctmrl_torchrl.training.run_folder import RunFolder, check_place, check_run_dir
 from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.tester import protocol_result
+from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import ConfigError, validate_config, validate_seeds
 
+#: bytes of pictures, tables and logs of a run, amply
+_BYTES_BESIDE = 4_000_000
 Runs = dict[str, dict[str, TensorDict]]
+
+
+class SeedsError(RuntimeError):
+    """Some of the seeds that were run together have failed; the results of the others are written."""
 
 
 def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict[str, Any]:
@@ -50,11 +64,16 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
 
     Returns:
         the summary.
+
+    Raises:
+        Stopped: after SIGTERM or Ctrl-C, saying how to go on.
     """
     start = time.perf_counter()
-    experiment = prepare(config)
-    experiment.trainer.train()
-    return conclude(experiment, start, command)
+    with stop_signals(), closing(_Begun()) as begun:
+        experiment = begun.build(config)
+        open_run(experiment)
+        experiment.trainer.train()
+        return conclude(experiment, start, command)
 
 
 def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -> list[dict[str, Any]]:
@@ -68,28 +87,62 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
 
     Raises:
         ConfigError: if a configuration cannot be part of a stack.
+        SeedsError: if a seed has failed, once the others have their results.
     """
     start = time.perf_counter()
     validate_seeds(configs)
     for config in configs:  # all of them, before the first one writes
         check_before_building(config)
-    set_up_process(configs[0].threads, configs[0].keep_memory)
-    experiments = [build_experiment(config) for config in configs]
-    trainers = [experiment.trainer for experiment in experiments]
-    stack = StackedTrainer(trainers, [config.seed for config in configs])
-    for experiment in experiments:
-        open_run(experiment)
-    stack.train()
-    return [conclude(experiment, start, command) for experiment in experiments]
+    with stop_signals(), closing(_Begun()) as begun:
+        experiments = [begun.build(config) for config in configs]
+        stack = StackedTrainer(
+            [experiment.trainer for experiment in experiments], [config.seed for config in configs]
+        )
+        for experiment in experiments:
+            open_run(experiment)
+        stack.train()
+        summaries, failures = [], dict(stack.failures)
+        for row, experiment in enumerate(experiments):
+            if row not in failures:
+                try:
+                    summaries.append(conclude(experiment, start, command))
+                except Exception as error:
+                    failures[row] = error
+    if failures:
+        told = "; ".join(f"seed {configs[row].seed}: {error}" for row, error in failures.items())
+        raise SeedsError(
+            f"{len(failures)} of {len(configs)} seeds have failed ({told}). The results of the others are in "
+            "their run folders."
+        ) from next(iter(failures.values()))
+    return summaries
 
 
-def check_before_building(config: ExperimentConfig) -> None:
-    """Everything that can be refused before data are made or anything is written.
+class _Begun:
+    """Experiments whose run folders and environments are given back, whatever happens."""
+
+    def __init__(self) -> None:
+        self.experiments: list[Experiment] = []
+
+    def build(self, config: ExperimentConfig) -> Experiment:
+        self.experiments.append(_build(config))
+        return self.experiments[-1]
+
+    def close(self) -> None:
+        for experiment in self.experiments:
+            experiment.folder.release()
+            experiment.tester.close()
+
+
+def check_before_building(config: ExperimentConfig) -> Path:
+    """Everything that can be refused before data are made or anything is written; returns the run folder.
 
     Raises:
         ConfigError: for a value that is not allowed. CheckpointError: if ``resume`` cannot be resumed.
     """
     validate_config(config)
+    device = resolve_device(config.device)
+    if config.dataset.path is None:
+        check_place("dataset.root", config.dataset.root)
     data = dataset_folder(config.dataset, config.env, config.tasks)
     if config.resume is not None:
         load_checkpoint(find_checkpoint(config.resume), run_identity(config))
@@ -98,61 +151,106 @@ def check_before_building(config: ExperimentConfig) -> None:
                 f"config field resume: the run {config.resume} needs its data, but there is no {data}; "
                 "give dataset.root, dataset.seed or dataset.path as for that run."
             )
-    if config.dataset.path is None and not data.exists():
-        check_writable("dataset.root", Path(config.dataset.root))
-    check_run_dir(config)
+    run_dir = check_run_dir(config)
+    check_memory(config, device)
+    return run_dir
 
 
 def prepare(config: ExperimentConfig) -> Experiment:
-    """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging."""
-    check_before_building(config)
-    set_up_process(config.threads, config.keep_memory)
-    experiment = build_experiment(config)
+    """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging.
+
+    The run folder is this experiment's until ``experiment.folder.release()``.
+    """
+    experiment = _build(config)
     open_run(experiment)
     return experiment
 
 
+def _build(config: ExperimentConfig) -> Experiment:
+    """Check, take hold of the run folder, and build; nothing is written yet."""
+    folder = RunFolder(check_before_building(config))
+    try:
+        set_up_process(config.threads, config.keep_memory)
+        experiment = build_experiment(config)
+        experiment.folder, experiment.run_dir = folder, folder.path
+        experiment.trainer.checkpoint_path = folder.path / "checkpoints" / "last.pt"
+        _check_space(experiment)
+    except BaseException:
+        folder.release()
+        raise
+    return experiment
+
+
 def open_run(experiment: Experiment) -> None:
-    """Make the run folder, seed the process, resume if asked for, begin the log."""
-    config, trainer, run_dir = experiment.config, experiment.trainer, experiment.run_dir
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if config.overwrite and config.resume is None:
-        set_aside(run_dir)
-    torch.manual_seed(config.seed)
-    earlier_metrics = None
-    if config.resume is not None:
-        checkpoint = trainer.resume(config.resume)
-        earlier_metrics = checkpoint.parent.parent / "metrics.csv"
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    """Seed the process, resume if asked for, make room in the run folder, begin its records."""
+    config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
+    try:
+        torch.manual_seed(config.seed)
+        checkpoint = None if config.resume is None else trainer.resume(config.resume)
+        folder.begin(config)
+        _begin_records(experiment, checkpoint)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def _check_space(experiment: Experiment) -> None:
+    """Two checkpoints must fit on the disk, an old one and a new one, and the pictures."""
+    loss = experiment.trainer.loss
+    size = tensor_bytes(loss.state_dict()) + 2 * tensor_bytes(dict(loss.named_parameters()))
+    try:
+        storage.require_space(experiment.run_dir, 2 * size + _BYTES_BESIDE)
+    except storage.StorageError as error:
+        raise ConfigError(f"config field run_dir: {error}.") from error
+
+
+def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
+    """``config.yaml`` and the logs; a run that goes on takes the rows of its first part along."""
+    config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
+    described = yaml.safe_dump(asdict(config), sort_keys=False)
+    storage.atomic_write_text(folder.path / "config.yaml", described)
+    logs = "" if config.output.logger == "none" else folder.log_folder(_log_name(folder.path, trainer))
     trainer.metrics = MetricsLog(
-        run_dir / "metrics.csv",
-        logger=make_logger(config.output.logger, run_dir, _log_name(run_dir, trainer.update_count)),
-        keep_until=trainer.update_count if config.resume is not None else None,
-        keep_from=earlier_metrics,
+        folder.path / "metrics.csv",
+        logger=make_logger(config.output.logger, folder.path, logs),
+        keep_until=trainer.update_count if checkpoint is not None else None,
+        keep_from=None if checkpoint is None else checkpoint.parent.parent / "metrics.csv",
     )
 
 
 def conclude(experiment: Experiment, start: float, command: str | None = None) -> dict[str, Any]:
-    """The final meta-test of a trained experiment, its summary and figures; ``start`` by ``perf_counter``."""
+    """The final meta-test of a trained experiment, its summary and figures; ``start`` by ``perf_counter``.
+
+    A picture that cannot be drawn is a warning; everything else is there without it.
+    """
     config, run_dir = experiment.config, experiment.run_dir
-    runs = final_meta_test(experiment)
-    wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
-    summary = summarize(experiment, runs, wall_time_s, command)
-    write_summary(summary, run_dir / "summary.json")
-    agent_of(experiment, summary).save(run_dir / "agent")
-    if config.output.figures:
-        draw_figures(
-            experiment.task_set,
-            experiment.dataset,
-            runs,
-            summary,
-            experiment.parts,
-            run_dir,
-            milestones(experiment),
-        )
-    experiment.tester.close()
-    if config.overwrite:
-        drop_replaced(run_dir)
+    try:
+        runs = final_meta_test(experiment)
+        wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
+        summary = summarize(experiment, runs, wall_time_s, command)
+        agent_of(experiment, summary).save(run_dir / "agent")
+        write_summary(summary, run_dir / "summary.json")
+        if config.output.figures:
+            with experiment.folder.pictures() as place:
+                draw_figures(
+                    experiment.task_set,
+                    experiment.dataset,
+                    runs,
+                    summary,
+                    experiment.parts,
+                    run_dir / "metrics.csv",
+                    milestones(experiment),
+                    place,
+                )
+    except Stopped as stopped:
+        raise Stopped(
+            stopped.number,
+            f"stopped by {signal_name(stopped.number)} after the training, in the final meta-test\n"
+            f"Go on with the same command and resume={run_dir}",
+        ) from None
+    finally:
+        experiment.tester.close()
+    experiment.folder.finish()
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
 
@@ -192,8 +290,9 @@ def milestones(experiment: Experiment) -> dict[str, float]:
     return {name: moment for name, moment in moments.items() if 0 < moment < schedule.updates}
 
 
-def _log_name(run_dir: Path, update: int) -> str:
+def _log_name(run_dir: Path, trainer: MetaTrainer) -> str:
     """A resumed run logs beside its first part, which cannot take back what followed the checkpoint."""
+    update = trainer.update_count
     return f"log-{run_dir.name}" if update == 0 else f"log-{run_dir.name}-from-{update}"
 
 
@@ -201,10 +300,17 @@ def final_meta_test(experiment: Experiment) -> Runs:
     """Every protocol on both splits with the final number of repeats."""
     settings, task_set = experiment.config.evaluation, experiment.task_set
     splits = {"test": task_set.test_ids, "train": task_set.train_ids}
-    return {
+    runs = {
         split: experiment.tester.run(task_ids, settings.final_repeats, settings.seed) if task_ids else {}
         for split, task_ids in splits.items()
     }
+    finite = {
+        f"{split} return under {name}": bool(run["returns"].isfinite().all())
+        for split, protocols in runs.items()
+        for name, run in protocols.items()
+    }
+    require_finite(finite, experiment.trainer.update_count)
+    return runs
 
 
 def summarize(
@@ -238,7 +344,7 @@ def summarize(
         if optima is None
         else {split: optima[ids].mean().item() for split, ids in splits.items()},
         behaviour={split: manifest.oracle.get(split) for split in splits} if manifest.oracle else None,
-        extra={"random_episodes": random_episodes}
+        extra={"random_episodes": random_episodes, "comparison": config.comparison}
         | ({} if command is None else {"command": command})
         | experiment.parts.summary(),
     )

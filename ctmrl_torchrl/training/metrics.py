@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from torchrl.record.loggers import Logger
+
+from ctmrl_torchrl import storage
+
+_HEADER = ("step", "name", "value")
 
 
 class MetricsLog:
@@ -33,25 +39,42 @@ class MetricsLog:
         if keep_until is not None:
             earlier = path if keep_from is None or not keep_from.exists() else keep_from
             kept = [row for row in _rows(earlier) if int(row[0]) <= keep_until]
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("step", "name", "value"))
-            writer.writerows(kept)
-        temporary.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(_HEADER)
+        writer.writerows(kept)
+        storage.atomic_write_text(path, text.getvalue())
         self.logger = logger
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one row per value."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        """Write one row per value.
+
+        Raises:
+            StorageError: if the disk is full.
+        """
+        with storage.disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
         if self.logger is not None:
             self.logger.log_metrics(dict(values), step=step)
 
 
 def _rows(path: Path) -> list[list[str]]:
+    """The whole rows of a log; what a kill or a damage has left of others is dropped."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        # A run that was killed while writing leaves a last row that is not whole.
-        return [row for row in list(csv.reader(file))[1:] if len(row) == 3]
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    lines = text.splitlines()
+    if not text.endswith("\n"):
+        lines = lines[:-1]
+    return [row for row in csv.reader(lines) if _is_whole(row)]
+
+
+def _is_whole(row: list[str]) -> bool:
+    if len(row) != len(_HEADER):
+        return False
+    try:
+        number = float(row[2])
+    except ValueError:
+        return False
+    # A number that was cut short reads as another one: what is whole was written by repr.
+    return row[0].isascii() and row[0].isdigit() and (repr(number) == row[2] or not math.isfinite(number))

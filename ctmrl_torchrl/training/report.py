@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
@@ -33,39 +35,55 @@ def draw_figures(
     runs: Mapping[str, Mapping[str, TensorDict]],
     summary: Mapping[str, Any],
     parts: Parts,
-    run_dir: Path,
+    metrics: Path,
     milestones: Mapping[str, float],
+    folder: Path,
 ) -> None:
-    """Write ``run_dir/figures/*.png``: data, adaptation, learning curves, contexts, and what others draw.
+    """Write ``folder/*.png``: data, adaptation, learning curves, contexts, and what others draw.
 
     The environment family draws pictures of its own (:attr:`EnvFamily.figures
     <ctmrl_torchrl.envs.EnvFamily>`), and so does each part of the method (:meth:`Part.draw
-    <ctmrl_torchrl.methods.Part.draw>`).
+    <ctmrl_torchrl.methods.Part.draw>`). A picture that cannot be drawn is left out with a warning.
 
     Args:
         task_set: whose parameters color the map and place the goals. dataset: what was learned from.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
-        summary: the run's summary. parts: of the method. run_dir: where ``metrics.csv`` is.
-        milestones: updates at which parts of the training begin or end.
+        summary: the run's summary. parts: of the method. metrics: the run's ``metrics.csv``.
+        milestones: updates at which parts of the training begin or end. folder: where pictures go.
     """
-    folder = run_dir / "figures"
-    folder.mkdir(exist_ok=True)
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
-    draw_data(data_report(dataset), folder / "data.png")
-    _draw_learning(summary, parts, run_dir, milestones, subtitle)
-    parts.draw(Drawing(folder, runs, summary, subtitle))
+    with _or_warn("data"):
+        draw_data(data_report(dataset), folder / "data.png")
+    with _or_warn("learning"):
+        _draw_learning(summary, parts, metrics, folder, milestones, subtitle)
+    for part in parts.parts:
+        with _or_warn(f"those of {part.name}"):
+            part.draw(Drawing(folder, runs, summary, subtitle))
     tested = runs["test"]
     if not tested:
         return
-    _draw_adaptation(summary, tested, folder, subtitle)
+    with _or_warn("adaptation"):
+        _draw_adaptation(summary, tested, folder, subtitle)
     protocol = "np" if "np" in tested else next(iter(tested))
-    _draw_map(
-        task_set, {split: runs[split][protocol] for split in runs}, parts.candidates(), folder, protocol
-    )
+    with _or_warn("context_map"):
+        shown = {split: runs[split][protocol] for split in runs if protocol in runs[split]}
+        _draw_map(task_set, shown, parts.candidates(), folder, protocol)
     means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
     for figure in task_set.family.figures:
-        load_entry_point(figure)(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
+        with _or_warn(figure):
+            draw = load_entry_point(figure)
+            draw(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
+
+
+@contextmanager
+def _or_warn(picture: str) -> Iterator[None]:
+    """A picture is no reason to lose the rest of a run's results."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        torchrl_logger.warning(f"picture left out ({picture}): {type(error).__name__}: {reason}")
 
 
 def _draw_adaptation(
@@ -95,15 +113,16 @@ def _draw_adaptation(
 def _draw_learning(
     summary: Mapping[str, Any],
     parts: Parts,
-    run_dir: Path,
+    metrics: Path,
+    folder: Path,
     milestones: Mapping[str, float],
     subtitle: str,
 ) -> None:
     best_name, best = best_known(summary["reference"])
     candidates = parts.candidates()
     plot_learning(
-        run_dir / "metrics.csv",
-        run_dir / "figures" / "learning.png",
+        metrics,
+        folder / "learning.png",
         random=summary["reference"]["random"],
         optimum=best,
         best_name=best_name,

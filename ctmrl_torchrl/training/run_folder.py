@@ -1,76 +1,312 @@
-"""The folder of a run: refused where it cannot be used, never mixed with an earlier run's files."""
+"""The folder of a run: of one process at a time, and nothing in it is lost that this run has not written.
+
+What a run writes is recorded (:mod:`~ctmrl_torchrl.training.run_record`). A run that replaces an earlier one
+first moves the earlier one's recorded files into a folder below, and deletes them when its own summary is
+there. Each step can be interrupted and is completed by the next attempt.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import find_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
+from ctmrl_torchrl.training.locks import FolderLock
+from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, RunRecord, is_there
+
+_KEPT = "replaced-run"
+_FOLDERS = ("agent", "checkpoints", "figures")
+#: bytes of a folder's path that leave room for the names below it, of the 4096 that Linux takes
+_LONGEST = 3800
+_RESULTS = ("summary.json", "checkpoints/last.pt")
 
 
-def check_writable(name: str, folder: Path) -> None:
-    """Make sure that a folder can be made or written, leaving nothing behind.
+def check_place(name: str, path: str | Path) -> Path:
+    """The folder that is meant, if it can be made or written; nothing is left behind.
+
+    Args:
+        name (str): the configuration's field. path: its value.
 
     Raises:
-        ConfigError: naming the configuration's field.
+        ConfigError: naming the field and what is wrong.
     """
-    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     try:
-        with tempfile.TemporaryDirectory(dir=nearest):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"config field {name}: {folder} cannot be written ({nearest}: {error.strerror}); name a folder "
-            "that can be made or written."
-        ) from error
+        folder = storage.resolved(path)
+        if is_there(folder) and not folder.is_dir():
+            raise storage.StorageError(f"{path} is a file, not a folder; choose another path")
+        if len(os.fsencode(folder)) > _LONGEST:
+            raise storage.StorageError(
+                f"{str(path)[:80]}... is too long for files below it; choose a shorter path"
+            )
+    except storage.StorageError as error:
+        raise ConfigError(f"config field {name}: {error}.") from error
+    return folder
 
 
-def check_run_dir(config: ExperimentConfig) -> None:
-    """Results are only replaced by a run that goes on from them, or on request.
+def check_run_dir(config: ExperimentConfig) -> Path:
+    """Results are only replaced by a run that goes on from them, or on request; returns the folder.
 
     Raises:
-        ConfigError: if the folder cannot be written, or holds another run.
+        ConfigError: if the folder cannot be written, is in use, or holds another run or files of the same
+            names that no run has written.
     """
-    run_dir = Path(config.run_dir)
-    check_writable("run_dir", run_dir)
-    held = _held(run_dir)
-    if not held or config.overwrite:
-        return
-    checkpoint = None if config.resume is None else find_checkpoint(config.resume).resolve()
-    if checkpoint is None or not checkpoint.is_relative_to(run_dir.resolve()):
+    run_dir = check_place("run_dir", config.run_dir)
+    if not run_dir.is_dir():
+        return run_dir
+    lock = FolderLock(run_dir)
+    if lock.file.exists():
+        _acquire(lock, run_dir)
+        lock.release()
+    record, goes_on = RunRecord.read(run_dir), _goes_on(config, run_dir)
+    if record.moving and (not config.overwrite or goes_on):
+        raise ConfigError(
+            f"config field run_dir: the run in {run_dir} was being replaced when that was interrupted; repeat "
+            f"it by overwrite=true (without resume). The earlier run is there and in {record.kept_in}/ below."
+        )
+    held = _held(run_dir, record)
+    if held and not config.overwrite and not goes_on:
         raise ConfigError(
             f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
             f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."
         )
+    _check_names(run_dir, record)
+    return run_dir
+
+
+class RunFolder:
+    """A run folder in the hands of this process.
+
+    Args:
+        path (Path): the folder; it is made where it is missing.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._made = [place for place in (path, *path.parents) if not place.exists()]
+        with _told("run_dir", path):
+            path.mkdir(parents=True, exist_ok=True)
+            self.path = path
+            self._lock = FolderLock(path)
+            _acquire(self._lock, path)
+
+    def begin(self, config: ExperimentConfig) -> None:
+        """Check the folder once more, make room where that is asked for, and record what will be written.
+
+        Raises:
+            ConfigError: as :func:`check_run_dir`.
+        """
+        record = RunRecord.read(self.path)
+        _check_names(self.path, record)
+        goes_on = _goes_on(config, self.path)
+        if config.overwrite and not goes_on:
+            set_aside(self.path)
+        elif _held(self.path, record) and not goes_on:
+            raise ConfigError(
+                f"config field run_dir: another process has left a run in {self.path} meanwhile; choose "
+                "another run_dir=."
+            )
+        record = RunRecord.read(self.path)
+        record.add(RUN_FILES)
+        with _told("run_dir", self.path):
+            record.write(self.path)
+
+    def log_folder(self, name: str) -> str:
+        """A name for a folder of logs that no other run has used; it is recorded."""
+        record, free, number = RunRecord.read(self.path), name, 1
+        while is_there(self.path / free):
+            number += 1
+            free = f"{name}-{number}"
+        record.logs = [*record.logs, free]
+        record.write(self.path)
+        return free
+
+    @contextlib.contextmanager
+    def pictures(self) -> Iterator[Path]:
+        """A folder to draw into; at the end, what is in it is moved to ``figures/``."""
+        with contextlib.ExitStack() as stack:
+            target = self.path / "figures"
+            place = storage.temporary_path(target)
+            storage.clear_leftovers(target, ours=_are_pictures)
+            place.mkdir()
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
+            yield place
+            self._take_over(sorted(file for file in place.iterdir() if file.is_file()), target)
+
+    def _take_over(self, files: list[Path], target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        record = RunRecord.read(self.path)
+        foreign = [
+            file.name
+            for file in files
+            if f"figures/{file.name}" not in record.files and is_there(target / file.name)
+        ]
+        if foreign:
+            torchrl_logger.warning(
+                f"{target}: {', '.join(foreign)} was not written by a run and is left as it is; the pictures "
+                "of these names are missing"
+            )
+        own = [file for file in files if file.name not in foreign]
+        record.add(f"figures/{file.name}" for file in own)
+        record.write(self.path)
+        for file in own:
+            os.replace(file, target / file.name)
+
+    def finish(self) -> None:
+        """Delete the run that this one, whose summary is there, replaces; hand the folder back."""
+        drop_replaced(self.path)
+        self.release()
+
+    def release(self) -> None:
+        """Hand the folder back; one that this process has made and nothing was written to is deleted."""
+        self._lock.release()
+        for place in self._made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def set_aside(run_dir: Path) -> None:
-    """Make room for a run that overwrites another; the earlier one is kept until :func:`drop_replaced`."""
-    if not _held(run_dir):
-        return
-    if _replaced(run_dir).exists():  # the run that replaced it has not finished either
-        shutil.rmtree(run_dir)
-    else:
-        run_dir.rename(_replaced(run_dir))
-        torchrl_logger.info(f"the earlier run is kept in {_replaced(run_dir)} until this one has finished")
-    run_dir.mkdir()
+    """Make room for a run that overwrites another; a finished one is kept until :func:`drop_replaced`.
+
+    Raises:
+        ConfigError: if there are files of a run's names that no run has written.
+    """
+    run_dir = check_place("run_dir", run_dir)
+    record = RunRecord.read(run_dir)
+    _check_names(run_dir, record)
+    with _told("run_dir", run_dir):
+        if not record.moving:
+            present = record.present(run_dir)
+            if not present:
+                return
+            finished = is_there(run_dir / "summary.json")
+            if finished:
+                _drop(run_dir, record)  # it has been replaced by the one that is there
+            if record.kept:  # an attempt to replace a run, which did not come to its end either
+                for name in present:
+                    (run_dir / name).unlink()
+                record.files, record.logs = [], []
+                record.write(run_dir)
+                return
+            record = RunRecord(present, [], present, _free_name(run_dir), moving=True)
+            record.write(run_dir)
+        _move(run_dir, record)
+    torchrl_logger.info(f"the earlier run is kept in {run_dir / record.kept_in} until this one has finished")
 
 
 def drop_replaced(run_dir: Path) -> None:
-    """Delete the run that this finished one replaces."""
-    shutil.rmtree(_replaced(run_dir), ignore_errors=True)
+    """Delete the run that this finished one replaces, and nothing else."""
+    run_dir = storage.resolved(run_dir)
+    record = RunRecord.read(run_dir)
+    if record.kept and not record.moving and is_there(run_dir / "summary.json"):
+        _drop(run_dir, record)
 
 
-def _held(run_dir: Path) -> list[str]:
-    return [name for name in ("summary.json", "checkpoints/last.pt") if (run_dir / name).exists()]
+def _move(run_dir: Path, record: RunRecord) -> None:
+    kept = run_dir / record.kept_in
+    kept.mkdir(exist_ok=True)
+    for name in record.kept:
+        source, target = run_dir / name, kept / name
+        if not is_there(source):
+            continue  # moved before an interruption
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with storage.atomic_write(target, follow_link=False) as temporary:  # another disk, by a link
+                shutil.copyfile(source, temporary)
+            source.unlink()
+    storage.sync(kept)
+    RunRecord([], [], record.kept, record.kept_in).write(run_dir)
 
 
-def _replaced(run_dir: Path) -> Path:
-    place = run_dir.absolute()
-    return place.with_name(f"{place.name}.replaced")
+def _drop(run_dir: Path, record: RunRecord) -> None:
+    kept = run_dir / record.kept_in
+    for name in record.kept:
+        (kept / name).unlink(missing_ok=True)
+    folders = {kept / parent for name in record.kept for parent in Path(name).parents}
+    for folder in sorted(folders, key=lambda each: -len(each.parts)):
+        with contextlib.suppress(OSError):  # a user's file is in it
+            folder.rmdir()
+    record.kept, record.kept_in = [], ""
+    record.write(run_dir)
+
+
+def _free_name(run_dir: Path) -> str:
+    name, number = _KEPT, 1
+    while is_there(run_dir / name):
+        number += 1
+        name = f"{_KEPT}-{number}"
+    return name
+
+
+def _held(run_dir: Path, record: RunRecord) -> list[str]:
+    held = [name for name in _RESULTS if is_there(run_dir / name)]
+    return held or ([f"{record.kept_in}/{record.kept[-1]}"] if record.kept else [])
+
+
+def _goes_on(config: ExperimentConfig, run_dir: Path) -> bool:
+    """Whether the run resumes from a checkpoint of this folder."""
+    return config.resume is not None and find_checkpoint(config.resume).resolve().is_relative_to(run_dir)
+
+
+def _check_names(run_dir: Path, record: RunRecord) -> None:
+    """What a run must be able to write is neither a user's file nor something else than it should be."""
+    for name in _FOLDERS:
+        place = run_dir / name
+        if is_there(place) and not place.is_dir():
+            kind = "a link that leads nowhere" if place.is_symlink() else "a file, not a folder"
+            raise ConfigError(
+                f"config field run_dir: {place} is {kind}; move it away or choose another run_dir=."
+            )
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(f"config field run_dir: nothing may be written into {place} (permissions).")
+    if record.moving:
+        return
+    for name in RUN_FILES:
+        place = run_dir / name
+        if is_there(place) and (name not in record.files or place.is_dir()):
+            raise ConfigError(
+                f"config field run_dir: {place} was not written by a run (there is no record of it in "
+                f"{RECORD_FILE}), and is not replaced; move it away or choose another run_dir=."
+            )
+
+
+def _acquire(lock: FolderLock, run_dir: Path) -> None:
+    with _told("run_dir", run_dir):
+        free = lock.acquire()
+    if not free:
+        raise ConfigError(
+            f"config field run_dir: {run_dir} is in use by {lock.holder()}; wait until it has ended, or "
+            "choose another run_dir=."
+        )
+
+
+def _are_pictures(folder: Path) -> bool:
+    return all(file.suffix == ".png" or ".png.tmp-" in file.name for file in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _told(name: str, place: Path) -> Iterator[None]:
+    """System errors as errors of the configuration's field."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = error if isinstance(error, storage.StorageError) else error.strerror
+        raise ConfigError(
+            f"config field {name}: {place} cannot be used ({reason}); choose another {name}=."
+        ) from error

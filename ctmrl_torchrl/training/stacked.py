@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.objectives.stacked import StackedLoss
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.stopping import Stopped, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.schedule import total_loss
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
@@ -52,6 +55,9 @@ class StackedTrainer:
         ]
         self.optimizer = type(first)(groups)
         self._shared = 0
+        self.seeds = list(seeds)
+        #: what has gone wrong, by the row of the agent
+        self.failures: dict[int, Exception] = {}
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step of every agent on meta-batches ``[agents, T]``; returns ``[agents]`` losses."""
@@ -75,23 +81,71 @@ class StackedTrainer:
     def train(self) -> None:
         """Run the remaining updates of all agents.
 
+        An agent that breaks down is left behind in ``failures`` with the checkpoint it had; the others go on.
+
         Raises:
-            FloatingPointError: as :meth:`MetaTrainer.train`, for the first agent that is not finite.
+            NotFiniteError: if every agent has broken down.
+            Stopped: if a signal has asked for it, with a checkpoint of every agent.
         """
         first = self.trainers[0]
-        for trainer in self.trainers:
-            trainer.begin()
-        with first.progress_bar() as bar:
-            while first.update_count < first.updates:
-                losses = self.update(torch.stack([trainer.next_batch() for trainer in self.trainers]))
-                self._share_optimizer_state()
-                for row, trainer in enumerate(self.trainers):
+        with deferred():
+            for trainer in self.trainers:
+                trainer.stops_within_evaluation = False
+                trainer.begin()
+            with first.progress_bar() as bar:
+                for update in range(first.updates):
+                    losses = self.update(self._next_batches())
+                    self._share_optimizer_state()
+                    for row, trainer in enumerate(self.trainers):
+                        if row not in self.failures:
+                            _lend_random_state(self.loss.generators[row])
+                            with self._left_behind(row):
+                                trainer.record(losses[row], bar)
+                    bar.update()
+                    self._stop_if_asked(update + 1)
+            for row, trainer in enumerate(self.trainers):
+                if row not in self.failures:
                     _lend_random_state(self.loss.generators[row])
-                    trainer.record(losses[row], bar)
-                bar.update()
-        for trainer, generator in zip(self.trainers, self.loss.generators, strict=True):
-            _lend_random_state(generator)
-            trainer.save()
+                    with self._left_behind(row):
+                        trainer.save()
+
+    def _next_batches(self) -> TensorDictBase:
+        """One batch for every agent; an agent that has broken down sees another one's, to keep the shapes."""
+        batches: dict[int, TensorDictBase] = {}
+        for row, trainer in enumerate(self.trainers):
+            if row not in self.failures:
+                with self._left_behind(row):
+                    batches[row] = trainer.next_batch()
+        some = next(iter(batches.values()))
+        return torch.stack([batches.get(row, some) for row in range(len(self.trainers))])
+
+    @contextmanager
+    def _left_behind(self, row: int) -> Iterator[None]:
+        """An agent that breaks down here is left behind, unless it is the last one."""
+        try:
+            yield
+        except Exception as error:
+            self.failures[row] = error
+            torchrl_logger.error(f"seed {self.seeds[row]} has broken down, the others go on: {error}")
+            if len(self.failures) == len(self.trainers):
+                raise
+
+    def _stop_if_asked(self, update: int) -> None:
+        number = stop_requested()
+        if number is None:
+            return
+        folders = []
+        for row, trainer in enumerate(self.trainers):
+            if row not in self.failures:
+                _lend_random_state(self.loss.generators[row])
+                trainer.save()
+                if trainer.checkpoint_path is not None:
+                    folders.append(str(trainer.checkpoint_path.parent.parent))
+        raise Stopped(
+            number,
+            f"stopped by {signal_name(number)} after update {update} of {self.trainers[0].updates}\n"
+            f"Go on with each seed by itself (seed=N instead of seeds=) and resume= {', '.join(folders)}",
+        )
 
     def _share_optimizer_state(self) -> None:
         """Let the agents' optimizers hold their rows of the common state, for their checkpoints."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,10 +25,11 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, cosine_kmeans
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.training.config import EvaluationConfig
+from ctmrl_torchrl.training.fragments import stored_fragments
 
 
 class Candidates:
-    """The contexts that protocol ``codes`` tries: the method's own, or else centers of training contexts.
+    """The contexts that protocols try: the method's own, or else those of the training tasks' data.
 
     Args:
         parts (Parts): asked first.
@@ -59,10 +60,21 @@ class Candidates:
         own = self._parts.candidates()
         if own is not None:
             return own
-        self._generator.manual_seed(self._config.seed)
-        contexts = self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+        contexts = self.of_training_tasks()
         number = min(self._config.candidates, contexts.shape[0])
         return cosine_kmeans(contexts, number, seed=self._config.seed)
+
+    @torch.no_grad()
+    def of_training_tasks(self) -> Tensor:
+        """One context of every training task ``[tasks, d]``, as the present agent has it."""
+        self._generator.manual_seed(self._config.seed)
+        return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+
+    def options(self) -> dict[str, Any]:
+        """What protocols may ask of the agent besides, by name: its reward predictor, and what its parts give."""
+        predictor = self._loss.representation.reward_predictor
+        known = {} if predictor is None else {"reward_predictor": predictor}
+        return known | self._parts.protocol_options()
 
 
 def protocol_settings(
@@ -70,13 +82,26 @@ def protocol_settings(
     *,
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
+    training_contexts: Callable[[], Tensor] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
-    """What protocols are made from; ``num_candidates`` is the method's own number of candidates."""
+    """What protocols are made from.
+
+    ``num_candidates`` is the method's own number of candidates, ``options`` what its parts give protocols.
+    """
     return ProtocolSettings(
         episodes=config.episodes,
         random_episodes=config.random_episodes,
+        prior_episodes=config.prior_episodes,
+        reference_episodes=config.reference_episodes,
+        candidate_draws=config.candidate_draws,
+        judge=config.judge,
+        training_contexts=training_contexts,
         candidates=candidates,
         num_candidates=config.candidates if num_candidates is None else num_candidates,
+        queries=config.queries,
+        oracle_error=config.oracle_error,
+        options=options or {},
     )
 
 
@@ -91,6 +116,8 @@ class MetaTester:
     Keyword Args:
         context_dim (int): latent size.
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
+        training_contexts (callable, optional): ``() -> [tasks, d]``, contexts of the training tasks.
+        options (callable, optional): gives what the method's parts give protocols, by name.
         config (EvaluationConfig): budgets and protocols.
         device (torch.device): where environments run.
     """
@@ -104,6 +131,8 @@ class MetaTester:
         *,
         context_dim: int,
         candidates: Callable[[], Tensor],
+        training_contexts: Callable[[], Tensor] | None = None,
+        options: Callable[[], Mapping[str, Any]] = dict,
         config: EvaluationConfig,
         device: torch.device,
     ) -> None:
@@ -116,8 +145,11 @@ class MetaTester:
         self.context_encoder = context_encoder
         self.context_dim = context_dim
         self.candidates = candidates
+        self.training_contexts = training_contexts
+        self.options = options
         self.config = config
         self.device = device
+        self._fragments = stored_fragments(dataset, task_set, device)
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
     def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
@@ -147,7 +179,13 @@ class MetaTester:
 
     def protocols(self) -> list[AdaptationProtocol]:
         """The configured protocols."""
-        settings = protocol_settings(self.config, candidates=self.candidates)
+        stored = {} if self._fragments is None else {"fragments": self._fragments}
+        settings = protocol_settings(
+            self.config,
+            candidates=self.candidates,
+            training_contexts=self.training_contexts,
+            options=stored | dict(self.options()),
+        )
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:

@@ -19,12 +19,15 @@ from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.methods.parts import Parts
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
+from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from ctmrl_torchrl.training.checkpoint_fit import require_fit
+from ctmrl_torchrl.training.finite import finite_parameters, require_finite
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.schedule import PhaseSchedule, total_loss
 
@@ -98,6 +101,9 @@ class MetaTrainer:
         self.earlier_seconds = 0.0
         self._start = time.perf_counter()
         self._recent: list[TensorDictBase] = []
+        self._evaluation_is_due = False
+        #: false where others train in step with this one: a signal then waits for the end of the update
+        self.stops_within_evaluation = True
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
@@ -121,21 +127,52 @@ class MetaTrainer:
         """Run the remaining updates.
 
         Raises:
-            FloatingPointError: naming the losses or parameters that are not finite; the last checkpoint
+            NotFiniteError: naming the losses, parameters or returns that are not finite; the last checkpoint
                 stays.
+            Stopped: if a signal has asked for it (see :func:`~ctmrl_torchrl.stopping.stop_signals`), after
+                the update and with a checkpoint.
         """
-        self.begin()
-        with self.progress_bar() as bar:
-            while self.update_count < self.updates:
-                self.record(self.update(self.next_batch()), bar)
-                bar.update()
+        with deferred():
+            self.begin()
+            with self.progress_bar() as bar:
+                self.catch_up(bar)
+                while self.update_count < self.updates:
+                    self.record(self.update(self.next_batch()), bar)
+                    bar.update()
+                    self.stop_if_asked()
+            self.save()
+
+    def catch_up(self, bar: tqdm) -> None:
+        """Do what an interrupted run had still to do after its last update."""
+        if self._evaluation_is_due:
+            self._evaluate(bar)
+
+    def stop_if_asked(self) -> None:
+        """Write a checkpoint and end, if a signal has asked for that.
+
+        Raises:
+            Stopped: saying how to go on.
+        """
+        number = stop_requested()
+        if number is None:
+            return
         self.save()
+        where = f"stopped by {signal_name(number)} after update {self.update_count} of {self.updates}"
+        if self.checkpoint_path is None:
+            raise Stopped(number, f"{where}\nThere is no checkpoint, for no place for it was given.")
+        folder = self.checkpoint_path.parent.parent
+        raise Stopped(number, f"{where}\nGo on with the same command and resume={folder}")
 
     def begin(self) -> None:
         """Start the clock, let the parts prepare, put the loss into training mode."""
         self._start = time.perf_counter()
-        self.parts.prepare(self.save)
+        self.parts.prepare(self._save_in_preparation)
         self.loss.train()
+
+    def _save_in_preparation(self) -> None:
+        """The checkpoint that a part asks for; the moment to end, too, if a signal has asked for that."""
+        self.stop_if_asked()
+        self.save()
 
     def progress_bar(self) -> tqdm:
         """A bar over the remaining updates, if one is wanted."""
@@ -179,7 +216,8 @@ class MetaTrainer:
             self._log_losses()
         last = self.evaluate_every > 0 and self.update_count == self.updates
         if (last or self._due(self.evaluate_every)) and self.evaluate is not None:
-            self._log_evaluation(bar)
+            self._evaluation_is_due = True
+            self._evaluate(bar)
         if self._due(self.checkpoint_every):
             self.save()
 
@@ -194,29 +232,30 @@ class MetaTrainer:
             recent = [losses.get(name, None) for losses in self._recent]
             value = torch.stack([value.float() for value in recent if value is not None])
             values[f"{self._metric_group(name)}/{name}"] = value.mean().item()
-        self._require_finite({name: math.isfinite(value) for name, value in values.items()})
+        require_finite({name: math.isfinite(value) for name, value in values.items()}, self.update_count)
         return values
 
     def _metric_group(self, name: str) -> str:
         return "loss" if name.startswith("loss_") else self.parts.metric_groups.get(name, "diagnostics")
 
-    def _require_finite(self, finite: dict[str, bool]) -> None:
-        broken = [name for name, fine in finite.items() if not fine]
-        if broken:
-            raise FloatingPointError(
-                f"After {self.update_count} updates these are not finite: {', '.join(broken)}. The last "
-                "checkpoint, if there is one, is from before; lower optimizer.policy_rate or "
-                "optimizer.representation_rate."
-            )
-
     def _log_losses(self) -> None:
         values = self._recent_means()
+        require_finite(finite_parameters(self.loss), self.update_count)
         self._recent = []
         if self.metrics is not None:
             self.metrics.log(self.update_count, values)
 
-    def _log_evaluation(self, bar: tqdm) -> None:
-        values = self.evaluate(self.update_count)
+    def _evaluate(self, bar: tqdm) -> None:
+        """A meta-test, which a signal ends at once: a run that goes on makes it again."""
+        try:
+            with at_once() if self.stops_within_evaluation else nullcontext():
+                values = self.evaluate(self.update_count)
+        except Stopped:
+            self.stop_if_asked()
+            raise
+        returns = {name: math.isfinite(value) for name, value in values.items() if name.endswith("/return")}
+        require_finite(returns, self.update_count)
+        self._evaluation_is_due = False
         if self.metrics is not None:
             self.metrics.log(self.update_count, values)
         shown = {name.removeprefix("eval/").removesuffix("/return"): f"{value:.2f}"
@@ -236,34 +275,40 @@ class MetaTrainer:
             # Updates since the last row of the log: the next row averages over them too.
             "recent": [losses.to_dict() for losses in self._recent],
             "seconds": self.earlier_seconds + time.perf_counter() - self._start,
+            "evaluation_is_due": self._evaluation_is_due,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
+        """Inverse of :meth:`state_dict`.
+
+        Raises:
+            MisfitError: naming the first entry that is not as this trainer needs it; nothing is loaded then.
+        """
+        groups = [list(group["params"]) for group in self.optimizer.param_groups]
+        require_fit(state, self.state_dict(), groups)
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
-        if torch.cuda.is_available() and state.get("cuda_rng"):
+        if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.update_count = int(state["update"])
-        self.earlier_seconds = float(state.get("seconds", 0.0))
-        recent = [TensorDict(losses, []) for losses in state.get("recent", [])]
+        self.earlier_seconds = float(state["seconds"])
+        self._evaluation_is_due = state["evaluation_is_due"]
+        recent = [TensorDict(losses, []) for losses in state["recent"]]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 
     def save(self) -> None:
         """Write the checkpoint, if there is a place for it.
 
         Raises:
-            FloatingPointError: if a recent loss or a parameter is not finite: a good checkpoint is not
+            NotFiniteError: if a recent loss or a parameter is not finite: a good checkpoint is not
                 replaced.
         """
         if self.checkpoint_path is not None:
             self._recent_means()
-            self._require_finite(
-                {name: bool(value.isfinite().all()) for name, value in self.loss.named_parameters()}
-            )
+            require_finite(finite_parameters(self.loss), self.update_count)
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
 
     def resume(self, path: str | Path) -> Path:
@@ -276,7 +321,7 @@ class MetaTrainer:
         state = load_checkpoint(file, self.identity)
         try:
             self.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{file} does not fit this run; resume with the configuration it was written with "
                 f"(config.yaml in its run folder). In detail: {error}"

@@ -96,7 +96,14 @@ def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
         config.batch.tasks,
         f"at most {training_tasks}, the number of training tasks of {place} (or batch.repeat_tasks=true)",
     )
-    config.representation.check(Facts(training_tasks, config.schedule.representation_updates, config.encoder))
+    config.representation.check(
+        Facts(
+            training_tasks,
+            config.schedule.representation_updates,
+            config.encoder,
+            config.batch.transitions,
+        )
+    )
 
 
 def _check_schedule(config: ExperimentConfig) -> None:
@@ -113,7 +120,12 @@ def _check_schedule(config: ExperimentConfig) -> None:
 def _check_evaluation(config: ExperimentConfig) -> None:
     evaluation = config.evaluation
     evaluation.collector.check("evaluation.collector")
-    settings = protocol_settings(evaluation, num_candidates=config.representation.num_candidates)
+    options = dict.fromkeys(config.representation.protocol_options)
+    if config.env != DATA_ALONE and get_family(config.env).task_rewards is not None:
+        options["fragments"] = None
+    settings = protocol_settings(
+        evaluation, num_candidates=config.representation.num_candidates, options=options
+    )
     for name in evaluation.protocols:
         protocol = PROTOCOLS.get(name)
         protocol.check(settings)
@@ -122,6 +134,14 @@ def _check_evaluation(config: ExperimentConfig) -> None:
             "evaluation.protocols",
             evaluation.protocols,
             f"anything without {name!r}, which needs an encoder that is told the task (method=oracle)",
+        )
+        without = sorted(each for each, kind in PROTOCOLS.items() if not kind.encodes_unseen_tasks)
+        require(
+            config.encoder.encodes_unseen_tasks or not protocol.encodes_unseen_tasks,
+            "evaluation.protocols",
+            evaluation.protocols,
+            f"anything without {name!r}, which encodes evidence of unseen tasks, while encoder.name="
+            f"{config.encoder.name!r} knows the training tasks alone; choose from {', '.join(without)}",
         )
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pickle
 import random
+import zipfile
 
 import pytest
 import torch
 
+from ctmrl_torchrl.sealed import save_sealed
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -78,8 +80,48 @@ def test_anything_else_is_refused_and_left_alone(tmp_path):
         assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("content", [{"state": {}}, [1, 2], {"format_version": 99}, {"format_version": 1}])
-def test_other_torch_files_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="other.pt is not a checkpoint of format version 1"):
+@pytest.mark.parametrize("content", [{"state": {}}, [1, 2], {"format_version": 99}, {"format_version": 2}])
+def test_other_files_of_tensors_are_refused(tmp_path, content):
+    save_sealed(tmp_path / "other.pt", content)
+    with pytest.raises(CheckpointError, match="other.pt is not a checkpoint of format version 2"):
         load_checkpoint(tmp_path / "other.pt", IDENTITY)
+
+
+def test_a_checkpoint_without_its_checksum_is_refused(tmp_path):
+    content = {"format_version": 2, "identity": IDENTITY, "state": STATE}
+    torch.save(content, tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match="bare.pt is not a readable checkpoint .it has no checksum"):
+        load_checkpoint(tmp_path / "bare.pt", IDENTITY)
+
+
+def test_the_file_is_a_plain_archive_with_a_comment(file):
+    with zipfile.ZipFile(file) as archive:
+        assert archive.comment.startswith(b"ctmrl checkpoint, sha256 ") and archive.testzip() is None
+    assert torch.load(file, weights_only=True)["state"]["update"] == 3
+
+
+def test_no_flipped_bit_is_accepted(file):
+    content = file.read_bytes()
+    source = random.Random(1)
+    for _ in range(200):
+        place = source.randrange(len(content))
+        changed = bytearray(content)
+        changed[place] ^= 1 << source.randrange(8)
+        file.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="last.pt is not a"):
+            load_checkpoint(file, IDENTITY)
+    file.write_bytes(content)
+    assert load_checkpoint(file, IDENTITY)["update"] == 3
+
+
+def test_every_part_of_the_identity_must_be_there(file):
+    with pytest.raises(CheckpointError, match="does not say with which tasks it was written"):
+        load_checkpoint(file, {**IDENTITY, "tasks": "repo"})
+
+
+def test_home_is_expanded_and_a_hopeless_path_is_refused(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(file.parents[2]))
+    assert find_checkpoint("~/run") == file
+    for path in ("x" * 300, ""):
+        with pytest.raises(CheckpointError, match="resume="):
+            find_checkpoint(path)

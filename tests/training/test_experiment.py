@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -290,6 +291,7 @@ def test_a_run_that_is_overwritten_is_kept_until_its_successor_has_finished(
     config = tiny_config(dataset_root, tmp_path / "run", {"overwrite": True})
     run_experiment(config)
     before = contents(tmp_path / "run")
+    del before[Path(".ctmrl-run.json")]
     successor = dataclasses.replace(config, seed=1)
     with monkeypatch.context() as patch:
         patch.setattr(MetaTrainer, "train", lambda trainer: trainer.save() and None)
@@ -297,11 +299,11 @@ def test_a_run_that_is_overwritten_is_kept_until_its_successor_has_finished(
         for _ in range(2):  # what an attempt leaves is not what the next one keeps
             with pytest.raises(pytest.fail.Exception, match="interrupted"):
                 run_experiment(successor)
-            assert contents(tmp_path / "run.replaced") == before
+            assert contents(tmp_path / "run" / "replaced-run") == before
             assert not (tmp_path / "run" / "summary.json").exists()
     assert run_experiment(successor)["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert contents(tmp_path / "run") != before
+    assert contents(tmp_path / "run").keys() == before.keys() | {Path(".ctmrl-run.json")}
 
 
 def test_a_resumed_run_without_its_data_is_refused_before_others_are_made(run, tmp_path):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import os
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -65,10 +65,10 @@ def test_an_existing_file_survives_a_failed_replacement(tmp_path, monkeypatch):
     MetricsLog(path).log(1, {"a": 1.0})
     before = path.read_bytes()
 
-    def failing(self, target):
+    def failing(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="disk full"):
         MetricsLog(path, keep_until=0)
     assert path.read_bytes() == before
@@ -81,3 +81,21 @@ def test_tensorboard_gets_the_numbers_too(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (event,) = events.Scalars("eval/test")
     assert (event.step, event.value) == (3, 0.5)
+
+
+def test_rows_of_a_damaged_log_are_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    rows = [
+        "step,name,value",
+        "1,a,0.5",
+        "x,a,1.0",
+        "2,a,no",
+        "3,a",
+        "4,a,1.0,2",
+        "5,b,nan",
+        "6,c,7",
+        "8,d,1.0",
+    ]
+    path.write_bytes("\r\n".join(rows).encode() + b"\r\n\xff\x00\r\n9,e,1.25")
+    MetricsLog(path, keep_until=20)
+    assert metric_rows(tmp_path) == [["1", "a", "0.5"], ["5", "b", "nan"], ["8", "d", "1.0"]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.sealed import load_sealed, save_sealed
+from ctmrl_torchrl.stopping import Stopped, signal_name, stop_requested
 
 
 def write_checkpoint(
@@ -16,7 +18,7 @@ def write_checkpoint(
 ) -> None:
     """Write a training's state with that of torch's generators, beside its place, then rename.
 
-    A reader never sees half a file.
+    A reader never sees half a file; the file carries its checksum.
 
     Args:
         file: where to.
@@ -28,12 +30,20 @@ def write_checkpoint(
     if device.type == "cuda":
         state["random_device"] = torch.cuda.get_rng_state(device)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_sealed(file, state)
+
+
+def stopped_in_collection(file: Path | None, where: str) -> Stopped:
+    """What a training raises that a signal has asked to stop.
+
+    Args:
+        file: its checkpoint, which has been written; None if it has none. where: how far it has come.
+    """
+    number = stop_requested() or signal.SIGTERM
+    going_on = "The same command begins anew." if file is None else f"The same command goes on from {file}"
+    return Stopped(
+        number, f"stopped by {signal_name(number)} in the training of the behaviour, {where}\n{going_on}"
+    )
 
 
 def read_checkpoint(file: Path, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def read_checkpoint(file: Path, identity: dict[str, Any], device: torch.device) 
         DatasetError: if the file is damaged or of another training.
     """
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = load_sealed(file, device)
         found = state["identity"]
     except Exception as error:
         raise DatasetError(

@@ -15,11 +15,12 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
 from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng, task_rows
-from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
+from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, stopped_in_collection, write_checkpoint
 from ctmrl_torchrl.data.behaviour.ppo_networks import ToldFeatures
 from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.stopping import deferred, stop_requested
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -129,9 +130,14 @@ class PPOTraining:
         self.task_returns = torch.full((len(agents.task_ids),), float("nan"))
 
     def run(self) -> list[TensorDict]:
-        """Train to the end; the policies at each of the recipe's ``snapshot_steps``."""
+        """Train to the end; the policies at each of the recipe's ``snapshot_steps``.
+
+        Raises:
+            Stopped: if a signal has asked for it, after a round and with a checkpoint.
+        """
         total, device = self.recipe.total_steps, self.agents.device
         with (
+            deferred(),
             isolated_rng(self.seed, device),
             set_exploration_type(ExplorationType.RANDOM),
             tqdm(total=total, desc="behaviour PPO", unit="step", disable=not self.progress) as bar,
@@ -145,6 +151,10 @@ class PPOTraining:
                 self._round()
                 bar.set_postfix_str(f"mean return {self.task_returns.nanmean():.2f}")
                 bar.update(min(self.step, total) - before)
+                if stop_requested():
+                    if self.checkpoint is not None:
+                        self._save()
+                    raise stopped_in_collection(self.checkpoint, f"step {self.step} of {total}")
                 if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()

@@ -16,8 +16,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng
-from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, write_checkpoint
+from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, stopped_in_collection, write_checkpoint
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.stopping import deferred, stop_requested
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -108,10 +109,15 @@ class SACTraining:
         self.last_return = float("nan")
 
     def run(self) -> list[TensorDict]:
-        """Train to the end; the actors at each of the recipe's ``snapshot_steps``."""
+        """Train to the end; the actors at each of the recipe's ``snapshot_steps``.
+
+        Raises:
+            Stopped: if a signal has asked for it, after a round and with a checkpoint.
+        """
         recipe = self.recipe
         kind = ExplorationType.RANDOM if recipe.explore else ExplorationType.DETERMINISTIC
         with (
+            deferred(),
             isolated_rng(self.seed, self.agents.device),
             set_exploration_type(kind),
             tqdm(total=recipe.total_steps, desc="behaviour SAC", disable=not self.progress) as bar,
@@ -128,6 +134,10 @@ class SACTraining:
                     self._collect(self.agents.policy())
                 bar.set_postfix_str(f"mean return {self.last_return:.2f}")
                 bar.update(self._learn())
+                if stop_requested():
+                    if self.checkpoint is not None:
+                        self._save()
+                    raise stopped_in_collection(self.checkpoint, f"step {self.step} of {recipe.total_steps}")
                 if self.checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()

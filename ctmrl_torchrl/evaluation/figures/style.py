@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+
+from ctmrl_torchrl.storage import atomic_write_bytes
 
 __all__ = [
     "INK",
@@ -93,14 +94,24 @@ class Label(NamedTuple):
 
 
 def styled(plot: Callable[..., Path]) -> Callable[..., Path]:
-    """Run ``plot`` under the shared style and leave matplotlib's settings as they were."""
+    """Run ``plot`` under the shared style alone and leave matplotlib's settings as they were."""
 
     @functools.wraps(plot)
     def wrapper(*args: Any, **kwargs: Any) -> Path:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context({**_defaults(), **_STYLE}):
             return plot(*args, **kwargs)
 
     return wrapper
+
+
+def _defaults() -> dict[str, Any]:
+    """Matplotlib's own settings: a user's file of settings must not change a figure, nor break it."""
+    kept = ("backend", "backend_fallback", "datapath", "interactive", "toolbar", "timezone")
+    return {
+        name: value
+        for name, value in matplotlib.rcParamsDefault.items()
+        if not name.startswith(kept) and not name.startswith("webagg.")
+    }
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -125,9 +136,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
             image.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
             if buffer.tell() <= MAX_BYTES:
                 break
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    atomic_write_bytes(path, buffer.getvalue())
     return path
 
 

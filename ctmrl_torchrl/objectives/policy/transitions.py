@@ -105,6 +105,7 @@ class TransitionLoss(LossModule):
             self.in_keys,
             action=action,
             columns=self._outcome_keys,
+            flags=self._outcome_keys[1:],
             optional=self._outcome_keys[-1:],
             reader=name,
         )

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import Any, NoReturn
 
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -67,6 +68,11 @@ class RepresentationLoss(LossModule):
             those that count.
         """
         return encoding(encoding.draw("context")).entries()
+
+    @property
+    def reward_predictor(self) -> TensorDictModuleBase | None:
+        """What predicts rewards from observation, action and context, for whoever asks about a context."""
+        return None
 
     @property
     def phase(self) -> Hashable:

@@ -1,0 +1,237 @@
+"""The protocol ``anole``: no context is encoded; a noisy oracle compares things until one candidate is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from ctmrl_torchrl.collectors.protocol import AdaptationProtocol, ProtocolSettings, register_protocol
+from ctmrl_torchrl.collectors.run import AdaptationRun
+from ctmrl_torchrl.modules.draws import uniform
+from ctmrl_torchrl.modules.preference_search import (
+    NoisyOracle,
+    PreferenceSearch,
+    candidates_wanted,
+    fragment_predictions,
+    fragment_values,
+    rollout_predictions,
+)
+from ctmrl_torchrl.rules import require
+
+
+@dataclass(frozen=True)
+class FragmentSource:
+    """Stored fragments of episodes that an oracle can compare.
+
+    Args:
+        draw (callable): ``(count, generator) -> [count, steps]`` transitions.
+        returns (callable): ``(fragments [M, steps], task_ids [n]) -> [n, M]``, what they are worth in tasks.
+    """
+
+    draw: Callable[[int, torch.Generator], TensorDictBase]
+    returns: Callable[[TensorDictBase, Tensor], Tensor]
+
+
+@register_protocol("anole")
+class PreferenceSearchProtocol(AdaptationProtocol):
+    """``anole``: asks a noisy oracle which of two things is better, and acts with the candidate that fits best.
+
+    Candidates are contexts of training tasks. A question is one on which they disagree as evenly as
+    possible, counted by Berlekamp's volume; see
+    :class:`~ctmrl_torchrl.modules.preference_search.PreferenceSearch`.
+
+    - With ``fragments``, questions are about pairs of stored fragments, and a candidate predicts the answer by
+      the rewards that ``reward_predictor`` expects with it. Nothing is played.
+    - Without, where all tasks share one reward function, they are about rollouts of the policy with two
+      candidates, and a candidate says that the nearer one to itself is better. The first collection plays a
+      random candidate; each further one plays one more and compares it with one of those before.
+
+    Before each measurement but the first, a share of the questions is asked: one, if there are more
+    measurements than questions. Ties among candidates are broken at random.
+
+    Args:
+        candidates (Tensor): contexts ``[N, d]``.
+        episodes (int): measured episodes in all. Defaults to 20.
+
+    Keyword Args:
+        queries (int): questions, at most. Defaults to 10; about rollouts no more than ``episodes - 2``.
+        error_rate (float): share of wrong answers, which the search is told. Defaults to 0.2.
+        reward_predictor (TensorDictModule, optional): its last out-key is the reward ``[*, 1]``, given an
+            observation, an action and a context; needed with ``fragments``.
+        fragments (FragmentSource, optional): see above.
+        pool, pairs (int): stored fragments in all, and random pairs of them among which each question is
+            chosen. Default to 200 and 100.
+
+    Raises:
+        ValueError: if there are fewer than two candidates, too few episodes, or fragments without a predictor.
+
+    Source: ANOLE (NeurIPS 2022).
+
+    Examples:
+        >>> protocol = PreferenceSearchProtocol(torch.randn(18, 5), episodes=20)
+        >>> protocol.name, protocol.queries, PreferenceSearchProtocol.encodes_unseen_tasks
+        ('anole', 10, False)
+    """
+
+    encodes_unseen_tasks = False
+
+    def __init__(
+        self,
+        candidates: Tensor,
+        episodes: int = 20,
+        *,
+        queries: int = 10,
+        error_rate: float = 0.2,
+        reward_predictor: TensorDictModuleBase | None = None,
+        fragments: FragmentSource | None = None,
+        pool: int = 200,
+        pairs: int = 100,
+    ) -> None:
+        super().__init__(episodes)
+        least = 3 if fragments is None else 2
+        if candidates.shape[0] < 2 or episodes < least:
+            raise ValueError(
+                f"PreferenceSearchProtocol: {candidates.shape[0]} candidates and {episodes} episodes; give at "
+                f"least 2 and {least}, so that there is a question to ask."
+            )
+        if fragments is not None and reward_predictor is None:
+            raise ValueError(
+                "PreferenceSearchProtocol: questions about stored fragments need reward_predictor=, which says "
+                "what they are worth with a candidate."
+            )
+        self.candidates = candidates.detach()
+        self.queries = queries if fragments is not None else min(queries, episodes - 2)
+        self.error_rate = error_rate
+        self.reward_predictor = reward_predictor
+        self.fragments = fragments
+        self.pool, self.pairs = pool, pairs
+
+    @classmethod
+    def from_settings(cls, settings: ProtocolSettings) -> PreferenceSearchProtocol:
+        """The protocol with what the settings give now.
+
+        Raises:
+            ConfigError: if they give no candidates.
+        """
+        options = settings.options
+        own, encoded = options.get("search_candidates"), settings.training_contexts or settings.candidates
+        require(
+            own is not None or encoded is not None,
+            "evaluation.protocols",
+            "anole",
+            "anything without 'anole', which searches among candidate contexts, and none were given",
+        )
+        wanted = candidates_wanted(0, settings.queries, settings.oracle_error)
+        return cls(
+            encoded() if own is None else own(wanted),
+            settings.episodes,
+            queries=settings.queries,
+            error_rate=settings.oracle_error,
+            reward_predictor=options.get("reward_predictor"),
+            fragments=options.get("fragments"),
+        )
+
+    @classmethod
+    def check(cls, settings: ProtocolSettings) -> None:
+        """There must be a question to ask, and something that predicts its answer."""
+        stored = "fragments" in settings.options
+        require(
+            not stored or "reward_predictor" in settings.options,
+            "evaluation.protocols",
+            "anole",
+            "anything without 'anole', which needs a method that predicts rewards (e.g. method=anole): in this "
+            "environment candidates are told apart by the rewards that they predict",
+        )
+        least, what = (2, "an episode") if stored else (3, "two episodes to compare and one")
+        require(
+            settings.episodes >= least,
+            "evaluation.episodes",
+            settings.episodes,
+            f"at least {least} under protocol 'anole', so that {what} is left to adapt with",
+        )
+
+    def reset(self, run: AdaptationRun) -> None:
+        """A new game: all candidates are possible; the oracle's errors are drawn."""
+        rows, device = run.task_ids.numel(), run.prior_context.device
+        self.candidates = self.candidates.to(device)
+        self._search = PreferenceSearch(
+            rows, len(self.candidates), queries=self.queries, error_rate=self.error_rate, device=device
+        )
+        seed = int(torch.randint(2**31, (), generator=run.generator))
+        # Repeats of a task meet other errors, whatever else is drawn.
+        numbers = [task * rows + row for row, task in enumerate(run.task_ids.tolist())]
+        self._oracle = NoisyOracle(numbers, self.queries, seed=seed, error_rate=self.error_rate)
+        self._collections = 0
+        self._chosen = self._search.pick(run.generator)
+        if self.fragments is None:
+            self._played = torch.zeros(rows, len(self.candidates), dtype=torch.bool, device=device)
+            self._returns = torch.zeros(rows, len(self.candidates), device=device)
+            return
+        drawn = self.fragments.draw(self.pool, run.generator)
+        self._values = fragment_values(self.reward_predictor, drawn, self.candidates)
+        self._truth = self.fragments.returns(drawn, run.task_ids).to(device)
+
+    def context(self, run: AdaptationRun) -> Tensor:
+        """The candidate that most answers agree with; before any answer, a random one."""
+        return self.candidates[self._chosen]
+
+    def collect(self, run: AdaptationRun) -> None:
+        """Ask what is due before the next measurement."""
+        self._collections += 1
+        if self._search.asked == self.queries:
+            return
+        if self.fragments is None:
+            self._compare_rollouts(run)
+        else:
+            spread = min(self.episodes - 1, self.queries)
+            due = -(-self.queries * min(self._collections, spread) // spread)
+            while self._search.asked < due:
+                self._compare_fragments(run)
+        if self._search.asked:
+            self._chosen = self._search.pick(run.generator)
+
+    def _compare_fragments(self, run: AdaptationRun) -> None:
+        """Ask about the best of some random pairs of fragments."""
+        share = uniform((2, self.pairs), run.generator, self._values.device)
+        count = self._values.shape[1]
+        first = (share[0] * count).long()
+        second = (first + 1 + (share[1] * (count - 1)).long()) % count
+        predictions = fragment_predictions(self._values, first, second)
+        asked = self._search.choose(predictions)
+        truth = [self._truth.gather(1, each[asked].unsqueeze(1)).squeeze(1) for each in (first, second)]
+        self._answered(run, predictions[asked], *truth)
+
+    def _compare_rollouts(self, run: AdaptationRun) -> None:
+        """Play one more candidate and ask whether it is better than one played before."""
+        rows, count = self._played.shape
+        if not run.episodes:
+            self._play(run, self._chosen)
+            return
+        first, second = (each.flatten() for each in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
+        first, second = first.to(self._played.device), second.to(self._played.device)
+        predictions = rollout_predictions(self.candidates, first, second)
+        fresh = ~self._played | self._played.all(-1, keepdim=True)
+        allowed = self._played[:, first] & fresh[:, second] & (first != second)
+        asked = self._search.choose(predictions, allowed)
+        earlier, later = first[asked], second[asked]
+        if not self._played.all():
+            self._play(run, later)
+        truth = [self._returns.gather(1, each.unsqueeze(1)).squeeze(1) for each in (earlier, later)]
+        self._answered(run, predictions[asked], *truth)
+
+    def _play(self, run: AdaptationRun, candidate: Tensor) -> None:
+        """One episode of every row with a candidate of its own."""
+        run.add(run.play(self.candidates[candidate]))
+        returns = run.returns[-1].to(self._returns.device)
+        self._returns.scatter_(1, candidate.unsqueeze(1), returns.unsqueeze(1))
+        self._played.scatter_(1, candidate.unsqueeze(1), True)
+
+    def _answered(self, run: AdaptationRun, predicted: Tensor, first: Tensor, second: Tensor) -> None:
+        """Let the oracle compare two returns ``[rows]`` and take note of its answer."""
+        run.count_oracle_answers()
+        self._search.observe(predicted, self._oracle(first, second))

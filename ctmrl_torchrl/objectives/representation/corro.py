@@ -1,0 +1,175 @@
+"""What CORRO learns before meta-training: a conditional VAE of outcomes, and a contrast of transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from ctmrl_torchrl.modules.generative import make_outcome_vae
+from ctmrl_torchrl.modules.keys import read
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
+from ctmrl_torchrl.objectives.representation.transition_contrast import (
+    contrast_of_transitions,
+    draw_latent,
+    generated_outcomes,
+    noisy_rewards,
+    vae_error,
+)
+
+#: draws transitions of random training tasks: ``(tasks, rows, generator) -> [tasks, rows]``
+DrawRows = Callable[[int, int, torch.Generator], TensorDictBase]
+FOLLOWING = ("next", "observation")
+
+
+class OutcomeVAE(nn.Module):
+    """CORRO's conditional VAE of reward and next observation, on transitions in raw units.
+
+    Args:
+        observation_dim, action_dim, latent_dim (int): sizes.
+        hidden (sequence of int): widths of encoder and decoder.
+
+    Keyword Args:
+        observation_statistics, change_statistics, reward_statistics (Statistics, optional): by which
+            observation, its change and reward are standardized, so that neither outcome drowns the other.
+            Released: none, and the next observation itself in place of its change.
+        reward (NestedKey): default ``("next", "reward")``.
+
+    Attributes:
+        decoder (TensorDictModule): reads ``observation``, ``action`` and ``latent`` and writes the next
+            observation and the reward, in raw units.
+
+    Source: CORRO (ICML 2022), as released but for the units.
+
+    Examples:
+        >>> vae = OutcomeVAE(3, 2, latent_dim=5)
+        >>> after = {"observation": torch.randn(4, 3), "reward": torch.randn(4, 1)}
+        >>> rows = {"observation": torch.randn(4, 3), "action": torch.randn(4, 2), "next": after}
+        >>> vae.error(TensorDict(rows, [4])).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        latent_dim: int = 5,
+        hidden: Sequence[int] = (64,),
+        *,
+        observation_statistics: Statistics | None = None,
+        change_statistics: Statistics | None = None,
+        reward_statistics: Statistics | None = None,
+        reward: NestedKey = ("next", "reward"),
+    ) -> None:
+        super().__init__()
+        self.reward, self.latent_dim = reward, latent_dim
+        sizes = {"observation_dim": observation_dim, "action_dim": action_dim, "latent_dim": latent_dim}
+        self.encoder, inner = make_outcome_vae(**sizes, hidden=hidden)
+        self.observation = _affine(Standardise, observation_statistics, observation_dim)
+        self.standardise = nn.ModuleList(
+            _affine(Standardise, each, size)
+            for each, size in ((change_statistics, observation_dim), (reward_statistics, 1))
+        )
+        back = [
+            _affine(Unstandardise, each, size)
+            for each, size in ((change_statistics, observation_dim), (reward_statistics, 1))
+        ]
+        network = _RawDecoder(inner.module, self.observation, *back)
+        self.decoder = TensorDictModule(network, ["observation", "action", "latent"], [FOLLOWING, reward])
+
+    def error(self, transitions: TensorDictBase, generator: torch.Generator | None = None) -> Tensor:
+        """L_cvae of transitions ``[*]``, with a draw of the latent; ``[*]``."""
+        keys = ("observation", "action", self.reward, FOLLOWING)
+        raw, action, reward, following = (read(transitions, key, type(self).__name__) for key in keys)
+        observation = self.observation(raw)
+        outcome = self.standardise[0](following - raw), self.standardise[1](reward)
+        mean, log_variance = self.encoder.module(observation, action, outcome[1], outcome[0])
+        latent = draw_latent(mean, log_variance, generator)
+        prediction = self.decoder.module.network(observation, action, latent)
+        return vae_error(outcome, prediction, mean, log_variance)
+
+
+class _RawDecoder(nn.Module):
+    """From raw observation and action to raw outcomes."""
+
+    def __init__(self, network: nn.Module, observation: nn.Module, change: nn.Module, reward: nn.Module):
+        super().__init__()
+        self.network, self.observation = network, observation
+        self.change, self.reward = change, reward
+
+    def forward(self, observation: Tensor, action: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        change, reward = self.network(self.observation(observation), action, latent)
+        return observation + self.change(change), self.reward(reward)
+
+
+def _affine(
+    kind: type[Standardise] | type[Unstandardise], statistics: Statistics | None, size: int
+) -> nn.Module:
+    return kind(*(statistics or (torch.zeros(size), torch.ones(size))))
+
+
+class TransitionContrast:
+    """One step's loss of the transition encoder: queries, keys and negatives, drawn and contrasted.
+
+    Args:
+        encoder (nn.Module): E1, from concatenated features to codes of unit length.
+        draw (callable): ``(tasks, rows, generator) -> [tasks, rows]``, transitions of random training tasks.
+
+    Keyword Args:
+        in_keys: the features of E1, in their order.
+        negatives (str): ``generative`` (outcomes decoded by ``vae`` from its prior), ``reward_noise`` (noise on
+            the query's reward) or ``other_tasks`` (real transitions of random tasks).
+        vae (OutcomeVAE, optional): needed by ``generative``.
+        queries, count (int): B and M. temperature (float): tau. noise (float): deviation of the rewards' noise.
+        reward (NestedKey): default ``("next", "reward")``.
+
+    Source: CORRO (ICML 2022), as released.
+
+    Examples:
+        >>> def draw(tasks, rows, generator):
+        ...     return TensorDict({"value": torch.randn(tasks, rows, 3, generator=generator)}, [tasks, rows])
+        >>> contrast = TransitionContrast(nn.Linear(3, 4), draw, in_keys=["value"], negatives="other_tasks")
+        >>> contrast(torch.Generator().manual_seed(0)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        draw: DrawRows,
+        *,
+        in_keys: Sequence[NestedKey],
+        negatives: str = "generative",
+        vae: OutcomeVAE | None = None,
+        queries: int = 64,
+        count: int = 16,
+        temperature: float = 0.1,
+        noise: float = 0.5,
+        reward: NestedKey = ("next", "reward"),
+    ) -> None:
+        self.encoder, self.draw, self.in_keys = encoder, draw, list(in_keys)
+        self.negatives, self.vae = negatives, vae
+        self.queries, self.count, self.temperature = queries, count, temperature
+        self.noise, self.reward = noise, reward
+
+    def negatives_of(self, query: TensorDictBase, generator: torch.Generator) -> TensorDictBase:
+        """Negatives ``[B, M]`` of queries ``[B]``; constants."""
+        count, options = self.count, {"reward": self.reward, "generator": generator}
+        if self.negatives == "reward_noise":
+            return noisy_rewards(query, count, deviation=self.noise, **options)
+        if self.negatives == "generative":
+            return generated_outcomes(query, count, self.vae.decoder, self.vae.latent_dim, **options)
+        return self.draw(query.batch_size[0] * count, 1, generator).reshape(*query.batch_size, count)
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        """InfoNCE of a fresh batch, a scalar."""
+        pairs = self.draw(self.queries, 2, generator)
+        query, key = pairs[:, 0], pairs[:, 1]
+        negatives = self.negatives_of(query, generator)
+        return contrast_of_transitions(
+            self.encoder, query, key, negatives, in_keys=self.in_keys, temperature=self.temperature
+        ).mean()

@@ -1,0 +1,141 @@
+"""ER-TRL's representation loss: the distance metric, and the entropy of the behaviour given the context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
+from ctmrl_torchrl.objectives.representation.metric import MetricLoss
+
+OUTPUTS = ("loss_metric", "loss_entropy", "context_distance", "behaviour_entropy", "gan_accuracy")
+
+
+class BehaviourEntropyLoss(MetricLoss):
+    """L = w1 L_metric - w2 mean_t H_t, with H_t the entropy of generated actions of task t.
+
+    The networks that generate and judge actions are modules of the loss, with optimizers of their own: they
+    learn in :meth:`BehaviourGAN.inner_steps
+    <ctmrl_torchrl.objectives.representation.behaviour_entropy.BehaviourGAN.inner_steps>` on what
+    :meth:`behaviour` gives, and no term of this loss has a gradient to them.
+
+    Args:
+        gan (BehaviourGAN or None): imitates the behaviour; None leaves the second term out.
+
+    Keyword Args:
+        metric_weight, entropy_weight (float): w1 and w2. reduction (str): ``"mean"``, ``"sum"`` or ``"none"``
+            over tasks.
+
+    Keys (see ``set_keys``):
+        - ``task_context`` ``[T, d]``, with gradient; ``task_id`` ``[T]``: as :class:`MetricLoss`
+        - ``transitions`` ``[T, B]``, and inside it ``observation``: the states in which actions are
+          generated; ``action``: the behaviour's, which :meth:`behaviour` reads
+
+    Out: ``loss_metric``, ``loss_entropy``, and detached ``context_distance``, ``behaviour_entropy`` (mean
+    H_t) and ``gan_accuracy`` (share of actions that the discriminator judged correctly in its last step;
+    0.5 means that it cannot tell them apart).
+
+    Gradients:
+
+    ================  ==============================
+    term              reaches
+    ================  ==============================
+    ``loss_metric``   contexts (hence the encoder)
+    ``loss_entropy``  contexts; never the generator
+    ================  ==============================
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if an entry has another shape, the batch holds a single context, or there is an entropy
+            weight and no GAN.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules.generative import (
+        ...     make_behaviour_discriminator, make_behaviour_generator
+        ... )
+        >>> sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
+        >>> gan = BehaviourGAN(make_behaviour_generator(**sizes), make_behaviour_discriminator(**sizes))
+        >>> loss = BehaviourEntropyLoss(gan, entropy_weight=2.5)
+        >>> batch = {"task_context": torch.randn(5, 4), "task_id": torch.arange(5)}
+        >>> batch["transitions"] = {"observation": torch.randn(5, 6, 3)}
+        >>> sorted(loss(TensorDict(batch, [5])).keys())[-2:]
+        ['loss_entropy', 'loss_metric']
+    """
+
+    @dataclass
+    class _AcceptedKeys(MetricLoss._AcceptedKeys):
+        transitions: NestedKey = "transitions"
+        observation: NestedKey = "observation"
+        action: NestedKey = "action"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+
+    def __init__(
+        self,
+        gan: BehaviourGAN | None,
+        *,
+        metric_weight: float = 10.0,
+        entropy_weight: float = 2.5,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(metric_weight=metric_weight, reduction=reduction)
+        if entropy_weight and gan is None:
+            raise ValueError(
+                f"{type(self).__name__}: entropy_weight={entropy_weight} needs gan=, which generates the "
+                "actions whose entropy counts; pass a BehaviourGAN or entropy_weight=0."
+            )
+        self.gan = gan
+        self.entropy_weight = entropy_weight
+        self.register_buffer("gan_accuracy", torch.tensor(0.5))
+        self.out_keys = list(OUTPUTS)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What the forward pass reads."""
+        keys = self.tensor_keys
+        states = [join_key(keys.transitions, keys.observation)] if self.entropy_weight else []
+        return [*super().in_keys, *states]
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw generator and discriminator anew."""
+        if self.gan is not None:
+            self.gan.generator.reset_parameters_recursive()
+            self.gan.discriminator.reset_parameters_recursive()
+
+    def behaviour(
+        self, tensordict: TensorDictBase, task_context: Tensor, *, with_actions: bool = True
+    ) -> TensorDictBase:
+        """States (and actions) of the policy batch with their task's context: what the GAN reads, ``[T, B]``.
+
+        Args:
+            tensordict (TensorDictBase): the meta-batch ``[T]``. task_context (Tensor): ``[T, d]``.
+            with_actions (bool): whether the behaviour's actions are needed.
+        """
+        keys, name = self.tensor_keys, type(self).__name__
+        transitions = read(tensordict, keys.transitions, name)
+        observation = read(transitions, keys.observation, name)
+        lead = observation.shape[:-1]
+        repeated = task_context.view(len(task_context), *[1] * (len(lead) - 1), -1).expand(*lead, -1)
+        entries = {"observation": observation, "task_context": repeated}
+        if with_actions:
+            entries["action"] = read(transitions, keys.action, name)
+        return TensorDict(entries, lead).flatten(1, -1) if len(lead) > 2 else TensorDict(entries, lead)
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute both terms."""
+        out = super().forward(tensordict)
+        context = read(tensordict, self.tensor_keys.task_context, type(self).__name__)
+        entropy = context.new_zeros(len(context))
+        if self.entropy_weight:
+            entropy = self.gan.entropy(self.behaviour(tensordict, context, with_actions=False))
+        out.set("loss_entropy", self._reduce_loss(-self.entropy_weight * entropy))
+        out.set("behaviour_entropy", entropy.detach().mean())
+        return out.set("gan_accuracy", self.gan_accuracy.clone())

@@ -1,0 +1,141 @@
+"""GENTLE's representation loss: a task autoencoder, which reconstructs the very context it has encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.objectives.representation.likelihood import autoencoder_error
+from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
+from ctmrl_torchrl.scales import usable_scale
+
+
+class TaskAutoencoderLoss(RepresentationLoss):
+    """L = w * mean squared error of (r, s') of a context's transitions, given the context.
+
+    Args:
+        decoder (TensorDictModule): reads observation, action and context; writes the reward first and, if it
+            has a second out-key, the next observation.
+
+    Keyword Args:
+        weight (float): w. Published: 10.
+        reward_scale, next_observation_scale (Tensor, optional): errors count in these units; (almost) zero
+            counts as one.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
+
+    Keys (see ``set_keys``):
+        - ``task_context`` ``[T, d]``, with gradient
+        - ``prediction``: the sub-tensordict ``[T, L]`` that is reconstructed; default ``"context"``
+        - inside it ``observation``, ``action``, ``reward`` ``[T, L, 1]``, ``next_observation`` (if the decoder
+          predicts it) and (optional) ``mask`` ``[T, L]``, true where a transition counts
+
+    Out: ``loss_reconstruction`` and the detached ``reward_error`` (mean squared, in units of its scale).
+
+    Gradients:
+
+    =======================  ==============================================
+    term                     reaches
+    =======================  ==============================================
+    ``loss_reconstruction``  contexts (hence the encoder) and the decoder
+    =======================  ==============================================
+
+    Raises:
+        KeyError: if an entry is missing.
+        ValueError: if an entry or a prediction has another shape than said here.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules.decoders import make_transition_decoder
+        >>> sizes = dict(observation_dim=3, action_dim=2, context_dim=4)
+        >>> loss = TaskAutoencoderLoss(make_transition_decoder(**sizes, next_observation=False))
+        >>> context = {"observation": torch.randn(5, 7, 3), "action": torch.rand(5, 7, 2)}
+        >>> context["next"] = {"reward": torch.randn(5, 7, 1)}
+        >>> batch = TensorDict({"context": context, "task_context": torch.randn(5, 4)}, [5])
+        >>> sorted(loss(batch).keys())
+        ['loss_reconstruction', 'reward_error']
+    """
+
+    @dataclass
+    class _AcceptedKeys(PredictionKeys):
+        context: NestedKey = "context"
+        prediction: NestedKey = "context"
+
+    default_keys = _AcceptedKeys
+    tensor_keys: _AcceptedKeys
+
+    def __init__(
+        self,
+        decoder: TensorDictModuleBase,
+        *,
+        weight: float = 10.0,
+        reward_scale: Tensor | None = None,
+        next_observation_scale: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        self.reduction = known_reduction(reduction, type(self).__name__)
+        self.decoder = decoder
+        self.weight = weight
+        for name, scale in (("reward", reward_scale), ("next_observation", next_observation_scale)):
+            unit = torch.ones(1) if scale is None else usable_scale(torch.zeros_like(scale), scale)
+            self.register_buffer(f"{name}_scale", unit)
+        self.out_keys = ["loss_reconstruction", "reward_error"]
+
+    @property
+    def _targets(self) -> list[NestedKey]:
+        keys = self.tensor_keys
+        return [keys.reward, keys.next_observation][: len(self.decoder.out_keys)]
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What the forward pass reads."""
+        keys = self.tensor_keys
+        leaves = (keys.observation, keys.action, *self._targets)
+        return [keys.task_context, *(join_key(keys.prediction, leaf) for leaf in leaves)]
+
+    @property
+    def reward_predictor(self) -> TensorDictModuleBase:
+        """The decoder, as far as it predicts rewards."""
+        return TensorDictSequential(self.decoder, selected_out_keys=self.decoder.out_keys[:1])
+
+    def reset_parameters_recursive(self) -> None:
+        """Draw the decoder anew."""
+        self.decoder.reset_parameters_recursive()
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute the term."""
+        keys, name = self.tensor_keys, type(self).__name__
+        context = read(tensordict, keys.task_context, name)
+        require_shape(context, ("T", "d"), reader=name, what=repr(keys.task_context), hint="one per task.")
+        batch = read(tensordict, keys.prediction, name)
+        observation, action = (read(batch, key, name) for key in (keys.observation, keys.action))
+        lead, hint = (len(context), *observation.shape[1:2]), "the transitions [T, L] of every task."
+        require_shape(observation, (*lead, "features"), reader=name, what=repr(keys.observation), hint=hint)
+        repeated = context.unsqueeze(1).expand(*lead, context.shape[-1])
+        entries = dict(zip(self.decoder.in_keys, (observation, action, repeated), strict=True))
+        decoded = self.decoder(TensorDict(entries, lead))
+        pairs = []
+        scales = (self.reward_scale, self.next_observation_scale)
+        for out_key, key, scale in zip(self.decoder.out_keys, self._targets, scales, strict=False):
+            guess, target = decoded.get(out_key), read(batch, key, name)
+            require_shape(
+                target,
+                guess.shape,
+                reader=name,
+                what=repr(key),
+                hint="as the prediction; a reward is [T, L, 1].",
+            )
+            pairs.append((guess / scale, target / scale))
+        mask = batch.get(keys.mask, None)
+        error = autoencoder_error(*pairs, mask=mask)
+        reward_error = autoencoder_error(pairs[0], mask=mask).detach().mean()
+        loss = self._reduce_loss(self.weight * error)
+        return TensorDict({"loss_reconstruction": loss, "reward_error": reward_error}, [])

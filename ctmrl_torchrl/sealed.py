@@ -1,0 +1,126 @@
+"""Files of tensors and plain values that carry their checksum: written whole, loaded without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ctmrl_torchrl import storage
+
+# The file is a zip archive, as torch.save writes it. Its comment, at the end, holds the checksum of the rest.
+_TITLE = b"ctmrl checkpoint, sha256 "
+_COMMENT = len(_TITLE) + 64
+_END_RECORD = b"PK\x05\x06"
+_END_SIZE = 22
+_CHUNK = 1 << 20
+
+
+class SealError(ValueError):
+    """A file cannot be read, has no checksum, or is not what was written."""
+
+
+def save_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a file: whole and synced, or not at all.
+
+    Args:
+        path: where to; its folder must exist. content: tensors, numbers, strings, lists and dictionaries.
+
+    Raises:
+        StorageError: if the disk is full; an earlier file stays.
+    """
+    with storage.atomic_write(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's zip writer does not say why it could not write
+            storage.require_space(temporary, tensor_bytes(content))
+            reason = str(error).splitlines()[0]
+            raise storage.StorageError(
+                f"{path} could not be written ({reason}); is the disk at {storage.disk_of(path)} full, or a "
+                "limit on the size of files reached?"
+            ) from error
+        with temporary.open("r+b") as file:
+            _seal(file)
+
+
+def load_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what :func:`save_sealed` has written.
+
+    Raises:
+        SealError: if the file cannot be read, has no checksum, or is not what was written.
+
+    Examples:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "state.pt"
+        >>> save_sealed(file, {"step": 3})
+        >>> load_sealed(file)
+        {'step': 3}
+        >>> _ = file.write_bytes(file.read_bytes()[:-1])
+        >>> load_sealed(file)
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.sealed.SealError: it has no checksum at its end, as if it were cut off
+    """
+    try:
+        with path.open("rb") as file:
+            _check_seal(file)
+            file.seek(0)
+            return torch.load(file, map_location=device, weights_only=True)
+    except SealError:
+        raise
+    except Exception as error:  # the unpickler may raise anything on bytes that nobody has written
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SealError(reason) from error
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in nested dictionaries and lists, and a little for what is around them.
+
+    Examples:
+        >>> tensor_bytes([torch.zeros(1000)]) // 1000
+        4
+    """
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size() + 256
+    if isinstance(state, dict):
+        return sum(tensor_bytes(value) for value in state.values()) + 64
+    if isinstance(state, (list, tuple)):
+        return sum(tensor_bytes(value) for value in state) + 64
+    return 64
+
+
+def _seal(file: BinaryIO) -> None:
+    """Give the archive a comment that holds the checksum of everything before it."""
+    end = file.seek(-_END_SIZE, os.SEEK_END)
+    if file.read(4) != _END_RECORD:
+        raise RuntimeError("torch.save has written another format than a plain zip archive.")
+    file.seek(end + _END_SIZE - 2)
+    file.write(_COMMENT.to_bytes(2, "little"))
+    digest = _digest(file, end + _END_SIZE)
+    file.seek(end + _END_SIZE)
+    file.write(_TITLE + digest.encode())
+
+
+def _check_seal(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _COMMENT, 0))
+    comment = file.read()
+    if size < _COMMENT or not comment.startswith(_TITLE):
+        raise SealError("it has no checksum at its end, as if it were cut off")
+    if comment[len(_TITLE) :] != _digest(file, size - _COMMENT).encode():
+        raise SealError("its content is not what was written: the checksum differs")
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size > 0:
+        chunk = file.read(min(_CHUNK, size))
+        if not chunk:
+            break
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest()

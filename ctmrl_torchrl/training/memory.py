@@ -1,0 +1,180 @@
+"""How much memory a run needs at least, estimated from its configuration before anything is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctmrl_torchrl.data import get_recipe
+from ctmrl_torchrl.envs import get_family
+from ctmrl_torchrl.rules import WIDTHS, ConfigError, require, rule_of
+from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
+
+_FLOAT = 4
+#: a parameter, its gradient and the two moments of Adam
+_COPIES = 4
+#: contexts up to this length may repeat the transitions of small data
+_ALWAYS_ALLOWED = 4096
+#: draws of a context; networks that a representation evaluates on each
+_DRAWS, _PREDICTIONS = 2, 2
+#: evaluations of a policy loss: an actor, two critics of two actions, a value and its target
+_POLICY_NETWORKS = 7
+#: a layer wider than this is the cause of its own activations, not the number of rows
+_WIDE = 4096
+#: the system and the interpreter need the rest
+_SHARE = 0.9
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a run needs at least.
+
+    Args:
+        parameters: with gradients and the optimizer's state. batch: a meta-batch. activations: what the
+            backward pass needs of it. cause: the field that asks for most, with its value.
+    """
+
+    parameters: int
+    batch: int
+    activations: int
+    cause: str
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.parameters + self.batch + self.activations
+
+    def __str__(self) -> str:
+        parts = ("parameters and optimizer", self.parameters), ("batch", self.batch)
+        parts = (*parts, ("activations", self.activations))
+        return ", ".join(f"{name} {value / 1e9:.3g} GB" for name, value in parts)
+
+
+def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
+    """The least that networks and a meta-batch take; what is not known counts as little.
+
+    Examples:
+        >>> from ctmrl_torchrl.modules import EncoderConfig
+        >>> config = ExperimentConfig(encoder=EncoderConfig())
+        >>> config.context.kind, config.context.length = "transitions", 100
+        >>> less = estimate_memory(config).activations
+        >>> config.context.length = 1000
+        >>> estimate_memory(config).activations > 2 * less
+        True
+    """
+    observation, action, horizon = _sizes(config)
+    size = getattr(config.encoder, "context_dim", 1)
+    size = size if isinstance(size, int) else 1
+    width_in = 2 * observation + action + 1
+    # A length that the kind of context does not use must be one that could be used.
+    length = max(config.context.build().context_length(horizon), config.context.length)
+    contexts = _DRAWS * config.batch.tasks * length
+    rows = config.batch.tasks * config.batch.transitions
+    predicted = contexts if getattr(config.representation, "predict", "context") == "context" else rows
+    evaluated = {
+        "encoder": contexts,
+        "representation": _PREDICTIONS * predicted,
+        "policy_loss": _POLICY_NETWORKS * rows,
+    }
+    parameters, activations, wide = {}, {}, {}
+    for section in ("encoder", "representation", "policy_loss"):
+        for name, widths in _layers(getattr(config, section), section):
+            first = width_in if section == "encoder" else observation + size
+            pairs = zip([first, *widths], [*widths, 1], strict=True)
+            parameters[f"{name}={widths}"] = sum(before * after for before, after in pairs) * _FLOAT * _COPIES
+            wide[f"{name}={widths}"] = max(widths) > _WIDE
+            activations[f"{name}={widths}"] = sum(widths) * evaluated[section] * _FLOAT
+    field = "context.length" if length == config.context.length else "context.trajectories"
+    value = getattr(config.context, field.split(".")[1])
+    batch = {
+        f"{field}={value} and batch.tasks={config.batch.tasks}": contexts * width_in * _FLOAT,
+        f"batch.transitions={config.batch.transitions}": rows * width_in * _FLOAT,
+    }
+    asked = parameters | batch
+    by_contexts, by_transitions = batch
+    for name, amount in activations.items():
+        rows_asked = by_transitions if name.startswith("policy_loss") else by_contexts
+        asked[name if wide[name] else rows_asked] += amount
+    return MemoryEstimate(
+        sum(parameters.values()),
+        sum(batch.values()),
+        sum(activations.values()),
+        max(asked, key=asked.__getitem__),
+    )
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that a process can have in all on a device; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type != "cpu":
+        return None
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limits = [int(text) for text in map(_content, _CGROUP_LIMITS) if text.isdigit()]
+    return min([total, *limits])
+
+
+def check_memory(config: ExperimentConfig, device: torch.device) -> None:
+    """Refuse sizes that cannot fit.
+
+    Raises:
+        ConfigError: with the estimate and the field that asks for most.
+    """
+    available, estimate = available_memory(device), estimate_memory(config)
+    _check_context(config, estimate)
+    if available is not None and estimate.total > _SHARE * available:
+        raise ConfigError(
+            f"config field {estimate.cause}: the run would need at least {estimate.total / 1e9:.3g} GB of memory "
+            f"({estimate}), but {device} has {available / 1e9:.3g} GB; choose smaller sizes."
+        )
+
+
+def _check_context(config: ExperimentConfig, estimate: MemoryEstimate) -> None:
+    """A context longer than all data of a task would only repeat them."""
+    if config.env == DATA_ALONE or config.dataset.path is not None:
+        return
+    family = get_family(config.env)
+    recipe = get_recipe(config.dataset.recipe, config.env)
+    held = len(recipe.all_steps) * recipe.trajectories_per_snapshot * family.horizon
+    most = max(held, _ALWAYS_ALLOWED)
+    require(
+        config.context.length <= most,
+        "context.length",
+        config.context.length,
+        f"at most {most}: dataset.recipe={config.dataset.recipe} makes {held} transitions per task, a longer "
+        f"context would repeat them and take at least {estimate.total / 1e9:.3g} GB of memory ({estimate})",
+    )
+
+
+def _sizes(config: ExperimentConfig) -> tuple[int, int, int]:
+    """Features of observation and action, and the horizon; the least where only the data know them."""
+    if config.env == DATA_ALONE:
+        return 1, 1, 1
+    family = get_family(config.env)
+    return family.observation_dim, family.action_dim, family.horizon
+
+
+def _layers(configuration: Any, path: str) -> Iterator[tuple[str, list[int]]]:
+    """All fields that are widths of layers, with their names."""
+    for each in fields(configuration):
+        value = getattr(configuration, each.name)
+        if rule_of(configuration, each.name) is WIDTHS:
+            yield f"{path}.{each.name}", list(value)
+        elif is_dataclass(value):
+            yield from _layers(value, f"{path}.{each.name}")
+
+
+def _content(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,106 @@
+"""What a run has written into its folder, recorded there, so that nothing else is ever deleted or replaced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ctmrl_torchrl import storage
+from ctmrl_torchrl.agents.agent import CARD, WEIGHTS
+from ctmrl_torchrl.rules import ConfigError
+
+RECORD_FILE = ".ctmrl-run.json"
+FORMAT_VERSION = 1
+#: what every run writes, apart from pictures and logs
+RUN_FILES = (
+    "config.yaml",
+    "metrics.csv",
+    "checkpoints/last.pt",
+    f"agent/{WEIGHTS}",
+    f"agent/{CARD}",
+    "summary.json",
+)
+#: names of what TensorBoard writes into a folder of logs
+_EVENTS = "events.out.tfevents.*"
+
+
+@dataclass
+class RunRecord:
+    """The files of a run folder that runs have written.
+
+    Args:
+        files: of the present run, relative to the folder. logs: its folders of logs.
+        kept: files of an earlier run that the present one replaces, once it has finished.
+        kept_in: the folder below the run folder where they are, or are being moved to.
+        moving: whether that is still under way.
+    """
+
+    files: list[str] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    kept_in: str = ""
+    moving: bool = False
+
+    def add(self, names: Iterable[str]) -> bool:
+        """Record files; returns whether one is new."""
+        before = len(self.files)
+        self.files = list(dict.fromkeys([*self.files, *names]))
+        return len(self.files) > before
+
+    def present(self, folder: Path) -> list[str]:
+        """What there is of the present run, logs included; ``summary.json`` comes last."""
+        logs = [
+            str(PurePosixPath(log, event.name))
+            for log in self.logs
+            for event in sorted((folder / log).glob(_EVENTS))
+        ]
+        there = [name for name in dict.fromkeys([*self.files, *logs]) if is_there(folder / name)]
+        return sorted(there, key="summary.json".__eq__)
+
+    def write(self, folder: Path) -> None:
+        """Write the record, whole or not at all."""
+        content = {"format_version": FORMAT_VERSION, **vars(self)}
+        storage.atomic_write_text(folder / RECORD_FILE, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record of a folder; an empty one where there is none.
+
+        Raises:
+            ConfigError: if it cannot be read, or names a file outside of the folder.
+        """
+        file = folder / RECORD_FILE
+        if not is_there(file):
+            return cls()
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content.pop("format_version") != FORMAT_VERSION:
+                raise ValueError("another format version")
+            record = cls(**content)
+            record._check()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                f"config field run_dir: the record of what runs have written, {file}, cannot be read "
+                f"({error}); choose another run_dir, or move this folder away."
+            ) from error
+        return record
+
+    def _check(self) -> None:
+        for name, value in vars(self).items():
+            expected = {"kept_in": str, "moving": bool}.get(name, list)
+            if type(value) is not expected:
+                raise ValueError(f"{name} is {value!r}")
+        names = [*self.files, *self.logs, *self.kept, *([self.kept_in] if self.kept_in else [])]
+        for name in names:
+            if not isinstance(name, str) or not name or "\0" in name:
+                raise ValueError(f"{name!r} is no name of a file")
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise ValueError(f"{name!r} is not a file of this folder")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something of this name, be it a link that leads nowhere."""
+    return path.is_symlink() or path.exists()
