@@ -140,7 +140,9 @@ def test_every_choice_that_the_readme_names_exists():
     assert first_cells(text, "environment")[0] == choices_of("env")
     _, rows = first_cells(text, "group")
     groups = {re.search(r"`(\w+)`", row).group(1): set(re.findall(r"`(\w+)`", row)[1:]) for row in rows}
-    assert groups == {group: choices_of(group) for group in ("policy_loss", "preset", "dataset")}
+    assert groups == {
+        group: choices_of(group) for group in ("comparison", "policy_loss", "preset", "dataset")
+    }
 
 
 def test_the_readme_links_to_the_page_of_every_method():
