@@ -78,6 +78,16 @@ def test_the_commands_of_the_pages_compose(page):
         validate_config(config)
 
 
+def test_every_protocol_is_explained():
+    import ctmrl_torchrl.training.config  # noqa: F401  (everything registers)
+    from ctmrl_torchrl.collectors import PROTOCOLS
+
+    text = (ROOT / "docs/explanation/protocols.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \| .* \| .* \| .* \|$", text, re.M))
+    shipped = {name for name, choice in PROTOCOLS.items() if choice.__module__.startswith("ctmrl_torchrl.")}
+    assert shipped <= rows
+
+
 def test_the_studies_that_the_pages_name_exist():
     from ctmrl_torchrl.studies.places import study_names
 
