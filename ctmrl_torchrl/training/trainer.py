@@ -330,6 +330,8 @@ class MetaTrainer:
         if self.checkpoint_path is not None:
             self._recent_means()
             require_finite(finite_parameters(self.loss), self.update_count)
+            if self.metrics is not None:
+                self.metrics.require_place()
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
 
     def resume(self, path: str | Path) -> Path:

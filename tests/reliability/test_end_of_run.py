@@ -252,8 +252,10 @@ def test_the_estimate_is_close_to_what_networks_take(dataset_root, tmp_path):
     assert 0.8 * real < memory.estimate_memory(config).parameters < 1.2 * real
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\ud800".encode("utf-8", "surrogatepass"), b"\xff\xfe",
-                                     "[" * 100_000, '{"env": 1}', "9" * 5000, '{"seed": 1e999}'])  # fmt: skip
+DAMAGED = ["", "{", "[1]", "null", b"\xed\xa0\x80", b"\xff\xfe", "[" * 100_000, '{"env": 1}', "9" * 5000]
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, '{"seed": 1e999}'])
 def test_damaged_summaries_are_one_clear_error(content, tmp_path, capsys):
     file = tmp_path / "summary.json"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -275,3 +277,19 @@ def test_a_damaged_log_of_an_earlier_part_does_not_stop_a_run(dataset_root, tmp_
         tiny_config(dataset_root, tmp_path, SHORT | {"output.figures": True}, resume=str(tmp_path))
     )
     assert metric_rows(tmp_path) == [["4", "loss/loss_actor", "0.1"]]
+
+
+def test_a_run_folder_that_is_lost_is_one_clear_error(dataset_root, tmp_path, monkeypatch):
+    """As by a network disk that goes away: nothing is written to what is left in its place."""
+    update = MetaTrainer.update
+
+    def losing(self, batch):
+        if self.update_count == 5:
+            (tmp_path / "run").rename(tmp_path / "lost")
+        return update(self, batch)
+
+    monkeypatch.setattr(MetaTrainer, "update", losing)
+    with pytest.raises(StorageError, match=r"metrics.csv has gone: .*run"):
+        run_experiment(tiny_config(dataset_root, tmp_path / "run", {"output.checkpoint_every": 1}))
+    assert [place.name for place in tmp_path.iterdir()] == ["lost"]
+    assert load_checkpoint(tmp_path / "lost" / "checkpoints" / "last.pt", {})["update"] == 5

@@ -13,6 +13,7 @@ from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler
 from ctmrl_torchrl.envs import FAMILIES, make_task_set
 from ctmrl_torchrl.evaluation import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
+from ctmrl_torchrl.methods import Parts
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import IQLConfig
 from ctmrl_torchrl.training.build import build_experiment
@@ -86,6 +87,7 @@ def test_nothing_is_learned_from_test_tasks(built, draws, monkeypatch):
     seen, kmeans = [], CodebookSchedule._contexts
     monkeypatch.setattr(CodebookSchedule, "_contexts", lambda self: seen.append(kmeans(self)) or seen[-1])
     built.trainer.train()
+    monkeypatch.setattr(built.tester.candidates, "_parts", Parts([]))  # as of a method without codes
     built.tester.candidates()
     assert len(draws) > built.trainer.updates and seen  # batches of the training, and those of K-means
     drawn = set(torch.cat(draws).tolist())
