@@ -46,6 +46,7 @@ class OutcomeVAE(nn.Module):
     Source: CORRO (ICML 2022), as released but for the units.
 
     Examples:
+        >>> from tensordict import TensorDict
         >>> vae = OutcomeVAE(3, 2, latent_dim=5)
         >>> after = {"observation": torch.randn(4, 3), "reward": torch.randn(4, 1)}
         >>> rows = {"observation": torch.randn(4, 3), "action": torch.randn(4, 2), "next": after}
@@ -130,6 +131,7 @@ class TransitionContrast:
     Source: CORRO (ICML 2022), as released.
 
     Examples:
+        >>> from tensordict import TensorDict
         >>> def draw(tasks, rows, generator):
         ...     return TensorDict({"value": torch.randn(tasks, rows, 3, generator=generator)}, [tasks, rows])
         >>> contrast = TransitionContrast(nn.Linear(3, 4), draw, in_keys=["value"], negatives="other_tasks")
