@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset
 from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
-from ctmrl_torchrl.training import build
-from ctmrl_torchrl.training.config import ExperimentConfig, register_configs
+from ctmrl_torchrl.training.build import make_loss, make_optimizer, parameter_groups, resolve_device
+from ctmrl_torchrl.training.compose import compose_config
+from ctmrl_torchrl.training.config import ExperimentConfig
+from ctmrl_torchrl.training.data import make_buffer, make_problem
 from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.trainer import MetaTrainer
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 #: tasks per batch and context transitions of the released configurations; 256 transitions per task in all
 RELEASED_SIZES = {
@@ -68,9 +65,7 @@ class Case:
 
 def make_config(overrides: list[str]) -> ExperimentConfig:
     """The configuration that a command line with these overrides would have."""
-    register_configs()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_object(compose("config", overrides=overrides))
+    return compose_config(overrides)
 
 
 def random_dataset(task_set: TaskSet, transitions_per_task: int, snapshots: int = 14) -> TaskDataset:
@@ -124,15 +119,18 @@ def make_case(
     config = make_config(overrides)
     if config.keep_memory:
         keep_freed_memory()
-    device = build.resolve_device(config.device)
+    device = resolve_device(config.device)
     task_set = make_task_set(config.env, config.tasks, num_train=num_train, num_test=num_test)
     dataset = random_dataset(task_set, transitions_per_task)
-    loss = build.make_loss(config, build.make_problem(task_set, dataset)).to(device)
+    problem, generator = make_problem(task_set, dataset), torch.Generator().manual_seed(0)
+    loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
+    loss = loss.to(device)
+    groups = parameter_groups(config.representation, config.policy_loss, loss)
     trainer = MetaTrainer(
         loss,
-        build.make_buffer(config, dataset, task_set, torch.Generator().manual_seed(0)),
-        build.make_optimiser(config, loss),
-        build.make_target_updater(config, loss),
+        make_buffer(dataset, task_set.train_ids, config.batch, config.context.build(), generator),
+        make_optimizer(config.optimizer, groups, device),
+        config.policy_loss.target_update(loss.policy),
         updates=1,
         device=device,
         compile=config.compile,

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from cases import RELEASED_SIZES, Case, make_case
-from ctmrl_torchrl.training.meta_test import MetaTester, make_protocols
 from measure import four_digits, write_json
 from tensordict import TensorDictBase
 from torchrl._utils import logger as torchrl_logger
@@ -30,6 +29,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from ctmrl_torchrl.collectors import EpisodeCollector, MetaTestCollector
 from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.objectives.policy import ActingPolicy
+from ctmrl_torchrl.training.tester import MetaTester
 
 
 def make_tester(env: str) -> tuple[Case, MetaTester]:
@@ -42,7 +42,7 @@ def make_tester(env: str) -> tuple[Case, MetaTester]:
         ActingPolicy(case.loss.policy),
         case.loss.context_encoder,
         context_dim=case.config.encoder.context_dim,
-        codes=codes,
+        candidates=lambda: codes,
         config=case.config.evaluation,
         device=codes.device,
     )
@@ -55,7 +55,7 @@ def measure_meta_test(env: str, repeats: int | None, rounds: int) -> dict[str, A
     repeats = repeats or case.config.evaluation.final_repeats
     tasks, result = case.task_set.test_ids, {}
     collector = tester.collector(tasks, repeats)
-    for protocol in make_protocols(case.config.evaluation, tester.codes):
+    for protocol in tester.protocols():
         taken = []
         for _ in range(rounds):
             start = time.perf_counter()
@@ -111,7 +111,7 @@ def profile(env: str, repeats: int | None, name: str) -> None:
     case, tester = make_tester(env)
     repeats = repeats or case.config.evaluation.final_repeats
     collector: MetaTestCollector = tester.collector(case.task_set.test_ids, repeats)
-    protocols = {each.name: each for each in make_protocols(case.config.evaluation, tester.codes)}
+    protocols = {each.name: each for each in tester.protocols()}
     collector.run(protocols[name], seed=0)
     profiler = cProfile.Profile()
     profiler.runcall(collector.run, protocols[name], seed=0)

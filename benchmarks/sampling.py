@@ -26,7 +26,6 @@ from torchrl.data.replay_buffers import TensorStorage
 from ctmrl_torchrl.data import MetaReplayBuffer, TaskDataset, TaskSampler
 from ctmrl_torchrl.data.layout import ID_KEYS
 from ctmrl_torchrl.envs import make_task_set
-from ctmrl_torchrl.training.build import make_context_draw
 
 
 def make_sampler(env: str, dataset: TaskDataset) -> TaskSampler:
@@ -37,7 +36,7 @@ def make_sampler(env: str, dataset: TaskDataset) -> TaskSampler:
         task_ids=make_task_set(env).train_ids,
         tasks_per_batch=config.batch.tasks,
         transitions_per_task=config.batch.transitions,
-        context=make_context_draw(config.context),
+        context=config.context.build(),
     )
 
 

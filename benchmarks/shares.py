@@ -47,7 +47,7 @@ TERMS = {
         ("bound on behaviour (CLUB)", ReleasedCTMRLLoss, "_club"),
         ("bilinear contrast", released, "bilinear_contrastive"),
         ("contrast of codes", released, "code_contrast"),
-        ("outcomes under the codes (cycle)", ReleasedCTMRLLoss, "reconstruct"),
+        ("outcomes under the codes (cycle)", ReleasedCTMRLLoss, "reconstructed"),
     ],
 }
 
@@ -56,13 +56,13 @@ def _parts(case: Case) -> list[tuple[str, Any, str]]:
     loss, trainer = case.loss, case.trainer
     return [
         ("sampling", trainer, "next_batch"),
-        ("encoding", loss, "_encoded"),
+        ("encoding", loss, "context_encoder"),
         ("prediction errors", loss.representation, "_prediction_errors"),
         *TERMS[type(loss.representation)],
         ("policy loss", loss, "policy"),
         ("backward", torch.Tensor, "backward"),
-        ("optimiser", trainer.optimiser, "step"),
-        ("targets", trainer.target_updater, "step"),
+        ("optimizer", trainer.optimizer, "step"),
+        ("targets", trainer.target_update, "step"),
     ]
 
 
@@ -79,7 +79,7 @@ def shares(case: Case, *, rounds: int) -> dict[str, float]:
         with ExitStack() as stack:
             for part, owner, name in _parts(case):
                 # A loss is called as a module; modules are watched at their forward pass.
-                module = getattr(owner, name) if name == "policy" else None
+                module = getattr(owner, name) if name in ("policy", "context_encoder") else None
                 watched = (module, "forward") if module is not None else (owner, name)
                 stack.enter_context(stopwatch(clock, part, *watched))
             start = time.perf_counter()

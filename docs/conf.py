@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.inspect import signature as sphinx_signature
+from sphinx.util.inspect import stringify_signature
+
 import ctmrl_torchrl
 
 project = "ctmrl_torchrl"
@@ -11,8 +17,35 @@ version = release = ctmrl_torchrl.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-autodoc_typehints = "description"
+html_title = f"ctmrl_torchrl {release}"
+html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-# The docstrings speak of their reading and writing in sections of their own.
+maximum_signature_line_length = 80
+# The docstrings describe what is read and written in sections of their own.
 napoleon_custom_sections = ["Keys", "Out"]
+napoleon_use_ivar = True
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]
+
+
+def real_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show the arguments of ``__init__`` where a base class hides them behind ``(*args, **kwargs)``."""
+    if what != "class" or signature not in ("(*args, **kwargs)", "(*args: Any, **kwargs: Any)"):
+        return signature, returns
+    try:
+        found = sphinx_signature(obj.__init__, bound_method=False)
+    except (TypeError, ValueError):
+        return signature, returns
+    own = found.replace(parameters=list(found.parameters.values())[1:])
+    return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
+
+
+def setup(app: Sphinx) -> None:
+    """Connect to Sphinx."""
+    app.connect("autodoc-process-signature", real_signature)

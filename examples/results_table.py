@@ -1,4 +1,4 @@
-"""Write the table of results between the markers of the README, from the JSON files in results/.
+"""Write the table of results between the markers of docs/results.md, from the JSON files in results/.
 
 python examples/results_table.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.readme_table import results_table, write_between_marks
+from ctmrl_torchrl.studies.results_table import results_table, write_between_marks
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,7 +17,7 @@ def main() -> None:
     """Read, lay out, replace."""
     table = results_table(ROOT / "results")
     try:
-        write_between_marks(ROOT / "README.md", table)
+        write_between_marks(ROOT / "docs" / "results.md", table)
     except StudyError as error:
         raise SystemExit(str(error)) from error
     print(table)

@@ -81,7 +81,7 @@ def test_larger_than_memory(benchmark, tmp_path):
 
 def test_meta_test(benchmark):
     result = benchmark("meta_test", "--rounds", "1", "--repeats", "1")
-    assert set(result["protocols"]) == {"offline", "online", "np", "np_refine", "codes"}
+    assert set(result["protocols"]) == {"none", "offline", "online", "np", "np_refine", "codes"}
     # ten tasks, twenty measured episodes and a collected one between each two, of twenty steps
     assert result["protocols"]["np"]["env_steps"] == 10 * 39 * 20
     assert all_positive(result["episode"])

@@ -124,16 +124,40 @@ def test_the_example_of_the_readme_runs():
     assert all(value.isfinite().all() for value in names["losses"].values())
 
 
+def choices_of(group):
+    return {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
+
+
+def first_cells(text, header):
+    """The names in the first column of the table that begins with this header, and the whole rows."""
+    rows = re.search(rf"^\| {header} \|.*\n\|[ |-]+\n((?:\|.*\n)+)", text, re.M).group(1).splitlines()
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}, rows
+
+
 def test_every_choice_that_the_readme_names_exists():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for group in ("env", "method", "policy_loss", "preset", "dataset"):
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{group}` |"))
-        named = set(re.findall(r"`(\w+)`", row)) - {group}
-        assert named == {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}, group
+    assert first_cells(text, "method")[0] == choices_of("method")
+    assert first_cells(text, "environment")[0] == choices_of("env")
+    _, rows = first_cells(text, "group")
+    groups = {re.search(r"`(\w+)`", row).group(1): set(re.findall(r"`(\w+)`", row)[1:]) for row in rows}
+    assert groups == {
+        group: choices_of(group) for group in ("comparison", "policy_loss", "preset", "dataset")
+    }
+
+
+def test_the_readme_links_to_the_page_of_every_method():
+    _, rows = first_cells((ROOT / "README.md").read_text(encoding="utf-8"), "method")
+    assert all(re.search(r"\]\(\S+\)", row) for row in rows)
+    pages = {page.name for page in (ROOT / "docs" / "methods").glob("*.md")} - {"index.md"}
+    assert pages == set(re.findall(r"docs/methods/([\w.]+)\)", "\n".join(rows)))
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+    "page", ["README.md", *(file.relative_to(ROOT).as_posix() for file in (ROOT / "docs").rglob("*.md"))]
 )
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 
-from ctmrl_torchrl.studies.readme_table import markdown_table
+from ctmrl_torchrl.studies.results_table import markdown_table
 from ctmrl_torchrl.studies.tables import Cell, Table
 
 __all__ = ["to_csv", "to_latex", "to_markdown"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
 from ctmrl_torchrl.studies.compare import Comparison, compare_levels
 from ctmrl_torchrl.studies.gather import StudyResults
-from ctmrl_torchrl.studies.readme_table import display_name
+from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["Cell", "Table", "study_tables"]
 

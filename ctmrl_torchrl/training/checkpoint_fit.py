@@ -113,6 +113,8 @@ def _check_optimizer(found: Any, own: dict[str, Any], parameters: list[list[Tens
             where = f"optimizer.state[{index}].{name}"
             if name in _SHAPED:
                 _same_tensor(value, by_index[index], where)
+            elif name == "step":
+                _same_tensor(value, torch.zeros(()), where)
             if isinstance(value, Tensor) and not value.isfinite().all():
                 raise MisfitError(f"{where} is not finite")
 

@@ -46,12 +46,25 @@ class MetricsLog:
         storage.atomic_write_text(path, text.getvalue())
         self.logger = logger
 
+    def require_place(self) -> None:
+        """Make sure that the run folder is still there: nothing may be written to what has taken its place.
+
+        Raises:
+            StorageError: if the file has gone.
+        """
+        if not self.path.exists():
+            raise storage.StorageError(
+                f"{self.path} has gone: the run folder was moved or deleted, or its disk was lost. Nothing more "
+                "is written; the last checkpoint is where the folder is now."
+            )
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row per value.
 
         Raises:
-            StorageError: if the disk is full.
+            StorageError: if the disk is full, or the file has gone.
         """
+        self.require_place()
         with storage.disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
         if self.logger is not None:

@@ -94,7 +94,7 @@ class StackedTrainer:
                 trainer.begin()
             with first.progress_bar() as bar:
                 for update in range(first.updates):
-                    losses = self.update(self._next_batches())
+                    losses = self.update(self._next_batches(update))
                     self._share_optimizer_state()
                     for row, trainer in enumerate(self.trainers):
                         if row not in self.failures:
@@ -109,11 +109,13 @@ class StackedTrainer:
                     with self._left_behind(row):
                         trainer.save()
 
-    def _next_batches(self) -> TensorDictBase:
+    def _next_batches(self, update: int) -> TensorDictBase:
         """One batch for every agent; an agent that has broken down sees another one's, to keep the shapes."""
         batches: dict[int, TensorDictBase] = {}
         for row, trainer in enumerate(self.trainers):
-            if row not in self.failures:
+            if row in self.failures:
+                trainer.move_on(update)  # the phase is common to all
+            else:
                 with self._left_behind(row):
                     batches[row] = trainer.next_batch()
         some = next(iter(batches.values()))
@@ -124,11 +126,13 @@ class StackedTrainer:
         """An agent that breaks down here is left behind, unless it is the last one."""
         try:
             yield
-        except Exception as error:
-            self.failures[row] = error
+        except Exception as raised:
+            error = self.failures[row] = self.trainers[row].explained(raised)
             torchrl_logger.error(f"seed {self.seeds[row]} has broken down, the others go on: {error}")
             if len(self.failures) == len(self.trainers):
-                raise
+                if error is raised:
+                    raise
+                raise error from raised
 
     def _stop_if_asked(self, update: int) -> None:
         number = stop_requested()

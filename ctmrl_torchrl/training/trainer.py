@@ -27,7 +27,7 @@ from ctmrl_torchrl.training.checkpoint import (
     save_checkpoint,
 )
 from ctmrl_torchrl.training.checkpoint_fit import require_fit
-from ctmrl_torchrl.training.finite import finite_parameters, require_finite
+from ctmrl_torchrl.training.finite import NotFiniteError, finite_parameters, require_finite
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.schedule import PhaseSchedule, total_loss
 
@@ -137,7 +137,13 @@ class MetaTrainer:
             with self.progress_bar() as bar:
                 self.catch_up(bar)
                 while self.update_count < self.updates:
-                    self.record(self.update(self.next_batch()), bar)
+                    try:
+                        self.record(self.update(self.next_batch()), bar)
+                    except Exception as error:
+                        culprit = self.explained(error)
+                        if culprit is error:
+                            raise
+                        raise culprit from error
                     bar.update()
                     self.stop_if_asked()
             self.save()
@@ -186,10 +192,7 @@ class MetaTrainer:
 
     def next_batch(self) -> TensorDictBase:
         """What the coming update learns from, once the schedule has been moved on to it."""
-        if self.schedule is not None:
-            self.schedule.before_update(self.update_count)
-        if hasattr(self.loss.policy, "before_update"):  # a policy loss with a rhythm of its own
-            self.loss.policy.before_update(self.update_count)
+        self.move_on(self.update_count)
         self.parts.before_update(self.update_count)
         self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
         self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
@@ -199,6 +202,24 @@ class MetaTrainer:
         batch = self.parts.batch(batch)
         self.parts.inner_steps(batch, lambda: self._contexts(batch))
         return batch
+
+    def move_on(self, update: int) -> None:
+        """Set rates, phase and rhythm of the losses for the coming update."""
+        if self.schedule is not None:
+            self.schedule.before_update(update)
+        if hasattr(self.loss.policy, "before_update"):  # a policy loss with a rhythm of its own
+            self.loss.policy.before_update(update)
+
+    def explained(self, error: Exception) -> Exception:
+        """What has really gone wrong: numbers that are not finite, if there are any, else the error itself."""
+        if isinstance(error, NotFiniteError):
+            return error
+        try:
+            self._recent_means()
+            require_finite(finite_parameters(self.loss), self.update_count)
+        except NotFiniteError as culprit:
+            return culprit
+        return error
 
     @torch.no_grad()
     def _contexts(self, batch: TensorDictBase) -> TensorDictBase:
@@ -309,6 +330,8 @@ class MetaTrainer:
         if self.checkpoint_path is not None:
             self._recent_means()
             require_finite(finite_parameters(self.loss), self.update_count)
+            if self.metrics is not None:
+                self.metrics.require_place()
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
 
     def resume(self, path: str | Path) -> Path:

@@ -135,8 +135,10 @@ def summary(tmp_path, name, seed, value, policy_loss="brac_sac", extra=""):
         returns={"test": protocols, "train": protocols},
         random={"test": -20.0, "train": -20.0},
         optimum={"test": -3.855, "train": -3.858},
-        codebook={"perplexity": 7.0, "dead_codes": 0},
-        extra={"command": f"python examples/train_ctmrl.py seed={seed}{extra}"},
+        extra={
+            "command": f"python examples/train_ctmrl.py seed={seed}{extra}",
+            "codebook": {"perplexity": 7.0, "dead_codes": 0},
+        },
     )
     (tmp_path / name).mkdir()
     write_summary(made, tmp_path / name / "summary.json")
@@ -170,16 +172,18 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     file.write_text(json.dumps({**oracle, "returns": {"test": -3.95, "train": -3.96}}))
     table = load("results_table")
     monkeypatch.setattr(table, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text("before <!-- table -->old<!-- /table --> after")
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("before <!-- table -->old<!-- /table --> after")
     table.main()
-    text = (tmp_path / "README.md").read_text()
+    text = page.read_text()
     assert text.startswith("before <!-- table -->\n| environment") and text.endswith("<!-- /table --> after")
     assert (
         "| Point-Robot (repo) | `ctmrl` | 2 | -4.50 [-5.00, -4.00] | -4.50 [-5.00, -4.00] | -5.50 | -5.50 |"
         in text
     )
     assert "| -3.95 | -3.85 | -4.81 |" in text or "| -3.95 | -3.86 | -4.81 |" in text
-    (tmp_path / "README.md").write_text("nothing")
+    page.write_text("nothing")
     with pytest.raises(SystemExit, match="no <!-- table -->"):
         table.main()
 

@@ -1,4 +1,4 @@
-"""Results files, the README's table and the pictures from them."""
+"""Results files, the table of the documentation and the pictures from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.pictures import draw_results
-from ctmrl_torchrl.studies.readme_table import results_table, write_between_marks
 from ctmrl_torchrl.studies.results import (
     collect_results,
     keep_summaries,
@@ -17,6 +16,7 @@ from ctmrl_torchrl.studies.results import (
     rounded,
     write_results,
 )
+from ctmrl_torchrl.studies.results_table import results_table, write_between_marks
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -36,9 +36,9 @@ def test_the_committed_results_are_what_their_summaries_give():
         assert result["returns"]["test"][name]["ci95"] == pytest.approx(entry["ci95"], abs=1e-3)
 
 
-def test_the_readme_shows_the_committed_results(tmp_path):
-    copy = tmp_path / "README.md"
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_the_committed_results(tmp_path):
+    copy = tmp_path / "results.md"
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     copy.write_text(text, encoding="utf-8")
     write_between_marks(copy, results_table(RESULTS))
     assert copy.read_text(encoding="utf-8") == text

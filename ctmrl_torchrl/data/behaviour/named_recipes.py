@@ -139,3 +139,5 @@ for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _G
         _register(_name, _recipe, simulator=_simulator)
 # Hoppers need more exploration to leave the stand.
 _register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")
+# An ant costs twice as much to simulate.
+_register("small", _ppo(2_500_000, entropy_coefficient=0.0005), family="ant_goal")

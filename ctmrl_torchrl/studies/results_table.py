@@ -1,4 +1,4 @@
-"""The table of results in the README, from results files."""
+"""The table of results in the documentation, from results files."""
 
 from __future__ import annotations
 
