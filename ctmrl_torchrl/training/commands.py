@@ -36,10 +36,10 @@ def check_command_line(arguments: Sequence[str]) -> None:
 
     Examples:
         >>> check_command_line(["preset=smoke", "seed=0,1", "-m"])
-        >>> check_command_line(["presset=smoke"])
+        >>> check_command_line(["presset=smoke"])  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ctmrl_torchrl.rules.ConfigError: config field presset: there is no such field. Did you mean preset or resume?
+        ctmrl_torchrl.rules.ConfigError: config field presset: there is no such field. ...
     """
     options = {argument for argument in arguments if argument.startswith("-")}
     overrides = [argument for argument in arguments if argument not in options]
