@@ -229,8 +229,22 @@ def test_corruptions_are_refused_or_harmless(what, times, dataset_root, tmp_path
     assert what == "run folder" or accepted <= times / 10
 
 
-NAMES = ("env", "method", "schedule.updates", "batch.tasks", "encoder.hidden", "run_dir", "context.length", "seed",
-         "optimizer.policy_rate", "evaluation.protocols", "dataset.recipe", "overwrite", "device", "policy_loss")  # fmt: skip
+NAMES = (
+    "env",
+    "method",
+    "schedule.updates",
+    "batch.tasks",
+    "encoder.hidden",
+    "run_dir",
+    "context.length",
+    "seed",
+    "optimizer.policy_rate",
+    "evaluation.protocols",
+    "dataset.recipe",
+    "overwrite",
+    "device",
+    "policy_loss",
+)
 
 
 def test_configurations_of_any_text_are_accepted_or_refused(count):
