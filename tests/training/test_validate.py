@@ -82,6 +82,8 @@ WRONG = {
     "evaluation.episodes": [0, 1, 2, 2.5],  # 2 is too few for the 2 codes
     "evaluation.random_episodes": WHOLES,
     "evaluation.candidates": WHOLES,
+    "evaluation.queries": WHOLES,
+    "evaluation.oracle_error": [-0.1, 0.5, NAN, "few"],
     "evaluation.seed": [-1],
     "evaluation.collector.kind": ["sync", None],
     "evaluation.collector.workers": WHOLES,
@@ -321,7 +323,7 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"evaluation.protocols": ["np"], "evaluation.random_episodes": 3},
             "random_episodes: got 3, allowed is fewer than evaluation.episodes=3",
         ),
-        ({"evaluation.protocols": ["codes", "npp"]}, "one of codes, .*np, np_refine, .*Did you mean 'np'"),
+        ({"evaluation.protocols": ["codes", "npp"]}, "one of .*codes, .*np, .*np_refine, .*Did you mean 'np'"),
         ({"evaluation.protocols": ["told"]}, "anything without 'told', which needs an encoder that is told"),
         ({"evaluation.collector.workers": 2}, "1 for evaluation.collector.kind='single'"),
         ({"env": "dataset"}, "dataset.path: got None, allowed is the folder of a dataset with env=dataset"),
