@@ -323,7 +323,10 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"evaluation.protocols": ["np"], "evaluation.random_episodes": 3},
             "random_episodes: got 3, allowed is fewer than evaluation.episodes=3",
         ),
-        ({"evaluation.protocols": ["codes", "npp"]}, "one of .*codes, .*np, .*np_refine, .*Did you mean 'np'"),
+        (
+            {"evaluation.protocols": ["codes", "npp"]},
+            "one of .*codes, .*np, .*np_refine, .*Did you mean 'np'",
+        ),
         ({"evaluation.protocols": ["told"]}, "anything without 'told', which needs an encoder that is told"),
         ({"evaluation.collector.workers": 2}, "1 for evaluation.collector.kind='single'"),
         ({"env": "dataset"}, "dataset.path: got None, allowed is the folder of a dataset with env=dataset"),
