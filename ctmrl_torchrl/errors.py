@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ctmrl_torchrl.agents.card import AgentError
 from ctmrl_torchrl.data import DatasetError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
@@ -25,3 +30,25 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     SummaryError,
     UnknownChoiceError,
 )
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """End the program over an error of the user's: two lines on stderr, exit status 2, no traceback.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the error is raised as it is.
+
+    Examples:
+        >>> with told_plainly():
+        ...     raise ConfigError("config field seed: got -1, allowed is a whole number.")
+        Traceback (most recent call last):
+        ...
+        SystemExit: 2
+    """
+    try:
+        yield
+    except USER_ERRORS as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.stderr.write(f"{error}\nHYDRA_FULL_ERROR=1 shows where this comes from.\n")
+        raise SystemExit(2) from None

@@ -15,32 +15,29 @@ import tempfile
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import yaml
 
 from ctmrl_torchrl.collectors import CandidatesProtocol
+from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.evaluation import bootstrap_interval, load_summary
-from ctmrl_torchrl.training.config import register_configs
-from ctmrl_torchrl.training.experiment import Experiment, codebook_of, prepare
-from ctmrl_torchrl.training.schedule import CodebookSchedule
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from ctmrl_torchrl.methods import CodebookSchedule
+from ctmrl_torchrl.training.compose import compose_config
+from ctmrl_torchrl.training.experiment import Experiment, prepare
 
 
 def reopen(run: Path, scratch: str) -> Experiment:
     """The experiment of a finished run, as its last checkpoint left it; the run's folder is only read."""
     overrides = shlex.split(load_summary(run / "summary.json")["command"])[2:]
-    elsewhere = [f"run_dir={scratch}", f"resume={run}", "output.logger=none", "output.progress=false"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", overrides=overrides + elsewhere)
-    return prepare(OmegaConf.to_object(config))
+    data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["dataset"]
+    elsewhere = [f"run_dir={scratch}", f"resume={run}", f"dataset.root={data['root']}"]
+    return prepare(compose_config([*overrides, *elsewhere, "output.logger=none", "output.progress=false"]))
 
 
 def compare(experiment: Experiment, draws: int) -> dict[str, float]:
     """Final returns of protocol ``codes`` with the codes, and with contexts of random training tasks."""
     settings, tester = experiment.config.evaluation, experiment.tester
-    codes = codebook_of(experiment.loss).codes.detach()
-    (schedule,) = (hook for hook in experiment.trainer.hooks if isinstance(hook, CodebookSchedule))
+    (schedule,) = (part for part in experiment.parts.parts if isinstance(part, CodebookSchedule))
+    codes = schedule.candidates()
     generator = torch.Generator().manual_seed(settings.seed)
     collector = tester.collector(experiment.task_set.test_ids, settings.final_repeats)
 
@@ -50,7 +47,7 @@ def compare(experiment: Experiment, draws: int) -> dict[str, float]:
 
     def random_contexts() -> torch.Tensor:
         with torch.no_grad():
-            contexts = experiment.loss.encode(schedule.collect().to(codes.device), "context")
+            contexts = experiment.loss.encode(schedule.collect(), "context")
         return contexts[torch.randperm(len(contexts), generator=generator)[: len(codes)]]
 
     random = torch.tensor([final_return(random_contexts()) for _ in range(draws)])
@@ -66,10 +63,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
-    register_configs()
     seeds, commands = {}, []
     for run in arguments.runs:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, told_plainly():
             experiment = reopen(run, scratch)
             seeds[experiment.config.seed] = compare(experiment, arguments.draws)
         commands.append(load_summary(run / "summary.json")["command"])

@@ -5,17 +5,22 @@ python examples/collect_dataset.py env=half_cheetah_vel dataset=paper   # every 
 python examples/collect_dataset.py env=ant_goal dataset.seed=1 dataset.root=/big/disk
 
 An interrupted collection goes on where it was when the same command is given again. Beside the data it leaves
-report.json and returns.png, and the last behaviour without noise as the oracle: a policy that knows its task.
+report.json and returns.png, and the return of the last behaviour without noise.
 """
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ctmrl_torchrl.training.build import obtain_dataset
-from ctmrl_torchrl.training.config import register_configs
+from ctmrl_torchrl.errors import told_plainly
+from ctmrl_torchrl.training.build import set_up_process
+from ctmrl_torchrl.training.commands import check_command_line, recorded_command
+from ctmrl_torchrl.training.compose import register_configs, to_config
+from ctmrl_torchrl.training.data import obtain_data
 from ctmrl_torchrl.training.data_report import format_data_table, write_data_report
 from ctmrl_torchrl.training.validate import validate_config
 
@@ -23,18 +28,20 @@ register_configs()
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
-def main(config: DictConfig) -> None:
+def main(node: DictConfig) -> None:
     """Collect, unless it is there; report."""
-    elsewhere = ("dataset.root=", "output.")  # where the data are and what was shown change nothing
-    choices = [item for item in HydraConfig.get().overrides.task if not item.startswith(elsewhere)]
-    command = " ".join(["python examples/collect_dataset.py", *choices])
-    settings = OmegaConf.to_object(config)
-    validate_config(settings)
-    dataset = obtain_dataset(settings)
-    report = write_data_report(dataset, dataset.path, command)
+    command = recorded_command("python examples/collect_dataset.py", HydraConfig.get().overrides.task)
+    with told_plainly():
+        config = to_config(node)
+        validate_config(config)
+        set_up_process(config.threads, config.keep_memory)
+        dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+        report = write_data_report(dataset, dataset.path, command)
     print(format_data_table(report))
     print(f"\nThe dataset, report.json and returns.png are in {dataset.path}")
 
 
 if __name__ == "__main__":
+    with told_plainly():
+        check_command_line(sys.argv[1:])
     main()

@@ -18,9 +18,9 @@ from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhN
 from torchrl.objectives import SoftUpdate
 
 from ctmrl_torchrl.data import ContextDraw, TaskSampler, collect_task_dataset
+from ctmrl_torchrl.methods import cosine_kmeans
 from ctmrl_torchrl.modules import Codebook
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
-from ctmrl_torchrl.training.schedule import cosine_kmeans
 
 STATE, ACTION, LATENT, CODES = 2, 2, 12, 6
 SEEN = [("demos", "state"), ("demos", "command"), ("demos", "next", "reward"), ("demos", "mask")]
@@ -98,7 +98,7 @@ def main() -> None:
     )
     buffer = dataset.replay_buffer(sampler, transform=renamed)
     loss = make_loss()
-    optimiser, targets = torch.optim.Adam(loss.parameters(), 1e-3), SoftUpdate(loss, tau=0.01)
+    optimizer, targets = torch.optim.Adam(loss.parameters(), 1e-3), SoftUpdate(loss, tau=0.01)
     warm_up = arguments.updates // 2
     for update in range(arguments.updates):
         # Codes that do not start among the contexts collapse to one: warm up without them, then K-means.
@@ -108,8 +108,8 @@ def main() -> None:
             loss.representation.codebook.initialise_(cosine_kmeans(contexts, CODES))
         losses = loss(buffer.sample())
         sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         targets.step()
         if update % 100 == 0 or update == arguments.updates - 1:
             print(update, *(f"{name} {value.item():.3f}" for name, value in losses.items()))

@@ -25,6 +25,7 @@ from torchrl.objectives import SoftUpdate
 from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol
 from ctmrl_torchrl.data import ContextDraw, TaskSampler, collect_task_dataset
 from ctmrl_torchrl.envs import make_env
+from ctmrl_torchrl.methods import CodebookSchedule
 from ctmrl_torchrl.modules import (
     Codebook,
     Standardise,
@@ -32,10 +33,10 @@ from ctmrl_torchrl.modules import (
     make_next_observation_predictor,
     make_reward_predictor,
 )
-from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
+from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, ParameterGroup
 from ctmrl_torchrl.objectives.policy import ActingPolicy
 from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
-from ctmrl_torchrl.training.schedule import CodebookSchedule, LearningRates
+from ctmrl_torchrl.training.schedule import PhaseSchedule
 
 STATE, ACTION, LATENT, CODES = 2, 2, 20, 8
 ENCODED = "observation", "action", ("next", "reward")
@@ -101,24 +102,28 @@ def make_loss(statistics):
 
 def train(loss, buffer, every_task, updates, seed):
     """A loop of one's own; the two schedules are the library's."""
-    representation = [*loss.context_encoder.parameters(), *loss.representation.parameters()]
-    groups = {"representation": representation, "policy": loss.policy.parameters()}
-    optimiser = torch.optim.Adam(
-        [{"params": list(parameters), "name": name} for name, parameters in groups.items()], fused=True
+    groups = (
+        ParameterGroup.of(
+            "representation", [loss.context_encoder, loss.representation], schedule="representation"
+        ),
+        ParameterGroup.of("policy", [loss.policy], schedule="policy"),
+    )
+    optimizer = torch.optim.Adam(
+        [{"params": list(group.parameters), "name": group.name} for group in groups], fused=True
     )
     targets = SoftUpdate(loss, tau=0.02)
     schedule = ScheduleConfig(updates=updates, representation_end=0.6, policy_start=0.5)
     rates = OptimizerConfig(3e-3, 1e-3, policy_final=0.05, policy_decay_from=0.7)
-    codebook = CodebookSchedule(loss, every_task.sample, schedule, seed=seed)
-    hooks = LearningRates(optimiser, loss, rates, schedule), codebook
+    phases = PhaseSchedule(optimizer, groups, loss, rates, schedule)
+    codes = CodebookSchedule(loss, every_task.sample, updates=schedule.representation_updates, seed=seed)
     for update in range(updates):
-        for hook in hooks:
-            hook.before_update(update)
+        phases.before_update(update)
+        codes.before_update(update)
         buffer.sampler.num_contexts = 1 + loss.needs_positive
         losses = loss(buffer.sample())
         sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         if not loss.policy_frozen:
             targets.step()
 

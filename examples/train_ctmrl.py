@@ -3,40 +3,37 @@
 python examples/train_ctmrl.py                                  # Point-Robot, minutes on a CPU
 python examples/train_ctmrl.py env=point_robot_wind preset=cpu seed=1
 python examples/train_ctmrl.py seeds=[0,1,2]                    # three agents at once, a run folder each
+python examples/train_ctmrl.py -m seed=0,1,2 preset=cpu         # three runs, one after the other
 python examples/train_ctmrl.py --help                           # the choices
 python examples/train_ctmrl.py --cfg job                        # every field, with its value
 """
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.evaluation import format_summary_table
-from ctmrl_torchrl.training.config import register_configs
-from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
+from ctmrl_torchrl.training.commands import check_command_line, recorded_command, run_node
+from ctmrl_torchrl.training.compose import register_configs
 
 register_configs()
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
-    """Run the experiment that the command line describes."""
-    choices = [
-        item
-        for item in HydraConfig.get().overrides.task
-        if not item.startswith(("run_dir=", "output.", "resume=", "overwrite="))
-    ]
-    command = " ".join(["python examples/train_ctmrl.py", *choices])
-    if config.seeds is None:
-        summaries = [run_experiment(OmegaConf.to_object(config), command)]
-    else:
-        configs = [OmegaConf.merge(config, {"seed": seed, "seeds": None}) for seed in config.seeds]
-        summaries = run_seeds([OmegaConf.to_object(each) for each in configs], command)
-    for summary in summaries:
-        print(format_summary_table(summary))
+    """Run the experiment that the command line describes: make the data, train, meta-test, draw."""
+    command = recorded_command("python examples/train_ctmrl.py", HydraConfig.get().overrides.task)
+    with told_plainly():
+        for summary in run_node(config, command):
+            print(format_summary_table(summary))
 
 
 if __name__ == "__main__":
+    with told_plainly():  # what is misspelt is named with the nearest right name
+        check_command_line(sys.argv[1:])
     main()

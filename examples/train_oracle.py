@@ -2,36 +2,56 @@
 
 python examples/train_oracle.py env=point_robot_wind preset=cpu        # the same groups and fields
 
-The numbers are printed, and written to RUN_DIR/oracle.json, beside the run of the same settings.
+The same as ``train_ctmrl.py method=oracle``: a method that is given plays no part. The numbers are printed, and
+written to RUN_DIR/oracle.json.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import hydra
-from ctmrl_torchrl.training.oracle import train_oracle
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ctmrl_torchrl.training.config import register_configs
+from ctmrl_torchrl.errors import told_plainly
+from ctmrl_torchrl.training.commands import check_command_line, recorded_command
+from ctmrl_torchrl.training.compose import register_configs, to_config
+from ctmrl_torchrl.training.experiment import run_experiment
 
+ORACLE = "method=oracle"
 register_configs()
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
-def main(config: DictConfig) -> None:
+def main(node: DictConfig) -> None:
     """Write and print what the oracle reaches, beside the optimum."""
-    elsewhere = ("dataset.root=", "run_dir=", "output.")  # where things are changes nothing
-    choices = [item for item in HydraConfig.get().overrides.task if not item.startswith(elsewhere)]
-    command = " ".join(["python examples/train_oracle.py", *choices])
-    text = json.dumps(train_oracle(OmegaConf.to_object(config)) | {"command": command}, indent=1)
-    file = Path(config.run_dir) / "oracle.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text + "\n", encoding="utf-8")
+    overrides = [override for override in HydraConfig.get().overrides.task if override != ORACLE]
+    command = recorded_command("python examples/train_oracle.py", overrides)
+    with told_plainly():
+        config = to_config(node)
+        summary = run_experiment(config, command)
+    reference, returns = summary["reference"], summary["returns"]
+    result = {
+        "env": config.env,
+        "tasks": config.tasks,
+        "policy_loss": summary["policy_loss"],
+        "preset": config.preset,
+        "seed": config.seed,
+        "updates": round(config.schedule.updates * (1.0 - config.schedule.policy_start)),  # of the policy
+        "returns": {split: returns[split]["told"]["mean"] for split in ("test", "train")},
+        "optimum": {"test": reference["optimum"], "train": reference["train"]["optimum"]},
+        "command": command,
+    }
+    text = json.dumps(result, indent=1)
+    (Path(config.run_dir).expanduser() / "oracle.json").write_text(text + "\n", encoding="utf-8")
     print(text)
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = [ORACLE, *(argument for argument in sys.argv[1:] if not argument.startswith("method="))]
+    with told_plainly():
+        check_command_line(sys.argv[1:])
     main()

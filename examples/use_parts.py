@@ -28,7 +28,7 @@ def quantising_autoencoder(steps: int = 200) -> float:
         TensorDictModule(nn.Linear(6, 2), ["latent_and_code"], ["rebuilt"]),
     )
     encode, quantise, decode = model
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(steps):
         angle = torch.randint(4, (64,)) * torch.pi / 2
         points = torch.stack([angle.cos(), angle.sin()], -1) * (0.5 + torch.rand(64, 1))
@@ -36,8 +36,8 @@ def quantising_autoencoder(steps: int = 200) -> float:
         td["latent_and_code"] = torch.cat([td["latent"], td["code"]], -1)
         loss = (decode(td)["rebuilt"] - points).square().mean()
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     return quantise.perplexity().item()
 
 

@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ctmrl_torchrl"
 
 #: small mechanisms without a room of their own, which anyone may import
-GROUND = {"registry", "rules", "scales", "sealed", "stopping", "storage", "places"}
+GROUND = {"machine", "registry", "rules", "scales", "sealed", "stopping", "storage", "places"}
 #: what each room may import of the others, besides the ground
 ALLOWED = {
     "registry": set(),
     "rules": {"registry"},
     "scales": set(),
+    "machine": set(),
     "sealed": set(),
     "stopping": set(),
     "storage": set(),

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.fields import (
     LONGEST_HORIZON,
@@ -25,6 +23,7 @@ from ctmrl_torchrl.data.fields import (
     plain,
     shown,
 )
+from ctmrl_torchrl.machine import processor_facts
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -201,19 +200,7 @@ def library_versions() -> dict[str, str]:
     for package in ("torch", "torchrl", "tensordict", "numpy", "mujoco", "ctmrl_torchrl"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    return versions | {
-        "processor": processor(),
-        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def processor() -> str:
-    """Return the name of this machine's processor, as exactly as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return versions | processor_facts()
 
 
 def folder_checksums(folder: Path) -> dict[str, str]:

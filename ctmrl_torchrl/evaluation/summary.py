@@ -21,6 +21,7 @@ from ctmrl_torchrl.evaluation.summary_contract import (
     to_plain,
     validate_summary,
 )
+from ctmrl_torchrl.machine import processor_facts
 
 __all__ = ["best_known", "build_summary", "load_summary", "package_versions", "write_summary"]
 
@@ -29,6 +30,8 @@ _PACKAGES = ("torch", "torchrl", "tensordict", "numpy", "gymnasium", "mujoco", "
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on (those that are installed).
+
+    Beside them what else it depends on: ``processor`` and ``torch_cpu_capability``.
 
     Example:
         >>> "torch" in package_versions()
@@ -40,7 +43,7 @@ def package_versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return versions
+    return versions | processor_facts()
 
 
 def build_summary(

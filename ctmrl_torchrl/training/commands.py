@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctmrl_torchrl.training.compose import compose_node, to_config
 from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
+from ctmrl_torchrl.training.sweep import check_sweep
 
 #: overrides that say where things are or what is shown, and change no number
 _ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
@@ -22,6 +23,32 @@ def recorded_command(program: str, overrides: Sequence[str]) -> str:
         'ctmrl train env=point_robot'
     """
     return " ".join([program, *(item for item in overrides if not item.startswith(_ELSEWHERE))])
+
+
+def check_command_line(arguments: Sequence[str]) -> None:
+    """Compose what a command line for Hydra describes, every job of a sweep, for the sake of errors that help.
+
+    Args:
+        arguments: overrides, and options such as ``-m`` or ``--cfg job``.
+
+    Raises:
+        ConfigError: as :func:`~ctmrl_torchrl.training.compose.compose_node`, or if two jobs would share a folder.
+
+    Examples:
+        >>> check_command_line(["preset=smoke", "seed=0,1", "-m"])
+        >>> check_command_line(["presset=smoke"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.rules.ConfigError: config field presset: there is no such field. ...
+    """
+    options = {argument for argument in arguments if argument.startswith("-")}
+    overrides = [argument for argument in arguments if argument not in options]
+    if {"-m", "--multirun"} & options:
+        check_sweep(overrides)
+    elif not options:
+        compose_node(overrides)
+    else:  # what stands behind an option is not an override
+        compose_node([argument for argument in overrides if "=" in argument])
 
 
 def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any]]:

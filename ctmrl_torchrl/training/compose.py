@@ -150,6 +150,9 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
             return compose("config", overrides=with_home_quoted(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error)) from error
+    except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        # beside its own errors, Hydra raises plain ones for odd values
+        raise ConfigError(f"{' '.join(overrides)[:200]}: {_explained(error)}.") from error
 
 
 def with_home_quoted(overrides: Sequence[str]) -> list[str]:
@@ -292,7 +295,7 @@ def _explained(error: Exception) -> str:
     field = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
     override = re.search(r"Could not override '([^']+)'", text)
     named = override or field or missing
-    first = cause.splitlines()[0] if cause else text.splitlines()[0]
+    first = ((cause or text).splitlines() or [type(error).__name__])[0]
     if missing and named and ("struct" in text + cause or "not in" in text + cause):
         name = named.group(1)
         return f"config field {name}: there is no such field. {_field_help(name)}".rstrip()
@@ -313,4 +316,4 @@ def _explained(error: Exception) -> str:
     no_group = re.search(r"Could not override '(\w+)'", text)
     if no_group:
         return f"{no_group.group(1)}: there is no such choice or field.{nearest(no_group.group(1), GROUPS)}"
-    return text.splitlines()[0]
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -80,7 +80,8 @@ class FolderLock:
         """Give the lock back, and delete its file."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                self.file.unlink()
+                if _same_file(self._descriptor, self.file):  # not so when the folder was moved
+                    self.file.unlink()
             self._forget()
 
     def holder(self) -> str:

@@ -62,10 +62,10 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
     Examples:
         >>> from ctmrl_torchrl.modules import EncoderConfig
         >>> config = ExperimentConfig(encoder=EncoderConfig())
-        >>> config.context.kind, config.context.length = "transitions", 100
-        >>> less = estimate_memory(config).activations
-        >>> config.context.length = 1000
-        >>> estimate_memory(config).activations > 2 * less
+        >>> config.context.kind, config.context.length = "transitions", 1000
+        >>> less = estimate_memory(config)
+        >>> config.context.length = 100_000
+        >>> estimate_memory(config).activations > 10 * less.activations
         True
     """
     observation, action, horizon = _sizes(config)

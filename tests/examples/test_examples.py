@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from ctmrl_torchrl.data import TaskDataset
-from ctmrl_torchrl.training.config import register_configs
-from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
+from ctmrl_torchrl.evaluation import load_summary
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.training.commands import run as run_overrides
+from ctmrl_torchrl.training.compose import choices, compose_config
+from ctmrl_torchrl.training.experiment import build_experiment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SMOKE = [
+    "preset=smoke",
+    "schedule.updates=6",
+    "evaluation.every=0",
+    "evaluation.final_repeats=1",
+    "output.logger=none",
+    "output.progress=false",
+]
+SHORT = ["evaluation.episodes=3", "evaluation.random_episodes=2", "evaluation.protocols=[np]"]
 
 
 def load(name):
@@ -50,12 +62,9 @@ def test_the_trainers_agent_from_a_loop(monkeypatch, capsys):
 def twins(tmp_path_factory):
     """The trainer's agent and the foreign loop's, 40 updates with the same settings and seed."""
     root, updates = tmp_path_factory.mktemp("twins"), 40
-    register_configs()
-    with initialize_config_dir(version_base="1.3", config_dir=str(EXAMPLES.parent / "configs")):
-        overrides = ["dataset.recipe=smoke", "evaluation.every=0", "output.progress=false", "seed=3"]
-        paths = [f"dataset.root={root}/data", f"run_dir={root}/run", f"schedule.updates={updates}"]
-        config = OmegaConf.to_object(compose("config", overrides=overrides + paths))
-    experiment = build_experiment(config)
+    overrides = ["dataset.recipe=smoke", "evaluation.every=0", "output.progress=false", "seed=3"]
+    paths = [f"dataset.root={root}/data", f"run_dir={root}/run", f"schedule.updates={updates}"]
+    experiment = build_experiment(compose_config(overrides + paths))
     torch.manual_seed(3)
     experiment.trainer.train()
 
@@ -77,8 +86,9 @@ def test_every_part_of_the_embedded_loss_learns(twins):
 
 def test_the_embedded_loss_ends_where_the_trainer_does(twins):
     experiment, module, loss, _ = twins
-    expected = list(experiment.loss.parameters())
-    torch.testing.assert_close(list(loss.parameters()), expected)
+    found, expected = list(loss.parameters()), list(experiment.loss.parameters())
+    assert len(found) == len(expected)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))  # bit for bit
     test_ids = experiment.task_set.test_ids
     run = experiment.tester.run(test_ids, 8, experiment.config.evaluation.seed)["np"]
     torch.testing.assert_close(module.meta_test(loss, torch.tensor(test_ids)), run["returns"].flatten(0, 1))
@@ -188,42 +198,69 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
         table.main()
 
 
-def run_program(name, *arguments):
-    """In a process of its own: Hydra looks for the configuration beside the program that was started."""
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments, "output.progress=false"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder in which the programs make their data, once."""
+    return tmp_path_factory.mktemp("data")
 
 
-def test_collecting_a_dataset_reports_it(tmp_path):
-    arguments = ["env=half_cheetah_vel", "dataset=smoke", f"dataset.root={tmp_path}"]
+@pytest.fixture
+def program(monkeypatch, capsys, tmp_path):
+    """Runs ``python examples/NAME.py ARGUMENTS`` in this process, in an empty folder; returns what it prints.
+
+    Hydra looks for the configuration beside the program, wherever it is started.
+    """
+    logger, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = list(logger.handlers), logger.level
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def start(name, *arguments):
+        file = str(EXAMPLES / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [file, *arguments])
+        capsys.readouterr()
+        with torch.random.fork_rng():
+            runpy.run_path(file, run_name="__main__")
+        return capsys.readouterr().out
+
+    yield start
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    torch.set_num_threads(threads)
+
+
+def test_collecting_a_dataset_reports_it(program, data):
+    arguments = ["env=half_cheetah_vel", "dataset=smoke", f"dataset.root={data}", "output.progress=false"]
     for _ in range(2):  # the second time it is there already, and only reported
-        text = run_program("collect_dataset", *arguments)
+        text = program("collect_dataset", *arguments)
         assert "half_cheetah_vel (repo): 40 tasks, 240 trajectories, 48,000 transitions" in text
-    folder = tmp_path / "half_cheetah_vel-repo-smoke-seed0"
+    folder = data / "half_cheetah_vel-repo-smoke-seed0"
     report = json.loads((folder / "report.json").read_text())
-    assert report["command"].startswith("python examples/collect_dataset.py env=half_cheetah_vel")
-    assert report["reference"]["oracle"] == TaskDataset.load(folder, verify="full").manifest.oracle["test"]
+    assert report["command"] == "python examples/collect_dataset.py env=half_cheetah_vel dataset=smoke"
+    behaviour = TaskDataset.load(folder, verify="full").manifest.oracle["test"]
+    assert report["reference"]["oracle"] == behaviour
     assert (folder / "returns.png").exists()
 
 
-def test_a_mujoco_family_is_trained_and_shown_small(tmp_path):
-    settings = ["env=half_cheetah_vel", "preset=smoke", f"dataset.root={tmp_path}", f"run_dir={tmp_path}/run"]
+def test_a_mujoco_family_is_trained_and_shown_small(data, tmp_path):
+    """In a process of its own, as it is started from a shell."""
+    settings = ["env=half_cheetah_vel", "preset=smoke", f"dataset.root={data}", f"run_dir={tmp_path}/run"]
     small = ["schedule.updates=20", "evaluation.every=0", "evaluation.final_repeats=1"]
     protocols = ["evaluation.episodes=3", "evaluation.protocols=[np]"]
-    assert "oracle" in run_program("train_ctmrl", *settings, *small, *protocols)
+    command = [sys.executable, str(EXAMPLES / "train_ctmrl.py"), *settings, *small, *protocols]
+    done = subprocess.run([*command, "output.progress=false"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "behavior" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["reference"]["oracle"] < 0 and summary["reference"]["optimum"] is None
+    assert summary["reference"]["behaviour"] < 0 and summary["reference"]["optimum"] is None
     figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
     assert {"adaptation", "context_map", "data", "learning", "speed"} <= figures
 
 
 def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(tmp_path, monkeypatch, capsys):
-    overrides = ["preset=smoke", f"dataset.root={tmp_path}/data", "evaluation.every=0"]
-    register_configs()
-    with initialize_config_dir(version_base="1.3", config_dir=str(EXAMPLES.parent / "configs")):
-        elsewhere = [f"run_dir={tmp_path}/run", "output.progress=false", "output.figures=false"]
-        config = OmegaConf.to_object(compose("config", overrides=overrides + elsewhere))
-    summary = run_experiment(config, " ".join(["python examples/train_ctmrl.py", *overrides]))
+    overrides = ["preset=smoke", "evaluation.every=0", "output.progress=false", "output.figures=false"]
+    summary = run_overrides([*overrides, f"dataset.root={tmp_path}/data", f"run_dir={tmp_path}/run"])
+    assert "dataset.root" not in summary["command"]  # where the data are is in the run's config.yaml
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     run("codes_control", monkeypatch, tmp_path / "control.json", tmp_path / "run", "--draws", 2)
     assert "random" in capsys.readouterr().out
@@ -231,3 +268,110 @@ def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(tmp_p
     assert control["seeds"]["0"]["codes"] == pytest.approx(summary["returns"]["test"]["codes"]["mean"])
     assert control["seeds"]["0"]["random"] != control["seeds"]["0"]["codes"]
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_the_main_program_prints_its_table_and_records_its_command(program, data, tmp_path):
+    place = [f"dataset.root={data}", f"run_dir={tmp_path}/run"]
+    text = program("train_ctmrl", *SMOKE, *SHORT, *place, "method=focal")
+    assert "point_robot | focal + brac_sac | preset smoke | seed 0 | 6 updates" in text
+    assert "Return on unseen test tasks" in text
+    summary = load_summary(tmp_path / "run" / "summary.json")
+    assert summary["command"] == (
+        "python examples/train_ctmrl.py preset=smoke schedule.updates=6 evaluation.every=0 "
+        "evaluation.final_repeats=1 evaluation.episodes=3 evaluation.random_episodes=2 "
+        "evaluation.protocols=[np] method=focal"
+    )
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"checkpoints", "config.yaml", "figures", "metrics.csv", "summary.json"} <= written
+    assert list(Path.cwd().iterdir()) == []  # nothing is left where it was started
+
+
+def test_several_seeds_in_one_process_have_a_folder_each(program, data, tmp_path):
+    place = [f"dataset.root={data}", f"run_dir={tmp_path}/run-${{seed}}", "output.figures=false"]
+    text = program("train_ctmrl", *SMOKE, *SHORT, *place, "seeds=[0,1]")
+    assert text.count("Return on unseen test tasks") == 2
+    for seed in (0, 1):
+        summary = load_summary(tmp_path / f"run-{seed}" / "summary.json")
+        assert summary["seed"] == seed and "seeds=[0,1]" in summary["command"]
+
+
+def test_a_sweep_makes_one_run_after_the_other(program, data, tmp_path):
+    place = [f"dataset.root={data}", f"run_dir={tmp_path}/run-${{seed}}", "output.figures=false"]
+    text = program("train_ctmrl", "-m", *SMOKE, *SHORT, *place, "seed=0,1")
+    assert text.count("Return on unseen test tasks") == 2
+    commands = [load_summary(tmp_path / f"run-{seed}" / "summary.json")["command"] for seed in (0, 1)]
+    assert ["seed=0" in commands[0], "seed=1" in commands[1]] == [True, True]
+
+
+def test_the_configuration_and_the_choices_can_be_shown(program, capsys):
+    shown = program("train_ctmrl", "--cfg", "job", "preset=smoke")
+    assert "preset: smoke" in shown and "kmeans_epochs: 100" in shown
+    with pytest.raises(SystemExit) as left:
+        program("train_ctmrl", "--help")
+    assert left.value.code in (None, 0)
+    text = capsys.readouterr().out
+    for group in ("env", "method", "policy_loss", "preset", "dataset"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{group}: "))
+        assert set(choices(group)) == set(line.removeprefix(f"{group}: ").split(", "))
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("train_ctmrl", ["batch.tasks=0"], "config field batch.tasks: got 0, allowed is a whole number"),
+        (
+            "train_ctmrl",
+            ["presset=smoke"],
+            "config field presset: there is no such field. Did you mean preset",
+        ),
+        ("train_ctmrl", ["-m", "seed=0,1", "run_dir=same"], "the jobs of this sweep that differ in seed"),
+        ("train_ctmrl", ["-m", "batch.tasks=0,1"], "would share the folder"),
+        (
+            "train_ctmrl",
+            ["seeds=[0,0]"],
+            "config field seeds: got [0, 0], allowed is a list of different seeds",
+        ),
+        ("train_ctmrl", ["resume=nowhere"], "resume=nowhere names no checkpoint"),
+        ("train_oracle", ["env=point_robt"], "there is no such choice. Did you mean 'point_robot'?"),
+        (
+            "collect_dataset",
+            ["dataset.recipe=smll"],
+            "config field dataset.recipe: got 'smll', allowed is one of",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_in_two_lines(name, arguments, message, program, capsys):
+    with pytest.raises(SystemExit) as left:
+        program(name, *arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert left.value.code == 2 and len(lines) == 2 and message in lines[0]
+    assert lines[1] == "HYDRA_FULL_ERROR=1 shows where this comes from."
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_the_traceback_is_there_for_who_wants_it(program, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ConfigError, match="config field batch.tasks: got 0"):
+        program("train_ctmrl", "batch.tasks=0")
+
+
+def test_the_oracle_writes_its_numbers(program, data, tmp_path):
+    place = [f"dataset.root={data}", f"run_dir={tmp_path}/run", "seed=2", "output.figures=false"]
+    text = program("train_oracle", "method=ctmrl_deep", *SMOKE, *place)  # which plays no part
+    summary = load_summary(tmp_path / "run" / "summary.json")
+    written = (tmp_path / "run" / "oracle.json").read_text(encoding="utf-8")
+    assert text.endswith(written)
+    assert json.loads(written) == {
+        "env": "point_robot",
+        "tasks": "repo",
+        "policy_loss": "brac_sac",
+        "preset": "smoke",
+        "seed": 2,
+        "updates": 3,  # the policy begins at half of the 6
+        "returns": {split: summary["returns"][split]["told"]["mean"] for split in ("test", "train")},
+        "optimum": {"test": pytest.approx(-3.855, abs=1e-3), "train": pytest.approx(-3.858, abs=1e-3)},
+        "command": "python examples/train_oracle.py preset=smoke schedule.updates=6 evaluation.every=0 "
+        "evaluation.final_repeats=1 seed=2",
+    }
+    assert summary["method"] == "oracle" and summary["command"] == json.loads(written)["command"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tiny_experiments import assert_same, metric_rows, tiny_config
 
@@ -229,14 +229,34 @@ def test_corruptions_are_refused_or_harmless(what, times, dataset_root, tmp_path
     assert what == "run folder" or accepted <= times / 10
 
 
-NAMES = ("env", "method", "schedule.updates", "batch.tasks", "encoder.hidden", "run_dir", "context.length", "seed",
-         "optimizer.policy_rate", "evaluation.protocols", "dataset.recipe", "overwrite", "device", "policy_loss")  # fmt: skip
+NAMES = (
+    "env",
+    "method",
+    "schedule.updates",
+    "batch.tasks",
+    "encoder.hidden",
+    "run_dir",
+    "context.length",
+    "seed",
+    "optimizer.policy_rate",
+    "evaluation.protocols",
+    "dataset.recipe",
+    "overwrite",
+    "device",
+    "policy_loss",
+)
 
 
 def test_configurations_of_any_text_are_accepted_or_refused(count):
     tried = []
 
-    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=60,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.sampled_from(NAMES), st.text(max_size=12) | st.integers().map(str) | st.floats().map(str))
     def check(name, value):
         tried.append(value)

@@ -325,12 +325,14 @@ def test_states_go_and_come_back_bit_for_bit(uninterrupted, dataset_root, tmp_pa
     fresh = build_experiment(pull_config(dataset_root, tmp_path)).parts
     fresh.load_state_dict(state)
     assert_same(fresh.state_dict(), state)
+    with pytest.raises(ValueError, match=r"the checkpoint has the parts \['other'\], this run \['anchors'\]"):
+        fresh.load_state_dict({"other": {}})
 
 
 def test_a_checkpoint_of_other_parts_is_refused(uninterrupted, dataset_root, tmp_path):
     trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
     trainer.parts = Parts([])
-    message = r"(?s)does not fit this run.*the checkpoint has the parts \['anchors'\], this run \[\]"
+    message = r"(?s)does not fit this run.*parts has the unknown entry 'anchors'"
     with pytest.raises(CheckpointError, match=message):
         trainer.resume(uninterrupted)
 
@@ -348,10 +350,10 @@ def test_a_whole_run_holds_what_the_part_says(dataset_root, tmp_path, monkeypatc
     assert {"loss/loss_pull", "anchors/anchor_distance", "diagnostics/anchor_size"} <= names
     # draw: where pictures go, what was played, what was written
     drawing = part.drawing
-    assert drawing.folder == tmp_path / "figures" and (drawing.folder / "anchors.png").exists()
+    assert drawing.folder.parent == tmp_path and (tmp_path / "figures" / "anchors.png").exists()
     assert drawing.summary == summary and set(drawing.runs["test"]) == {"codes", "np"}
     assert drawing.runs["train"]["np"].batch_size == (30, 1) and "point_robot" in drawing.subtitle
-    assert (drawing.folder / "learning.png").exists()
+    assert (tmp_path / "figures" / "learning.png").exists()
 
 
 def test_candidates_and_milestones_of_a_part_are_those_of_the_run(experiment):

@@ -34,7 +34,8 @@ def collect_task_dataset(
 
     Agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
     ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
-    bit for bit on the CPU. Global random state is left as it was.
+    bit for bit on the CPU of one machine; another processor may round differently. Global random state is
+    left as it was.
 
     By default the agents learn from test tasks as well, because the data of a test task stand for logged
     behaviour of that task. They serve the ``offline`` protocol only, and meta-training never reads them.
