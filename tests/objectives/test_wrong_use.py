@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 from torch.distributions import Normal
+from torchrl.objectives import SACLoss
 
 from ctmrl_torchrl.modules import Codebook
 from ctmrl_torchrl.objectives import BRACSACLoss, CQVAELoss, MetaLoss, make_iql_loss
@@ -108,6 +109,31 @@ def test_outcomes_without_a_last_dimension(kind, key):
     with pytest.raises(ValueError) as error:
         run(policy_loss(kind), squeezed(policy_batch(4, 6), ("next", key)))
     says(error, f"('next', '{key}') has shape [4, 6], expected [4, 6, 1]", "unsqueeze(-1)")
+
+
+@every_policy
+@pytest.mark.parametrize("key", ["done", "terminated"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_flags_that_are_no_truth_values(kind, key, dtype):
+    batch = policy_batch(4, 6)
+    batch["next", key] = batch["next", key].to(dtype)
+    with pytest.raises(ValueError) as error:
+        run(policy_loss(kind), batch)
+    says(error, f"('next', '{key}') has the dtype {dtype}, expected torch.bool", ".bool()")
+
+
+@pytest.mark.parametrize("key", ["done", "terminated"])
+def test_flags_that_are_no_truth_values_under_a_loss_of_torchrl(key):
+    actor, qvalue, _ = policy_networks()
+    foreign = SACLoss(actor, qvalue, action_spec=None, target_entropy=-2.0, fixed_alpha=True)
+    foreign.make_value_estimator(gamma=0.9)
+    loss, batch = MetaLoss(make_encoder(), make_cqvae(), foreign), meta_batch()
+    loss(batch)
+    flags = batch["transitions", "next", key]
+    batch["transitions", "next", key] = flags.float()
+    with pytest.raises(ValueError) as error:
+        loss(batch)
+    says(error, "SACLoss", f"('next', '{key}') has the dtype torch.float32, expected torch.bool")
 
 
 @every_policy
