@@ -60,8 +60,9 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def job(config: DictConfig) -> None:
         chosen = list(HydraConfig.get().overrides.task)
-        for summary in run_node(config, recorded_command(program, chosen)):
-            sys.stdout.write(format_summary_table(summary) + "\n")
+        with told_plainly():
+            for summary in run_node(config, recorded_command(program, chosen)):
+                sys.stdout.write(format_summary_table(summary) + "\n")
 
     before = sys.argv
     try:
