@@ -95,11 +95,19 @@ def check_fields(configuration: Any, path: str = "") -> None:
     for each in fields(configuration):
         value, name = getattr(configuration, each.name), f"{path}.{each.name}" if path else each.name
         rule = each.metadata.get(_RULE)
-        if rule is not None and not rule.allows(value):
+        if rule is not None and not _allowed(rule, value):
             hint = "" if rule.names is None else _hint(value, rule.names())
             require(False, name, value, rule.describe(), hint)
         if is_dataclass(value):
             check_fields(value, name)
+
+
+def _allowed(rule: Rule, value: Any) -> bool:
+    """Whether a rule allows a value; what it cannot even judge, such as a text for a number, it does not."""
+    try:
+        return bool(rule.allows(value))
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 def _hint(value: Any, names: Iterable[str]) -> str:

@@ -165,3 +165,9 @@ def test_links_lead_somewhere(page):
     assert "PLACEHOLDER" not in text
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_no_two_test_files_share_a_name():
+    """Pytest imports them by name."""
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

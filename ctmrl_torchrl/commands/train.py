@@ -45,6 +45,7 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
+    from ctmrl_torchrl.errors import told_plainly
     from ctmrl_torchrl.evaluation import format_summary_table
     from ctmrl_torchrl.training.commands import recorded_command, run_node
     from ctmrl_torchrl.training.compose import check_overrides, register_configs, with_home_quoted
@@ -60,8 +61,9 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
     def job(config: DictConfig) -> None:
         chosen = list(HydraConfig.get().overrides.task)
-        for summary in run_node(config, recorded_command(program, chosen)):
-            sys.stdout.write(format_summary_table(summary) + "\n")
+        with told_plainly():
+            for summary in run_node(config, recorded_command(program, chosen)):
+                sys.stdout.write(format_summary_table(summary) + "\n")
 
     before = sys.argv
     try:

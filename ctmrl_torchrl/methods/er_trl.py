@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -28,7 +29,8 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, require, ruled, 
 class BehaviourImitation(Part):
     """The inner loop: discriminator and generator learn by their own optimizers before every update.
 
-    Their parameters and optimizers are kept in the loss's state. Once the encoder is fixed they rest.
+    Their parameters are kept in the loss's state, their optimizers in the part's. Once the encoder is fixed
+    they rest.
 
     Args:
         loss (MetaLoss): its representation loss is a :class:`BehaviourEntropyLoss`.
@@ -50,6 +52,14 @@ class BehaviourImitation(Part):
         shown = representation.behaviour(batch, contexts["task_context"])
         numbers = representation.gan.inner_steps(shown)
         representation.gan_accuracy.copy_(numbers["gan_accuracy"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of both optimizers."""
+        return {"optimizers": self.loss.representation.gan.optimizer_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.loss.representation.gan.load_optimizer_state(state["optimizers"])
 
 
 @REPRESENTATIONS.register("er_trl")

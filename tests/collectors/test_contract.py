@@ -55,6 +55,8 @@ def test_what_protocols_need_can_be_asked_before_there_is_an_agent():
         need: {name for name, protocol in PROTOCOLS.items() if getattr(protocol, need)}
         for need in ("needs_offline_data", "needs_candidates", "needs_task_encoder")
     }
+    without_encoder = {name for name, protocol in PROTOCOLS.items() if not protocol.encodes_unseen_tasks}
+    assert without_encoder == {"none", "anole"}
     assert needs == {
         "needs_offline_data": {"offline"},
         "needs_candidates": {"codes"},

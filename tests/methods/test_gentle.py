@@ -293,7 +293,7 @@ def test_wrong_options_name_the_field(override, message):
 
 
 def test_the_policy_learns_from_the_beginning():
-    config = compose_config(["method=gentle", "preset=quick", "schedule.updates=70"])
+    config = compose_config(["method=gentle", "preset=quick", "env=ant_goal", "schedule.updates=70"])
     assert config.schedule.policy_start == 0.0 and config.representation.model_steps == 70
     assert compose_config(["method=gentle", "env=hopper_rand_params"]).encoder.context_dim == 10
 

@@ -374,9 +374,11 @@ def test_the_generator_comes_to_imitate_and_an_inner_loop_goes_on_where_it_stopp
         gan.inner_steps(batch, generator)
     after = (gan._generate(batch, generator).mean((0, 1)) - batch["action"].mean((0, 1))).abs().max()
     assert after < 0.7 * before
-    torch.save(gan.state_dict(), tmp_path / "gan.pt")
+    torch.save((gan.state_dict(), gan.optimizer_state()), tmp_path / "gan.pt")
     other = small_gan(seed=7, rounds=50, rate=3e-3)
-    other.load_state_dict(torch.load(tmp_path / "gan.pt", weights_only=True))
+    parameters, optimizers = torch.load(tmp_path / "gan.pt", weights_only=True)
+    other.load_state_dict(parameters)
+    other.load_optimizer_state(optimizers)
     first, second = (g.inner_steps(batch, torch.Generator().manual_seed(9)) for g in (gan, other))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=0)

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import pytest
 from fakes import FakeData, FakeRun, resolve
+from study_content import CONTENT
 
 from ctmrl_torchrl.studies.config import study_from
 from ctmrl_torchrl.studies.study import Study
-
-CONTENT = {
-    "name": "small",
-    "description": "Two methods on two environments.",
-    "factors": {
-        "env": ["point_robot", "sparse_point_robot"],
-        "method": ["ctmrl", "focal"],
-        "seed": [0, 1, 2],
-    },
-    "protocols": ["np", "offline"],
-    "report": {"paper": "methods", "splits": ["test", "train"]},
-}
 
 
 class Here:

@@ -6,8 +6,8 @@ import io
 
 import pytest
 import yaml
-from conftest import CONTENT
 from fakes import FakeData, FakeRun, resolve
+from study_content import CONTENT
 
 from ctmrl_torchrl.studies.attempts import quoted
 from ctmrl_torchrl.studies.command import HELP, study_command

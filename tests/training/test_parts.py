@@ -325,12 +325,14 @@ def test_states_go_and_come_back_bit_for_bit(uninterrupted, dataset_root, tmp_pa
     fresh = build_experiment(pull_config(dataset_root, tmp_path)).parts
     fresh.load_state_dict(state)
     assert_same(fresh.state_dict(), state)
+    with pytest.raises(ValueError, match=r"the checkpoint has the parts \['other'\], this run \['anchors'\]"):
+        fresh.load_state_dict({"other": {}})
 
 
 def test_a_checkpoint_of_other_parts_is_refused(uninterrupted, dataset_root, tmp_path):
     trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
     trainer.parts = Parts([])
-    message = r"(?s)does not fit this run.*the checkpoint has the parts \['anchors'\], this run \[\]"
+    message = r"(?s)does not fit this run.*parts has the unknown entry 'anchors'"
     with pytest.raises(CheckpointError, match=message):
         trainer.resume(uninterrupted)
 

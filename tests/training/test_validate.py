@@ -137,6 +137,7 @@ WRONG = {
 WRONG_BY_RULE = {
     "a number from 0 to 1": SHARES,
     "a number from 0 to below 1": [1.0, *SHARES],
+    "a number from 0 to below 0.5": [0.5, *SHARES],
     "a number between 0 and 1, both excluded": [0.0, 1.0, *SHARES],
     "a positive number": POSITIVES,
     "a number of at least 0": NEGATIVES,
@@ -153,7 +154,7 @@ WRONG_BY_RULE = {
 
 
 class Unheard:
-    """A value that no rule of names allows."""
+    """A value that no rule allows, whatever it is about."""
 
     def __repr__(self):
         return "Unheard()"
@@ -188,16 +189,14 @@ def wrong_values(choice, name, rule):
         if known in WRONG:
             return WRONG[known]
     without_null = rule.describe().removesuffix(", or null")
-    if without_null in WRONG_BY_RULE:
+    if without_null in WRONG_BY_RULE and rule.names is None:
         return [value for value in WRONG_BY_RULE[without_null] if value is not None]
-    return [Unheard()] if rule.names is not None else []
+    return [Unheard()]
 
 
 def check_refusals(section, choice, name, rule, folder):
     """Every wrong value of a field is refused by a message that names field, value and what is allowed."""
-    values = wrong_values(choice, name, rule)
-    assert values, f"no wrong value is known for {name} of {section}={choice}: {rule.describe()}"
-    for value in values:
+    for value in wrong_values(choice, name, rule):
         sections = {} if section is None else {section: CHOICES[section].get(choice)()}
         config = tiny_config(folder, folder, {name: value}, **sections)
         with pytest.raises(ConfigError) as error:
@@ -223,10 +222,16 @@ def test_wrong_values_are_named_with_what_is_allowed(case, tmp_path):
 
 
 def test_every_rule_is_tested():
-    """Each wrong value above belongs to a field that has a rule, and none is left without."""
-    known = {name for _, _, name, _ in CASES.values()} | set(CASES)
-    assert set(WRONG) - known == set()
-    assert [case for case, entry in CASES.items() if not wrong_values(*entry[1:])] == []
+    """Each wrong value above belongs to a field that has a rule, and every field with a rule is a case."""
+    assert set(WRONG) - {name for _, _, name, _ in CASES.values()} - set(CASES) == set()
+    assert all(wrong_values(*entry[1:]) for entry in CASES.values())
+    without_rule = {
+        name
+        for section, registry in CHOICES.items()
+        for choice, config in registry.items()
+        for name in {f"{section}={choice}.{each.name}" for each in fields(config)} - set(CASES)
+    }
+    assert {name.partition(".")[2] for name in without_rule} == {"name"}  # which is checked by itself
 
 
 def test_a_guests_configuration_is_checked_by_the_same_walk(tmp_path):
@@ -244,7 +249,8 @@ def test_a_guests_configuration_is_checked_by_the_same_walk(tmp_path):
     try:
         ruled_here = {case[2]: case for case in all_ruled_fields() if case[1] == "guest"}
         assert set(ruled_here) == {f"representation.{n}" for n in ("critic_gradient", "share", "even")}
-        check_refusals(*ruled_here["representation.share"], tmp_path)
+        for name in ("share", "even"):  # a rule that cannot judge a value does not allow it
+            check_refusals(*ruled_here[f"representation.{name}"], tmp_path)
         protocols = {"evaluation.protocols": ["np"]}
         for changes, message in (
             (
@@ -381,7 +387,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_kept(field, tmp_path):
     place = str(tmp_path / "file" / "below")
     config = tiny_config(tmp_path / "data", tmp_path / "run", {field: place})
     with pytest.raises(
-        ConfigError, match=rf"config field {field}: \S+below cannot be written \(\S+file: Not a"
+        ConfigError, match=rf"config field {field}: \S+below: \S+file is a file, not a folder; choose another"
     ):
         run_experiment(config)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

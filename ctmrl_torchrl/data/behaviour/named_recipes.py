@@ -83,7 +83,7 @@ _MUJOCO: dict[str, CollectionRecipe] = {
     "smoke": CollectionRecipe(
         snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
     ),
-    # one CPU core: ten minutes, tens of megabytes
+    # one CPU core: six to twelve minutes, tens of megabytes
     "small": _ppo(3_000_000, entropy_coefficient=0.0005),
     # the same by SAC, which takes longer and mostly learns to stand where standing is paid
     "small_sac": CollectionRecipe(
@@ -137,7 +137,7 @@ def _register(name: str, recipe: CollectionRecipe, **scope: str) -> None:
 for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _GYMNASIUM}.items():
     for _name, _recipe in _recipes.items():
         _register(_name, _recipe, simulator=_simulator)
-# Hoppers need more exploration to leave the stand.
+# Hopper: a larger entropy bonus and a longer training.
 _register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")
-# An ant costs twice as much to simulate.
+# Ant: a step costs twice as much to simulate, so the training is shorter.
 _register("small", _ppo(2_500_000, entropy_coefficient=0.0005), family="ant_goal")

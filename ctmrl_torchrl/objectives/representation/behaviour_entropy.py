@@ -102,7 +102,8 @@ class BehaviourGAN(nn.Module):
         rounds (int): steps of both in one :meth:`inner_steps`; released 5.
         action (NestedKey): where a batch has the behaviour's actions, and what the discriminator reads.
 
-    ``state_dict`` holds parameters and optimizers, so that an inner loop goes on where it stopped.
+    ``state_dict`` holds the parameters and :meth:`optimizer_state` the rest, so that an inner loop can go on
+    where it stopped.
 
     Source: ER-TRL (AAAI 2025), as released.
 
@@ -209,11 +210,11 @@ class BehaviourGAN(nn.Module):
         constant = {name: value.detach() for name, value in self.generator.named_parameters()}
         return gaussian_entropy(self._generate(batch, generator, constant))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """State of the optimizers, as part of ``state_dict``."""
+    def optimizer_state(self) -> dict[str, Any]:
+        """State of both optimizers."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`get_extra_state`."""
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`optimizer_state`."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
