@@ -121,7 +121,9 @@ def _check_optimizer(found: Any, own: dict[str, Any], parameters: list[list[Tens
 
 def _check_parts(found: Any, own: dict[str, Any]) -> None:
     """Kinds of values alone: what is inside may grow as a part goes on, and is checked by the part."""
-    _same_keys(found, own, "parts")
+    if not isinstance(found, dict) or found.keys() != own.keys():
+        names = sorted(map(str, found)) if isinstance(found, dict) else found
+        raise MisfitError(f"the checkpoint has the parts {names}, this run {sorted(own)}")
     for part, state in own.items():
         if not isinstance(found[part], dict):
             raise MisfitError(f"parts.{part} is a {type(found[part]).__name__}, expected a dictionary")

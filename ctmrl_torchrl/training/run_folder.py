@@ -40,14 +40,21 @@ def check_place(name: str, path: str | Path) -> Path:
         ConfigError: naming the field and what is wrong.
     """
     try:
+        given = storage.expanded(path).absolute()
+        file = next((place for place in (given, *given.parents) if place.is_file()), None)
+        if file is not None:
+            raise ConfigError(
+                f"config field {name}: {path} cannot be written ({file}: Not a directory, but a file); name a "
+                "folder that can be made or written."
+            )
         folder = storage.resolved(path)
         if is_there(folder) and not folder.is_dir():
-            raise storage.StorageError(f"{path} is a file, not a folder; choose another path")
+            raise storage.StorageError(f"{path} is no folder; choose another path")
         if len(os.fsencode(folder)) > _LONGEST:
             raise storage.StorageError(
                 f"{str(path)[:80]}... is too long for files below it; choose a shorter path"
             )
-    except storage.StorageError as error:
+    except OSError as error:  # StorageError is one; the system's own ones where a name is too long
         raise ConfigError(f"config field {name}: {error}.") from error
     return folder
 

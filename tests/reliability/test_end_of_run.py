@@ -236,7 +236,7 @@ def test_a_disk_without_room_for_the_agent_is_found_before_training(dataset_root
         ({"context.trajectories": [1, 10**9]}, "context.trajectories=.* the run would need at least .* GB"),
         ({"batch.transitions": 10**9}, "batch.transitions=1000000000: the run would need at least"),
         ({"device": "cuda:99"}, "config field device: got 'cuda:99'"),
-        ({"dataset.root": "/dev/null/sets"}, "dataset.root: .*/dev/null is a file"),
+        ({"dataset.root": "/dev/null/sets"}, "dataset.root: .*/dev/null is a"),
     ],
 )
 def test_what_cannot_fit_is_refused_before_the_work(changes, message, dataset_root, tmp_path):

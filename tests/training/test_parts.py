@@ -353,7 +353,7 @@ def test_a_whole_run_holds_what_the_part_says(dataset_root, tmp_path, monkeypatc
     assert drawing.folder.parent == tmp_path and (tmp_path / "figures" / "anchors.png").exists()
     assert drawing.summary == summary and set(drawing.runs["test"]) == {"codes", "np"}
     assert drawing.runs["train"]["np"].batch_size == (30, 1) and "point_robot" in drawing.subtitle
-    assert (tmp_path / "figures" / "learning.png").exists()
+    assert (tmp_path / "figures" / "learning.png").exists() and not drawing.folder.exists()
 
 
 def test_candidates_and_milestones_of_a_part_are_those_of_the_run(experiment):
