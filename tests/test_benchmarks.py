@@ -59,7 +59,12 @@ def test_every_term_of_the_released_objective_has_its_share(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     cases, shares = (importlib.import_module(name) for name in ("cases", "shares"))
     sizes = [f"sizes.{name}_hidden=[8]" for name in ("encoder", "predictor", "policy")]
-    small = ["batch.tasks=4", "batch.transitions=8", "context.length=8", "representation.guess_hidden=[8]"]
+    small = [
+        "batch.tasks=4",
+        "batch.transitions=8",
+        "context.length=8",
+        "representation.posterior_hidden=[8]",
+    ]
     case = cases.make_case(cases.released_code("ant_goal", *small, *sizes), transitions_per_task=2_800)
     found = shares.shares(case, rounds=1)
     assert {part for part, *_ in shares._parts(case)} | {"rest"} == set(found)

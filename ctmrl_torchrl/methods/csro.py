@@ -3,7 +3,7 @@
 - encoder: mean of transition contexts
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.csro.CSROLoss`, the metric loss and
   CLUB's bound on what a transition's context shares with state and action
-- part: :class:`GuessTraining`, the inner steps of the bound's density model
+- part: :class:`PosteriorTraining`, the inner steps of the bound's density model
 - tasks are drawn without replacement, as released: contexts only repel each other
 - protocol as published: ``np_csro``
 - policy loss as published: ``brac_sac`` with the behavior penalty
@@ -19,7 +19,7 @@ from tensordict import TensorDictBase
 
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
 from ctmrl_torchrl.methods.parts import Part, Setting
-from ctmrl_torchrl.modules.behaviour_guess import make_behaviour_guess
+from ctmrl_torchrl.modules.behaviour_posterior import make_behaviour_posterior
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.objectives.representation.csro import CSROLoss
@@ -27,7 +27,7 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, require, ruled
 
 
-class GuessTraining(Part):
+class PosteriorTraining(Part):
     """One step of the density model before every update, on the update's own contexts.
 
     Args:
@@ -36,19 +36,19 @@ class GuessTraining(Part):
         rate (float): of Adam.
     """
 
-    name = "behaviour_guess"
-    metric_groups = {"guess_error": "behaviour"}
+    name = "behaviour_posterior"
+    metric_groups = {"posterior_error": "behaviour"}
 
     def __init__(self, loss: MetaLoss, rate: float) -> None:
         self.loss = loss
-        self.optimizer = torch.optim.Adam(loss.representation.behaviour_guess.parameters(), rate)
+        self.optimizer = torch.optim.Adam(loss.representation.behaviour_posterior.parameters(), rate)
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
         """Lower the error of the guess; nothing once the encoder is fixed, for then nothing asks it."""
         if self.loss.representation_frozen:
             return
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss.representation.guess_error(batch, contexts["transition_contexts"]).mean().backward()
+        self.loss.representation.posterior_error(batch, contexts["transition_contexts"]).mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -69,15 +69,15 @@ class CSROConfig(RepresentationConfig):
     Args:
         metric_weight (float): of FOCAL's term.
         club_weight (float): lambda. Released: 25 (point robots, hopper, walker), 10 (half cheetah), 50 (ant).
-        guess_hidden (list of int): widths of the density model.
-        guess_rate (float): its learning rate.
+        posterior_hidden (list of int): widths of the density model.
+        posterior_rate (float): its learning rate.
 
     Examples:
         >>> import torch
         >>> statistics = {"observation": (torch.zeros(1), torch.ones(1))}
         >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, statistics)
-        >>> CSROConfig(guess_hidden=[8]).build(problem, 4).out_keys
-        ['loss_metric', 'loss_club', 'context_distance', 'guess_error']
+        >>> CSROConfig(posterior_hidden=[8]).build(problem, 4).out_keys
+        ['loss_metric', 'loss_club', 'context_distance', 'posterior_error']
     """
 
     uses_transition_contexts: ClassVar[bool] = True
@@ -85,23 +85,23 @@ class CSROConfig(RepresentationConfig):
     name: str = "csro"
     metric_weight: float = ruled(10.0, POSITIVE)
     club_weight: float = ruled(25.0, NOT_NEGATIVE)
-    guess_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
-    guess_rate: float = ruled(3e-4, POSITIVE)
+    posterior_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
+    posterior_rate: float = ruled(3e-4, POSITIVE)
 
     def build(self, problem: Problem, context_dim: int) -> CSROLoss:
         """Build the density model and the loss."""
-        guess = make_behaviour_guess(
+        guess = make_behaviour_posterior(
             observation_dim=problem.observation_dim,
             action_dim=problem.action_dim,
             context_dim=context_dim,
-            hidden=self.guess_hidden,
+            hidden=self.posterior_hidden,
             observation_statistics=problem.statistics["observation"],
         )
         return CSROLoss(guess, metric_weight=self.metric_weight, club_weight=self.club_weight)
 
     def parts(self, setting: Setting) -> list[Part]:
         """The density model's inner steps, if there is a bound that asks it."""
-        return [GuessTraining(setting.loss, self.guess_rate)] if self.club_weight else []
+        return [PosteriorTraining(setting.loss, self.posterior_rate)] if self.club_weight else []
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
         """The encoder alone: the density model has an optimizer of its own."""

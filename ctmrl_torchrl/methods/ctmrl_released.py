@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts
 from ctmrl_torchrl.methods.codebook import CodebookConfig
-from ctmrl_torchrl.modules.behaviour_guess import make_behaviour_guess
+from ctmrl_torchrl.modules.behaviour_posterior import make_behaviour_posterior
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
 from ctmrl_torchrl.objectives.representation.released import ReleasedCTMRLLoss
 from ctmrl_torchrl.problem import Problem
@@ -28,11 +28,11 @@ class ReleasedConfig(CodebookConfig):
     Next observations are predicted only where contexts hold them: elsewhere nothing reads the prediction.
 
     Args:
-        metric_weight, club_weight, guess_weight, cycle_weight, commitment_weight, code_contrast_weight
+        metric_weight, club_weight, posterior_weight, cycle_weight, commitment_weight, code_contrast_weight
             (float): of the terms; others, and what else losses with a codebook have, are in
             :class:`CodebookConfig`. Released for the bound: 25 (point robots, hopper, walker), 10 (half
             cheetah), 50 (ant).
-        guess_hidden (list of int): widths of the guess of contexts from behaviour.
+        posterior_hidden (list of int): widths of the guess of contexts from behaviour.
 
     Examples:
         >>> import torch
@@ -48,11 +48,11 @@ class ReleasedConfig(CodebookConfig):
     name: str = "released"
     metric_weight: float = ruled(10.0, NOT_NEGATIVE)
     club_weight: float = ruled(25.0, NOT_NEGATIVE)
-    guess_weight: float = ruled(10.0, NOT_NEGATIVE)
+    posterior_weight: float = ruled(10.0, NOT_NEGATIVE)
     cycle_weight: float = ruled(1.0, NOT_NEGATIVE)
     commitment_weight: float = ruled(0.25, NOT_NEGATIVE)
     code_contrast_weight: float = ruled(1.0, NOT_NEGATIVE)
-    guess_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
+    posterior_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
 
     def build(self, problem: Problem, context_dim: int) -> ReleasedCTMRLLoss:
         """Build the codebook, the networks and the loss."""
@@ -67,10 +67,10 @@ class ReleasedConfig(CodebookConfig):
             self.build_codebook(context_dim),
             make_reward_predictor(**sizes, **hidden, target_statistics=reward),
             next_observation_predictor,
-            make_behaviour_guess(**sizes, hidden=self.guess_hidden),
+            make_behaviour_posterior(**sizes, hidden=self.posterior_hidden),
             metric_weight=self.metric_weight,
             club_weight=self.club_weight,
-            guess_weight=self.guess_weight,
+            posterior_weight=self.posterior_weight,
             prediction_weight=self.prediction_weight,
             cycle_weight=self.cycle_weight,
             commitment_weight=self.commitment_weight,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctmrl_torchrl.modules.behaviour_guess import BoundedGaussian, make_behaviour_guess
+from ctmrl_torchrl.modules.behaviour_posterior import BoundedGaussian, make_behaviour_posterior
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes, moving_update
 from ctmrl_torchrl.modules.context_encoder import ContextEncoder, make_context_encoder
 from ctmrl_torchrl.modules.encoder_configs import (
@@ -37,7 +37,7 @@ __all__ = [
     "Unstandardise",
     "UnitSphere",
     "make_actor",
-    "make_behaviour_guess",
+    "make_behaviour_posterior",
     "make_context_encoder",
     "make_next_observation_predictor",
     "make_qvalue",

@@ -37,6 +37,8 @@ MOVED = {
     "schedule.epochs": "representation.kmeans_epochs",
     "schedule.refreshes": "representation.kmeans_refreshes",
     "schedule.contexts_per_epoch": "representation.kmeans_contexts",
+    "representation.guess_weight": "representation.posterior_weight",
+    "representation.guess_hidden": "representation.posterior_hidden",
 }
 
 

@@ -11,7 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from ctmrl_torchrl.collectors import PROTOCOLS, EpisodeCollector, InterleavedProtocol, ProtocolSettings
 from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.methods import CSROConfig
-from ctmrl_torchrl.methods.csro import GuessTraining
+from ctmrl_torchrl.methods.csro import PosteriorTraining
 from ctmrl_torchrl.modules import make_actor
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.objectives.representation import metric_loss
@@ -36,25 +36,25 @@ def test_every_term_reaches_the_encoder_alone():
 
 def test_the_guess_is_moved_by_its_own_optimizer_alone():
     loss, batch = csro.build(), meta_batch()
-    guess = set(map(id, loss.representation.behaviour_guess.parameters()))
-    groups = parameter_groups(CSROConfig(guess_hidden=[8]), BRACSACConfig(hidden=[8]), loss)
+    guess = set(map(id, loss.representation.behaviour_posterior.parameters()))
+    groups = parameter_groups(CSROConfig(posterior_hidden=[8]), BRACSACConfig(hidden=[8]), loss)
     assert not guess & {id(each) for group in groups for each in group.parameters}
     with torch.no_grad():
         encoding = loss.encoding(batch)
         contexts = encoding(encoding.draw("context")).entries()
     before = [each.clone() for each in loss.parameters()]
-    part = GuessTraining(loss, 1e-2)
-    errors = [loss(batch)["guess_error"].item()]
+    part = PosteriorTraining(loss, 1e-2)
+    errors = [loss(batch)["posterior_error"].item()]
     for _ in range(30):
         part.inner_steps(batch, contexts)
-    errors.append(loss(batch)["guess_error"].item())
+    errors.append(loss(batch)["posterior_error"].item())
     assert errors[1] < errors[0]
     changed = {
         name.rsplit(".", 1)[0].split(".network")[0]
         for (name, now), then in zip(loss.named_parameters(), before, strict=True)
         if not torch.equal(now, then)
     }
-    assert changed == {"representation.behaviour_guess.module"}
+    assert changed == {"representation.behaviour_posterior.module"}
     loss.representation_frozen = True
     kept = [each.clone() for each in loss.representation.parameters()]
     part.inner_steps(batch, contexts)
@@ -152,7 +152,7 @@ def test_budgets_that_leave_no_context_are_refused():
     [
         ("encoder.pool=mean_mlp", "config field encoder.pool: got 'mean_mlp', allowed is 'mean'"),
         ("representation.club_weight=-1.0", "config field representation.club_weight: got -1.0"),
-        ("representation.guess_rate=0.0", "config field representation.guess_rate: got 0.0"),
+        ("representation.posterior_rate=0.0", "config field representation.posterior_rate: got 0.0"),
         ("evaluation.prior_episodes=0", "config field evaluation.prior_episodes: got 0"),
     ],
 )
@@ -176,7 +176,7 @@ def test_it_goes_on_where_it_was_killed_bit_for_bit(data_root, tmp_path):
 
 def test_the_part_is_made_and_left_out(data_root, tmp_path):
     with_bound = build_experiment(small_config("csro", data_root, tmp_path / "a"))
-    assert [part.name for part in with_bound.parts.parts] == ["behaviour_guess"]
+    assert [part.name for part in with_bound.parts.parts] == ["behaviour_posterior"]
     without = small_config("csro", data_root, tmp_path / "b", "representation.club_weight=0")
     assert build_experiment(without).parts.parts == []
 

@@ -84,7 +84,7 @@ def released_batch():
 
 def make_released(**options):
     sizes = dict(observation_dim=2, action_dim=2, context_dim=4, hidden=(8,))
-    guess = modules.make_behaviour_guess(**sizes)
+    guess = modules.make_behaviour_posterior(**sizes)
     return ReleasedCTMRLLoss(modules.Codebook(3, 4), *predictors(), guess, **options)
 
 
@@ -149,7 +149,7 @@ REPRESENTATION = {
 RELEASED = {
     "loss_metric": set(),
     "loss_club": set(),
-    "loss_guess": {"behaviour_guess"},
+    "loss_guess": {"behaviour_posterior"},
     "loss_prediction": PREDICTORS,
     "loss_cycle": {"codebook"},
     "loss_commitment": set(),

@@ -45,7 +45,9 @@ def test_the_bound_is_of_what_the_encoder_makes_of_single_transitions():
     context = batch["context"]
     single = batch["context"].reshape(35, 1)
     encoded = loss.context_encoder(batch.new_zeros(35).empty().set("context", single))["task_context"]
-    guess = loss.representation.behaviour_guess(observation=context["observation"], action=context["action"])
+    guess = loss.representation.behaviour_posterior(
+        observation=context["observation"], action=context["action"]
+    )
     expected = club_bound(*guess, encoded.reshape(5, 7, 4)).mean()
     torch.testing.assert_close(loss(batch)["loss_club"], 3.0 * expected)
 

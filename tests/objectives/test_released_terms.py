@@ -14,8 +14,8 @@ from ctmrl_torchrl.objectives.representation import (
     bilinear_contrastive,
     club_bound,
     code_contrast,
-    guess_error,
     metric_loss,
+    posterior_error,
     squared_distance,
 )
 
@@ -101,12 +101,12 @@ def test_club_of_what_the_guess_cannot_tell_apart_is_nothing():
 
 
 @pytest.mark.parametrize("mask", [None, MASK])
-def test_guess_error_is_the_likelihood_of_a_gaussian(mask):
+def test_posterior_error_is_the_likelihood_of_a_gaussian(mask):
     loc, variance, contexts = draw(3, 6, 2), draw(3, 6, 2, seed=1).exp(), draw(3, 6, 2, seed=2)
     missing = 0.5 * math.log(2 * math.pi)
     error = -torch.distributions.Normal(loc, variance.sqrt()).log_prob(contexts) - missing
     counted = [error[t][slice(None) if mask is None else mask[t]].mean() for t in range(3)]
-    torch.testing.assert_close(guess_error(loc, variance, contexts, mask), torch.stack(counted))
+    torch.testing.assert_close(posterior_error(loc, variance, contexts, mask), torch.stack(counted))
 
 
 def test_code_contrast():

@@ -32,7 +32,7 @@ def released_agent(features, wide):
     encoder = modules.make_context_encoder(
         feature_dims=features, context_dim=LATENT, hidden=[8], transition_key="transition_contexts"
     )
-    networks = modules.make_reward_predictor(**wide), None, modules.make_behaviour_guess(**wide)
+    networks = modules.make_reward_predictor(**wide), None, modules.make_behaviour_posterior(**wide)
     representation = ReleasedCTMRLLoss(modules.Codebook(3, LATENT), *networks)
     return MetaLoss(encoder, representation, make_policy("brac_sac", wide))
 

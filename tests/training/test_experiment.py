@@ -74,7 +74,7 @@ def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tm
     trainer.resume(tmp_path)
     after = trainer.loss.state_dict()
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    parts = ("codebook", "predictors.reward_predictor", "behaviour_guess")
+    parts = ("codebook", "predictors.reward_predictor", "behaviour_posterior")
     for part in ("context_encoder", *(f"representation.{name}" for name in parts)):
         assert any(name.startswith(part) for name in moved), part
     assert not any("next_observation_predictor" in name for name in before)

@@ -126,11 +126,11 @@ WRONG = {
     "representation=cqvae.kmeans_contexts": WHOLES,
     "representation=released.metric_weight": NEGATIVES,
     "representation=released.club_weight": NEGATIVES,
-    "representation=released.guess_weight": NEGATIVES,
+    "representation=released.posterior_weight": NEGATIVES,
     "representation=released.cycle_weight": NEGATIVES,
     "representation=released.commitment_weight": NEGATIVES,
     "representation=released.code_contrast_weight": NEGATIVES,
-    "representation=released.guess_hidden": [[], [0]],
+    "representation=released.posterior_hidden": [[], [0]],
     "representation=focal.metric_weight": [0, *NEGATIVES],
 }
 #: wrong values by what a rule says of itself, for the fields of every other choice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctmrl_torchrl.objectives.representation.base import NoRepresentationLoss, RepresentationLoss
-from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
+from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.cqvae import CQVAELoss
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss, metric_loss
 from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys, TransitionPredictors
@@ -34,7 +34,7 @@ __all__ = [
     "code_classification",
     "code_contrast",
     "contrast_within_codes",
-    "guess_error",
+    "posterior_error",
     "hard_contrastive",
     "metric_loss",
     "prediction_error",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def guess_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
+def posterior_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of the contexts under the guess, without its constant (CSRO's L_q).
 
     Args:
@@ -23,7 +23,7 @@ def guess_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | 
 
     Examples:
         >>> import torch
-        >>> guess_error(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 1), 2.0))
+        >>> posterior_error(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 1), 2.0))
         tensor([2.])
     """
     return _mean((contexts - loc).square() / (2.0 * variance) + 0.5 * variance.log(), mask).mean(-1)

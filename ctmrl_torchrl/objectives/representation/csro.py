@@ -12,19 +12,19 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_shape
-from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
+from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 
 
 class CSROLoss(MetricLoss):
     """``L_met + L_club``: contexts of different tasks repel each other, and behavior alone must not tell them.
 
-    The density model ``behaviour_guess`` belongs to the loss, so that it is saved with it, but no term reaches
-    it: :meth:`guess_error` is what an optimizer of its own lowers.
+    The density model ``behaviour_posterior`` belongs to the loss, so that it is saved with it, but no term
+    reaches it: :meth:`posterior_error` is what an optimizer of its own lowers.
 
     Args:
-        behaviour_guess (TensorDictModule): q(e | s, a); reads observation and action, writes mean and variance
-            of the context of a transition. See :func:`~ctmrl_torchrl.modules.make_behaviour_guess`.
+        behaviour_posterior (TensorDictModule): q(e | s, a); reads observation and action, writes mean and
+            variance of the context of a transition. See :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
 
     Keyword Args:
         metric_weight (float): of FOCAL's term. Defaults to 10.
@@ -36,7 +36,7 @@ class CSROLoss(MetricLoss):
         - ``task_id`` ``[T]``
         - ``context`` ``[T, L]``: the transitions, with ``observation``, ``action`` and (optional) ``mask``
 
-    Out: ``loss_metric``, ``loss_club``, and the detached ``context_distance`` and ``guess_error``.
+    Out: ``loss_metric``, ``loss_club``, and the detached ``context_distance`` and ``posterior_error``.
 
     Gradients:
 
@@ -55,13 +55,13 @@ class CSROLoss(MetricLoss):
     :func:`~ctmrl_torchrl.objectives.representation.club_bound`.
 
     Examples:
-        >>> from ctmrl_torchrl.modules import make_behaviour_guess
-        >>> loss = CSROLoss(make_behaviour_guess(observation_dim=3, action_dim=2, context_dim=4))
+        >>> from ctmrl_torchrl.modules import make_behaviour_posterior
+        >>> loss = CSROLoss(make_behaviour_posterior(observation_dim=3, action_dim=2, context_dim=4))
         >>> batch = {"context": {"observation": torch.randn(5, 7, 3), "action": torch.randn(5, 7, 2)}}
         >>> contexts = torch.randn(5, 7, 4)
         >>> batch |= {"transition_contexts": contexts, "task_context": contexts.mean(1)}
         >>> sorted(loss(TensorDict(batch | {"task_id": torch.arange(5)}, [5])).keys())
-        ['context_distance', 'guess_error', 'loss_club', 'loss_metric']
+        ['context_distance', 'loss_club', 'loss_metric', 'posterior_error']
     """
 
     @dataclass
@@ -77,16 +77,16 @@ class CSROLoss(MetricLoss):
 
     def __init__(
         self,
-        behaviour_guess: TensorDictModuleBase,
+        behaviour_posterior: TensorDictModuleBase,
         *,
         metric_weight: float = 10.0,
         club_weight: float = 25.0,
         reduction: str = "mean",
     ) -> None:
         super().__init__(metric_weight=metric_weight, reduction=reduction)
-        self.behaviour_guess = behaviour_guess
+        self.behaviour_posterior = behaviour_posterior
         self.club_weight = club_weight
-        self.out_keys = ["loss_metric", "loss_club", "context_distance", "guess_error"]
+        self.out_keys = ["loss_metric", "loss_club", "context_distance", "posterior_error"]
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
@@ -102,7 +102,7 @@ class CSROLoss(MetricLoss):
 
     def reset_parameters_recursive(self) -> None:
         """Draw the guess anew."""
-        self.behaviour_guess.reset_parameters_recursive()
+        self.behaviour_posterior.reset_parameters_recursive()
 
     def _guess(self, tensordict: TensorDictBase, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean, variance and mask of the guess of the contexts ``[T, L, d]``."""
@@ -110,21 +110,21 @@ class CSROLoss(MetricLoss):
         batch = read(tensordict, keys.context, name)
         seen = {key: read(batch, key, name) for key in (keys.observation, keys.action)}
         lead = seen[keys.action].shape[:-1]
-        guess = self.behaviour_guess(TensorDict(seen, lead))
-        loc, variance = (guess.get(key) for key in self.behaviour_guess.out_keys[-2:])
+        guess = self.behaviour_posterior(TensorDict(seen, lead))
+        loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
         hint = "one context per transition, as long as those of tasks: encoder.pool=mean."
         what = repr(keys.transition_contexts)
         require_shape(contexts, (*lead, loc.shape[-1]), reader=name, what=what, hint=hint)
         return loc, variance, batch.get(keys.mask, None)
 
-    def guess_error(self, tensordict: TensorDictBase, transition_contexts: Tensor) -> Tensor:
+    def posterior_error(self, tensordict: TensorDictBase, transition_contexts: Tensor) -> Tensor:
         """L_q of every task, ``[T]``: what the guess's own optimizer lowers; reaches the guess alone.
 
         Args:
             tensordict: the meta-batch ``[T]``. transition_contexts: ``[T, L, d]``.
         """
         loc, variance, mask = self._guess(tensordict, transition_contexts)
-        return guess_error(loc, variance, transition_contexts.detach(), mask)
+        return posterior_error(loc, variance, transition_contexts.detach(), mask)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -133,8 +133,10 @@ class CSROLoss(MetricLoss):
         contexts = read(tensordict, key, type(self).__name__)
         with torch.no_grad():
             loc, variance, mask = self._guess(tensordict, contexts)
-            error = guess_error(loc, variance, contexts, mask).mean()
+            error = posterior_error(loc, variance, contexts, mask).mean()
         bound = (
             club_bound(loc, variance, contexts, mask) if self.club_weight else torch.zeros_like(loc[:, 0, 0])
         )
-        return out.update({"loss_club": self._reduce_loss(self.club_weight * bound), "guess_error": error})
+        return out.update(
+            {"loss_club": self._reduce_loss(self.club_weight * bound), "posterior_error": error}
+        )

@@ -16,7 +16,7 @@ from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.checks import require_shape
 from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.checks import require_contexts
-from ctmrl_torchrl.objectives.representation.club import club_bound, guess_error
+from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
 from ctmrl_torchrl.objectives.representation.metric import metric_loss
 from ctmrl_torchrl.objectives.representation.released_terms import (
@@ -42,7 +42,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
 
     - ``loss_metric``: FOCAL's distance metric loss; reaches the contexts.
     - ``loss_club``, ``loss_guess``: CSRO's bound on what behaviour alone tells of a transition's context
-      (reaches the encoder), and the adversary's fit (reaches ``behaviour_guess``).
+      (reaches the encoder), and the adversary's fit (reaches ``behaviour_posterior``).
     - ``loss_prediction``: errors of the predictors, given the detached contexts; reaches the predictors.
     - after the warm-up ``loss_cycle``: the context's rewards (and next observations, where the encoder reads
       them) are predicted from the matched code and encoded again; squared distance of code and result.
@@ -62,7 +62,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
     ======================  ============================================================
     ``loss_metric``         contexts (hence the encoder)
     ``loss_club``           contexts of single transitions
-    ``loss_guess``          ``behaviour_guess``
+    ``loss_guess``          ``behaviour_posterior``
     ``loss_prediction``     predictors
     ``loss_cycle``          codes, predictors, encoder
     ``loss_commitment``     contexts
@@ -81,11 +81,11 @@ class ReleasedCTMRLLoss(CodebookLoss):
         codebook (Codebook): matches contexts with codes.
         reward_predictor, next_observation_predictor (TensorDictModule): as for
             :class:`~ctmrl_torchrl.objectives.CQVAELoss`; the second may be None.
-        behaviour_guess (TensorDictModule): reads ``observation`` and ``action`` and writes mean and variance
-            of the context of a transition; see :func:`~ctmrl_torchrl.modules.make_behaviour_guess`.
+        behaviour_posterior (TensorDictModule): reads ``observation`` and ``action`` and writes mean and variance
+            of the context of a transition; see :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
 
     Keyword Args:
-        metric_weight, club_weight, guess_weight, prediction_weight, cycle_weight, commitment_weight,
+        metric_weight, club_weight, posterior_weight, prediction_weight, cycle_weight, commitment_weight,
             code_contrast_weight, contrastive_weight (float): of the terms; 10, 25, 10, 1, 1, 0.25, 1, 1. A
             weight of 0 switches a term off and skips its work (of bound and guess: only both together).
         bilinear (Tensor, optional): W, ``[d, d]``; the identity by default.
@@ -111,10 +111,10 @@ class ReleasedCTMRLLoss(CodebookLoss):
     Source: released code of CTMRL (AAAI 2026), and of CSRO and FOCAL, from which it descends.
 
     Examples:
-        >>> from ctmrl_torchrl.modules import make_behaviour_guess, make_reward_predictor
+        >>> from ctmrl_torchrl.modules import make_behaviour_posterior, make_reward_predictor
         >>> sizes = dict(observation_dim=3, action_dim=2, context_dim=4)
         >>> loss = ReleasedCTMRLLoss(
-        ...     Codebook(8, 4), make_reward_predictor(**sizes), None, make_behaviour_guess(**sizes)
+        ...     Codebook(8, 4), make_reward_predictor(**sizes), None, make_behaviour_posterior(**sizes)
         ... )
         >>> state = {"observation": torch.randn(5, 7, 3), "action": torch.rand(5, 7, 2)}
         >>> names = "task_context", "task_context_positive", "task_context_reconstructed"
@@ -138,11 +138,11 @@ class ReleasedCTMRLLoss(CodebookLoss):
         codebook: Codebook,
         reward_predictor: TensorDictModuleBase,
         next_observation_predictor: TensorDictModuleBase | None,
-        behaviour_guess: TensorDictModuleBase,
+        behaviour_posterior: TensorDictModuleBase,
         *,
         metric_weight: float = 10.0,
         club_weight: float = 25.0,
-        guess_weight: float = 10.0,
+        posterior_weight: float = 10.0,
         prediction_weight: float = 1.0,
         cycle_weight: float = 1.0,
         commitment_weight: float = 0.25,
@@ -153,10 +153,10 @@ class ReleasedCTMRLLoss(CodebookLoss):
         **options: Any,
     ) -> None:
         super().__init__(codebook, reward_predictor, next_observation_predictor, **options)
-        self.behaviour_guess = behaviour_guess
+        self.behaviour_posterior = behaviour_posterior
         self.metric_weight = metric_weight
         self.club_weight = club_weight
-        self.guess_weight = guess_weight
+        self.posterior_weight = posterior_weight
         self.prediction_weight = prediction_weight
         self.cycle_weight = cycle_weight
         self.commitment_weight = commitment_weight
@@ -173,7 +173,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
     def reset_parameters_recursive(self) -> None:
         """Draw codes, predictors and the guess anew."""
         super().reset_parameters_recursive()
-        self.behaviour_guess.reset_parameters_recursive()
+        self.behaviour_posterior.reset_parameters_recursive()
 
     @property
     def _uses_positive(self) -> bool:
@@ -181,7 +181,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
 
     @property
     def _uses_transition_contexts(self) -> bool:
-        return self.club_weight != 0 or self.guess_weight != 0
+        return self.club_weight != 0 or self.posterior_weight != 0
 
     @property
     def _cycles(self) -> bool:
@@ -234,13 +234,13 @@ class ReleasedCTMRLLoss(CodebookLoss):
         contexts, mask = self._read(tensordict, keys.transition_contexts), batch.get(keys.mask, None)
         seen = {key: self._read(batch, key) for key in (keys.observation, keys.action)}
         lead = seen[keys.action].shape[:-1]
-        guess = self.behaviour_guess(TensorDict(seen, lead))
-        loc, variance = (guess.get(key) for key in self.behaviour_guess.out_keys[-2:])
+        guess = self.behaviour_posterior(TensorDict(seen, lead))
+        loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
         hint = "one context per transition, as long as those of tasks: encoder.pool=mean."
         self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, hint)
         club = club_bound(loc.detach(), variance.detach(), contexts, mask)
-        error = guess_error(loc, variance, contexts.detach(), mask)
-        return {"loss_club": self.club_weight * club, "loss_guess": self.guess_weight * error}
+        error = posterior_error(loc, variance, contexts.detach(), mask)
+        return {"loss_club": self.club_weight * club, "loss_guess": self.posterior_weight * error}
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

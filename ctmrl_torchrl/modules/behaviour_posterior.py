@@ -33,7 +33,7 @@ class BoundedGaussian(nn.Module):
         return loc, functional.softplus(raw)
 
 
-def make_behaviour_guess(
+def make_behaviour_posterior(
     *,
     observation_dim: int,
     action_dim: int,
@@ -41,7 +41,7 @@ def make_behaviour_guess(
     hidden: Sequence[int] = (200, 200, 200),
     observation_statistics: Statistics | None = None,
     in_keys: Sequence[NestedKey] = ("observation", "action"),
-    out_keys: Sequence[NestedKey] = ("guess_loc", "guess_variance"),
+    out_keys: Sequence[NestedKey] = ("posterior_loc", "posterior_variance"),
 ) -> TensorDictModule:
     """q(e | s, a): a Gaussian over the context of a single transition, from what the behaviour alone shows.
 
@@ -56,7 +56,7 @@ def make_behaviour_guess(
 
     Examples:
         >>> import torch
-        >>> guess = make_behaviour_guess(observation_dim=3, action_dim=2, context_dim=4)
+        >>> guess = make_behaviour_posterior(observation_dim=3, action_dim=2, context_dim=4)
         >>> loc, variance = guess(observation=torch.zeros(5, 3), action=torch.zeros(5, 2))
         >>> loc.shape, bool((variance > 0.31).all())
         (torch.Size([5, 4]), True)
