@@ -48,7 +48,7 @@ ALLOWED = {
     },
     "studies": {"evaluation", "training"},
     "errors": {"agents", "data", "envs", "evaluation", "training", "studies"},
-    "commands": {"data", "envs", "evaluation", "studies", "training"},
+    "commands": {"errors", "data", "envs", "evaluation", "studies", "training"},
     "cli": {"commands", "errors", "training"},
 }
 
