@@ -280,7 +280,7 @@ except USER_ERRORS as error: print("REFUSED", type(error).__name__, str(error)[:
 """
 
 
-@pytest.mark.parametrize("size", ["16k", "60k", "120k", "200k"])
+@pytest.mark.parametrize("size", ["16k", "60k", "90k", "120k"])
 def test_a_disk_that_fills_up_is_one_clear_error(size, dataset_root, tmp_path, count):
     code = FULL_DISK.format(
         tests=str(Path(__file__).parents[1] / "training"), root=str(dataset_root), run=f"{tmp_path}/disk/run"

@@ -387,7 +387,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_kept(field, tmp_path):
     place = str(tmp_path / "file" / "below")
     config = tiny_config(tmp_path / "data", tmp_path / "run", {field: place})
     with pytest.raises(
-        ConfigError, match=rf"config field {field}: \S+below: \S+file is a file, not a folder; choose another"
+        ConfigError, match=rf"config field {field}: \S+below cannot be written \(\S+file: Not a"
     ):
         run_experiment(config)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
