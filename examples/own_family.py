@@ -32,6 +32,7 @@ from_gymnasium(
     train_tasks=30,
     test_tasks=10,
     discount=0.95,
+    terminates=False,  # an episode ends by the clock alone
 )
 
 if __name__ == "__main__":

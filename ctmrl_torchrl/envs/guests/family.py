@@ -41,6 +41,7 @@ def from_gymnasium(
     presets: Mapping[str, tuple[int, int]] | None = None,
     optimum: str | Callable[..., torch.Tensor] | None = None,
     asynchronous: bool = False,
+    terminates: bool = True,
     register: bool = True,
     **fields: Any,
 ) -> EnvFamily:
@@ -78,6 +79,7 @@ def from_gymnasium(
             ``test_tasks`` are the preset ``"repo"``.
         optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, if they are known.
         asynchronous: whether every row is stepped in a process of its own; ``make_env`` can override it.
+        terminates: whether an episode may end before the horizon; False lets learners standardize rewards.
         register: whether the family is registered, here and as ``ctmrl/NAME-v0`` in gymnasium.
         **fields: further fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
 
@@ -128,7 +130,7 @@ def from_gymnasium(
         return_key=return_key,
         discount=discount,
         presets={"repo": (train_tasks, test_tasks), **(presets or {})},
-        terminates=True,
+        terminates=terminates,
         gymnasium_id=f"ctmrl/{name}-v0",
         gymnasium_class=partial(GuestGymEnv, definition),
         optimum=optimum,
