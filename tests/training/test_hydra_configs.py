@@ -255,7 +255,10 @@ def test_what_is_no_override_at_all(override, message):
 
 @pytest.mark.parametrize("old", MOVED)
 def test_moved_fields_say_where_they_are_now(old):
-    new, known = MOVED[old], list(fields_by_name())
+    of_methods = {
+        f"representation.{name}" for _, config in REPRESENTATIONS.items() for name in vars(config())
+    }
+    new, known = MOVED[old], {*fields_by_name(), *of_methods}
     for name in (old, f"{old}.policy_rate"):
         place = name.replace(old, new)
         assert refused(f"{name}=0.5") == f"{name}=0.5: the field is now called {place}."
