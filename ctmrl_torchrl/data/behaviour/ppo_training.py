@@ -175,8 +175,11 @@ class PPOTraining:
             self._keep_snapshots()
             if self.step >= self.recipe.total_steps:
                 break
-        ended = self.returned[1] > 0
-        self.task_returns = torch.where(ended, self.returned[0] / self.returned[1], self.task_returns)
+        self.task_returns = self._round_returns()
+
+    def _round_returns(self) -> Tensor:
+        """Mean return of each task in this round so far; of the round before where no episode has ended."""
+        return torch.where(self.returned[1] > 0, self.returned[0] / self.returned[1], self.task_returns)
 
     def start_rows(self) -> None:
         """Give every row its task, reset it, and draw the time at which its first episode is cut."""
@@ -246,8 +249,9 @@ class PPOTraining:
         wanted = self.recipe.snapshot_steps
         while len(self.snapshots) < len(wanted) and self.step >= wanted[len(self.snapshots)]:
             self.snapshots.append(self.agents.snapshot())
-            running = self.returned[0].sum() / self.returned[1].sum()
-            torchrl_logger.info(f"behaviour snapshot at step {self.step:,}: mean return {running:.2f}")
+            torchrl_logger.info(
+                f"behaviour snapshot at step {self.step:,}: mean return {self._round_returns().nanmean():.2f}"
+            )
 
     def _save(self) -> None:
         state = {
