@@ -85,6 +85,8 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
     snapshots, reference = report["snapshots"], report["reference"]["all"]
     steps = [entry["step"] for entry in snapshots]
     best_name, best = best_known(reference)
+    if best_name == "oracle":  # as reports call what is the behaviour itself
+        best_name = "behaviour without noise"
     plot_snapshot_returns(
         [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
         np.array([entry["per_task"] for entry in snapshots], dtype=float),
@@ -105,9 +107,9 @@ def format_data_table(report: dict[str, Any]) -> str:
         step = "-" if entry["step"] is None else f"{entry['step']:,}"
         values = entry["train"], entry["test"], min(per_task), max(per_task)
         rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
-    for name in ("random", "optimum", "oracle"):
+    for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behaviour")):
         if reference.get(name) is not None:
-            rows.append((name, f"{reference['train'][name]:.2f}", f"{reference[name]:.2f}", "", ""))
+            rows.append((label, f"{reference['train'][name]:.2f}", f"{reference[name]:.2f}", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     title = (

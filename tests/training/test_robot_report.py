@@ -78,7 +78,7 @@ def test_the_report_names_the_oracle_where_no_optimum_is_known(cheetah_data, tmp
 def test_the_table_has_a_row_per_stage_and_the_references(cheetah_data):
     lines = format_data_table(data_report(cheetah_data)).splitlines()
     assert lines[0].startswith("half_cheetah_vel (3+1): 4 tasks, 24 trajectories, 4,800 transitions")
-    assert [line.split()[0] for line in lines[3:]] == ["0", "2", "8", "oracle"]
+    assert [line.split()[0] for line in lines[3:]] == ["0", "2", "8", "behaviour"]
     assert len({len(line) for line in lines[2:6]}) == 1
 
 
