@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ctmrl_torchrl"
 
 #: small mechanisms without a room of their own, which anyone may import
-GROUND = {"machine", "registry", "rules", "scales", "sealed", "stopping", "storage", "places"}
+GROUND = {"machine", "progress", "registry", "rules", "scales", "sealed", "stopping", "storage", "places"}
 #: what each room may import of the others, besides the ground
 ALLOWED = {
     "registry": set(),
@@ -26,6 +26,7 @@ ALLOWED = {
     "stopping": set(),
     "storage": set(),
     "places": set(),
+    "progress": set(),
     "problem": set(),
     "envs": set(),
     "data": {"envs"},

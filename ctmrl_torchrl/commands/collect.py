@@ -34,6 +34,7 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
         )
         sys.stdout.write(text)
         return 0
+    from ctmrl_torchrl.progress import plain_log
     from ctmrl_torchrl.training.build import set_up_process
     from ctmrl_torchrl.training.commands import recorded_command
     from ctmrl_torchrl.training.compose import compose_config
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
     config = compose_config(arguments)
     validate_config(config)
     set_up_process(config.threads, config.keep_memory)
-    dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+    with plain_log():
+        dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     report = write_data_report(dataset, dataset.path, recorded_command(program, arguments))
     sys.stdout.write(format_data_table(report) + "\n")
     return 0

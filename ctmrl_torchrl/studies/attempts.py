@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.evaluation import load_summary
+from ctmrl_torchrl.progress import plain_log
 from ctmrl_torchrl.studies.files import write_json
 from ctmrl_torchrl.studies.jobs import Job, Outcome
 from ctmrl_torchrl.studies.records import RunRecord, data_file, locked
@@ -89,10 +90,12 @@ class Preparation:
         prepare: called with the overrides of a run that needs the dataset; returns a fingerprint of its
             content.
         wait: seconds to wait for another process that prepares it.
+        progress: show how far the collection is.
     """
 
     prepare: Prepare
     wait: float = 24 * 3600.0
+    progress: bool = False
 
     def __call__(self, job: Job) -> Outcome:
         """Never raises for what goes wrong within the preparation."""
@@ -101,7 +104,9 @@ class Preparation:
                 return Outcome(job.key, "busy", f"another process prepares the data of {job.label}")
             start = time.time()
             try:
-                fingerprint = self.prepare(job.overrides)
+                with plain_log():
+                    progress = str(self.progress).lower()
+                    fingerprint = self.prepare([*job.overrides, f"output.progress={progress}"])
             except Exception as error:
                 return Outcome(job.key, "failed", _said(error))
             except SystemExit as error:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ctmrl_torchrl.evaluation import format_summary_table, load_summary
+from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.figures import ReportFigure
 from ctmrl_torchrl.studies.files import write_text
@@ -18,7 +19,6 @@ from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE
-from ctmrl_torchrl.studies.progress import duration
 from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
 
 __all__ = ["study_page", "write_run_page"]

@@ -12,23 +12,9 @@ from typing import TextIO
 from torchrl._utils import logger as torchrl_logger
 from tqdm import tqdm
 
-__all__ = ["Progress", "duration"]
+from ctmrl_torchrl.progress import duration
 
-
-def duration(seconds: float) -> str:
-    """A length of time in the two units that matter.
-
-    Examples:
-        >>> duration(42), duration(3720), duration(201_600)
-        ('42 s', '1 h 2 min', '2 d 8 h')
-    """
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if hours < 1:
-        return f"{minutes} min"
-    return f"{hours} h {minutes % 60} min" if days < 1 else f"{days} d {hours % 24} h"
+__all__ = ["Progress"]
 
 
 class Progress:

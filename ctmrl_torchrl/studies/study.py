@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
 from ctmrl_torchrl.studies.config import StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
@@ -17,7 +18,7 @@ from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
 from ctmrl_torchrl.studies.identity import identity_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
-from ctmrl_torchrl.studies.progress import Progress, duration
+from ctmrl_torchrl.studies.progress import Progress
 from ctmrl_torchrl.studies.records import RunRecord, data_file
 from ctmrl_torchrl.studies.runners import make_runner
 
@@ -144,7 +145,7 @@ class Study:
             for record in filter(None, map(self.record, runs)):
                 if record.state() == "failed":
                     record.forget_failures()
-        self._prepare_data(runner)
+        self._prepare_data(runner, progress)
         jobs: dict[str, Job] = {}
         done = set()
         for run, state in zip(runs, self.states(), strict=True):
@@ -225,14 +226,16 @@ class Study:
             record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
         return record.state() not in ("done", "failed")
 
-    def _prepare_data(self, runner: Runner) -> None:
+    def _prepare_data(self, runner: Runner, progress: bool = False) -> None:
         """Every dataset that a run still needs is made once, before the runs."""
         needed: dict[str, Job] = {}
         for run, state in zip(self.runs, self.states(), strict=True):
             if state not in ("done", "failed"):
                 needed.setdefault(run.data, self._job(run.data, run))
         for _ in range(_LOSSES):
-            outcomes = list(runner.run(Preparation(self.prepare), list(needed.values()))) if needed else []
+            # Several bars at once would overwrite each other.
+            prepare = Preparation(self.prepare, progress=progress and len(needed) == 1)
+            outcomes = list(runner.run(prepare, list(needed.values()))) if needed else []
             failed = [each for each in outcomes if each.state in ("failed", "busy")]
             if failed:
                 job = needed[failed[0].key]

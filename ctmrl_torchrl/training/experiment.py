@@ -20,6 +20,7 @@ from ctmrl_torchrl.agents import Agent, AgentCard
 from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+from ctmrl_torchrl.progress import plain_log, progress_bar
 from ctmrl_torchrl.sealed import tensor_bytes
 from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
 from ctmrl_torchrl.training.build import (
@@ -69,7 +70,7 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         Stopped: after SIGTERM or Ctrl-C, saying how to go on.
     """
     start = time.perf_counter()
-    with stop_signals(), closing(_Begun()) as begun:
+    with stop_signals(), plain_log(), closing(_Begun()) as begun:
         experiment = begun.build(config)
         open_run(experiment)
         experiment.trainer.train()
@@ -93,7 +94,7 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     validate_seeds(configs)
     for config in configs:  # all of them, before the first one writes
         check_before_building(config)
-    with stop_signals(), closing(_Begun()) as begun:
+    with stop_signals(), plain_log(), closing(_Begun()) as begun:
         experiments = [begun.build(config) for config in configs]
         stack = StackedTrainer(
             [experiment.trainer for experiment in experiments], [config.seed for config in configs]
@@ -300,10 +301,13 @@ def final_meta_test(experiment: Experiment) -> Runs:
     """Every protocol on both splits with the final number of repeats."""
     settings, task_set = experiment.config.evaluation, experiment.task_set
     splits = {"test": task_set.test_ids, "train": task_set.train_ids}
-    runs = {
-        split: experiment.tester.run(task_ids, settings.final_repeats, settings.seed) if task_ids else {}
-        for split, task_ids in splits.items()
-    }
+    total = len(settings.protocols) * sum(bool(ids) for ids in splits.values())
+    shown = experiment.config.output.progress
+    with progress_bar(total, "final meta-test", unit="protocols", shown=shown) as bar:
+        runs = {
+            split: experiment.tester.run(ids, settings.final_repeats, settings.seed, bar) if ids else {}
+            for split, ids in splits.items()
+        }
     finite = {
         f"{split} return under {name}": bool(run["returns"].isfinite().all())
         for split, protocols in runs.items()

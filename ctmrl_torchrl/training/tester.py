@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from tqdm import tqdm
 
 from ctmrl_torchrl.collectors import (
     PROTOCOLS,
@@ -193,14 +194,21 @@ class MetaTester:
         one = ContextDraw(trajectories=(1, 1), behaviours=None, near_random_fraction=0.0)
         return draw_context(self.dataset, task_ids, one, generator).to(self.device)
 
-    def run(self, task_ids: Sequence[int], repeats: int, seed: int) -> dict[str, TensorDict]:
-        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU."""
+    def run(
+        self, task_ids: Sequence[int], repeats: int, seed: int, bar: tqdm | None = None
+    ) -> dict[str, TensorDict]:
+        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU.
+
+        ``bar`` is advanced by one after each protocol.
+        """
         if not self.config.protocols:
             return {}
         collector = self.collector(task_ids, repeats)
         runs = {}
         for protocol in self.protocols():
             runs[protocol.name] = collector.run(protocol, seed=seed).cpu().reshape(len(task_ids), repeats)
+            if bar is not None:
+                bar.update()
         return runs
 
     def quick_numbers(self, seed: int) -> dict[str, float]:

@@ -13,12 +13,13 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.methods.parts import Parts
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
+from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
@@ -182,13 +183,7 @@ class MetaTrainer:
 
     def progress_bar(self) -> tqdm:
         """A bar over the remaining updates, if one is wanted."""
-        return tqdm(
-            total=self.updates,
-            initial=self.update_count,
-            disable=not self.progress,
-            desc="meta-train",
-            smoothing=0.05,
-        )
+        return progress_bar(self.updates, "meta-train", initial=self.update_count, shown=self.progress)
 
     def next_batch(self) -> TensorDictBase:
         """What the coming update learns from, once the schedule has been moved on to it."""
@@ -281,7 +276,7 @@ class MetaTrainer:
             self.metrics.log(self.update_count, values)
         shown = {name.removeprefix("eval/").removesuffix("/return"): f"{value:.2f}"
                  for name, value in values.items() if name.endswith("/return")}  # fmt: skip
-        bar.set_postfix(shown)
+        bar.set_postfix(shown, refresh=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to go on as if it had not stopped."""

@@ -118,7 +118,7 @@ def test_a_runner_that_cannot_start_anything_does_not_go_on_forever(make_study, 
 
     study = make_study({"factors": {"method": ["ctmrl"]}})
     study._prepare_data(here)
-    study._prepare_data = lambda runner: None
+    study._prepare_data = lambda runner, progress=False: None
     assert study.run(Broken(), progress=False) == {"failed": 1}
     assert study.results().runs[0].error == "No module named 'mine', 3 times"
 

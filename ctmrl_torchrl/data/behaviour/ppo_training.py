@@ -12,7 +12,6 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
-from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng, task_rows
 from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, stopped_in_collection, write_checkpoint
@@ -20,6 +19,7 @@ from ctmrl_torchrl.data.behaviour.ppo_networks import ToldFeatures
 from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.stopping import deferred, stop_requested
 
 #: seconds of training between two checkpoints
@@ -140,7 +140,7 @@ class PPOTraining:
             deferred(),
             isolated_rng(self.seed, device),
             set_exploration_type(ExplorationType.RANDOM),
-            tqdm(total=total, desc="behaviour PPO", unit="step", disable=not self.progress) as bar,
+            progress_bar(total, "behavior PPO", unit="steps", shown=self.progress) as bar,
         ):
             if self.checkpoint is not None and self.checkpoint.exists():
                 self._load()
@@ -149,7 +149,7 @@ class PPOTraining:
             while self.step < total:
                 before = self.step
                 self._round()
-                bar.set_postfix_str(f"mean return {self.task_returns.nanmean():.2f}")
+                bar.set_postfix_str(f"mean return {self.task_returns.nanmean():.2f}", refresh=False)
                 bar.update(min(self.step, total) - before)
                 if stop_requested():
                     if self.checkpoint is not None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, task_rows
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.progress import progress_bar
 
 #: noiseless episodes per task from which the oracle's return is measured
 ORACLE_EPISODES = 8
@@ -94,13 +94,15 @@ def record_snapshots(
         torch.no_grad(),
         isolated_rng(seed, agents.device),
         set_exploration_type(ExplorationType.RANDOM),
+        progress_bar(len(policies), "recording", unit="policies", shown=progress) as bar,
     ):
-        for parameters in tqdm(policies, desc="recording", disable=not progress):
+        for parameters in policies:
             if parameters is not None:
                 agents.load_snapshot(parameters)
             policy = None if parameters is None else agents.policy()
             rows = env.rollout(horizon, policy, break_when_any_done=False)
             recorded.append(_stored_keys(rows).reshape(trajectories, len(ids), horizon).cpu())
+            bar.update()
     env.close()
     data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
     position, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")

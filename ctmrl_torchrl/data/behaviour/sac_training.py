@@ -13,11 +13,11 @@ from torchrl._utils import logger as torchrl_logger
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from tqdm import tqdm
 
 from ctmrl_torchrl.data.behaviour.agents import isolated_rng
 from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, stopped_in_collection, write_checkpoint
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
+from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.stopping import deferred, stop_requested
 
 #: seconds of training between two checkpoints
@@ -120,7 +120,7 @@ class SACTraining:
             deferred(),
             isolated_rng(self.seed, self.agents.device),
             set_exploration_type(kind),
-            tqdm(total=recipe.total_steps, desc="behaviour SAC", disable=not self.progress) as bar,
+            progress_bar(recipe.total_steps, "behavior SAC", shown=self.progress) as bar,
         ):
             if self.checkpoint is not None and self.checkpoint.exists():
                 self._load()
@@ -132,7 +132,7 @@ class SACTraining:
             while self.step < recipe.total_steps:
                 if self.step:
                     self._collect(self.agents.policy())
-                bar.set_postfix_str(f"mean return {self.last_return:.2f}")
+                bar.set_postfix_str(f"mean return {self.last_return:.2f}", refresh=False)
                 bar.update(self._learn())
                 if stop_requested():
                     if self.checkpoint is not None:
