@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torchrl.record.loggers import Logger, get_logger
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
@@ -202,8 +201,3 @@ def make_optimizer(
         fused=True,
         capturable=cuda,
     )
-
-
-def make_logger(kind: str, run_dir: Path, name: str) -> Logger | None:
-    """One of TorchRL's loggers, writing below ``run_dir``; None for ``"none"``."""
-    return None if kind == "none" else get_logger(kind, str(run_dir), name)

@@ -33,9 +33,7 @@ from ctmrl_torchrl.rules import (
     ruled,
     whole,
 )
-
-#: what ``output.logger`` chooses from; all but the first need the package of that name
-LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
+from ctmrl_torchrl.training.loggers import LOGGERS
 
 #: a registered family, or ``dataset`` for a run that has data and no environment
 DATA_ALONE = "dataset"
@@ -208,14 +206,15 @@ class OutputConfig:
     Args:
         log_every (int): updates between rows of ``metrics.csv``. checkpoint_every (int): updates between
             checkpoints; 0 writes only the last one.
-        logger (str): ``tensorboard``, ``wandb`` or ``mlflow`` get the numbers of ``metrics.csv`` as well,
-            through TorchRL's loggers; ``none``: no other. progress (bool): show a progress bar.
+        logger (str): ``tensorboard``, ``wandb`` or ``mlflow`` get the numbers of ``metrics.csv``, the
+            configuration, figures and films as well, through TorchRL's loggers; ``none``: no other.
+        progress (bool): show a progress bar; in a log file, a line a minute.
         figures (bool): draw the figures.
     """
 
     log_every: int = ruled(50, whole(1))
     checkpoint_every: int = ruled(1000, whole(0))
-    logger: str = ruled("tensorboard", among(*LOGGERS))
+    logger: str = ruled("none", registered(LOGGERS))
     progress: bool = ruled(True, SWITCH)
     figures: bool = ruled(True, SWITCH)
 

@@ -26,7 +26,6 @@ from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
 from ctmrl_torchrl.training.build import (
     Experiment,
     build_experiment,
-    make_logger,
     resolve_device,
     set_up_process,
     transition_key,
@@ -36,9 +35,10 @@ from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.finite import require_finite
 from ctmrl_torchrl.training.identity import fingerprint, run_identity
+from ctmrl_torchrl.training.loggers import LOGGERS
 from ctmrl_torchrl.training.memory import check_memory
 from ctmrl_torchrl.training.metrics import MetricsLog
-from ctmrl_torchrl.training.report import draw_figures
+from ctmrl_torchrl.training.report import draw_figures, log_pictures
 from ctmrl_torchrl.training.run_folder import RunFolder, check_place, check_run_dir
 from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
@@ -132,6 +132,8 @@ class _Begun:
         for experiment in self.experiments:
             experiment.folder.release()
             experiment.tester.close()
+            if experiment.trainer.metrics is not None:
+                experiment.trainer.metrics.close()
 
 
 def check_before_building(config: ExperimentConfig) -> Path:
@@ -210,10 +212,13 @@ def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
     config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
     described = yaml.safe_dump(asdict(config), sort_keys=False)
     storage.atomic_write_text(folder.path / "config.yaml", described)
-    logs = "" if config.output.logger == "none" else folder.log_folder(_log_name(folder.path, trainer))
+    name = config.output.logger
+    logs = "" if name == "none" else folder.log_folder(_log_name(folder.path, trainer))
+    logger = LOGGERS.get(name).open(folder.path, logs)
+    logger.configuration(asdict(config))
     trainer.metrics = MetricsLog(
         folder.path / "metrics.csv",
-        logger=make_logger(config.output.logger, folder.path, logs),
+        logger=logger,
         keep_until=trainer.update_count if checkpoint is not None else None,
         keep_from=None if checkpoint is None else checkpoint.parent.parent / "metrics.csv",
     )
@@ -243,6 +248,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
                     milestones(experiment),
                     place,
                 )
+                log_pictures(experiment.trainer.metrics.logger, place, summary["updates"])
     except Stopped as stopped:
         raise Stopped(
             stopped.number,

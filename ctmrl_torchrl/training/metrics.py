@@ -1,4 +1,4 @@
-"""``metrics.csv``: every logged number as one row ``step,name,value``; beside it any of TorchRL's loggers."""
+"""``metrics.csv``: every logged number as one row ``step,name,value``; and any registered logger beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchrl.record.loggers import Logger
-
 from ctmrl_torchrl import storage
+from ctmrl_torchrl.training.loggers import RunLogger
 
 _HEADER = ("step", "name", "value")
 
@@ -20,7 +19,7 @@ class MetricsLog:
 
     Args:
         path (Path): the CSV file; its folder must exist.
-        logger (Logger or None): gets every number too, e.g. TorchRL's ``TensorboardLogger``.
+        logger (RunLogger, optional): gets every number too.
         keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged
             again.
         keep_from (Path or None): the file whose rows are kept on resuming, where it is not ``path`` itself.
@@ -30,7 +29,7 @@ class MetricsLog:
         self,
         path: Path,
         *,
-        logger: Logger | None = None,
+        logger: RunLogger | None = None,
         keep_until: int | None = None,
         keep_from: Path | None = None,
     ) -> None:
@@ -58,6 +57,11 @@ class MetricsLog:
                 "is written; the last checkpoint is where the folder is now."
             )
 
+    def close(self) -> None:
+        """End the logger's run; ``metrics.csv`` needs no end."""
+        if self.logger is not None:
+            self.logger.close()
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row per value.
 
@@ -68,7 +72,7 @@ class MetricsLog:
         with storage.disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
         if self.logger is not None:
-            self.logger.log_metrics(dict(values), step=step)
+            self.logger.numbers(values, step)
 
 
 def _rows(path: Path) -> list[list[str]]:

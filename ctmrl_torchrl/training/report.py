@@ -24,6 +24,7 @@ from ctmrl_torchrl.evaluation.figures import (
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.training.data_report import data_report, draw_data
+from ctmrl_torchrl.training.loggers import RunLogger
 
 #: tasks shown in the picture of trajectories
 SHOWN_TASKS = 6
@@ -74,6 +75,13 @@ def draw_figures(
         with _or_warn(figure):
             draw = load_entry_point(figure)
             draw(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
+
+
+def log_pictures(logger: RunLogger, folder: Path, step: int) -> None:
+    """Give the logger every figure and film of a folder; one that it cannot take is a warning."""
+    for picture in sorted(folder.iterdir()):
+        with _or_warn(f"{picture.name} in {type(logger).__name__}"):
+            logger.picture(picture, step)
 
 
 @contextmanager

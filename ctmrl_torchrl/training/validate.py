@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import ConfigError, check_fields, require
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
+from ctmrl_torchrl.training.loggers import require_logger
 from ctmrl_torchrl.training.tester import protocol_settings
 
 __all__ = ["ConfigError", "check_training_tasks", "validate_config", "validate_seeds"]
@@ -30,13 +30,7 @@ def validate_config(config: ExperimentConfig) -> None:
     _check_environment(config)
     _check_schedule(config)
     _check_evaluation(config)
-    logger = config.output.logger
-    require(
-        logger == "none" or importlib.util.find_spec(logger) is not None,
-        "output.logger",
-        logger,
-        "a logger whose package is installed: for wandb and mlflow, pip install 'ctmrl_torchrl[loggers]'",
-    )
+    require_logger(config.output.logger)
 
 
 def _check_choices(config: ExperimentConfig) -> None:
@@ -162,5 +156,6 @@ def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
     for name in ("compile", "resume"):
         values = [getattr(config, name) for config in configs if getattr(config, name)]
         require(not values, name, values, f"nothing together with seeds; run each seed by itself with {name}")
+    require_logger(configs[0].output.logger, len(configs))
     alike = [replace(config, seed=0, run_dir="") for config in configs]
     require(all(config == alike[0] for config in alike), "seeds", seeds, "runs that differ in nothing else")

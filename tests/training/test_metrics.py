@@ -4,10 +4,8 @@ import math
 import os
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_experiments import metric_rows
 
-from ctmrl_torchrl.training.build import make_logger
 from ctmrl_torchrl.training.metrics import MetricsLog
 
 
@@ -72,15 +70,6 @@ def test_an_existing_file_survives_a_failed_replacement(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         MetricsLog(path, keep_until=0)
     assert path.read_bytes() == before
-
-
-def test_tensorboard_gets_the_numbers_too(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.csv", logger=make_logger("tensorboard", tmp_path, "tensorboard"))
-    log.log(3, {"eval/test": 0.5})
-    log.logger.experiment.flush()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    (event,) = events.Scalars("eval/test")
-    assert (event.step, event.value) == (3, 0.5)
 
 
 def test_rows_of_a_damaged_log_are_dropped(tmp_path):
