@@ -18,7 +18,7 @@ from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE
-from ctmrl_torchrl.studies.progress import duration
+from ctmrl_torchrl.studies.progress import counted, duration
 from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
 
 __all__ = ["study_page", "write_run_page"]
@@ -179,7 +179,7 @@ def _runs(results: StudyResults) -> str:
         lines.append(
             f'<tr class="{each.state}">' + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         )
-    return _details(f"{len(lines)} runs", _sortable(head, "".join(lines)))
+    return _details(counted(len(lines), "run"), _sortable(head, "".join(lines)))
 
 
 def _sortable(head: str, rows: str) -> str:

@@ -12,7 +12,7 @@ from typing import TextIO
 from torchrl._utils import logger as torchrl_logger
 from tqdm import tqdm
 
-__all__ = ["Progress", "duration"]
+__all__ = ["Progress", "counted", "duration"]
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +29,16 @@ def duration(seconds: float) -> str:
     if hours < 1:
         return f"{minutes} min"
     return f"{hours} h {minutes % 60} min" if days < 1 else f"{days} d {hours % 24} h"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in the singular or plural.
+
+    Examples:
+        >>> counted(1, "dataset"), counted(3, "run")
+        ('1 dataset', '3 runs')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Progress:

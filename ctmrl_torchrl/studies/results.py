@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,21 @@ def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -
         file = Path(folder) / f"{'-'.join(parts)}-seed{summary['seed']}.json"
         if file.exists():
             kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept.get("command") != summary.get("command"):
+            if _words(kept.get("command")) != _words(summary.get("command")):
                 raise StudyError(
                     f"{file} holds the run of another command ({kept.get('command')}); "
                     "keep this one in another folder."
                 )
         written.append(write_text(file, json.dumps(rounded(summary)) + "\n"))
     return written
+
+
+def _words(command: str | None) -> list[str] | None:
+    """A recorded command word by word; records of earlier versions are not quoted for a shell."""
+    try:
+        return None if command is None else shlex.split(command)
+    except ValueError:  # a quote that is not closed
+        return command.split()
 
 
 def write_results(result: Mapping[str, Any], file: str | Path) -> Path:

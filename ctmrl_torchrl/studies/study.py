@@ -17,7 +17,7 @@ from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
 from ctmrl_torchrl.studies.identity import identity_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
-from ctmrl_torchrl.studies.progress import Progress, duration
+from ctmrl_torchrl.studies.progress import Progress, counted, duration
 from ctmrl_torchrl.studies.records import RunRecord, data_file
 from ctmrl_torchrl.studies.runners import make_runner
 
@@ -48,7 +48,8 @@ class Plan:
             if self.seconds_left is None
             else f"{self.seconds_left / 3600:.1f} core hours ({duration(self.seconds_left)} on one core)"
         )
-        return f"{len(self.runs)} runs on {self.datasets} datasets: {states}\nstill to do: {cost}"
+        size = f"{counted(len(self.runs), 'run')} on {counted(self.datasets, 'dataset')}"
+        return f"{size}: {states}\nstill to do: {cost}"
 
 
 class Study:
@@ -68,7 +69,7 @@ class Study:
         >>> from ctmrl_torchrl.studies.config import load_study
         >>> study = Study(load_study("quick"), root="nowhere")
         >>> print(study.plan())
-        6 runs on 1 datasets: 6 waiting
+        6 runs on 1 dataset: 6 waiting
         still to do: unknown until a run has finished
     """
 
@@ -213,8 +214,8 @@ class Study:
             jobs = again
         if busy:
             raise StudyError(
-                f"{len(busy)} runs are held by another process ({busy[0]}); run the study again when it has "
-                "ended."
+                f"{counted(len(busy), 'run')} {'is' if len(busy) == 1 else 'are'} held by another process "
+                f"({busy[0]}); run the study again when it has ended."
             )
 
     def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:

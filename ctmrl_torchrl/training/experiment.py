@@ -43,7 +43,12 @@ from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.tester import protocol_result
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import ConfigError, validate_config, validate_seeds
+from ctmrl_torchrl.training.validate import (
+    ConfigError,
+    check_protocol_data,
+    validate_config,
+    validate_seeds,
+)
 
 #: bytes of pictures, tables and logs of a run, amply
 _BYTES_BESIDE = 4_000_000
@@ -140,6 +145,7 @@ def check_before_building(config: ExperimentConfig) -> Path:
         ConfigError: for a value that is not allowed. CheckpointError: if ``resume`` cannot be resumed.
     """
     validate_config(config)
+    check_protocol_data(config)
     device = resolve_device(config.device)
     if config.dataset.path is None:
         check_place("dataset.root", config.dataset.root)
