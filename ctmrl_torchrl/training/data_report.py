@@ -63,7 +63,7 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
         best = None if optima is None else optima[ids].mean().item()
         known[split] = {"random": random.get(split), "optimum": best}
         if optima is None and oracle:
-            known[split]["oracle"] = oracle[split]
+            known[split]["oracle"] = oracle.get(split)
     share = len(splits["test"]) / (len(splits["test"]) + len(splits["train"]))
     both = {
         name: None if None in (test, train) else share * test + (1.0 - share) * train
@@ -108,8 +108,9 @@ def format_data_table(report: dict[str, Any]) -> str:
         values = entry["train"], entry["test"], min(per_task), max(per_task)
         rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
     for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behaviour")):
-        if reference.get(name) is not None:
-            rows.append((label, f"{reference['train'][name]:.2f}", f"{reference[name]:.2f}", "", ""))
+        values = reference["train"].get(name), reference.get(name)
+        if any(value is not None for value in values):
+            rows.append((label, *("-" if value is None else f"{value:.2f}" for value in values), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     title = (
