@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
 from ctmrl_torchrl.studies.config import StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
@@ -84,7 +85,7 @@ class Study:
     ) -> None:
         from ctmrl_torchrl.studies import defaults
 
-        self.config, self.root = config, Path(root).absolute()
+        self.config, self.root = config, _checked_root(root)
         self.store = self.root / "store"
         self.resolve = resolve or defaults.resolve_run
         self.prepare = prepare or defaults.prepare_data
@@ -139,6 +140,9 @@ class Study:
         Raises:
             StudyError: if a dataset cannot be prepared, or another process holds runs of the study.
         """
+        from ctmrl_torchrl.studies.report import check_report_place
+
+        check_report_place(self.root / self.config.name, self.config.name)  # what fails at the end fails now
         runner = make_runner(self.config.runner) if runner is None else runner
         runs = self.runs
         if retry_failed:
@@ -254,3 +258,13 @@ class Study:
     def _left(self, runner: Runner) -> float | None:
         seconds = seconds_left([(run, self.record(run)) for run in self.runs])
         return None if seconds is None else seconds / runner.workers
+
+
+def _checked_root(root: str | Path) -> Path:
+    """The folder of all studies, absolute, with ``~`` for the home folder."""
+    try:
+        place = expanded(root).absolute()
+        resolved(place / "store")
+    except StorageError as error:
+        raise StudyError(f"root={root}: {error}.") from error
+    return place

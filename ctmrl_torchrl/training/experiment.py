@@ -234,7 +234,9 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         runs = final_meta_test(experiment)
         wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
         summary = summarize(experiment, runs, wall_time_s, command)
-        agent_of(experiment, summary).save(run_dir / "agent")
+        agent_of(experiment, summary).save(
+            run_dir / "agent", overwrite=True
+        )  # the record says whose the files are
         write_summary(summary, run_dir / "summary.json")
         if config.output.figures:
             with experiment.folder.pictures() as place:
