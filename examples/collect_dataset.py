@@ -20,8 +20,8 @@ from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.training.build import set_up_process
 from ctmrl_torchrl.training.commands import check_command_line, recorded_command
 from ctmrl_torchrl.training.compose import register_configs, to_config
-from ctmrl_torchrl.training.data import obtain_data
-from ctmrl_torchrl.training.data_report import format_data_table, write_data_report
+from ctmrl_torchrl.training.data import dataset_folder, obtain_data
+from ctmrl_torchrl.training.data_report import check_report_place, format_data_table, write_data_report
 from ctmrl_torchrl.training.validate import validate_config
 
 register_configs()
@@ -35,6 +35,7 @@ def main(node: DictConfig) -> None:
         config = to_config(node)
         validate_config(config)
         set_up_process(config.threads, config.keep_memory)
+        check_report_place(dataset_folder(config.dataset, config.env, config.tasks))
         dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
         report = write_data_report(dataset, dataset.path, command)
     print(format_data_table(report))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
@@ -22,8 +24,11 @@ from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSetti
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
-from ctmrl_torchrl.storage import atomic_write_bytes, atomic_write_text
+from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole
+from ctmrl_torchrl.storage import atomic_write_bytes, atomic_write_text, resolved
 
+#: widths up to this are built, whatever the weights are
+_ALWAYS_BUILT = 8192
 CARD, WEIGHTS = "agent.json", "agent.safetensors"
 
 
@@ -122,24 +127,28 @@ class Agent:
         if not (folder / CARD).exists() and (folder / "agent" / CARD).exists():
             folder = folder / "agent"
         card = AgentCard.read(folder / CARD)
+        weights = _weights(folder / WEIGHTS, card)
+        card = replace(card, weights="")
+        _check_sizes(card, weights, folder / CARD)
         problem = problem_of(card.problem)
         encoder = _configuration(ENCODERS, card.encoder, "encoder")
         policy_loss = _configuration(POLICY_LOSSES, card.policy_loss, "policy_loss")
         context_encoder = encoder.build(problem, card.transition_key)
         actor = policy_loss.networks(problem, encoder.size(problem))[0]
         agent = cls(card, context_encoder, actor)
-        agent._fill(folder / WEIGHTS)
+        agent._fill(weights, folder / WEIGHTS)
         return agent
 
-    def _fill(self, file: Path) -> None:
-        try:
-            weights = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise AgentError(f"{file} cannot be read as an agent's weights: {error}") from error
+    def _fill(self, weights: dict[str, Tensor], file: Path) -> None:
         self.candidates = weights.pop("candidates", None)
         own = _state(self.context_encoder, self.actor)
         wrong = sorted(set(own) ^ set(weights))
-        wrong += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+        wrong += [
+            name
+            for name in own
+            if name in weights
+            and (own[name].shape, own[name].dtype) != (weights[name].shape, weights[name].dtype)
+        ]
         if wrong:
             raise AgentError(f"{file} does not fit its card: {', '.join(wrong[:4])} differ.")
         broken = [name for name, value in weights.items() if not value.isfinite().all()]
@@ -148,19 +157,26 @@ class Agent:
         for name, value in weights.items():
             own[name].data.copy_(value)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write card and weights into ``folder``; returns it. Existing files of these names are replaced."""
-        folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write card and weights into ``folder``; returns it. An agent that is there is replaced.
+
+        Args:
+            folder: made where it is missing. overwrite: replace whatever has the names of the two files.
+
+        Raises:
+            AgentError: if the folder cannot be used, or holds files of these names that are no agent's.
+        """
+        folder = _writable(folder, overwrite)
         weights = {
             name: value.detach().cpu().contiguous().clone()
             for name, value in _state(self.context_encoder, self.actor).items()
         }
         if self.candidates is not None:
             weights["candidates"] = self.candidates.detach().cpu().contiguous().clone()
-        atomic_write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-        text = _json(self.card.to_dict())
-        atomic_write_text(folder / CARD, text)
+        content = save(weights, metadata={"format": "pt"})
+        card = replace(self.card, weights=hashlib.sha256(content).hexdigest())
+        atomic_write_text(folder / CARD, _json(card.to_dict()))
+        atomic_write_bytes(folder / WEIGHTS, content)
         return folder
 
     def to(self, device: torch.device | str) -> Agent:
@@ -270,19 +286,74 @@ def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _weights(file: Path, card: AgentCard) -> dict[str, Tensor]:
+    """The tensors of an agent's file, if it is the one that was saved with the card."""
+    try:
+        content = file.read_bytes()
+        weights = load(content)
+    except (OSError, SafetensorError) as error:
+        raise AgentError(f"{file} cannot be read as an agent's weights: {error}") from error
+    if card.weights not in ("", hashlib.sha256(content).hexdigest()):  # earlier cards say nothing
+        raise AgentError(
+            f"{file} is not what was saved with its card (the sha256 differs); restore both files from a copy, "
+            "or save the agent again."
+        )
+    return weights
+
+
+def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> None:
+    """No network is built that is much larger than the weights it is to hold."""
+    largest = max((size for value in weights.values() for size in value.shape), default=0)
+    largest = max(largest, _ALWAYS_BUILT)  # a width that this encoder does not use may be any
+    asked = {f"problem.{name}": card.problem.get(name) for name in ("observation_dim", "action_dim")}
+    for section in ("encoder", "policy_loss"):
+        for name, value in getattr(card, section).items():
+            if name == "context_dim" or name.endswith("hidden"):
+                widest = [each for each in (value if isinstance(value, list) else [value]) if is_whole(each)]
+                asked[f"{section}.{name}"] = max(widest, default=0)
+    wrong = [name for name, size in asked.items() if is_whole(size) and size > largest]
+    if wrong:
+        raise AgentError(
+            f"{file}: {', '.join(wrong)} is beyond the weights; the agent does not fit its card."
+        )
+
+
+def _writable(folder: str | Path, overwrite: bool) -> Path:
+    """The folder of an agent, made where it is missing; nothing in it is anybody else's."""
+    try:
+        folder = resolved(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # StorageError is one
+        raise AgentError(f"{folder} cannot be used for an agent: {error}") from error
+    there = [folder / name for name in (CARD, WEIGHTS) if lexists(folder / name)]
+    if there and not overwrite:
+        try:
+            AgentCard.read(folder / CARD)
+        except AgentError as error:
+            raise AgentError(
+                f"{there[0]} was not written with an agent and is not replaced ({error}); choose another folder, "
+                "or pass overwrite=True."
+            ) from error
+    return folder
+
+
 def _configuration(registry: Any, values: Mapping[str, Any], section: str) -> Any:
     name = values.get("name")
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         raise AgentError(
             f"the agent's card: {section}.name={name!r} is not registered here; import the plugin that "
             f"defines it first. Known: {', '.join(sorted(registry))}."
         )
     try:
-        return registry.get(name)(**values)
+        configuration = registry.get(name)(**values)
+        check_fields(configuration, section)
     except TypeError as error:
         raise AgentError(
             f"the agent's card: {section} has other fields than this version ({error})."
         ) from error
+    except ConfigError as error:
+        raise AgentError(f"the agent's card: {str(error).removeprefix('config field ')}") from error
+    return configuration
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -12,8 +12,11 @@ import torch
 from tensordict.utils import NestedKey
 
 from ctmrl_torchrl.problem import Problem
+from ctmrl_torchrl.rules import is_whole
 
 FORMAT_VERSION = 1
+#: a size beyond this is no size of a problem
+_LARGEST = 10**8
 
 
 class AgentError(ValueError):
@@ -33,6 +36,7 @@ class AgentCard:
         data (str): fingerprint of the dataset. returns (dict): mean return by split and protocol.
         versions (dict): of the packages it was trained with.
         license (str): of the weights.
+        weights (str): sha256 of the weights' file; filled in when saved, compared when loaded.
         format_version (int): of the card.
 
     Examples:
@@ -54,6 +58,7 @@ class AgentCard:
     returns: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     license: str = "MIT"
+    weights: str = ""
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,16 +80,20 @@ class AgentCard:
             what = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
             raise AgentError(f"the agent's card {what}; it was not written by this version of the library.")
         if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            versions = values.get("versions")
+            named = versions.get("ctmrl_torchrl") if isinstance(versions, dict) else None
             raise AgentError(
                 f"the agent's card has format_version {values['format_version']!r}, this library reads "
-                f"{FORMAT_VERSION}; save the agent again, or install the version it names: "
-                f"{values.get('versions', {}).get('ctmrl_torchrl', 'unknown')}."
+                f"{FORMAT_VERSION}; save the agent again, or install the version it names: {named or 'unknown'}."
             )
         for name, value in values.items():
             expected = type(getattr(cls("", "", {}, {}, {}), name))
             allowed = (str, type(None)) if name == "transition_key" else expected
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise AgentError(f"the agent's card: {name} must be a {expected.__name__}, got {value!r}.")
+        for name in ("horizon", "episodes", "random_episodes"):
+            if values.get(name, 1) < 1:
+                raise AgentError(f"the agent's card: {name} must be at least 1, got {values[name]!r}.")
         return cls(**values)
 
     @classmethod
@@ -101,7 +110,7 @@ class AgentCard:
                 f"{path.parent} holds no agent ({path.name} is missing); give a finished run's folder, or a "
                 "folder that Agent.save has written."
             ) from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, numbers beyond reason
             raise AgentError(f"{path} cannot be read as an agent's card: {error}") from error
         if not isinstance(values, dict):
             raise AgentError(f"{path} must hold a JSON object, got a {type(values).__name__}.")
@@ -131,7 +140,7 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
         AgentError: if a size is missing or wrong.
     """
     try:
-        observation, action = int(values["observation_dim"]), int(values["action_dim"])
+        observation, action = _size(values, "observation_dim"), _size(values, "action_dim")
         key = values["reward_key"]
         reward_key = tuple(key) if isinstance(key, list) else key
         sizes = {"observation": observation, "action": action, ("next", "observation"): observation}
@@ -145,11 +154,18 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
             reward_key=reward_key,
             context_next_observation=bool(values["context_next_observation"]),
             statistics=statistics,
-            num_tasks=int(values["num_tasks"]),
+            num_tasks=_size(values, "num_tasks"),
             task_parameters=None if table is None else torch.zeros(*table),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise AgentError(f"the agent's card: problem is not complete or not valid ({error!r}).") from error
+
+
+def _size(values: Mapping[str, Any], name: str) -> int:
+    size = values[name]
+    if not is_whole(size) or not 0 <= size <= _LARGEST:
+        raise ValueError(f"{name} is {size!r}")
+    return int(size)
 
 
 def _plain_key(key: NestedKey) -> Any:

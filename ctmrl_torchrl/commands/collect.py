@@ -38,13 +38,14 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
     from ctmrl_torchrl.training.build import set_up_process
     from ctmrl_torchrl.training.commands import recorded_command
     from ctmrl_torchrl.training.compose import compose_config
-    from ctmrl_torchrl.training.data import obtain_data
-    from ctmrl_torchrl.training.data_report import format_data_table, write_data_report
+    from ctmrl_torchrl.training.data import dataset_folder, obtain_data
+    from ctmrl_torchrl.training.data_report import check_report_place, format_data_table, write_data_report
     from ctmrl_torchrl.training.validate import validate_config
 
     config = compose_config(arguments)
     validate_config(config)
     set_up_process(config.threads, config.keep_memory)
+    check_report_place(dataset_folder(config.dataset, config.env, config.tasks))
     with plain_log():
         dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     report = write_data_report(dataset, dataset.path, recorded_command(program, arguments))

@@ -105,6 +105,8 @@ def check_tasks(tasks: dict[str, Any]) -> None:
             f"manifest: tasks.parameter_names is {shown(names)}, expected {len(rows[0])} texts, one for each "
             "number in a task's parameters"
         )
+    if len(set(names)) != len(names):
+        raise DatasetError(f"manifest: tasks.parameter_names is {shown(names)}, which repeats a name")
     split = [*tasks["train_ids"], *tasks["test_ids"]]
     fractions = [entry for entry in split if not is_whole(entry)]
     if fractions:
@@ -147,6 +149,18 @@ def check_oracle(oracle: dict[str, Any], n_tasks: int) -> None:
     """
     _check_returns(oracle, ("train", "test"), "oracle", n_tasks)
     _expect(oracle, "episodes", "oracle", lambda value: is_whole(value) and value > 0, "a positive number")
+
+
+def check_origin(recipe: dict[str, Any], seeds: dict[str, Any], versions: dict[str, Any]) -> None:
+    """Check what summaries and reports say of a dataset's origin.
+
+    Raises:
+        DatasetError: naming the field.
+    """
+    _expect(recipe, "name", "recipe", _or_none(lambda value: isinstance(value, str)), "a text or null")
+    _expect(seeds, "collection", "seeds", _or_none(is_whole), "a whole number or null")
+    for package in versions:
+        _expect(versions, package, "versions", lambda value: isinstance(value, str), "a text")
 
 
 def check_filled_in(counts: dict[str, Any], keys: dict[str, Any], checksums: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.keys import DTYPES
-from ctmrl_torchrl.data.layout import row_blocks
+from ctmrl_torchrl.data.layout import ID_KEYS, row_blocks
 from ctmrl_torchrl.data.manifest import (
     MANIFEST_FILE,
     META_FILE,
@@ -193,7 +193,9 @@ def _left_over(path: Path, current: str | None) -> bool:
         return True
     if path.is_symlink() or not path.is_dir() or path.name == current:
         return False
-    replaced = path.name == TRANSITIONS_FOLDER and ((path / META_FILE).is_file() or not any(path.iterdir()))
+    replaced = path.name == TRANSITIONS_FOLDER and (
+        set(ID_KEYS) <= set(_entries(path)) or not any(path.iterdir())
+    )
     tagged = path.name.startswith(f"{TRANSITIONS_FOLDER}-") and storage.owned_by_dead_process(path)
     return replaced or tagged
 
@@ -219,11 +221,8 @@ def _delete_tensors(folder: Path) -> None:
         _remove(folder, os.unlink)
     if folder.is_symlink() or not folder.is_dir():
         return
-    try:
-        entries = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        entries = {}
-    for key, entry in entries.items() if isinstance(entries, dict) else ():
+    entries = _entries(folder)
+    for key, entry in entries.items():
         if not isinstance(entry, dict) or not key.isidentifier():
             continue
         if str(entry.get("dtype", "")).removeprefix("torch.") in DTYPES:
@@ -233,6 +232,15 @@ def _delete_tensors(folder: Path) -> None:
     if entries:
         _remove(folder / META_FILE, os.unlink)
     _remove(folder, os.rmdir)
+
+
+def _entries(folder: Path) -> dict[str, Any]:
+    """What ``meta.json`` says of a folder of tensors; nothing where it says nothing."""
+    try:
+        entries = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _remove(path: Path, act: Callable[[Path], None]) -> None:

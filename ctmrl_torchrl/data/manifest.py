@@ -18,6 +18,7 @@ from ctmrl_torchrl.data.fields import (
     LONGEST_HORIZON,
     check_filled_in,
     check_oracle,
+    check_origin,
     check_snapshots,
     check_tasks,
     plain,
@@ -121,9 +122,12 @@ class DatasetManifest:
             raise DatasetError(
                 f"manifest: folder is {shown(self.folder)}, expected {TRANSITIONS_FOLDER!r} and a token"
             )
+        if not self.env.strip():
+            raise DatasetError("manifest: env is empty; name the environment")
         check_tasks(self.tasks)
         check_snapshots(self.snapshots, self.n_tasks)
         check_oracle(self.oracle, self.n_tasks)
+        check_origin(self.recipe, self.seeds, self.versions)
         check_filled_in(self.counts, self.keys, self.checksums)
 
     @property

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, mannwhitneyu, trim_mean
 from torch import Tensor
 
 __all__ = [
@@ -130,6 +129,8 @@ def interquartile_mean(scores: Strata, confidence: float = 0.95, seed: int = 0) 
         1.5
     """
     _check_confidence(confidence)
+    from scipy.stats import trim_mean  # slow to import
+
     strata = _strata(scores, "scores")
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -173,6 +174,8 @@ def probability_of_improvement(
             f"Both methods need runs of the same environments, but only one has {only}. "
             "Compare them on the environments that both have."
         )
+    from scipy.stats import mannwhitneyu  # slow to import
+
     ones, others = _strata(first, "first"), _strata({name: second[name] for name in first}, "second")
     value = float(
         np.mean(
@@ -294,6 +297,8 @@ def _bootstrap(
     seed: int,
     method: str,
 ) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.stats import bootstrap  # slow to import
+
     size = sum(each.size for each in samples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate resamples warn; callers deal with NaN

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sklearn.cluster import KMeans
 from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional
@@ -144,6 +143,8 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
             f"K-means needs at least as many contexts as codes, got {contexts.shape[0]} contexts for "
             f"{clusters} codes; use a smaller codebook (representation.codes) or more training tasks."
         )
+    from sklearn.cluster import KMeans  # slow to import
+
     directions = functional.normalize(contexts, dim=-1).double().cpu().numpy()
     labels = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit_predict(directions)
     assignment = functional.one_hot(

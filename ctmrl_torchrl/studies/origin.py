@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ def run_command(overrides: tuple[str, ...]) -> str:
     Examples:
         >>> run_command(("preset=smoke", "seed=0"))
         'ctmrl train preset=smoke seed=0'
+        >>> print(run_command(("tags=[a, b]",)))
+        ctmrl train 'tags=[a, b]'
     """
-    return " ".join(["ctmrl train", *overrides])
+    return f"ctmrl train {shlex.join(overrides)}".rstrip()
 
 
 def commit_of_package(folder: Path = Path(__file__).parents[2]) -> str | None:

@@ -13,17 +13,22 @@ import yaml
 from ctmrl_torchrl.evaluation import format_summary_table, load_summary
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.studies.config import study_text
+from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import ReportFigure
 from ctmrl_torchrl.studies.files import write_text
 from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE
+from ctmrl_torchrl.studies.progress import counted
 from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
 
 __all__ = ["study_page", "write_run_page"]
 
 _RUN_FIGURES = ("adaptation", "trajectories", "context_map", "code_distances", "learning", "speed", "data")
+
+#: says of a page who wrote it
+_GENERATOR = '<meta name="generator" content="ctmrl_torchrl">'
 
 
 def study_page(
@@ -70,15 +75,19 @@ def study_page(
 
 
 def write_run_page(folder: str | Path) -> Path:
-    """Write the page of a single run, ``report.html``, into its folder.
+    """Write the page of a single run, ``report.html``, into its folder; an earlier page is replaced.
 
     Args:
         folder: of a finished run; its ``summary.json``, ``config.yaml`` and ``figures/`` are read.
 
     Raises:
         SummaryError: if the summary breaks its contract.
+        StudyError: if there is a ``report.html`` of somebody else's.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    page = folder / "report.html"
+    if page.exists() and _GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
+        raise StudyError(f"{page} was not written by this library and is not replaced; move it away.")
     summary = load_summary(folder / "summary.json")
     file = folder / "config.yaml"
     configuration = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -109,7 +118,7 @@ def write_run_page(folder: str | Path) -> Path:
         ),
     ]
     title = f"{summary['env']}, {summary['method']}, seed {summary['seed']}"
-    return write_text(folder / "report.html", _document(title, parts))
+    return write_text(page, _document(title, parts))
 
 
 def _run_tables(summary: Mapping[str, Any]) -> Iterable[Table]:
@@ -179,7 +188,7 @@ def _runs(results: StudyResults) -> str:
         lines.append(
             f'<tr class="{each.state}">' + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         )
-    return _details(f"{len(lines)} runs", _sortable(head, "".join(lines)))
+    return _details(counted(len(lines), "run"), _sortable(head, "".join(lines)))
 
 
 def _sortable(head: str, rows: str) -> str:
@@ -271,7 +280,7 @@ def _text(value: Any) -> str:
 def _document(title: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{_GENERATOR}'
         f"<title>{_text(title)}</title><style>{STYLE}</style></head>"
         f"<body><main>{''.join(parts)}</main><script>{SCRIPT}</script></body></html>\n"
     )

@@ -14,7 +14,17 @@ from tqdm import tqdm
 
 from ctmrl_torchrl.progress import duration
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "counted"]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in the singular or plural.
+
+    Examples:
+        >>> counted(1, "dataset"), counted(3, "run")
+        ('1 dataset', '3 runs')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class Progress:

@@ -138,4 +138,4 @@ class RunRecord:
         return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
 
     def _write(self) -> None:
-        write_json(self.file, {**self.about, "attempts": self.attempts}, sync=False)
+        write_json(self.file, {**self.about, "attempts": self.attempts})

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ctmrl_torchrl import storage
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import study_figures
-from ctmrl_torchrl.studies.files import write_json, write_text
+from ctmrl_torchrl.studies.files import read_json, write_json, write_text
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
 from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.origin import origin_of
@@ -17,15 +22,17 @@ from ctmrl_torchrl.studies.page import study_page
 from ctmrl_torchrl.studies.results import rounded
 from ctmrl_torchrl.studies.tables import study_tables
 
-__all__ = ["write_report"]
+__all__ = ["check_report_place", "write_report"]
+
+_RESULTS = "results.json"
 
 
 def write_report(results: StudyResults, folder: str | Path) -> Path:
     """Write everything that the report of a study consists of.
 
     The folder then holds ``report.html`` (self-contained), ``tables.md``, a CSV and a LaTeX file per table,
-    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. Files of the same names
-    are replaced, others are left alone.
+    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. What an earlier report has written is
+    replaced; other files are left alone.
 
     Args:
         results: of the study.
@@ -35,24 +42,77 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         The page.
 
     Raises:
-        StudyError: if no run is done.
+        StudyError: if no run is done, or files of these names are not of a report.
     """
     if not results.done():
         failed = [each for each in results.runs if each.state == "failed"]
         first = f" The first of {len(failed)} failed runs: {failed[0].error}" if failed else ""
         raise StudyError(f"The study {results.config.name!r} has no finished run to report.{first}")
-    folder = Path(folder)
-    tables = study_tables(results)
+    folder = check_report_place(folder, results.config.name)
+    tables, origin = study_tables(results), origin_of(results)
     heading = f"# {results.config.name}\n\n{results.config.description}\n"
-    write_text(folder / "tables.md", "\n".join([heading, *map(to_markdown, tables)]))
+    texts = {"tables.md": "\n".join([heading, *map(to_markdown, tables)])}
     for table in tables:
-        write_text(folder / f"{table.name}.csv", to_csv(table))
-        write_text(folder / f"{table.name}.tex", to_latex(table))
-    figures = study_figures(results, folder / "figures")
-    origin = origin_of(results)
-    write_text(folder / f"{results.config.name}.yaml", study_text(results.config))
-    write_json(folder / "results.json", _numbers(results) | {"origin": dataclasses.asdict(origin)})
-    return write_text(folder / "report.html", study_page(results, tables, figures, origin))
+        texts |= {f"{table.name}.csv": to_csv(table), f"{table.name}.tex": to_latex(table)}
+    texts[f"{results.config.name}.yaml"] = study_text(results.config)
+    with contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = storage.temporary_path(folder / "figures")
+        storage.clear_leftovers(folder / "figures", ours=_are_pictures)
+        drawn.mkdir()
+        stack.callback(shutil.rmtree, drawn, ignore_errors=True)
+        figures = study_figures(results, drawn)
+        texts["report.html"] = study_page(results, tables, figures, origin)
+        pictures = sorted(drawn.glob("*.png"))
+        names = [*texts, _RESULTS, *(f"figures/{file.name}" for file in pictures)]
+        _check_names(folder, names)
+        numbers = _numbers(results) | {"origin": dataclasses.asdict(origin), "files": names}
+        write_json(folder / _RESULTS, numbers)  # first: it says which files are the report's
+        for name, text in texts.items():
+            write_text(folder / name, text)
+        (folder / "figures").mkdir(exist_ok=True)
+        for file in pictures:
+            os.replace(file, folder / "figures" / file.name)
+    return folder / "report.html"
+
+
+def check_report_place(folder: str | Path, name: str) -> Path:
+    """The folder of a report, if one can be written there; nothing is changed. To be asked before the runs.
+
+    Args:
+        folder: of the report. name: of the study.
+
+    Raises:
+        StudyError: naming the file that is in the way.
+    """
+    try:
+        place = storage.resolved(folder)
+        if place.exists() and not place.is_dir():
+            raise storage.StorageError(f"{folder} is a file, not a folder; choose another root or name")
+    except storage.StorageError as error:
+        raise StudyError(f"The report cannot be written: {error}.") from error
+    _check_names(place, ["report.html", "tables.md", _RESULTS, f"{name}.yaml"])
+    return place
+
+
+def _check_names(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to replace a file that no report has written; ``results.json`` says which ones have been."""
+    kept = read_json(folder / _RESULTS)
+    if kept is not None and {"study", "runs"} <= kept.keys() and "files" not in kept:
+        return  # a report of an earlier version
+    own = kept.get("files", []) if kept is not None else []
+    foreign = [name for name in names if name not in own and os.path.lexists(folder / name)]
+    if (folder / "figures").exists() and not (folder / "figures").is_dir():
+        foreign.append("figures")
+    if foreign:
+        raise StudyError(
+            f"{folder / foreign[0]} was not written with a report and is not replaced; move it away, or choose "
+            "another name or root for the study."
+        )
+
+
+def _are_pictures(folder: Path) -> bool:
+    return all(file.suffix == ".png" or ".png.tmp-" in file.name for file in folder.iterdir())
 
 
 def _numbers(results: StudyResults) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.files import write_json, write_text
+from ctmrl_torchrl.studies.files import read_json, write_json, write_text
 
 __all__ = ["collect_results", "keep_summaries", "read_results", "rounded"]
 
@@ -91,16 +93,27 @@ def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -
     for summary in summaries:
         names = ("env", "method", "policy_loss", "preset")
         parts = [summary[name] for name in names] + [summary["dataset"]["tasks"]]
-        file = Path(folder) / f"{'-'.join(parts)}-seed{summary['seed']}.json"
+        name = re.sub(r"[^\w.+-]+", "_", "-".join(parts)).lstrip(".")  # an own environment may be a/b-v1
+        file = Path(folder) / f"{name}-seed{summary['seed']}.json"
         if file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept.get("command") != summary.get("command"):
+            kept = read_json(file)
+            if kept is None or "returns" not in kept:
+                raise StudyError(f"{file} is no summary that was kept here; move it away.")
+            if _words(kept.get("command")) != _words(summary.get("command")):
                 raise StudyError(
                     f"{file} holds the run of another command ({kept.get('command')}); "
                     "keep this one in another folder."
                 )
         written.append(write_text(file, json.dumps(rounded(summary)) + "\n"))
     return written
+
+
+def _words(command: str | None) -> list[str] | None:
+    """A recorded command word by word; records of earlier versions are not quoted for a shell."""
+    try:
+        return None if command is None else shlex.split(command)
+    except ValueError:  # a quote that is not closed
+        return command.split()
 
 
 def write_results(result: Mapping[str, Any], file: str | Path) -> Path:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ctmrl_torchrl.progress import duration
+from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
 from ctmrl_torchrl.studies.config import StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
@@ -18,7 +19,7 @@ from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
 from ctmrl_torchrl.studies.identity import identity_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
-from ctmrl_torchrl.studies.progress import Progress
+from ctmrl_torchrl.studies.progress import Progress, counted
 from ctmrl_torchrl.studies.records import RunRecord, data_file
 from ctmrl_torchrl.studies.runners import make_runner
 
@@ -49,7 +50,8 @@ class Plan:
             if self.seconds_left is None
             else f"{self.seconds_left / 3600:.1f} core hours ({duration(self.seconds_left)} on one core)"
         )
-        return f"{len(self.runs)} runs on {self.datasets} datasets: {states}\nstill to do: {cost}"
+        size = f"{counted(len(self.runs), 'run')} on {counted(self.datasets, 'dataset')}"
+        return f"{size}: {states}\nstill to do: {cost}"
 
 
 class Study:
@@ -69,7 +71,7 @@ class Study:
         >>> from ctmrl_torchrl.studies.config import load_study
         >>> study = Study(load_study("quick"), root="nowhere")
         >>> print(study.plan())
-        6 runs on 1 datasets: 6 waiting
+        6 runs on 1 dataset: 6 waiting
         still to do: unknown until a run has finished
     """
 
@@ -84,7 +86,7 @@ class Study:
     ) -> None:
         from ctmrl_torchrl.studies import defaults
 
-        self.config, self.root = config, Path(root).absolute()
+        self.config, self.root = config, _checked_root(root)
         self.store = self.root / "store"
         self.resolve = resolve or defaults.resolve_run
         self.prepare = prepare or defaults.prepare_data
@@ -139,6 +141,9 @@ class Study:
         Raises:
             StudyError: if a dataset cannot be prepared, or another process holds runs of the study.
         """
+        from ctmrl_torchrl.studies.report import check_report_place
+
+        check_report_place(self.root / self.config.name, self.config.name)  # what fails at the end fails now
         runner = make_runner(self.config.runner) if runner is None else runner
         runs = self.runs
         if retry_failed:
@@ -214,8 +219,8 @@ class Study:
             jobs = again
         if busy:
             raise StudyError(
-                f"{len(busy)} runs are held by another process ({busy[0]}); run the study again when it has "
-                "ended."
+                f"{counted(len(busy), 'run')} {'is' if len(busy) == 1 else 'are'} held by another process "
+                f"({busy[0]}); run the study again when it has ended."
             )
 
     def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:
@@ -256,3 +261,13 @@ class Study:
     def _left(self, runner: Runner) -> float | None:
         seconds = seconds_left([(run, self.record(run)) for run in self.runs])
         return None if seconds is None else seconds / runner.workers
+
+
+def _checked_root(root: str | Path) -> Path:
+    """The folder of all studies, absolute, with ``~`` for the home folder."""
+    try:
+        place = expanded(root).absolute()
+        resolved(place / "store")
+    except StorageError as error:
+        raise StudyError(f"root={root}: {error}.") from error
+    return place

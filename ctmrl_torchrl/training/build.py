@@ -23,7 +23,7 @@ from ctmrl_torchrl.training.run_folder import RunFolder
 from ctmrl_torchrl.training.schedule import PhaseSchedule
 from ctmrl_torchrl.training.tester import Candidates, MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import check_training_tasks, validate_config
+from ctmrl_torchrl.training.validate import check_protocol_data, check_training_tasks, validate_config
 
 
 @dataclass
@@ -51,6 +51,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         DatasetError: if the data are not those of the configuration.
     """
     validate_config(config)
+    check_protocol_data(config)
     device = resolve_device(config.device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))

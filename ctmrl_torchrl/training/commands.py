@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +17,15 @@ _ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
 
 
 def recorded_command(program: str, overrides: Sequence[str]) -> str:
-    """The command line that a summary records: without places of one machine.
+    """The command line that a summary records: without places of one machine, quoted for a shell.
 
     Examples:
         >>> recorded_command("ctmrl train", ["env=point_robot", "run_dir=here"])
         'ctmrl train env=point_robot'
+        >>> print(recorded_command("ctmrl train", ["evaluation.protocols=[np, codes]"]))
+        ctmrl train 'evaluation.protocols=[np, codes]'
     """
-    return " ".join([program, *(item for item in overrides if not item.startswith(_ELSEWHERE))])
+    return f"{program} {shlex.join(item for item in overrides if not item.startswith(_ELSEWHERE))}".rstrip()
 
 
 def check_command_line(arguments: Sequence[str]) -> None:

@@ -72,12 +72,19 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
         >>> tasks = tasks_of_dataset(collect_task_dataset("point_robot", recipe=recipe))
         >>> tasks.name, tasks.n_tasks
         ('point_robot', 40)
+
+    Raises:
+        DatasetError: if these tasks cannot be trained on, e.g. because none is for training.
     """
     manifest = dataset.manifest
-    family, parameters = _family_of_dataset(dataset), manifest.tasks["parameters"]
+    parameters = manifest.tasks["parameters"]
     if not manifest.tasks["parameter_names"]:  # tasks that are told apart by their number alone
         parameters = [[float(task)] for task in range(manifest.n_tasks)]
-    return TaskSet(family, manifest.preset, parameters, manifest.train_ids, manifest.test_ids)
+    try:
+        family = _family_of_dataset(dataset)
+        return TaskSet(family, manifest.preset, parameters, manifest.train_ids, manifest.test_ids)
+    except ValueError as error:
+        raise DatasetError(f"{dataset.path or 'the dataset'}: its tasks cannot be used: {error}") from error
 
 
 def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.data import TaskDataset, snapshot_returns
+from ctmrl_torchrl.data import DatasetError, TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
 from ctmrl_torchrl.evaluation.figures import plot_snapshot_returns
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.training.data import tasks_of_dataset
 
+_FILES = ("report.json", "returns.png")
 _HEADER = ("training step", "train tasks", "test tasks", "worst task", "best task")
 
 
@@ -63,7 +68,7 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
         best = None if optima is None else optima[ids].mean().item()
         known[split] = {"random": random.get(split), "optimum": best}
         if optima is None and oracle:
-            known[split]["oracle"] = oracle[split]
+            known[split]["oracle"] = oracle.get(split)
     share = len(splits["test"]) / (len(splits["test"]) + len(splits["train"]))
     both = {
         name: None if None in (test, train) else share * test + (1.0 - share) * train
@@ -72,12 +77,54 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
     return known["test"] | {"train": known["train"], "all": both}
 
 
+def check_report_place(folder: Path) -> None:
+    """Refuse to replace a ``report.json`` or ``returns.png`` that is not of an earlier report.
+
+    Raises:
+        DatasetError: naming the file.
+    """
+    folder = storage.expanded(folder)
+    there = [folder / name for name in _FILES if os.path.lexists(folder / name)]
+    if there and not _is_report(folder / _FILES[0]):
+        raise DatasetError(
+            f"{there[0]} was not written with a report on data and is not replaced; move it away, or make the "
+            "dataset in another folder."
+        )
+
+
 def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
-    """Write ``folder/report.json`` and ``folder/returns.png``; returns the report."""
+    """Write ``folder/report.json`` and ``folder/returns.png``; returns the report.
+
+    A picture that cannot be drawn is left out with a warning.
+
+    Raises:
+        DatasetError: as :func:`check_report_place`.
+    """
+    check_report_place(folder)
     report = data_report(dataset, command)
-    storage.atomic_write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    draw_data(report, folder / "returns.png")
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.atomic_write_text(folder / _FILES[0], json.dumps(report, indent=1, allow_nan=False) + "\n")
+    with picture_or_warning(_FILES[1]):
+        draw_data(report, folder / _FILES[1])
     return report
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"env", "counts", "snapshots", "reference"} <= content.keys()
+
+
+@contextmanager
+def picture_or_warning(picture: str) -> Iterator[None]:
+    """Draw inside: a picture that cannot be drawn is a warning, and everything else stays."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        torchrl_logger.warning(f"picture left out ({picture}): {type(error).__name__}: {reason}")
 
 
 def draw_data(report: dict[str, Any], path: Path) -> None:
@@ -108,8 +155,9 @@ def format_data_table(report: dict[str, Any]) -> str:
         values = entry["train"], entry["test"], min(per_task), max(per_task)
         rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
     for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behaviour")):
-        if reference.get(name) is not None:
-            rows.append((label, f"{reference['train'][name]:.2f}", f"{reference[name]:.2f}", "", ""))
+        values = reference["train"].get(name), reference.get(name)
+        if any(value is not None for value in values):
+            rows.append((label, *("-" if value is None else f"{value:.2f}" for value in values), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     title = (

@@ -44,7 +44,12 @@ from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.tester import protocol_result
 from ctmrl_torchrl.training.trainer import MetaTrainer
-from ctmrl_torchrl.training.validate import ConfigError, validate_config, validate_seeds
+from ctmrl_torchrl.training.validate import (
+    ConfigError,
+    check_protocol_data,
+    validate_config,
+    validate_seeds,
+)
 
 #: bytes of pictures, tables and logs of a run, amply
 _BYTES_BESIDE = 4_000_000
@@ -143,6 +148,7 @@ def check_before_building(config: ExperimentConfig) -> Path:
         ConfigError: for a value that is not allowed. CheckpointError: if ``resume`` cannot be resumed.
     """
     validate_config(config)
+    check_protocol_data(config)
     device = resolve_device(config.device)
     if config.dataset.path is None:
         check_place("dataset.root", config.dataset.root)
@@ -234,7 +240,9 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         runs = final_meta_test(experiment)
         wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
         summary = summarize(experiment, runs, wall_time_s, command)
-        agent_of(experiment, summary).save(run_dir / "agent")
+        agent_of(experiment, summary).save(
+            run_dir / "agent", overwrite=True
+        )  # the record says whose the files are
         write_summary(summary, run_dir / "summary.json")
         if config.output.figures:
             with experiment.folder.pictures() as place:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
@@ -23,7 +21,7 @@ from ctmrl_torchrl.evaluation.figures import (
 )
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
-from ctmrl_torchrl.training.data_report import data_report, draw_data
+from ctmrl_torchrl.training.data_report import data_report, draw_data, picture_or_warning
 from ctmrl_torchrl.training.loggers import RunLogger
 
 #: tasks shown in the picture of trajectories
@@ -54,25 +52,25 @@ def draw_figures(
         milestones: updates at which parts of the training begin or end. folder: where pictures go.
     """
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
-    with _or_warn("data"):
+    with picture_or_warning("data"):
         draw_data(data_report(dataset), folder / "data.png")
-    with _or_warn("learning"):
+    with picture_or_warning("learning"):
         _draw_learning(summary, parts, metrics, folder, milestones, subtitle)
     for part in parts.parts:
-        with _or_warn(f"those of {part.name}"):
+        with picture_or_warning(f"those of {part.name}"):
             part.draw(Drawing(folder, runs, summary, subtitle))
     tested = runs["test"]
     if not tested:
         return
-    with _or_warn("adaptation"):
+    with picture_or_warning("adaptation"):
         _draw_adaptation(summary, tested, folder, subtitle)
     protocol = "np" if "np" in tested else next(iter(tested))
-    with _or_warn("context_map"):
+    with picture_or_warning("context_map"):
         shown = {split: runs[split][protocol] for split in runs if protocol in runs[split]}
         _draw_map(task_set, shown, parts.candidates(), folder, protocol)
     means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
     for figure in task_set.family.figures:
-        with _or_warn(figure):
+        with picture_or_warning(figure):
             draw = load_entry_point(figure)
             draw(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
 
@@ -80,18 +78,8 @@ def draw_figures(
 def log_pictures(logger: RunLogger, folder: Path, step: int) -> None:
     """Give the logger every figure and film of a folder; one that it cannot take is a warning."""
     for picture in sorted(folder.iterdir()):
-        with _or_warn(f"{picture.name} in {type(logger).__name__}"):
+        with picture_or_warning(f"{picture.name} in {type(logger).__name__}"):
             logger.picture(picture, step)
-
-
-@contextmanager
-def _or_warn(picture: str) -> Iterator[None]:
-    """A picture is no reason to lose the rest of a run's results."""
-    try:
-        yield
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        torchrl_logger.warning(f"picture left out ({picture}): {type(error).__name__}: {reason}")
 
 
 def _draw_adaptation(

@@ -11,6 +11,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.compose import compose_node
 
+#: the field that holds the name of a group's choice, where the group's own name is that of a section
+_FIELD_OF_GROUP = {
+    "dataset": "dataset.recipe",
+    "encoder_schema": "encoder.name",
+    "policy_loss": "policy_loss.name",
+    "representation_schema": "representation.name",
+}
+
 
 def swept_overrides(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of every job of a sweep.
@@ -43,11 +51,18 @@ def check_sweep(overrides: Sequence[str]) -> None:
             differing = sorted(
                 item.partition("=")[0] for item in set(job) ^ set(folders[folder]) if "=" in item
             )
-            names = list(dict.fromkeys(differing))
-            suggestion = "-".join(f"{name.rsplit('.', 1)[-1]}${{{name}}}" for name in names)
             raise ConfigError(
-                f"run_dir: the jobs of this sweep that differ in {', '.join(names)} would share the folder "
-                f"{folder}. Name the swept fields in it: "
-                f"'run_dir={re.sub(r'seed[0-9]+$', '', folder)}{suggestion}'."
+                f"run_dir: the jobs of this sweep that differ in {', '.join(dict.fromkeys(differing))} would "
+                f"share the folder {folder}. Name the swept fields in it: 'run_dir={_told_apart(folder, jobs)}'."
             )
         folders[folder] = job
+
+
+def _told_apart(folder: str, jobs: Sequence[Sequence[str]]) -> str:
+    """A name for the run folders with every field that the jobs differ in."""
+    varied = [{job[position] for job in jobs} for position in range(len(jobs[0]))]
+    fields = [next(iter(values)).partition("=")[0].lstrip("+") for values in varied if len(values) > 1]
+    fields = [_FIELD_OF_GROUP.get(name, name) for name in dict.fromkeys(fields)]
+    parts = [f"{name.removesuffix('.name').rsplit('.', 1)[-1]}${{{name}}}" for name in fields]
+    beginning = re.sub(r"-?seed[0-9]+$", "", folder)
+    return beginning + ("" if beginning.endswith("/") else "-") + "-".join(parts)

@@ -25,6 +25,7 @@ from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, cosine_kmeans
 from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.rules import require
 from ctmrl_torchrl.training.config import EvaluationConfig
 from ctmrl_torchrl.training.fragments import stored_fragments
 
@@ -137,9 +138,7 @@ class MetaTester:
         config: EvaluationConfig,
         device: torch.device,
     ) -> None:
-        # What is wrong must not surface after hours of training.
-        if any(PROTOCOLS.get(name).needs_offline_data for name in config.protocols):
-            dataset.task_index([*task_set.train_ids, *task_set.test_ids])
+        _check_offline_data(task_set, dataset, config.protocols)
         self.task_set = task_set
         self.dataset = dataset
         self.actor = actor
@@ -222,6 +221,18 @@ class MetaTester:
                     noise = context_noise_ratio(run["task_context"][..., -1, :])
                     values[f"{groups[split]}/{name}"] = noise.item()
         return values
+
+
+def _check_offline_data(task_set: TaskSet, dataset: TaskDataset, protocols: Sequence[str]) -> None:
+    """What is wrong must not surface after hours of training."""
+    reading = [name for name in protocols if PROTOCOLS.get(name).needs_offline_data]
+    without = sorted({*task_set.train_ids, *task_set.test_ids} - set(dataset.task_ids.tolist()))
+    require(
+        not reading or not without,
+        "evaluation.protocols",
+        list(protocols),
+        f"anything without {', '.join(map(repr, reading))}, for the dataset has no data of the tasks {without}",
+    )
 
 
 def _make_rows(name: str, task_set: TaskSet, device: torch.device, task_ids: Tensor) -> Any:

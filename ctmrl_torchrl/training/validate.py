@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ctmrl_torchrl.collectors import PROTOCOLS
-from ctmrl_torchrl.data import recipes_of
+from ctmrl_torchrl.data import get_recipe, recipes_of
 from ctmrl_torchrl.envs import get_family
 from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.registry import nearest
@@ -15,7 +15,7 @@ from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
 from ctmrl_torchrl.training.loggers import require_logger
 from ctmrl_torchrl.training.tester import protocol_settings
 
-__all__ = ["ConfigError", "check_training_tasks", "validate_config", "validate_seeds"]
+__all__ = ["ConfigError", "check_protocol_data", "check_training_tasks", "validate_config", "validate_seeds"]
 
 
 def validate_config(config: ExperimentConfig) -> None:
@@ -137,6 +137,28 @@ def _check_evaluation(config: ExperimentConfig) -> None:
             f"anything without {name!r}, which encodes evidence of unseen tasks, while encoder.name="
             f"{config.encoder.name!r} knows the training tasks alone; choose from {', '.join(without)}",
         )
+
+
+def check_protocol_data(config: ExperimentConfig) -> None:
+    """Check that a protocol that reads data of test tasks goes with a recipe that records some.
+
+    A collection needs no such check, so that it is no part of :func:`validate_config`.
+
+    Raises:
+        ConfigError: naming the protocol and the recipe.
+    """
+    reading = [name for name in config.evaluation.protocols if PROTOCOLS.get(name).needs_offline_data]
+    if not reading or config.env == DATA_ALONE or config.dataset.path is not None:
+        return
+    recipe = get_recipe(config.dataset.recipe, config.env)
+    require(
+        recipe.behaviour_tasks != "train_only",
+        "evaluation.protocols",
+        config.evaluation.protocols,
+        f"anything without {reading[0]!r}, which reads data of the test tasks, while dataset.recipe="
+        f"{config.dataset.recipe} records the training tasks alone; choose evaluation.protocols without it, or "
+        "another dataset.recipe",
+    )
 
 
 def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:

@@ -113,6 +113,15 @@ def test_wrong_use_is_named(tmp_path):
         (lambda card: card["encoder"].update(context_dim=5), "does not fit its card"),
         (lambda card: card["problem"].update(action_dim="two"), "problem is not complete"),
         (lambda card: card.update(horizon="long"), "horizon must be a int"),
+        (lambda card: card.update(horizon=0), "horizon must be at least 1"),
+        (lambda card: card.update(format_version=99, versions=["2"]), "names: unknown"),
+        (lambda card: card["encoder"].update(name=["pooling"]), "is not registered"),
+        (lambda card: card["encoder"].update(hidden="wide"), "encoder.hidden: got 'wide', allowed is"),
+        (lambda card: card["encoder"].update(hidden=[10**9]), "encoder.hidden is beyond the weights"),
+        (lambda card: card["encoder"].update(context_dim=10**9), "encoder.context_dim is beyond the weights"),
+        (lambda card: card["problem"].update(observation_dim=10**9), "observation_dim is beyond the weights"),
+        (lambda card: card["problem"].update(observation_dim=2.0), "problem is not complete or not valid"),
+        (lambda card: card["problem"].update(action_dim=True), "problem is not complete or not valid"),
     ],
 )
 def test_cards_that_do_not_fit(change, message, tmp_path):
@@ -122,6 +131,57 @@ def test_cards_that_do_not_fit(change, message, tmp_path):
     (tmp_path / "agent.json").write_text(json.dumps(card))
     with pytest.raises(AgentError, match=message):
         Agent.load(tmp_path)
+
+
+def test_a_number_beyond_reason_in_a_card(tmp_path):
+    make_agent().save(tmp_path)
+    (tmp_path / "agent.json").write_text('{"horizon": ' + "9" * 5000 + "}")
+    with pytest.raises(AgentError, match="cannot be read as an agent's card"):
+        Agent.load(tmp_path)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
+    file = make_agent().save(tmp_path) / "agent.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1  # the lowest bits of a number: finite, and nothing else could tell
+    file.write_bytes(content)
+    with pytest.raises(AgentError, match="is not what was saved with its card"):
+        Agent.load(tmp_path)
+    card = json.loads((tmp_path / "agent.json").read_text())
+    del card["weights"]  # as earlier versions have saved it
+    (tmp_path / "agent.json").write_text(json.dumps(card))
+    assert Agent.load(tmp_path).card.weights == ""
+
+
+def test_weights_of_another_precision_do_not_fit(tmp_path):
+    agent = make_agent()
+    agent.actor.double()
+    agent.save(tmp_path)
+    with pytest.raises(AgentError, match="does not fit its card"):
+        Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["agent.json", "agent.safetensors"])
+def test_a_users_file_is_not_replaced_by_an_agent(file, tmp_path):
+    (tmp_path / file).write_text('{"mine": 1}')
+    with pytest.raises(AgentError, match="was not written with an agent and is not replaced"):
+        make_agent().save(tmp_path)
+    assert (tmp_path / file).read_text() == '{"mine": 1}' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_agent_is_replaced_through_a_link_and_a_bad_place_is_named(tmp_path):
+    folder = make_agent().save(tmp_path / "disk")
+    (tmp_path / "link").symlink_to(folder)
+    other = make_agent(seed=1)
+    other.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    observation = torch.zeros(1, 2)
+    expected = other.act(observation, other.prior_context(1))
+    assert torch.equal(Agent.load(folder).act(observation, other.prior_context(1)), expected)
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "agent", ""):
+        with pytest.raises(AgentError, match="cannot be used for an agent"):
+            other.save(place)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x80\x04nothing", b"{" * 10_000])

@@ -15,6 +15,9 @@ def tasks_with(parameters):
     return {"parameters": parameters, "parameter_names": ["a"], "train_ids": [0], "test_ids": [1]}
 
 
+twice_named = tasks_with([[0.0, 1.0], [0.5, 1.0]]) | {"parameter_names": ["a", "a"]}
+
+
 def test_json_round_trip_keeps_every_field():
     manifest = make_manifest(
         even(), 4, seeds={"data": 3}, versions=library_versions(), recipe={"steps": [1, 2]}
@@ -59,6 +62,11 @@ def test_versions_name_the_packages_that_shape_the_data():
         ({"counts": {"transitions": 1.5}}, "counts.transitions is 1.5"),
         ({"keys": {"a": [[2], 3]}}, r"keys.a is \[\[2\], 3\]"),
         ({"checksums": {"a": 1}}, "checksums.a is 1"),
+        ({"env": " "}, "env is empty"),
+        ({"recipe": {"name": ["small"]}}, r"recipe.name is \['small'\], expected a text or null"),
+        ({"seeds": {"collection": 0.5}}, "seeds.collection is 0.5, expected a whole number or null"),
+        ({"versions": {"torch": 2.13}}, "versions.torch is 2.13, expected a text"),
+        ({"tasks": twice_named}, r"tasks.parameter_names is \['a', 'a'\], which repeats a name"),
     ],
 )
 def test_wrong_fields_are_named(change, message):

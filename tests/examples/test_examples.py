@@ -279,7 +279,7 @@ def test_the_main_program_prints_its_table_and_records_its_command(program, data
     assert summary["command"] == (
         "python examples/train_ctmrl.py preset=smoke schedule.updates=6 evaluation.every=0 "
         "evaluation.final_repeats=1 evaluation.episodes=3 evaluation.random_episodes=2 "
-        "evaluation.protocols=[np] method=focal"
+        "'evaluation.protocols=[np]' method=focal"
     )
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"checkpoints", "config.yaml", "figures", "metrics.csv", "summary.json"} <= written

@@ -309,7 +309,7 @@ def test_next_observations_are_part_of_everything_where_dynamics_vary(data_root,
 
 
 def test_it_adapts_under_every_protocol(data_root, tmp_path):
-    check_adapts("gentle", data_root, tmp_path, ("offline", "online", "np", "np_refine", "codes"))
+    check_adapts("gentle", data_root, tmp_path, ("offline", "online", "np", "np_refine", "codes"), *SMALL)
 
 
 def test_states_of_the_part_go_and_come_back(uninterrupted, data_root, tmp_path):

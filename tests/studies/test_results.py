@@ -65,6 +65,14 @@ def test_kept_summaries_are_not_mixed(tmp_path):
         keep_summaries([summaries[0] | {"command": "other"}], tmp_path)
 
 
+def test_a_command_is_the_same_with_and_without_quotes_for_a_shell(tmp_path):
+    (first,) = read_summaries(kept("sparse_point_robot-ctmrl-brac_sac-cpu-repo-seed0.json"))
+    keep_summaries([first | {"command": "ctmrl train sizes.hidden=[8]"}], tmp_path)
+    keep_summaries([first | {"command": "ctmrl train 'sizes.hidden=[8]'"}], tmp_path)
+    with pytest.raises(StudyError, match="another command"):
+        keep_summaries([first | {"command": "ctmrl train 'sizes.hidden=[8]"}], tmp_path)
+
+
 def test_missing_summaries_and_marks(tmp_path):
     with pytest.raises(StudyError, match="No summary of a finished run at: .*run/summary.json"):
         (tmp_path / "run").mkdir()

@@ -15,6 +15,7 @@ from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.commands import run
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.data import obtain_data, tasks_of_dataset
+from ctmrl_torchrl.training.data_report import data_report, format_data_table
 from ctmrl_torchrl.training.experiment import build_experiment
 
 TINY = [
@@ -136,3 +137,19 @@ def test_the_oracle_needs_no_environment_to_be_trained(tmp_path):
     assert summary["method"] == "oracle" and summary["returns"]["test"] == {}
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["state"]["loss"]
     assert state["context_encoder.table"].shape == (5, 2)
+
+
+def test_data_without_training_tasks_are_refused_plainly(tmp_path):
+    path = save(tmp_path, manifest(test_ids=(0, 1, 2, 3, 4)))
+    with pytest.raises(DatasetError, match=r"data: its tasks cannot be used: train_ids .* is empty"):
+        run([*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("oracle", [{"train": 1.0}, {"train": 1.0, "test": None}, {"test": 2.0}])
+def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
+    dataset = TaskDataset.load(save(tmp_path, manifest(oracle=oracle)))
+    report = data_report(dataset)
+    assert report["reference"]["train"]["oracle"] == oracle.get("train")
+    last = format_data_table(report).splitlines()[-1].split()
+    assert last == ["behaviour", *(f"{oracle[x]:.2f}" if oracle.get(x) else "-" for x in ("train", "test"))]

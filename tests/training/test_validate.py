@@ -18,7 +18,7 @@ from ctmrl_torchrl.objectives.policy import IQLConfig, PolicyLossConfig
 from ctmrl_torchrl.rules import SHARE, Rule, rule_of, ruled
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig
 from ctmrl_torchrl.training.experiment import run_experiment
-from ctmrl_torchrl.training.validate import ConfigError, validate_config
+from ctmrl_torchrl.training.validate import ConfigError, check_protocol_data, validate_config
 
 NAN, INF = float("nan"), float("inf")
 SHARES, POSITIVES, WHOLES = (
@@ -358,6 +358,23 @@ def test_protocol_told_goes_with_an_encoder_that_is_told(tmp_path):
     fields = {"encoder": TaskParametersConfig(), "representation": NoRepresentationConfig()}
     validate_config(tiny_config(tmp_path, tmp_path, told, **fields))
     assert TaskParametersConfig().reads_task_alone and not EncoderConfig().reads_task_alone
+
+
+def test_offline_needs_a_recipe_that_records_test_tasks(tmp_path):
+    def config(recipe, protocols, **changes):
+        changes = {f"dataset.{name}": value for name, value in changes.items()}
+        asked = {"dataset.recipe": recipe, "evaluation.protocols": protocols} | changes
+        return tiny_config(tmp_path / "data", tmp_path / "run", asked)
+
+    with pytest.raises(
+        ConfigError, match=r"config field evaluation.protocols.*without 'offline', which reads"
+    ):
+        run_experiment(config("small_train_only", ["np", "offline"]))
+    assert not list(tmp_path.iterdir())
+    validate_config(config("small_train_only", ["offline"]))  # ctmrl collect makes such data
+    check_protocol_data(config("small_train_only", ["np"]))
+    check_protocol_data(config("small", ["offline"]))
+    check_protocol_data(config("small_train_only", ["offline"], path=str(tmp_path)))  # other data are there
 
 
 def test_all_sections_must_be_chosen(tmp_path):

@@ -13,9 +13,10 @@ from ctmrl_torchrl.data.behaviour.agents import get_agents
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
 from ctmrl_torchrl.data.behaviour.recording import measure_oracle, record_snapshots
 from ctmrl_torchrl.data.dataset import TaskDataset
-from ctmrl_torchrl.data.errors import DatasetError
+from ctmrl_torchrl.data.files import check_target
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.envs import TaskSet, get_family, make_task_set, optimal_returns
+from ctmrl_torchrl.storage import expanded
 
 
 def collect_task_dataset(
@@ -61,7 +62,8 @@ def collect_task_dataset(
     Raises:
         DatasetError: before any work, if there is something at ``path`` that may not be replaced, or the
             checkpoint beside it is of another collection.
-        ValueError: if the environment, the preset or the recipe is unknown.
+        ValueError: if the environment, the preset or the recipe is unknown, or the task set is of another
+            environment.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
@@ -69,9 +71,14 @@ def collect_task_dataset(
         >>> dataset.n_trajectories == 40 * 2 * 3
         True
     """
-    if path is not None and Path(path).exists() and not overwrite:
-        raise DatasetError(f"{path}: exists already; pass overwrite=True or choose another path")
+    if path is not None:
+        check_target(path, overwrite)
+        path = expanded(path)
     tasks = make_task_set(env_name, preset) if task_set is None else task_set
+    if tasks.name != env_name:
+        raise ValueError(
+            f"env_name is {env_name!r}, but the task set is one of {tasks.name!r}; name that family."
+        )
     family = tasks.family
     recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
     learned = None if recipe.behaviour_tasks == "all" else tasks.train_ids

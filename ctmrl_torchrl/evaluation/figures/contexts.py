@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from sklearn.decomposition import PCA
 
 from ctmrl_torchrl.evaluation.figures import style
 
@@ -65,6 +64,8 @@ def plot_context_map(
             f"got contexts {list(contexts.shape)} and codes {list(stars_at.shape)}."
         )
     index = _closest(contexts, stars_at) if len(stars_at) else np.zeros(0, int)
+    from sklearn.decomposition import PCA  # slow to import
+
     pca = PCA(n_components=2).fit(contexts)
     points = pca.transform(contexts)
     stars = pca.transform(stars_at) if len(stars_at) else np.empty((0, 2))

@@ -138,6 +138,28 @@ def test_an_existing_path_is_refused_before_any_work(tmp_path, monkeypatch):
         collect(path=tmp_path)
 
 
+@pytest.mark.parametrize("place", ["file/set", "link", "", "~/set"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_place_that_cannot_be_used_is_refused_before_any_work(place, overwrite, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "home" / "set").mkdir(parents=True)
+    (tmp_path / "home" / "set" / "thesis.txt").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(
+        "ctmrl_torchrl.data.behaviour.collect.get_agents", lambda kind: pytest.fail("the work has begun")
+    )
+    path = place if place in ("", "~/set") else tmp_path / place
+    with pytest.raises(DatasetError):
+        collect_task_dataset("point_robot", recipe=TINY, path=path, overwrite=overwrite)
+    assert {each.name for each in tmp_path.iterdir()} == {"file", "link", "home"}
+
+
+def test_the_task_set_must_be_of_the_environment():
+    with pytest.raises(ValueError, match="env_name is 'point_robot_wind', but the task set .* 'point_robot'"):
+        collect_task_dataset("point_robot_wind", recipe=TINY, task_set=make_task_set("point_robot"))
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="Unknown environment family"):
         collect_task_dataset("no_such_env", recipe=TINY)

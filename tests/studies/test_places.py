@@ -1,0 +1,74 @@
+"""Where a study writes: nothing of anybody else's is replaced, and what cannot be written is found first."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from study_content import CONTENT
+
+from ctmrl_torchrl.studies.config import study_from
+from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.files import write_text
+from ctmrl_torchrl.studies.page import write_run_page
+from ctmrl_torchrl.studies.study import Study
+
+
+@pytest.mark.parametrize("name", ["report.html", "tables.md", "results.json", "figures"])
+def test_a_users_file_in_the_reports_place_is_found_before_the_runs(name, make_study, here, log, tmp_path):
+    study = make_study()
+    folder = study.root / study.config.name
+    folder.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(StudyError, match=f"{name} was not written with a report and is not replaced"):
+        study.run(here, progress=False)
+    assert (folder / name).read_text() == "mine" and log("run") == []
+
+
+def test_a_users_file_beside_a_report_stays(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    page = study.report()
+    (page.parent / "notes.txt").write_text("mine")
+    written = json.loads((page.parent / "results.json").read_text())["files"]
+    assert set(written) >= {"report.html", "tables.md", "results.json"}
+    (page.parent / "results.json").write_text(
+        json.dumps({"study": {}, "runs": [], "files": ["results.json"]})
+    )
+    with pytest.raises(StudyError, match="was not written with a report"):
+        study.report()
+    (page.parent / "results.json").write_text(json.dumps({"study": {}, "runs": []}))  # of an earlier version
+    assert study.report() == page and (page.parent / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("root", ["file", "file/below", "link", ""])
+def test_a_root_that_cannot_be_used(root, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StudyError, match="root="):
+        Study(study_from(CONTENT), root and tmp_path / root)
+
+
+def test_the_home_folder_in_a_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Study(study_from(CONTENT), "~/studies").root == tmp_path / "home" / "studies"
+
+
+def test_texts_are_written_through_links(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.md").write_text("old")
+    (tmp_path / "a.md").symlink_to(tmp_path / "disk" / "a.md")
+    write_text(tmp_path / "a.md", "new")
+    assert (tmp_path / "a.md").is_symlink() and (tmp_path / "disk" / "a.md").read_text() == "new"
+    assert {each.name for each in tmp_path.iterdir()} == {"disk", "a.md"}
+
+
+def test_the_page_of_a_run_replaces_only_itself(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    folder = study.record(study.runs[0]).folder
+    assert write_run_page(folder) == write_run_page(folder)
+    (folder / "report.html").write_text("<html>mine</html>")
+    with pytest.raises(StudyError, match="was not written by this library"):
+        write_run_page(folder)
+    assert (folder / "report.html").read_text() == "<html>mine</html>"
