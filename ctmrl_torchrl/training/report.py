@@ -25,7 +25,7 @@ from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.training.data_report import data_report, draw_data
 
-#: tasks shown in the picture of trajectories
+#: number of tasks in the trajectory figure
 SHOWN_TASKS = 6
 
 
@@ -39,18 +39,18 @@ def draw_figures(
     milestones: Mapping[str, float],
     folder: Path,
 ) -> None:
-    """Write ``folder/*.png``: data, adaptation, learning curves, contexts, and what others draw.
+    """Write ``folder/*.png``: data, adaptation, learning curves, contexts, and figures of family and method.
 
-    The environment family draws pictures of its own (:attr:`EnvFamily.figures
-    <ctmrl_torchrl.envs.EnvFamily>`), and so does each part of the method (:meth:`Part.draw
-    <ctmrl_torchrl.methods.Part.draw>`). A picture that cannot be drawn is left out with a warning.
+    The environment family (:attr:`EnvFamily.figures <ctmrl_torchrl.envs.EnvFamily>`) and each part of the
+    method (:meth:`Part.draw <ctmrl_torchrl.methods.Part.draw>`) can add figures. A figure that cannot be drawn
+    is skipped with a warning.
 
     Args:
-        task_set: whose parameters color the map and place the goals. dataset: what was learned from.
+        task_set: its parameters color the map and place the goals. dataset: the training data.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
-        summary: the run's summary. parts: of the method. metrics: the run's ``metrics.csv``.
-        milestones: updates at which parts of the training begin or end. folder: where pictures go.
+        summary: the run's summary. parts: parts of the method. metrics: the run's ``metrics.csv``.
+        milestones: updates at which training phases begin or end. folder: output folder.
     """
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
     with _or_warn("data"):
@@ -58,7 +58,7 @@ def draw_figures(
     with _or_warn("learning"):
         _draw_learning(summary, parts, metrics, folder, milestones, subtitle)
     for part in parts.parts:
-        with _or_warn(f"those of {part.name}"):
+        with _or_warn(f"figures of {part.name}"):
             part.draw(Drawing(folder, runs, summary, subtitle))
     tested = runs["test"]
     if not tested:
@@ -78,12 +78,12 @@ def draw_figures(
 
 @contextmanager
 def _or_warn(picture: str) -> Iterator[None]:
-    """A picture is no reason to lose the rest of a run's results."""
+    """Turn an error while drawing into a warning, so that the other results of the run are kept."""
     try:
         yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        torchrl_logger.warning(f"picture left out ({picture}): {type(error).__name__}: {reason}")
+        torchrl_logger.warning(f"figure skipped ({picture}): {type(error).__name__}: {reason}")
 
 
 def _draw_adaptation(
@@ -165,12 +165,12 @@ def draw_trajectories(
     means: Mapping[str, float],
     subtitle: str,
 ) -> None:
-    """Paths in the plane before and after adaptation by ``protocol`` and, where another does better, by it.
+    """Draw paths before and after adaptation under ``protocol`` and under the best protocol if it differs.
 
     Args:
-        task_set: of a family with a ``plane`` and goals.
-        runs: ``{protocol: [tasks, repeats]}``. folder: where ``trajectories.png`` goes.
-        protocol: the one that is shown first. means: mean return by protocol. subtitle: second line.
+        task_set: tasks of a family with a ``plane`` and goals.
+        runs: ``{protocol: [tasks, repeats]}``. folder: output folder of ``trajectories.png``.
+        protocol: the protocol shown first. means: mean return by protocol. subtitle: second title line.
     """
     family, plane = task_set.family, list(task_set.family.plane)
     first = {name: run[:, 0].cpu() for name, run in runs.items()}

@@ -1,4 +1,4 @@
-"""Checks of a sweep before its first job: every job needs a folder of its own."""
+"""Checks a sweep before its first job: every job needs a separate folder."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def swept_overrides(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def check_sweep(overrides: Sequence[str]) -> None:
-    """Refuse a sweep in which two jobs would write into the same run folder.
+    """Reject a sweep in which two jobs would write to the same run folder.
 
     Raises:
-        ConfigError: naming the swept fields that the folder's name does not tell apart.
+        ConfigError: with the swept fields that are missing from the folder's name.
     """
     jobs = swept_overrides(overrides)
     folders: dict[str, list[str]] = {}
@@ -47,7 +47,7 @@ def check_sweep(overrides: Sequence[str]) -> None:
             suggestion = "-".join(f"{name.rsplit('.', 1)[-1]}${{{name}}}" for name in names)
             raise ConfigError(
                 f"run_dir: the jobs of this sweep that differ in {', '.join(names)} would share the folder "
-                f"{folder}. Name the swept fields in it: "
+                f"{folder}. Include the swept fields in its name: "
                 f"'run_dir={re.sub(r'seed[0-9]+$', '', folder)}{suggestion}'."
             )
         folders[folder] = job

@@ -364,7 +364,7 @@ def test_the_search_goes_with_any_method_where_rollouts_are_compared(data_root, 
         ),
         (
             ["method=anole", "evaluation.protocols=[offline]"],
-            "knows the training tasks alone; choose from anole",
+            "knows only the training tasks; choose from anole",
         ),
         (
             ["method=anole", "evaluation.protocols=[told]"],
