@@ -78,7 +78,9 @@ def gaussian_entropy(actions: Tensor, jitter: float = 1e-5) -> Tensor:
     """
     count, size = actions.shape[-2:]
     if count < 2:
-        raise ValueError("gaussian_entropy: a task needs at least two actions; sample more transitions per task.")
+        raise ValueError(
+            "gaussian_entropy: a task needs at least two actions; sample more transitions per task."
+        )
     centred = actions - actions.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (count - 1)
     covariance = covariance + jitter * torch.eye(size, dtype=actions.dtype, device=actions.device)

@@ -141,7 +141,9 @@ class UNICORNLoss(MetricLoss):
         observation, action, reward, following = (read(batch, leaf, name) for leaf in self._leaves)
         lead = (context.shape[0], observation.shape[1])
         for leaf, value in zip(self._leaves, (observation, action, reward, following), strict=True):
-            hint = "the transitions [T, L] from which the contexts were encoded; a scalar reward is [T, L, 1]."
+            hint = (
+                "the transitions [T, L] from which the contexts were encoded; a scalar reward is [T, L, 1]."
+            )
             require_shape(value, (*lead, "features"), reader=name, what=repr(leaf), hint=hint)
         repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
         mask = batch.get(keys.mask, None)
