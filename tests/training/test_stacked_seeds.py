@@ -138,7 +138,7 @@ def test_trainers_must_be_in_step(folder):
         StackedTrainer(trainers, SEEDS)
     for trainer in trainers:
         trainer.update_count = 3
-    with pytest.raises(ValueError, match="have not begun"):
+    with pytest.raises(ValueError, match="must be new"):
         StackedTrainer(trainers, SEEDS)
 
 

@@ -40,7 +40,7 @@ def plot_film(
     shapes = {np.shape(frames) for frames in rows}
     if len(shapes) != 1 or len(names) != len(rows) or {len(texts) for texts in captions} != {len(rows[0])}:
         raise ValueError(
-            "plot_film needs rows with equal numbers and sizes of frames, and a name per row and caption per frame; "
+            "plot_film needs rows with equal numbers and sizes of frames, row names, and a caption per frame; "
             f"got frames {sorted(shapes)}, {len(names)} names, captions {[len(texts) for texts in captions]}."
         )
     count, height, width, _ = next(iter(shapes))
