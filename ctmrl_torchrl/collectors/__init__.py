@@ -1,8 +1,8 @@
 """Meta-test collection: adapt to tasks in a batched environment under a named protocol.
 
-Rooms, each importing only from those before it: :mod:`rows` and :mod:`kinds` (what a TorchRL collector plays
-with, and which one), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts of episodes),
-:mod:`run` (what one meta-test has collected), :mod:`protocol` (the contract and the registry),
+Modules, each importing only from earlier ones: :mod:`rows` and :mod:`kinds` (environments, policies and
+collector kinds for TorchRL's collectors), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts
+of episodes), :mod:`run` (the state of a meta-test), :mod:`protocol` (the base class and the registry),
 :mod:`protocols`, :mod:`selection`, :mod:`interleaved`, :mod:`in_distribution` and :mod:`anole` (the
 protocols), :mod:`adaptation` (the meta-test).
 """

@@ -1,4 +1,4 @@
-"""Actors at the speed of their networks: the same modules in the same order, without what surrounds them."""
+"""Faster actors: the same modules in the same order, called without TensorDictModule overhead."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tensordict.nn import (
 from torch import nn
 from torchrl.modules import ProbabilisticActor, SafeProbabilisticTensorDictSequential, SafeSequential
 
-#: a policy as a function: writes the action into a tensordict and returns it
+#: a policy as a function that writes the action into a TensorDict and returns it
 Act = Callable[[TensorDictBase], TensorDictBase]
 
-#: sequences that end in a distribution; a subclass may do anything else and is left alone
+#: sequences that end in a distribution; subclasses may behave differently and are not unwrapped
 _WITH_DISTRIBUTION = (
     ProbabilisticActor,
     SafeProbabilisticTensorDictSequential,
@@ -27,10 +27,10 @@ _WITH_DISTRIBUTION = (
 
 
 def bound(actor: TensorDictModuleBase) -> AbstractContextManager[TensorDictModuleBase]:
-    """A context in which the actor's parameters stay in place, for many calls with the same parameters.
+    """A context manager that keeps the actor's parameters inserted, for many calls with the same parameters.
 
-    An actor that puts parameters into a network at each call can offer this itself, as a method ``bound``
-    that returns a context manager of the network with its parameters. For others it is the actor as it is.
+    An actor that inserts parameters into a network at each call can provide a method ``bound`` that returns a
+    context manager of the network with its parameters. Other actors are returned unchanged.
 
     Examples:
         >>> from ctmrl_torchrl.modules import make_actor
@@ -44,12 +44,11 @@ def bound(actor: TensorDictModuleBase) -> AbstractContextManager[TensorDictModul
 
 
 def direct(actor: TensorDictModuleBase) -> Act:
-    """The actor as direct calls of its networks, with the same numbers in a fraction of the time.
+    """The actor as direct calls of its networks, with the same results in a fraction of the time.
 
-    With small networks most of the time of an actor goes into the wrappers around them: dispatch, copies and
-    conversions in each module of a sequence. This serves an actor that is a sequence of plain
-    ``TensorDictModule`` networks with a distribution at the end, such as
-    :func:`~ctmrl_torchrl.modules.make_actor` builds; any other actor is returned as it is.
+    With small networks, most of an actor's time is overhead: dispatch, copies and conversions in each module of
+    a sequence. This function supports a sequence of ``TensorDictModule`` networks with a final distribution,
+    such as an actor from :func:`~ctmrl_torchrl.modules.make_actor`. Any other actor is returned unchanged.
 
     Examples:
         >>> import torch
@@ -82,7 +81,7 @@ def direct(actor: TensorDictModuleBase) -> Act:
 
 
 def _modules_of(module: nn.Module) -> list[nn.Module]:
-    """The modules of nested sequences, one after the other; a sequence that cannot be taken apart is one."""
+    """The modules of nested sequences in order; a sequence that cannot be unwrapped counts as one module."""
     whole = type(module) not in (*_WITH_DISTRIBUTION, TensorDictSequential, SafeSequential)
     if whole or module.partial_tolerant or module.inplace is False or _has_hooks(module):
         return [module]
@@ -91,7 +90,7 @@ def _modules_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether calling the network inside with tensors is all that the module does."""
+    """Whether the module only calls its network with tensors."""
     return (
         type(module) is TensorDictModule
         and isinstance(module.module, nn.Module)

@@ -1,4 +1,4 @@
-"""The meta-test: every task and repeat is a row of one batched environment, adapted side by side."""
+"""The meta-test: every task and repeat is a row of one batched environment, and all rows adapt in parallel."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ctmrl_torchrl.modules.keys import join_key
 
 
 class MetaTestCollector:
-    """Adapt to tasks by episodes: evidence is collected under a protocol, the policy measured after each.
+    """Adapts to tasks: collects evidence under a protocol and measures the policy after each collected episode.
 
-    One call of :meth:`run` plays, for every row of the environment at once, ``protocol.episodes`` measured
-    episodes: measurement k uses the context available after k collected episodes (k = 0, 1, ...), acts
-    deterministically, and adds nothing to the evidence. A TorchRL collector plays the episodes; see
+    One call of :meth:`run` runs ``protocol.episodes`` measured episodes in all rows of the environment.
+    Measurement k uses the context after k collected episodes (k = 0, 1, ...), acts deterministically, and does
+    not add to the evidence. A TorchRL collector collects the episodes; see
     :class:`~ctmrl_torchrl.collectors.EpisodeCollector`.
 
     Args:
         env (EnvBase or callable): batched, one row per task and repeat, with a ``task_id`` leaf; see
-            :func:`~ctmrl_torchrl.envs.make_env`. A function that makes such an environment from task ids
-            ``[n]`` serves as well, and several workers need one.
+            :func:`~ctmrl_torchrl.envs.make_env`. Alternatively a function that creates such an environment from
+            task ids ``[n]``; several workers require a function.
         actor (TensorDictModule): ``(observation, task_context) -> action``.
         context_encoder (TensorDictModule): reads keys below ``evidence_key``, ``task_key`` at the root, or
             both; writes ``context_key`` (or, if it has no such out-key, its last one).
@@ -114,28 +114,28 @@ class MetaTestCollector:
 
     @property
     def env(self) -> EnvBase:
-        """The environment that is played in; with several workers, a closed one with its specs."""
+        """The environment; with several workers, a closed one with the same specs."""
         return self._parts.episodes.env
 
     @torch.no_grad()
     def run(self, protocol: AdaptationProtocol, *, seed: int = 0, keep_episodes: bool = False) -> TensorDict:
         """Adapt all rows under a protocol.
 
-        The global random state is left as it was: random actions and stochastic policies draw from ``seed``.
+        The global random state is not changed: random actions and stochastic policies are seeded with ``seed``.
 
         Args:
-            protocol (AdaptationProtocol): how evidence is gathered. seed (int): of everything random.
-            keep_episodes (bool): whether the collected episodes are returned as well.
+            protocol (AdaptationProtocol): collects the evidence. seed (int): seed of all randomness.
+            keep_episodes (bool): whether to also return the collected episodes.
 
         Returns:
             TensorDict ``[n]``. E is ``protocol.episodes``; entry k belongs to the measurement after k
             collections.
 
             - ``task_id`` ``[n]``
-            - ``returns`` ``[n, E]`` and ``task_context`` ``[n, E, d]``, what each measurement returned and
-              acted with
-            - ``episodes``, ``env_steps``, ``oracle_answers`` ``[n, E]`` int64, what adaptation had cost by
-              then: episodes played or drawn, valid environment steps of those played, answers of an oracle
+            - ``returns`` ``[n, E]`` and ``task_context`` ``[n, E, d]``, return and context of each
+              measurement
+            - ``episodes``, ``env_steps``, ``oracle_answers`` ``[n, E]`` int64, the adaptation cost so far:
+              episodes collected or sampled, valid environment steps of collected episodes, oracle answers
             - ``total_env_steps`` ``[n, E]`` int64, valid environment steps including those of the measured
               episodes up to this one
             - ``first_path``, ``last_path`` ``[n, H+1, observation]``: the first collected and the last
@@ -144,8 +144,8 @@ class MetaTestCollector:
               their ``mask``
 
         Raises:
-            FloatingPointError: naming task, episode and entry, if something is not finite.
-            ValueError: if the protocol needs what this meta-test does not have.
+            FloatingPointError: with task, episode and entry, if a value is not finite.
+            ValueError: if the protocol needs something that this meta-test does not have.
         """
         state = AdaptationRun(self._parts, protocol.name, torch.Generator().manual_seed(seed))
         entries: list[dict[str, Tensor]] = []
@@ -178,7 +178,7 @@ class MetaTestCollector:
         )
 
     def close(self) -> None:
-        """Stop workers and close environments that were made here; an environment that was passed stays."""
+        """Stop workers and close environments created here; an environment passed by the caller stays open."""
         self._parts.episodes.close()
 
     def __enter__(self) -> MetaTestCollector:
@@ -189,14 +189,14 @@ class MetaTestCollector:
 
 
 def _collected(state: AdaptationRun, like: TensorDictBase) -> TensorDictBase:
-    """The collected episodes ``[n, k, H]``; k is 0 where a protocol collects nothing."""
+    """The collected episodes ``[n, k, H]``; k is 0 if a protocol collects nothing."""
     if state.episodes:
         return torch.stack(state.episodes, 1)
     return like.unsqueeze(1)[:, :0]
 
 
 def _costs(state: AdaptationRun) -> dict[str, Tensor]:
-    """What the rows have cost so far, ``[n]`` each."""
+    """The cost of each row so far, ``[n]`` each."""
     return {
         "episodes": state.episode_count.clone(),
         "env_steps": state.env_steps.clone(),
@@ -207,7 +207,7 @@ def _costs(state: AdaptationRun) -> dict[str, Tensor]:
 
 @contextmanager
 def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; the modes from before afterwards, errors or not."""
+    """Use evaluation mode inside the block and restore the previous modes afterwards, even after errors."""
     training = [module.training for module in modules]
     try:
         for module in modules:
@@ -219,7 +219,7 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def _path(episode: TensorDictBase, key: NestedKey) -> Tensor:
-    """Observations along an episode ``[n, H]``: ``[n, H+1, k]``; after an early end the last one stays."""
+    """Observations along an episode ``[n, H]``: ``[n, H+1, k]``; after an early end the last one is repeated."""
     observations = torch.cat([episode.get(key)[:, :1], episode.get(join_key("next", key))], 1)
     steps = torch.arange(observations.shape[1], device=observations.device)
     shown = torch.minimum(steps, episode.get("mask").sum(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""The protocol ``anole``: no context is encoded; a noisy oracle compares things until one candidate is left."""
+"""The protocol ``anole``: searches candidate contexts with preference queries to a noisy oracle."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ctmrl_torchrl.rules import require
 
 @dataclass(frozen=True)
 class FragmentSource:
-    """Stored fragments of episodes that an oracle can compare.
+    """Stored episode fragments that an oracle can compare.
 
     Args:
         draw (callable): ``(count, generator) -> [count, steps]`` transitions.
-        returns (callable): ``(fragments [M, steps], task_ids [n]) -> [n, M]``, what they are worth in tasks.
+        returns (callable): ``(fragments [M, steps], task_ids [n]) -> [n, M]``, their returns in these tasks.
     """
 
     draw: Callable[[int, torch.Generator], TensorDictBase]
@@ -39,32 +39,32 @@ class FragmentSource:
 
 @register_protocol("anole")
 class PreferenceSearchProtocol(AdaptationProtocol):
-    """``anole``: asks a noisy oracle which of two things is better, and acts with the candidate that fits best.
+    """``anole``: queries a noisy oracle with comparisons and acts with the most consistent candidate.
 
-    Candidates are contexts of training tasks. A question is one on which they disagree as evenly as
-    possible, counted by Berlekamp's volume; see
+    Candidates are contexts of training tasks. Each query splits them as evenly as possible, as measured by
+    Berlekamp's volume; see
     :class:`~ctmrl_torchrl.modules.preference_search.PreferenceSearch`.
 
-    - With ``fragments``, questions are about pairs of stored fragments, and a candidate predicts the answer by
-      the rewards that ``reward_predictor`` expects with it. Nothing is played.
-    - Without, where all tasks share one reward function, they are about rollouts of the policy with two
-      candidates, and a candidate says that the nearer one to itself is better. The first collection plays a
-      random candidate; each further one plays one more and compares it with one of those before.
+    - With ``fragments``, queries compare pairs of stored fragments. A candidate predicts the answer from the
+      rewards of ``reward_predictor`` under it. No episodes are collected.
+    - Without, for tasks that share one reward function, queries compare rollouts of the policy with two
+      candidates. A candidate predicts that the closer one is better. The first collection uses a random
+      candidate; each further collection adds a candidate and compares it with an earlier one.
 
-    Before each measurement but the first, a share of the questions is asked: one, if there are more
-    measurements than questions. Ties among candidates are broken at random.
+    Before each measurement except the first, a part of the queries is asked: one, if there are more
+    measurements than queries. Ties among candidates are broken at random.
 
     Args:
         candidates (Tensor): contexts ``[N, d]``.
-        episodes (int): measured episodes in all. Defaults to 20.
+        episodes (int): number of measured episodes. Defaults to 20.
 
     Keyword Args:
-        queries (int): questions, at most. Defaults to 10; about rollouts no more than ``episodes - 2``.
-        error_rate (float): share of wrong answers, which the search is told. Defaults to 0.2.
+        queries (int): maximum number of queries. Defaults to 10; at most ``episodes - 2`` with rollouts.
+        error_rate (float): fraction of wrong answers, known to the search. Defaults to 0.2.
         reward_predictor (TensorDictModule, optional): its last out-key is the reward ``[*, 1]``, given an
-            observation, an action and a context; needed with ``fragments``.
+            observation, an action and a context; required with ``fragments``.
         fragments (FragmentSource, optional): see above.
-        pool, pairs (int): stored fragments in all, and random pairs of them among which each question is
+        pool, pairs (int): number of stored fragments, and number of random pairs from which each query is
             chosen. Default to 200 and 100.
 
     Raises:
@@ -97,12 +97,12 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         if candidates.shape[0] < 2 or episodes < least:
             raise ValueError(
                 f"PreferenceSearchProtocol: {candidates.shape[0]} candidates and {episodes} episodes; give at "
-                f"least 2 and {least}, so that there is a question to ask."
+                f"least 2 and {least}, so that at least one query is possible."
             )
         if fragments is not None and reward_predictor is None:
             raise ValueError(
-                "PreferenceSearchProtocol: questions about stored fragments need reward_predictor=, which says "
-                "what they are worth with a candidate."
+                "PreferenceSearchProtocol: queries about stored fragments need reward_predictor=, which predicts "
+                "their returns under a candidate."
             )
         self.candidates = candidates.detach()
         self.queries = queries if fragments is not None else min(queries, episodes - 2)
@@ -113,10 +113,10 @@ class PreferenceSearchProtocol(AdaptationProtocol):
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> PreferenceSearchProtocol:
-        """The protocol with what the settings give now.
+        """The protocol with the current values of the settings.
 
         Raises:
-            ConfigError: if they give no candidates.
+            ConfigError: if there are no candidates.
         """
         options = settings.options
         own, encoded = options.get("search_candidates"), settings.training_contexts or settings.candidates
@@ -124,7 +124,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
             own is not None or encoded is not None,
             "evaluation.protocols",
             "anole",
-            "anything without 'anole', which searches among candidate contexts, and none were given",
+            "anything without 'anole', which needs candidate contexts, but none were given",
         )
         wanted = candidates_wanted(0, settings.queries, settings.oracle_error)
         return cls(
@@ -138,14 +138,14 @@ class PreferenceSearchProtocol(AdaptationProtocol):
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """There must be a question to ask, and something that predicts its answer."""
+        """Check that queries are possible and that candidates can predict their answers."""
         stored = "fragments" in settings.options
         require(
             not stored or "reward_predictor" in settings.options,
             "evaluation.protocols",
             "anole",
             "anything without 'anole', which needs a method that predicts rewards (e.g. method=anole): in this "
-            "environment candidates are told apart by the rewards that they predict",
+            "environment candidates are distinguished by the rewards that they predict",
         )
         least, what = (2, "an episode") if stored else (3, "two episodes to compare and one")
         require(
@@ -156,14 +156,14 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         )
 
     def reset(self, run: AdaptationRun) -> None:
-        """A new game: all candidates are possible; the oracle's errors are drawn."""
+        """Start a new search: all candidates are possible; samples the oracle's errors."""
         rows, device = run.task_ids.numel(), run.prior_context.device
         self.candidates = self.candidates.to(device)
         self._search = PreferenceSearch(
             rows, len(self.candidates), queries=self.queries, error_rate=self.error_rate, device=device
         )
         seed = int(torch.randint(2**31, (), generator=run.generator))
-        # Repeats of a task meet other errors, whatever else is drawn.
+        # Repeats of a task get different errors, independent of other random numbers.
         numbers = [task * rows + row for row, task in enumerate(run.task_ids.tolist())]
         self._oracle = NoisyOracle(numbers, self.queries, seed=seed, error_rate=self.error_rate)
         self._collections = 0
@@ -177,11 +177,11 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         self._truth = self.fragments.returns(drawn, run.task_ids).to(device)
 
     def context(self, run: AdaptationRun) -> Tensor:
-        """The candidate that most answers agree with; before any answer, a random one."""
+        """The candidate with the most correct predictions; a random one before the first answer."""
         return self.candidates[self._chosen]
 
     def collect(self, run: AdaptationRun) -> None:
-        """Ask what is due before the next measurement."""
+        """Ask the queries that are due before the next measurement."""
         self._collections += 1
         if self._search.asked == self.queries:
             return
@@ -196,7 +196,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
             self._chosen = self._search.pick(run.generator)
 
     def _compare_fragments(self, run: AdaptationRun) -> None:
-        """Ask about the best of some random pairs of fragments."""
+        """Ask the best query among random pairs of fragments."""
         share = uniform((2, self.pairs), run.generator, self._values.device)
         count = self._values.shape[1]
         first = (share[0] * count).long()
@@ -207,7 +207,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         self._answered(run, predictions[asked], *truth)
 
     def _compare_rollouts(self, run: AdaptationRun) -> None:
-        """Play one more candidate and ask whether it is better than one played before."""
+        """Run one more candidate and compare it with an earlier one."""
         rows, count = self._played.shape
         if not run.episodes:
             self._play(run, self._chosen)
@@ -225,13 +225,13 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         self._answered(run, predictions[asked], *truth)
 
     def _play(self, run: AdaptationRun, candidate: Tensor) -> None:
-        """One episode of every row with a candidate of its own."""
+        """Run one episode of every row, each with its candidate."""
         run.add(run.play(self.candidates[candidate]))
         returns = run.returns[-1].to(self._returns.device)
         self._returns.scatter_(1, candidate.unsqueeze(1), returns.unsqueeze(1))
         self._played.scatter_(1, candidate.unsqueeze(1), True)
 
     def _answered(self, run: AdaptationRun, predicted: Tensor, first: Tensor, second: Tensor) -> None:
-        """Let the oracle compare two returns ``[rows]`` and take note of its answer."""
+        """Let the oracle compare two returns ``[rows]`` and record its answer."""
         run.count_oracle_answers()
         self._search.observe(predicted, self._oracle(first, second))

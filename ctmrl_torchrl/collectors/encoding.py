@@ -1,4 +1,4 @@
-"""From collected episodes to task contexts: what a context encoder reads, and how it is called."""
+"""Encodes collected episodes into task contexts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ctmrl_torchrl.modules.keys import rest_of_key
 
 
 class EvidenceEncoder:
-    """A context encoder, called with collected episodes, with the rows' task ids, or with both.
+    """Calls a context encoder with collected episodes, with the rows' task ids, or with both.
 
     Args:
         encoder (TensorDictModule): reads keys below ``evidence_key``, ``task_key`` at the root, or both;
             writes ``context_key`` (or, if it has no such out-key, its last one).
 
     Keyword Args:
-        context_key (NestedKey): where the context is written. evidence_key (NestedKey): root of the
+        context_key (NestedKey): key of the context. evidence_key (NestedKey): root of the
             transitions ``[n, L, *]``. task_key (NestedKey): the row's task id, ``[n]``.
 
     Attributes:
-        evidence_keys (list of tuple): what is read of an episode, relative to ``evidence_key``.
-        reads_task (bool): whether the task id is read.
+        evidence_keys (list of tuple): keys read from an episode, relative to ``evidence_key``.
+        reads_task (bool): whether the encoder reads the task id.
 
     Raises:
-        ValueError: if the encoder reads something else.
+        ValueError: if the encoder reads other keys.
 
     Examples:
         >>> from ctmrl_torchrl.modules import make_context_encoder
@@ -66,7 +66,7 @@ class EvidenceEncoder:
         return self.encoder(view).get(self._out_key)
 
     def encode_task(self, task_ids: Tensor) -> Tensor:
-        """Task contexts ``[n, d]`` of task ids ``[n]`` alone.
+        """Task contexts ``[n, d]`` from only the task ids ``[n]``.
 
         Raises:
             ValueError: if the encoder reads evidence, or does not read the task id.
@@ -74,19 +74,19 @@ class EvidenceEncoder:
         if self.evidence_keys or not self.reads_task:
             raise ValueError(
                 f"The context encoder {type(self.encoder).__name__} reads {self.encoder.in_keys}, so it "
-                f"cannot make a context of {self.task_key!r} alone, as protocol 'told' asks. Choose one "
-                "that collects episodes, or an encoder whose only in_key is the task id."
+                f"cannot compute a context from {self.task_key!r} alone, which protocol 'told' requires. "
+                "Choose a protocol that collects episodes, or an encoder whose only in_key is the task id."
             )
         return self.encoder(TensorDict({self.task_key: task_ids}, task_ids.shape)).get(self._out_key)
 
 
 def _below(root: NestedKey, task_key: NestedKey, key: NestedKey) -> tuple[str, ...]:
-    """The rest of ``key`` below ``root``."""
+    """The part of ``key`` below ``root``."""
     rest = rest_of_key(key, root)
     if not rest:
         raise ValueError(
-            f"MetaTestCollector: the context encoder reads {key!r}, which is not below {root!r}; pass "
-            "evidence_key= the root of what it reads (entries of episodes, one tensor per feature). At the "
-            f"root of its input it can read {task_key!r}, the task id (task_key=)."
+            f"MetaTestCollector: the context encoder reads {key!r}, which is not below {root!r}; set "
+            "evidence_key= to the root of its in_keys (entries of episodes, one tensor per feature). At the "
+            f"root of its input it can only read {task_key!r}, the task id (task_key=)."
         )
     return rest

@@ -1,4 +1,4 @@
-"""One episode of every row of a batched environment, gathered by a TorchRL collector."""
+"""Collects one episode of every row of a batched environment with a TorchRL collector."""
 
 from __future__ import annotations
 
@@ -28,38 +28,37 @@ from ctmrl_torchrl.rules import check_fields
 
 
 class EpisodeCollector:
-    """Plays whole episodes, all rows side by side, with a context per row or with random actions.
+    """Collects complete episodes of all rows in parallel, with one context per row or with random actions.
 
-    One TorchRL collector lives as long as this object; a batch of it is one episode of ``horizon`` steps of
-    every row, and its policy is told before each batch what to play. With several workers the rows are split
-    evenly; the last row is repeated where that does not come out even, and the repetitions are dropped.
+    One TorchRL collector lives as long as this object. Each of its batches is one episode of ``horizon`` steps
+    of every row, and its policy is configured before each batch. Several workers split the rows evenly; if
+    necessary, the last row is repeated and the repetitions are dropped.
 
-    With the kind ``single`` the numbers are those of ``env.rollout(horizon, break_when_any_done=False)``, bit
-    for bit. With several workers, random actions are drawn in this process and are the same for any number of
-    workers; a stochastic actor and an environment with random initial states draw in their worker, so they
-    repeat for the same seed and the same number of workers only. Sums of another number of rows may round
-    differently.
+    With the kind ``single``, results equal ``env.rollout(horizon, break_when_any_done=False)`` bit for bit. With
+    several workers, random actions are sampled in this process and do not depend on the number of workers. A
+    stochastic actor and random initial states are sampled in the worker, so they are only reproducible for the
+    same seed and number of workers. Sums over a different number of rows may round differently.
 
     Args:
-        env (EnvBase or callable): batched, one row per task id; or a function that makes one from task ids,
-            which several workers need.
+        env (EnvBase or callable): batched, one row per task id; or a function that creates one from task
+            ids, which several workers require.
         actor (TensorDictModule): ``(observation, task_context) -> action``. Workers hold copies, which
-            :meth:`session` brings up to date.
+            :meth:`session` updates.
 
     Keyword Args:
         task_ids (Tensor): ``[n]``, the task of each row.
         horizon (int): H, number of steps of an episode.
-        context_key (NestedKey): what the actor reads. Defaults to ``"task_context"``.
+        context_key (NestedKey): the actor's context key. Defaults to ``"task_context"``.
         config (CollectorConfig, optional): the kind of collector and the number of workers. Defaults to one
             collector in this process.
 
     Attributes:
-        env (EnvBase): the environment, or with several workers a closed one of the same specs.
+        env (EnvBase): the environment; with several workers, a closed one with the same specs.
 
     Raises:
-        ValueError: if the rows of the environment are not those of ``task_ids``, or several workers are asked
-            for without a function that makes environments.
-        ConfigError: if the configuration is not allowed.
+        ValueError: if the rows of the environment do not match ``task_ids``, or several workers are requested
+            without a function that creates environments.
+        ConfigError: if the configuration is invalid.
 
     Examples:
         >>> from ctmrl_torchrl import modules
@@ -89,9 +88,9 @@ class EpisodeCollector:
         kind, given = COLLECTORS.get(config.kind), isinstance(env, EnvBase)
         if given and not kind.in_process:
             raise ValueError(
-                f"EpisodeCollector: the workers of collector kind {config.kind!r} make environments of their "
-                "own; pass env= a function of task ids, e.g. lambda task_ids: make_env('point_robot', "
-                "task_ids), in place of an environment, or choose kind 'single'."
+                f"EpisodeCollector: the workers of collector kind {config.kind!r} create their own environments; "
+                "set env= to a function of task ids, e.g. lambda task_ids: make_env('point_robot', "
+                "task_ids), instead of an environment, or choose kind 'single'."
             )
         self.actor = actor
         self.horizon = horizon
@@ -132,17 +131,17 @@ class EpisodeCollector:
 
     @contextmanager
     def session(self, seed: int) -> Iterator[None]:
-        """Play inside this context: environments and actors are seeded, workers' actors are up to date.
+        """A context manager for collection: seeds environments and actors and updates the workers' actors.
 
-        The actor's parameters must not be replaced inside. The global generator of this process is left
-        alone: seed it for random actions, and for a stochastic actor of the kind ``single``.
+        The actor's parameters must not be replaced inside. The global generator of this process is not
+        changed; seed it for random actions and for a stochastic actor with the kind ``single``.
 
         Raises:
             RuntimeError: if :meth:`close` was called.
         """
         if self._closed:
-            raise RuntimeError("This collector was closed; make another one to play more episodes.")
-        if self._collector is None:  # it stopped at an error
+            raise RuntimeError("This collector was closed; create another one to collect more episodes.")
+        if self._collector is None:  # it stopped after an error
             self._start()
         workers = len(self._rows)
         generator = torch.Generator().manual_seed(seed)
@@ -159,7 +158,7 @@ class EpisodeCollector:
             yield
         except BaseException:
             if policy is None:
-                self._stop()  # a worker may be the cause, or be in the middle of an episode
+                self._stop()  # a worker may have failed or be in the middle of an episode
             raise
         finally:
             if policy is not None:
@@ -170,16 +169,16 @@ class EpisodeCollector:
     def play(
         self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
     ) -> TensorDictBase:
-        """One episode ``[n, H]`` of every row with its context ``[n, d]``, deterministic unless asked.
+        """Collect one episode ``[n, H]`` of every row with its context ``[n, d]``.
 
         Args:
             task_context, stochastic: see above.
-            random_steps (int): so many steps at the beginning are uniformly random, drawn from the global
+            random_steps (int): number of initial steps with uniformly random actions from the global
                 generator.
 
         Returns:
-            TensorDict ``[n, H]`` of what environment and actor wrote, and ``mask`` ``[n, H]``, false after
-            the end of a row's episode.
+            TensorDict ``[n, H]`` with the entries of environment and actor, and ``mask`` ``[n, H]``, false
+            after the end of a row's episode.
         """
         options: list[dict[str, Any]] = [{"stochastic": stochastic} for _ in self._rows]
         if random_steps:
@@ -189,7 +188,7 @@ class EpisodeCollector:
         return self._play([(self._part(task_context, rows),) for rows in self._rows], options)
 
     def play_randomly(self) -> TensorDictBase:
-        """One episode ``[n, H]`` of uniformly random actions, drawn from the global generator."""
+        """Collect one episode ``[n, H]`` with uniformly random actions from the global generator."""
         actions = self._random_actions(self.horizon)
         return self._play(
             [(None,)] * len(self._rows), [{"actions": self._part(actions, rows)} for rows in self._rows]
@@ -201,7 +200,7 @@ class EpisodeCollector:
         return torch.stack([spec.rand() for _ in range(steps)], 1)
 
     def _part(self, values: Tensor, rows: Tensor) -> Tensor:
-        """The values of a worker's rows, ready to be sent to it."""
+        """The values for a worker's rows, in a form that can be sent to it."""
         return values if self._kind.in_process else values.cpu()[rows]
 
     def _play(self, contexts: list[tuple[Tensor | None]], options: list[dict[str, Any]]) -> TensorDictBase:
@@ -222,13 +221,13 @@ class EpisodeCollector:
         return episode.set("mask", done.cumsum(-1) - done == 0)
 
     def _stop(self) -> None:
-        """Stop the TorchRL collector; a session would start another."""
+        """Stop the TorchRL collector; the next session starts a new one."""
         collector, self._collector, self._batches = self._collector, None, None
         if collector is not None:
             collector.shutdown()
 
     def close(self) -> None:
-        """Stop the workers, and close the environments that were made here; a given one stays open."""
+        """Stop the workers and close environments created here; a given environment stays open."""
         self._closed = True
         self._stop()
         if self._owns_env:
@@ -242,7 +241,7 @@ class EpisodeCollector:
 
 
 def _split(num_rows: int, workers: int) -> list[Tensor]:
-    """Row numbers of each worker, equally many; the last row is repeated to make up the number."""
+    """Row indices of each worker in equal numbers; the last row is repeated if necessary."""
     workers = min(workers, num_rows)
     each = -(-num_rows // workers)
     return list(torch.arange(each * workers).clamp_max(num_rows - 1).view(workers, each).unbind())

@@ -1,4 +1,4 @@
-"""IDAQ's adaptation: contexts of training tasks first, and only episodes that a judge believes afterwards."""
+"""IDAQ's adaptation: contexts of training tasks first, then only episodes that a judge accepts."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from ctmrl_torchrl.collectors.run import AdaptationRun
 from ctmrl_torchrl.modules.episode_gate import DiverseCandidates, EpisodeGate
 from ctmrl_torchrl.rules import require
 
-#: ``(episode [n, H], task_context [n, d]) -> [n]``: the more, the more like the training data
+#: ``(episode [n, H], task_context [n, d]) -> [n]``: larger means closer to the training data
 Judge = Callable[[TensorDictBase, Tensor], Tensor]
-#: the judge that every method has
+#: the judge available for every method
 BY_RETURN = "return"
-#: what the names of further judges begin with among ``ProtocolSettings.options``
+#: prefix of other judges' names in ``ProtocolSettings.options``
 JUDGES = "judge_"
 
 
 @register_protocol("idaq")
 class InDistributionProtocol(AdaptationProtocol):
-    """``idaq``: plays contexts of training tasks, then adds only episodes that are believed.
+    """``idaq``: tries contexts of training tasks, then adds only accepted episodes to the evidence.
 
-    In the reference stage each episode is played with the context of a training task, as different as possible
-    from those tried before. The best of them is the first evidence. In the update stage an episode is played
-    with the context of the evidence; if it scores higher than the best so far it joins the evidence, otherwise
-    evidence and context go back to where the best score was. Measurements use the context with the best score.
-    All episodes are deterministic.
+    In the reference stage, each episode uses the context of a training task that is as different as possible
+    from earlier ones. The best of these episodes is the first evidence. In the update stage, an episode uses the
+    context of the evidence. If its score exceeds the best so far it joins the evidence; otherwise evidence and
+    context are reset to those of the best score. Measurements use the context with the best score. All episodes
+    are deterministic.
 
-    The score is the return, or minus what a judge by models says. Such a judge keeps the best reference score
-    as its threshold for good, and measurements use the present context.
+    The score is the return, or minus the output of a model-based judge. With a model-based judge the best
+    reference score remains the threshold, and measurements use the current context.
 
     Args:
         training_contexts (Tensor): ``[N, d]``, such as one context per training task.
-        episodes (int): measured episodes in all. Defaults to 20.
+        episodes (int): number of measured episodes. Defaults to 20.
         reference_episodes (int): collected episodes of the reference stage. Defaults to 10.
-        draws (int): contexts among which each reference episode takes the most different. Released 5, on sparse
-            point robots 20.
-        judge (callable, optional): ``(episode [n, H], contexts [n, d]) -> [n]``, the score of an episode that
-            was played with these contexts. Defaults to the return.
+        draws (int): number of contexts from which each reference episode uses the most different one. Released
+            5, and 20 on sparse point robots.
+        judge (callable, optional): ``(episode [n, H], contexts [n, d]) -> [n]``, the score of an episode with
+            these contexts. Defaults to the return.
 
     Raises:
         ValueError: if a number is not positive.
@@ -71,10 +71,10 @@ class InDistributionProtocol(AdaptationProtocol):
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> InDistributionProtocol:
-        """The protocol with the contexts and the judge that the settings give now.
+        """The protocol with the current contexts and judge of the settings.
 
         Raises:
-            ConfigError: if they give none.
+            ConfigError: if there are none.
         """
         cls.check(settings)
         source = settings.training_contexts or settings.candidates
@@ -82,7 +82,7 @@ class InDistributionProtocol(AdaptationProtocol):
             source is not None,
             "evaluation.protocols",
             cls.name,
-            "anything without 'idaq', which plays contexts of training tasks, and none were given",
+            "anything without 'idaq', which needs contexts of training tasks, but none were given",
         )
         return cls(
             source(),
@@ -94,7 +94,7 @@ class InDistributionProtocol(AdaptationProtocol):
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """Reference episodes fit the budget, and somebody brings the judge along."""
+        """Check that reference episodes fit the budget and that the judge is available."""
         number = _reference_episodes(settings)
         given = settings.reference_episodes is not None
         require(
@@ -102,8 +102,8 @@ class InDistributionProtocol(AdaptationProtocol):
             "evaluation.reference_episodes" if given else "evaluation.random_episodes",
             number,
             f"from 1 to below evaluation.episodes={settings.episodes} under protocol 'idaq', whose reference "
-            "episodes are among those collected"
-            + ("" if given else " (evaluation.reference_episodes says how many; by default so many)"),
+            "episodes are part of the collected ones"
+            + ("" if given else " (this is the default; set evaluation.reference_episodes)"),
         )
         judges = [
             BY_RETURN,
@@ -113,12 +113,12 @@ class InDistributionProtocol(AdaptationProtocol):
             settings.judge in judges,
             "evaluation.judge",
             settings.judge,
-            f"one of {', '.join(judges)} under protocol 'idaq'; judges by models are brought along by a method "
-            "that trains them (method=idaq representation.ensemble=true)",
+            f"one of {', '.join(judges)} under protocol 'idaq'; model-based judges need a method that trains "
+            "them (method=idaq representation.ensemble=true)",
         )
 
     def reset(self, run: AdaptationRun) -> None:
-        """Nothing has been tried yet."""
+        """Reset to the state without tried contexts."""
         rows, size = run.prior_context.shape
         contexts = self.training_contexts.to(run.prior_context)
         self._proposals = DiverseCandidates(contexts, rows, draws=self.draws, generator=run.generator)
@@ -130,7 +130,7 @@ class InDistributionProtocol(AdaptationProtocol):
         return score.to(self.gate.best)
 
     def _inferred(self, run: AdaptationRun) -> Tensor:
-        """Contexts ``[n, d]`` of every row's own evidence; what a row without any falls back on is kept."""
+        """Contexts ``[n, d]`` from each row's evidence; rows without evidence keep their fallback."""
         evidence = self.gate.evidence
         believed = evidence.any(0).nonzero().flatten().tolist()
         if not believed:
@@ -142,7 +142,7 @@ class InDistributionProtocol(AdaptationProtocol):
         return run.encode(shown)
 
     def context(self, run: AdaptationRun) -> Tensor:
-        """The context with the best score; under a judge by models the present one."""
+        """The context with the best score; with a model-based judge the current one."""
         if not run.episodes:
             return run.prior_context
         if self.gate.ratchet or len(run.episodes) <= self.reference_episodes:
@@ -150,7 +150,7 @@ class InDistributionProtocol(AdaptationProtocol):
         return self.gate.final_context(self._inferred(run))
 
     def collect(self, run: AdaptationRun) -> None:
-        """Play a reference episode, or one that is judged."""
+        """Collect a reference episode or an episode to be judged."""
         number = len(run.episodes)
         reference = number < self.reference_episodes
         context = self._proposals.propose() if reference else self.gate.next_context(self._inferred(run))

@@ -1,4 +1,4 @@
-"""CSRO's own collection: exploration and measurement take turns, and the context lags behind."""
+"""CSRO's collection: exploration and measurement alternate, and the context is updated with a delay."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ctmrl_torchrl.rules import require
 
 @register_protocol("np_csro")
 class InterleavedProtocol(AdaptationProtocol):
-    """``np_csro``: ``np`` as CSRO's release counts it.
+    """``np_csro``: ``np`` with the accounting of CSRO's released code.
 
-    Blocks of exploration and measured episodes take turns, and a step count decides what exploration does: with
-    N measured episodes of H steps, step t of the block that follows n measured steps is random while ``n + t``
-    is less than ``N H / 2``, and the stochastic policy's afterwards; one block may be random at first and the
-    policy's then. The context is inferred anew only after a measured episode, from all blocks so far, and only
-    once there have been ``prior_episodes`` of them; the block before a measurement is therefore not yet part of
-    the context that is measured, and the last block never is. Under ``np``, on the other hand, whole episodes
-    are random, as many as are asked for, and every episode counts at once.
+    Exploration blocks and measured episodes alternate, and a step count determines the exploration policy: with N
+    measured episodes of H steps, step t of the block after n measured steps is random while ``n + t`` is less
+    than ``N H / 2``, and uses the stochastic policy afterwards. A block may start randomly and continue with the
+    policy. The context is inferred only after a measured episode, from all blocks so far, and only once there
+    have been ``prior_episodes`` of them. The block before a measurement is therefore not yet part of the measured
+    context, and the last block never is. Under ``np``, in contrast, a fixed number of complete episodes is
+    random, and every episode counts immediately.
 
-    A block is one episode here, also where it ends early; the release goes on until there are H steps. The
-    measurement that precedes all exploration is not among the N.
+    A block is one episode here, even if it ends early; the released code continues until there are H steps. The
+    measurement before any exploration is not one of the N.
 
     Args:
-        episodes (int): measured episodes in all; N is one less. Defaults to 20.
-        prior_episodes (int): of the N, those before the first inference. Released 1 on point robots, 2
-            elsewhere. Defaults to 2.
+        episodes (int): number of measured episodes; N is one less. Defaults to 20.
+        prior_episodes (int): number of the N episodes before the first inference. Released 1 on point robots,
+            2 elsewhere. Defaults to 2.
 
     Raises:
-        ValueError: if one of them is not positive.
+        ValueError: if an argument is not positive.
 
     Source: CSRO (NeurIPS 2023), the non-prior collection, as released.
 
@@ -53,7 +53,7 @@ class InterleavedProtocol(AdaptationProtocol):
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """The last measurement must have a context."""
+        """Check that the last measurement has a context."""
         require(
             settings.episodes > settings.prior_episodes + 1,
             "evaluation.episodes",
@@ -63,16 +63,16 @@ class InterleavedProtocol(AdaptationProtocol):
         )
 
     def random_steps(self, block: int, horizon: int) -> int:
-        """How many steps at the beginning of a block (from 0) are random."""
+        """Number of random steps at the beginning of a block (from 0)."""
         half = -(-(self.episodes - 1) * horizon // 2)
         return min(max(half - block * horizon, 0), horizon)
 
     def _inferred(self, run: AdaptationRun, blocks: int) -> Tensor:
-        """What is inferred after as many measured episodes as blocks."""
+        """The context inferred after as many measured episodes as blocks."""
         return run.encode(run.episodes[:blocks]) if blocks >= self.prior_episodes else run.prior_context
 
     def context(self, run: AdaptationRun) -> Tensor:
-        """What was inferred after the previous measured episode, without the latest block."""
+        """The context inferred after the previous measured episode, without the latest block."""
         return self._inferred(run, len(run.episodes) - 1)
 
     def collect(self, run: AdaptationRun) -> None:

@@ -1,4 +1,4 @@
-"""Where the episodes of a meta-test are played: kinds of TorchRL collectors, as an open registry."""
+"""Kinds of TorchRL collectors for meta-test episodes, as an open registry."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ctmrl_torchrl.rules import registered, require, ruled, whole
 
 @dataclass(frozen=True)
 class CollectorParts:
-    """What a TorchRL collector of episodes is made of; every worker has its own rows.
+    """The inputs for creating a TorchRL collector of episodes; every worker has its own rows.
 
     Args:
-        make_envs (tuple of callable): one per worker; each makes the environment of the worker's rows. All
+        make_envs (tuple of callable): one per worker; each creates the environment of the worker's rows. All
             have the same number of rows.
-        make_policies (tuple of callable): one per worker; each makes its policy.
+        make_policies (tuple of callable): one per worker; each creates its policy.
         frames (int): frames per batch and worker, which is one episode of each of its rows.
-        device (torch.device or None): of environments and policies.
+        device (torch.device or None): device of environments and policies.
     """
 
     make_envs: tuple[Callable[[], EnvBase], ...]
@@ -35,14 +35,14 @@ class CollectorParts:
 
 @dataclass(frozen=True)
 class CollectorKind:
-    """A kind of TorchRL collector that can play episodes.
+    """A kind of TorchRL collector for episodes.
 
     Args:
-        make (callable): makes a collector from its parts. A batch of it is one episode of every row,
-            ``[n, H]`` or ``[workers, n / workers, H]``; its ``map_fn`` reaches ``policy`` and ``env`` of each
+        make (callable): creates a collector from its parts. Each batch is one episode of every row,
+            ``[n, H]`` or ``[workers, n / workers, H]``; its ``map_fn`` can access ``policy`` and ``env`` of each
             worker.
-        in_process (bool): whether it plays in this process, with one worker and the actor itself.
-        requires (str, optional): name of a package that must be installed.
+        in_process (bool): whether it runs in this process, with one worker and the actor itself.
+        requires (str, optional): name of a required package.
     """
 
     make: Callable[[CollectorParts], BaseCollector]
@@ -50,25 +50,24 @@ class CollectorKind:
     requires: str | None = None
 
 
-#: kinds of collectors that ``CollectorConfig.kind`` chooses from
+#: kinds of collectors, by ``CollectorConfig.kind``
 COLLECTORS: Registry[CollectorKind] = Registry("collector")
 
-# Every batch begins with a reset of all rows; nothing is copied that nobody else holds.
+# Every batch begins with a reset of all rows; tensors without other owners are not copied.
 _EVERY_KIND = {"total_frames": -1, "reset_at_each_iter": True, "no_cuda_sync": True, "trust_policy": True}
 
 
 @dataclass
 class CollectorConfig:
-    """Which TorchRL collector plays the episodes of a meta-test, with how many workers.
+    """The TorchRL collector for meta-test episodes and its number of workers.
 
     Args:
-        kind (str): ``single`` plays all rows in this process (``torchrl.collectors.Collector``);
+        kind (str): ``single`` runs all rows in this process (``torchrl.collectors.Collector``);
             ``multi_sync`` splits them over processes (``MultiSyncCollector``); ``ray`` over the machines of a
-            Ray cluster (``RayCollector``). What is registered in ``COLLECTORS`` is a kind as well.
-        workers (int): number of processes or Ray actors; 1 with ``single``. No more are started than there
-            are rows.
+            Ray cluster (``RayCollector``). Other kinds can be registered in ``COLLECTORS``.
+        workers (int): number of processes or Ray actors; 1 with ``single``. At most one per row is started.
 
-    Worker processes are spawned: a program that uses ``multi_sync`` or ``ray`` starts its work under
+    Worker processes are spawned, so a program that uses ``multi_sync`` or ``ray`` must start its work under
     ``if __name__ == "__main__":``.
 
     Examples:
@@ -83,20 +82,20 @@ class CollectorConfig:
     workers: int = ruled(1, whole(1))
 
     def check(self, path: str = "collector") -> None:
-        """Check the fields together, and whether what the kind needs is installed.
+        """Check the combination of fields and that the kind's package is installed.
 
         Args:
             path (str): name of this configuration in error messages.
 
         Raises:
-            ConfigError: if several workers are asked of ``single``, or Ray is missing.
+            ConfigError: if ``single`` has several workers, or Ray is missing.
         """
         kind = COLLECTORS.get(self.kind)
         require(
             not kind.in_process or self.workers == 1,
             f"{path}.workers",
             self.workers,
-            f"1 for {path}.kind={self.kind!r}, which plays in this process; choose {path}.kind='multi_sync' "
+            f"1 for {path}.kind={self.kind!r}, which runs in this process; choose {path}.kind='multi_sync' "
             "for several processes",
         )
         require(
@@ -109,7 +108,7 @@ class CollectorConfig:
 
 
 def make_single(parts: CollectorParts) -> Collector:
-    """All rows in this process, with the actor's live parameters."""
+    """All rows in this process, sharing the actor's parameters."""
     return Collector(
         parts.make_envs[0],
         parts.make_policies[0](),
@@ -141,7 +140,7 @@ def make_multi_sync(parts: CollectorParts) -> MultiSyncCollector:
 
 
 def make_ray(parts: CollectorParts) -> BaseCollector:
-    """One Ray actor per worker, on whatever machines the cluster has; Ray is started if it is not running."""
+    """One Ray actor per worker on the machines of the cluster; starts Ray if it is not running."""
     from torchrl.collectors.distributed import RayCollector
 
     options = {"use_buffers": False, "return_same_td": True, "auto_register_policy_transforms": False}
@@ -157,7 +156,7 @@ def make_ray(parts: CollectorParts) -> BaseCollector:
         storing_device="cpu",
         weight_sync_schemes={},
         sync=True,
-        **(_EVERY_KIND | {"total_frames": 2**62}),  # -1 means none here, not any number
+        **(_EVERY_KIND | {"total_frames": 2**62}),  # -1 means zero frames here, not unlimited
     )
 
 

@@ -1,4 +1,4 @@
-"""What an adaptation protocol is: one contract, an open registry, and the settings that all are made from."""
+"""The base class of adaptation protocols, their registry, and the settings from which all are created."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from ctmrl_torchrl.rules import require
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """What every protocol of a meta-test is made from.
+    """The settings from which every protocol of a meta-test is created.
 
     Args:
         episodes (int): measured episodes. Defaults to 20.
-        random_episodes (int): how many of the collected episodes are uniformly random, where a protocol has
-            such. Defaults to 10.
+        random_episodes (int): number of collected episodes with uniformly random actions, for protocols that
+            use them. Defaults to 10.
         prior_episodes (int): measured episodes before contexts are inferred, under ``np_csro``. Defaults to 2.
         reference_episodes (int, optional): collected episodes with contexts of training tasks, under
             ``idaq``. Defaults to ``random_episodes``.
-        candidate_draws (int): candidates from which ``idaq`` takes the most different. Defaults to 5.
-        judge (str): what ``idaq`` believes an episode by: ``return``, or a name for which ``options`` have
-            ``judge_NAME``, a function of an episode ``[n, H]`` and the contexts ``[n, d]`` that it was played
-            with.
-        training_contexts (callable, optional): gives a context of every training task ``[tasks, d]``; asked
+        candidate_draws (int): candidates from which ``idaq`` uses the most different one. Defaults to 5.
+        judge (str): score by which ``idaq`` accepts an episode: ``return``, or a name for which ``options``
+            contains ``judge_NAME``, a function of an episode ``[n, H]`` and its contexts ``[n, d]``.
+        training_contexts (callable, optional): returns one context per training task ``[tasks, d]``; called
             when a meta-test begins.
-        candidates (callable, optional): gives the contexts ``[N, d]`` that ``codes`` tries one by one; asked
-            when a meta-test begins, so that they are those of the present agent.
-        num_candidates (int, optional): N, where it is known before there is an agent.
-        queries (int): questions to an oracle, where a protocol asks some. Defaults to 10.
-        oracle_error (float): share of its answers that are wrong. Defaults to 0.2.
-        options (mapping): further settings by name. Before there is an agent the values may be None: what
-            counts then is that a name is there.
+        candidates (callable, optional): returns the contexts ``[N, d]`` that ``codes`` tries in order; called
+            when a meta-test begins, so that they belong to the current agent.
+        num_candidates (int, optional): N, if known before the agent exists.
+        queries (int): number of oracle queries, for protocols that use them. Defaults to 10.
+        oracle_error (float): fraction of wrong oracle answers. Defaults to 0.2.
+        options (mapping): other settings by name. Before the agent exists the values may be None, and only
+            the names matter.
     """
 
     episodes: int = 20
@@ -54,29 +53,30 @@ class ProtocolSettings:
 
 
 class AdaptationProtocol:
-    """How evidence about an unseen task is gathered, and which context is acted with.
+    """Defines how evidence about an unseen task is collected and which context is used for acting.
 
-    :class:`~ctmrl_torchrl.collectors.MetaTestCollector` measures ``episodes`` episodes and lets the protocol
-    collect one between each two of them. A protocol must define :meth:`context` and, unless it measures only
-    one episode, :meth:`collect`. The decorator :func:`register_protocol` makes it a choice of
+    :class:`~ctmrl_torchrl.collectors.MetaTestCollector` measures ``episodes`` episodes, and between two
+    measurements the protocol collects one. A protocol must define :meth:`context` and, unless it measures only
+    one episode, :meth:`collect`. The decorator :func:`register_protocol` makes it available in
     ``evaluation.protocols``.
 
     Args:
-        episodes (int): measured episodes in all. Defaults to 20.
+        episodes (int): number of measured episodes. Defaults to 20.
+
 
     Attributes:
         name (str): its name in the registry, set by :func:`register_protocol`.
-        needs_offline_data (bool): whether it draws episodes of the test tasks' own datasets.
-        needs_candidates (bool): whether it plays ``ProtocolSettings.candidates``.
-        needs_task_encoder (bool): whether it needs an encoder that reads the task id and nothing else.
-        encodes_unseen_tasks (bool): whether it needs an encoder that makes contexts of unseen tasks; false for
-            a protocol that never encodes anything.
+        needs_offline_data (bool): whether it samples episodes from the test tasks' datasets.
+        needs_candidates (bool): whether it uses ``ProtocolSettings.candidates``.
+        needs_task_encoder (bool): whether it needs an encoder that only reads the task id.
+        encodes_unseen_tasks (bool): whether it needs an encoder that can encode unseen tasks; false for a
+            protocol that never encodes anything.
 
     Raises:
         ValueError: if ``episodes`` is not positive.
 
     Examples:
-        A protocol of one's own, in which only the latest random episode counts:
+        A custom protocol that only uses the latest random episode:
 
         >>> @register_protocol("last")
         ... class LastEpisode(AdaptationProtocol):
@@ -110,47 +110,47 @@ class AdaptationProtocol:
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> AdaptationProtocol:
-        """The protocol that these settings describe."""
+        """Create the protocol from these settings."""
         return cls(settings.episodes)
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """Refuse settings that the protocol cannot work with; there is no agent yet.
+        """Reject settings that the protocol does not support; called before the agent exists.
 
         Raises:
-            ConfigError: naming the field of ``evaluation``.
+            ConfigError: with the field of ``evaluation``.
         """
 
     def reset(self, run: AdaptationRun) -> None:
-        """Forget everything: a new meta-test begins."""
+        """Reset the state at the beginning of a meta-test."""
 
     def context(self, run: AdaptationRun) -> Tensor:
-        """The contexts ``[n, d]`` to act with, given the evidence so far."""
+        """The contexts ``[n, d]`` for acting, given the evidence so far."""
         raise TypeError(f"{type(self).__name__} must define context(run), which returns contexts [n, d].")
 
     def collect(self, run: AdaptationRun) -> None:
-        """Add one episode to the evidence."""
+        """Collect one episode and add it to the evidence."""
         raise TypeError(
             f"{type(self).__name__} measures {self.episodes} episodes, so it must define collect(run), which "
             "adds an episode to the evidence: run.add(run.play_randomly())."
         )
 
 
-#: adaptation protocols that ``evaluation.protocols`` chooses from
+#: adaptation protocols by name, as in ``evaluation.protocols``
 PROTOCOLS: Registry[type[AdaptationProtocol]] = Registry("adaptation protocol")
 
 P = TypeVar("P", bound=type)
 
 
 def register_protocol(name: str) -> Callable[[P], P]:
-    """Class decorator that makes a protocol a choice of ``evaluation.protocols`` and sets its ``name``.
+    """Class decorator that registers a protocol for ``evaluation.protocols`` and sets its ``name``.
 
     Args:
         name (str): name of the choice.
 
     Raises:
         TypeError: if the class lacks one of the methods of :class:`AdaptationProtocol`.
-        ValueError: if another protocol has this name.
+        ValueError: if the name is already registered.
     """
 
     def register(protocol: P) -> P:
@@ -159,7 +159,7 @@ def register_protocol(name: str) -> Callable[[P], P]:
         if missing:
             raise TypeError(
                 f"The adaptation protocol {name!r} lacks {', '.join(missing)}; subclass AdaptationProtocol, "
-                "which has a default of all but context and collect."
+                "which has defaults for all methods except context and collect."
             )
         PROTOCOLS.register(name, protocol)
         protocol.name = name
@@ -169,7 +169,7 @@ def register_protocol(name: str) -> Callable[[P], P]:
 
 
 def require_random_episodes(settings: ProtocolSettings) -> None:
-    """Refuse settings in which all collected episodes are random, so that none is left to adapt with."""
+    """Reject settings in which all collected episodes are random, so that none is left for adaptation."""
     require(
         settings.random_episodes < settings.episodes,
         "evaluation.random_episodes",

@@ -1,4 +1,4 @@
-"""Adaptation protocols that encode all they collect, and two that collect nothing.
+"""Adaptation protocols that encode all collected episodes, and two that collect nothing.
 
 Budgets count episodes: ``episodes`` measured episodes, with ``episodes - 1`` collected between them.
 """
@@ -17,7 +17,7 @@ from ctmrl_torchrl.collectors.run import AdaptationRun
 
 
 class EncodeAll(AdaptationProtocol):
-    """Acts with the context of everything collected, and with the prior context before that."""
+    """Acts with the context of all collected episodes, or with the prior context if there are none."""
 
     def context(self, run: AdaptationRun) -> Tensor:
         """Encode all evidence together."""
@@ -26,7 +26,7 @@ class EncodeAll(AdaptationProtocol):
 
 @register_protocol("offline")
 class OfflineProtocol(EncodeAll):
-    """``offline``: before each further measurement, an episode of the task's own data joins the context.
+    """``offline``: before each further measurement, an episode of the task's dataset is added to the context.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
@@ -42,13 +42,13 @@ class OfflineProtocol(EncodeAll):
     needs_offline_data = True
 
     def collect(self, run: AdaptationRun) -> None:
-        """Draw an episode from the row's dataset."""
+        """Sample an episode from the row's dataset."""
         run.add(run.draw_offline())
 
 
 @register_protocol("online")
 class OnlineProtocol(EncodeAll):
-    """``online``: starts from the prior context (zeros) and learns from its own stochastic episodes.
+    """``online``: starts from the prior context (zeros) and adapts with its own stochastic episodes.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
@@ -62,20 +62,20 @@ class OnlineProtocol(EncodeAll):
     """
 
     def collect(self, run: AdaptationRun) -> None:
-        """Play the stochastic policy with the present context."""
+        """Collect an episode of the stochastic policy with the current context."""
         run.add(run.play(self.context(run), stochastic=True))
 
 
 @register_protocol("np")
 class NonPriorProtocol(EncodeAll):
-    """``np``, the default: random episodes first, then the policy's own, as in the paper.
+    """``np``, the default: random episodes first, then episodes of the policy, as in the paper.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
-        random_episodes (int): how many of the collected ones are uniformly random. Defaults to 10.
+        random_episodes (int): number of collected episodes with random actions. Defaults to 10.
 
     Raises:
-        ValueError: if one of them is not positive.
+        ValueError: if an argument is not positive.
 
     Examples:
         >>> protocol = NonPriorProtocol(episodes=6, random_episodes=2)  # as on MuJoCo
@@ -96,24 +96,24 @@ class NonPriorProtocol(EncodeAll):
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """Random episodes must leave one to adapt with."""
+        """Check that an episode is left for adaptation after the random ones."""
         require_random_episodes(settings)
 
     def collect(self, run: AdaptationRun) -> None:
-        """Play a random episode, or one of the policy's own once there are enough."""
+        """Collect a random episode, or a policy episode once there are enough."""
         explore = len(run.episodes) < self.random_episodes
         run.add(run.play_randomly() if explore else run.play(self.context(run), stochastic=True))
 
 
 class OneEpisode(AdaptationProtocol):
-    """Collects nothing: a single measured episode, whatever budget the settings name."""
+    """Collects nothing and measures a single episode, regardless of the budget."""
 
     def __init__(self) -> None:
         super().__init__(episodes=1)
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> OneEpisode:
-        """The protocol; it has no settings."""
+        """Create the protocol, which has no settings."""
         return cls()
 
 
@@ -135,10 +135,10 @@ class NoContextProtocol(OneEpisode):
 
 @register_protocol("told")
 class ToldProtocol(OneEpisode):
-    """``told``: one measured episode with the context that the encoder makes of the task id alone.
+    """``told``: one measured episode with the context that the encoder computes from the task id.
 
-    The return with privileged task information: the encoder must read ``task_id`` and nothing else, e.g. look
-    the task's parameters up. One oracle answer per row is counted.
+    This measures the return with privileged task information. The encoder must only read ``task_id``, e.g. to
+    look up the task's parameters. One oracle answer per row is counted.
 
     Examples:
         >>> ToldProtocol.needs_task_encoder
@@ -148,7 +148,7 @@ class ToldProtocol(OneEpisode):
     needs_task_encoder = True
 
     def reset(self, run: AdaptationRun) -> None:
-        """Ask the oracle which task each row is."""
+        """Query the oracle for the task of each row."""
         run.count_oracle_answers()
 
     def context(self, run: AdaptationRun) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a TorchRL collector plays with in a meta-test: an environment and a policy that know episodes."""
+"""Environment and policy wrappers that let a TorchRL collector collect meta-test episodes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.collectors.acting import Act, bound, direct
 
-#: makes the batched environment of the given task ids ``[n]``, one row per task
+#: creates the batched environment of the given task ids ``[n]``, one row per task
 EnvMaker = Callable[[Tensor], EnvBase]
 
 
 class EpisodeEnv(TransformedEnv):
-    """An environment whose rows are not reset after the last step of an episode.
+    """Wraps an environment so that rows are not reset after the last step of an episode.
 
-    A TorchRL collector resets every row that is done, also after the last step of a batch, and a collector
-    with ``reset_at_each_iter=True`` then resets all rows once more. The first of these resets costs time and,
-    where initial states are random, shifts the random numbers of all later episodes. Rows that end before the
-    horizon start again, as in ``env.rollout(horizon, break_when_any_done=False)``.
+    A TorchRL collector resets every row that is done, even after the last step of a batch, and a collector with
+    ``reset_at_each_iter=True`` then resets all rows again. The first reset costs time and, with random initial
+    states, changes the random numbers of all later episodes. Rows that end before the horizon restart, as in
+    ``env.rollout(horizon, break_when_any_done=False)``.
 
     Args:
-        env (EnvBase): batched; its methods are called directly, no transform is added.
+        env (EnvBase): batched; its methods are called directly, without transforms.
         horizon (int): number of steps of an episode.
 
     Keyword Args:
@@ -50,41 +50,41 @@ class EpisodeEnv(TransformedEnv):
         self.taken = 0
 
     def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        """Reset all rows: an episode begins."""
+        """Reset all rows at the beginning of an episode."""
         self.taken = 0
         return self.base_env.reset(tensordict, **kwargs)
 
     def step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
-        """One step of every row; rows that are done start again, unless the episode is over."""
+        """Step every row; rows that are done restart unless the episode is over."""
         self.taken += 1
         if self.taken < self.horizon:
             return self.base_env.step_and_maybe_reset(tensordict)
-        # Nobody reads what follows the last step: the next episode begins with a reset of all rows.
+        # The state after the last step is never read, because the next episode resets all rows.
         return self.base_env.step(tensordict), tensordict.empty()
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the environment inside if it was made for this one; a caller's own stays open."""
+        """Close the wrapped environment if this wrapper owns it; otherwise it stays open."""
         if self.owned:
             super().close(raise_if_closed=raise_if_closed)
 
 
 def make_episode_env(make_env: EnvMaker, task_ids: Tensor, horizon: int) -> EpisodeEnv:
-    """The environment of some rows, made where it is needed, e.g. in a worker process."""
+    """Creates the environment of some rows on demand, e.g. in a worker process."""
     return EpisodeEnv(make_env(task_ids), horizon, owned=True)
 
 
 class EpisodePolicy(TensorDictModuleBase):
-    """The actor with a fixed context per row, or a list of given actions: what one episode is played with.
+    """The policy of one episode: the actor with a fixed context per row, or a list of given actions.
 
-    :meth:`begin` says what the next episode is played with, then a collector calls the policy once per step.
+    :meth:`begin` configures the next episode; a collector then calls the policy once per step.
 
     Args:
-        actor (TensorDictModule): reads ``context_key`` beside observations.
+        actor (TensorDictModule): reads ``context_key`` and observations.
 
     Keyword Args:
-        context_key (NestedKey): where the contexts are written before the actor is called.
-        action_key (NestedKey): where given actions are written.
-        device (torch.device or None): of the environment.
+        context_key (NestedKey): key under which contexts are passed to the actor.
+        action_key (NestedKey): key under which given actions are written.
+        device (torch.device or None): device of the environment.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -124,9 +124,9 @@ class EpisodePolicy(TensorDictModuleBase):
         actions: Tensor | None = None,
         stochastic: bool = False,
     ) -> None:
-        """Prepare an episode with the contexts ``[n, d]`` of the rows, or with the actions ``[n, H, a]``.
+        """Prepare an episode with the rows' contexts ``[n, d]`` or with the actions ``[n, H, a]``.
 
-        With both, the policy acts once the actions, ``[n, steps, a]``, are used up.
+        With both, the policy takes over after the actions ``[n, steps, a]``.
         """
         self._context = None if task_context is None else task_context.to(self.device)
         # Popped from the end, one per step.
@@ -139,53 +139,53 @@ class EpisodePolicy(TensorDictModuleBase):
             return tensordict.set(self.action_key, self._actions.pop())
         with set_exploration_type(self._exploration):
             acted = self._act(tensordict.set(self.context_key, self._context))
-        # The policy acts first even so, that all steps of an episode have the same entries.
+        # The policy is called first anyway, so that all steps of an episode have the same entries.
         return acted.set(self.action_key, self._actions.pop()) if self._actions else acted
 
     def prepare(self) -> None:
-        """Act fast until :meth:`release`, with the actor's parameters as they are now."""
+        """Use the fast actor until :meth:`release`, with the actor's current parameters."""
         self.release()
         act = direct(self._prepared.enter_context(bound(self.actor)))
-        # A module would be registered, and its parameters would be counted twice.
+        # Assigning a module would register it and count its parameters twice.
         self._act = act.__call__ if isinstance(act, nn.Module) else act
 
     def release(self) -> None:
-        """Act as the actor does by itself."""
+        """Return to the regular actor."""
         self._act = self.actor.__call__
         self._prepared.close()
 
     def load_actor(self, state: dict[str, Tensor]) -> None:
-        """Take over the parameters of another copy of the actor, and act in evaluation mode."""
+        """Load the parameters of another copy of the actor and set evaluation mode."""
         self.release()
         self.actor.load_state_dict(state)
         self.eval()
 
     def manual_seed(self, seed: int) -> None:
-        """Seed the generator that a stochastic actor draws from: the global one of its process."""
+        """Seed the generator of a stochastic actor, which is the global one of its process."""
         torch.manual_seed(seed)
 
 
 def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
-    """Refuse an environment that does not have one row per task id.
+    """Reject an environment that does not have one row per task id.
 
     Raises:
-        ValueError: naming both shapes.
+        ValueError: with both shapes.
     """
     if tuple(env.batch_size) != tuple(task_ids.shape) or task_ids.ndim != 1:
         raise ValueError(
-            f"The environment has {env.batch_size.numel()} rows but task_ids names {task_ids.numel()}: "
+            f"The environment has {env.batch_size.numel()} rows but task_ids has {task_ids.numel()} entries: "
             f"batch size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row "
             "per task id, [n]. Build it with make_env(..., task_ids=task_ids)."
         )
 
 
 def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
-    """Refuse rows that belong to other tasks than ``task_ids`` ``[n]``, or to the same in another order.
+    """Reject rows whose tasks differ from ``task_ids`` ``[n]`` or have another order.
 
-    An environment that does not write ``task_id`` is taken at its word.
+    An environment that does not write ``task_id`` cannot be checked.
 
     Raises:
-        ValueError: naming the first row that differs.
+        ValueError: with the first row that differs.
     """
     found = state.get("task_id", None)
     if found is None:
@@ -195,8 +195,8 @@ def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
     if wrong.numel():
         row = wrong[0].item()
         raise ValueError(
-            f"{wrong.numel()} of {len(task_ids)} rows of the environment belong to other tasks than task_ids "
-            f"says; the first is row {row}: task {found[row].item()} in the environment, "
+            f"{wrong.numel()} of {len(task_ids)} rows of the environment do not match the tasks in "
+            f"task_ids; the first is row {row}: task {found[row].item()} in the environment, "
             f"{task_ids[row].item()} in task_ids. Build it with make_env(..., task_ids=task_ids), or call "
             "env.set_task(task_ids)."
         )

@@ -1,4 +1,4 @@
-"""What one meta-test has collected so far, and the tools that a protocol has to go on."""
+"""The state of one meta-test and the operations available to protocols."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ctmrl_torchrl.collectors.encoding import EvidenceEncoder
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
 from ctmrl_torchrl.modules.keys import join_key
 
-#: draws one context episode ``[n, H]`` for each of ``task_ids`` from offline data
+#: samples one context episode ``[n, H]`` for each of ``task_ids`` from offline data
 OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
 
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a meta-test is made of; :class:`~ctmrl_torchrl.collectors.MetaTestCollector` builds it.
+    """The components of a meta-test, built by :class:`~ctmrl_torchrl.collectors.MetaTestCollector`.
 
     Args:
-        episodes (EpisodeCollector): plays. encoder (EvidenceEncoder): makes contexts.
+        episodes (EpisodeCollector): collects episodes. encoder (EvidenceEncoder): encodes contexts.
         task_ids (Tensor): ``[n]``, the task of each row. context_dim (int): d.
-        return_key (NestedKey): the reported reward. observation_key (NestedKey): where paths are read from.
-        offline_draw (callable or None): episodes from offline data.
+        return_key (NestedKey): the reported reward. observation_key (NestedKey): key of the paths.
+        offline_draw (callable or None): samples episodes from offline data.
     """
 
     episodes: EpisodeCollector
@@ -39,25 +39,25 @@ class RunParts:
 
 
 class AdaptationRun:
-    """What one batched meta-test knows so far: the episodes collected, and the tools to get more.
+    """The state of one batched meta-test: the collected episodes and the operations to collect more.
 
-    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon. All
-    that a protocol obtains through it is counted, whether it is added to the evidence or not.
+    A protocol reads and extends it. ``n`` is the number of rows (tasks x repeats), ``H`` the horizon.
+    Everything that a protocol obtains through it is counted, whether or not it is added to the evidence.
 
     Args:
-        parts (RunParts): what it plays and encodes with.
+        parts (RunParts): components for collecting and encoding.
         protocol (str): name of the protocol, for error messages.
-        generator (torch.Generator): for every draw of the protocol.
+        generator (torch.Generator): source of randomness of the protocol.
 
     Attributes:
         task_ids (Tensor): ``[n]``.
-        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``; contexts are made of them.
+        episodes (list of TensorDict): collected episodes ``[n, H]`` with ``mask``, the input of the encoder.
         returns (list of Tensor): their returns ``[n]``.
         generator (torch.Generator): see above.
-        episode_count, env_steps, oracle_answers (Tensor): ``[n]`` int64, what each row has cost so far:
-            episodes that were played or drawn for adaptation, valid environment steps of those played, and
-            answers of an oracle (see :meth:`count_oracle_answers`).
-        total_env_steps (Tensor): ``[n]`` int64, valid environment steps, those of measured episodes included.
+        episode_count, env_steps, oracle_answers (Tensor): ``[n]`` int64, the cost of each row so far:
+            episodes collected or sampled for adaptation, valid environment steps of collected episodes, and
+            oracle answers (see :meth:`count_oracle_answers`).
+        total_env_steps (Tensor): ``[n]`` int64, valid environment steps including measured episodes.
     """
 
     def __init__(self, parts: RunParts, protocol: str, generator: torch.Generator) -> None:
@@ -97,20 +97,20 @@ class AdaptationRun:
     def play(
         self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
     ) -> TensorDictBase:
-        """One episode ``[n, H]`` of the policy with the given contexts ``[n, d]``.
+        """Collect one episode ``[n, H]`` of the policy with the given contexts ``[n, d]``.
 
-        The first ``random_steps`` of its steps are uniformly random instead.
+        The first ``random_steps`` steps use uniformly random actions instead.
         """
         self._require_finite_context(task_context)
         episode = self._parts.episodes.play(task_context, stochastic=stochastic, random_steps=random_steps)
         return self._collected(episode)
 
     def play_randomly(self) -> TensorDictBase:
-        """One episode ``[n, H]`` of uniformly random actions."""
+        """Collect one episode ``[n, H]`` with uniformly random actions."""
         return self._collected(self._parts.episodes.play_randomly())
 
     def measure(self, task_context: Tensor) -> TensorDictBase:
-        """One deterministic episode ``[n, H]`` that is measured and not part of what was collected."""
+        """Run one deterministic measured episode ``[n, H]``, which is not part of the collected ones."""
         self._require_finite_context(task_context)
         episode = self._parts.episodes.play(task_context)
         self._measured += 1
@@ -118,14 +118,14 @@ class AdaptationRun:
         return self._checked(episode, f"measured episode {self._measured}")
 
     def draw_offline(self) -> TensorDictBase:
-        """One episode ``[n, H]`` from each row's own offline dataset.
+        """Sample one episode ``[n, H]`` from each row's offline dataset.
 
         Raises:
             ValueError: if the meta-test has no offline data.
         """
         if self._parts.offline_draw is None:
             raise ValueError(
-                f"MetaTestCollector: the {self._protocol!r} protocol needs episodes from the test tasks' own "
+                f"MetaTestCollector: the {self._protocol!r} protocol needs episodes from the test tasks' "
                 "datasets; pass offline_draw=, or choose another protocol."
             )
         self.episode_count += 1
@@ -135,10 +135,10 @@ class AdaptationRun:
     def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
         """Task contexts ``[n, d]`` of the given episodes, pooled together.
 
-        An encoder that reads the task id gets those of the rows. Asked again about the same collected
-        episodes, it answers from memory.
+        An encoder that reads the task id receives those of the rows. Results for the same collected episodes
+        are cached.
         """
-        # The entry holds the episodes, so that no other object can have their identities.
+        # The entry keeps the episodes alive, so that no other object can have the same id.
         identity = tuple(map(id, episodes))
         if identity not in self._encoded:
             context = self._parts.encoder.encode(episodes, self._tasks_of_rows())
@@ -148,7 +148,7 @@ class AdaptationRun:
         return self._encoded[identity][1].clone()
 
     def encode_task(self) -> Tensor:
-        """Task contexts ``[n, d]`` of the rows' task ids alone, without any evidence.
+        """Task contexts ``[n, d]`` from the rows' task ids, without any evidence.
 
         Raises:
             ValueError: if the encoder reads more than the task id.
@@ -156,10 +156,10 @@ class AdaptationRun:
         return self._parts.encoder.encode_task(self._tasks_of_rows())
 
     def count_oracle_answers(self, answers: int | Tensor = 1) -> None:
-        """Count answers of an oracle: a number for all rows, or one per row ``[n]``.
+        """Count oracle answers: a number for all rows, or one per row ``[n]``.
 
-        A protocol that asks for what no agent could observe (a label, a preference, the task itself) calls
-        this whenever it does.
+        A protocol must call this whenever it uses information that an agent could not observe (a label, a
+        preference, or the task itself).
         """
         self.oracle_answers += answers
 
@@ -174,7 +174,7 @@ class AdaptationRun:
         return self._checked(episode, f"collected episode {len(self.episodes) + 1}")
 
     def _checked(self, episode: TensorDictBase, which: str) -> TensorDictBase:
-        """What contexts and returns are computed from, or an error that names what is not finite."""
+        """The entries for contexts and returns, or an error if one is missing or not finite."""
         parts = self._parts
         observed = parts.observation_key, join_key("next", parts.observation_key)
         keys = [*parts.encoder.evidence_keys, *observed, parts.return_key, "mask"]
@@ -184,7 +184,7 @@ class AdaptationRun:
             raise KeyError(
                 f"Meta-test under protocol {self._protocol!r}: {which} lacks {missing}, which the context "
                 f"encoder or the meta-test reads; it holds {', '.join(found)}. Let the environment (or "
-                "offline_draw) write it, or change what is read."
+                "offline_draw) write it, or change the keys."
             )
         evidence = episode.select(*keys)
         actions = (parts.episodes.env.action_key,) if which.startswith(("c", "m")) else ()
@@ -200,7 +200,7 @@ class AdaptationRun:
             row, step = wrong.nonzero()[0].tolist()
             raise FloatingPointError(
                 f"Meta-test under protocol {self._protocol!r}: {key!r} of task {self.task_ids[row].item()} "
-                f"(row {row}) is not finite at step {step} of {which}. Look at the actor's parameters and at "
+                f"(row {row}) is not finite at step {step} of {which}. Check the actor's parameters and "
                 "the environment of this task."
             )
 
@@ -211,10 +211,10 @@ class AdaptationRun:
             raise FloatingPointError(
                 f"Meta-test under protocol {self._protocol!r}: the context of task "
                 f"{self.task_ids[row].item()} (row {row}) is not finite after {len(self.episodes)} collected "
-                "episodes. Look at the context encoder's parameters and at the features that it reads."
+                "episodes. Check the context encoder's parameters and its input features."
             )
 
 
 def _valid_steps(episode: TensorDictBase, like: Tensor) -> Tensor:
-    """Number of steps before a row's end, ``[n]`` int64."""
+    """Number of steps until the end of each row, ``[n]`` int64."""
     return episode.get("mask").sum(-1).to(like.device)

@@ -1,7 +1,7 @@
-"""Protocols that judge contexts by the returns of their episodes: candidates, refinement of a context.
+"""Protocols that select contexts by return: candidates and refinement of a context.
 
-Each row remembers the return of every context that it has played, and acts with the best of them. Returns
-are observed in the task itself, so no privileged information is used.
+Each row records the return of every context it has tried and acts with the best one. Returns are observed in
+the task itself, so no privileged information is used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ctmrl_torchrl.rules import require
 
 
 class KeepBest(AdaptationProtocol):
-    """Tries contexts and keeps the one whose episode returned most.
+    """Tries contexts and keeps the one with the highest return.
 
     Args:
-        episodes (int): measured episodes in all.
-        step (float): length of a shift. share (float): share of the evidence that a shift is made of.
+        episodes (int): number of measured episodes.
+        step (float): length of a shift. share (float): fraction of the evidence used for a shift.
 
     Raises:
         ValueError: if ``episodes`` is not positive, or ``share`` does not lie between 0 and 1.
@@ -39,7 +39,7 @@ class KeepBest(AdaptationProtocol):
         self.share = share
 
     def reset(self, run: AdaptationRun) -> None:
-        """No context has been played yet."""
+        """Reset to the state without tried contexts."""
         self._best_context = run.prior_context
         self._best_return = torch.full_like(self._best_context[:, 0], -torch.inf)
 
@@ -48,19 +48,19 @@ class KeepBest(AdaptationProtocol):
         return self._best_context
 
     def _try(self, run: AdaptationRun, proposal: Tensor) -> None:
-        """Play a context and keep it if it did better than all before."""
+        """Collect an episode with a context and keep the context if it is the best so far."""
         run.add(run.play(proposal))
         better = run.returns[-1] > self._best_return
         self._best_return = torch.where(better, run.returns[-1], self._best_return)
         self._best_context = torch.where(better.unsqueeze(-1), proposal, self._best_context)
 
     def _shifted(self, run: AdaptationRun, evidence: list[TensorDictBase]) -> Tensor:
-        """The best context so far, shifted by the difference that a random part of the evidence makes.
+        """The best context so far, shifted by a difference computed from a random part of the evidence.
 
-        Direction and size of the shift follow the uncertainty of the context itself, so no scale has to be
-        tuned per task.
+        Direction and size of the shift reflect the uncertainty of the context, so no scale must be tuned per
+        task.
         """
-        # Each row draws its own part, so that repeats of a task try different shifts.
+        # Each row samples its own part, so that repeats of a task try different shifts.
         scores = torch.rand(run.task_ids.numel(), len(evidence), generator=run.generator)
         part = _episodes_of_rows(evidence, scores.argsort(1)[:, : max(1, int(self.share * len(evidence)))])
         return self._best_context + self.step * (run.encode(part) - run.encode(evidence))
@@ -68,18 +68,17 @@ class KeepBest(AdaptationProtocol):
 
 @register_protocol("np_refine")
 class RefineProtocol(KeepBest):
-    """``np_refine``: random episodes first, as in ``np``; then the policy's own, each with a shifted context.
+    """``np_refine``: random episodes first, as in ``np``; then policy episodes with shifted contexts.
 
-    After the random episodes their joint context is played. Each further episode tries the best context so
-    far, shifted by ``step`` times the difference between the context of a random part of the random episodes
-    and their joint context. The policy's own episodes are judged by their return and do not enter the
-    evidence.
+    The first policy episode uses the joint context of the random episodes. Each further episode tries the best
+    context so far, shifted by ``step`` times the difference between the context of a random subset of the random
+    episodes and their joint context. Policy episodes only provide returns and do not join the evidence.
 
     Args:
         episodes (int): measured episodes in all. Defaults to 20.
-        random_episodes (int): how many of the collected ones are uniformly random. Defaults to 10.
+        random_episodes (int): number of collected episodes with random actions. Defaults to 10.
         step (float): length of a shift. Defaults to 1.5.
-        share (float): share of the random episodes that a shift is made of. Defaults to 0.5.
+        share (float): fraction of the random episodes used for a shift. Defaults to 0.5.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -95,8 +94,8 @@ class RefineProtocol(KeepBest):
         super().__init__(episodes, step=step, share=share)
         if random_episodes < 2:
             raise ValueError(
-                f"RefineProtocol: random_episodes={random_episodes} must be at least 2, so that a part "
-                "of them can be compared with all."
+                f"RefineProtocol: random_episodes={random_episodes} must be at least 2, so that a subset "
+                "can be compared with all of them."
             )
         self.random_episodes = random_episodes
 
@@ -107,23 +106,23 @@ class RefineProtocol(KeepBest):
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """At least two random episodes, and one left to adapt with."""
+        """Check for at least two random episodes and one left for adaptation."""
         require_random_episodes(settings)
         require(
             settings.random_episodes > 1,
             "evaluation.random_episodes",
             settings.random_episodes,
-            "at least 2 under protocol 'np_refine', which compares a part of them with all",
+            "at least 2 under protocol 'np_refine', which compares a subset with all of them",
         )
 
     def context(self, run: AdaptationRun) -> Tensor:
-        """The joint context of the random episodes; once contexts have been tried, the best of them."""
+        """The joint context of the random episodes, or the best context once some have been tried."""
         if not run.episodes:
             return run.prior_context
         return run.encode(run.episodes) if len(run.episodes) <= self.random_episodes else self._best_context
 
     def collect(self, run: AdaptationRun) -> None:
-        """Play a random episode, or the policy with the next context to try."""
+        """Collect a random episode, or a policy episode with the next context to try."""
         if len(run.episodes) < self.random_episodes:
             run.add(run.play_randomly())
             return
@@ -134,19 +133,19 @@ class RefineProtocol(KeepBest):
 
 @register_protocol("codes")
 class CandidatesProtocol(KeepBest):
-    """``codes``: explores by playing the policy with each of some candidate contexts, then adapts from that.
+    """``codes``: explores with one policy episode per candidate context, then adapts from these episodes.
 
-    The candidates are the codes of a codebook, or contexts of training tasks where a method has no codes.
-    After them, the joint context of all episodes and the context of the best one alone are tried, then the
-    best context so far, shifted by ``step`` times the difference that a random part of the episodes makes.
-    Needs neither knowledge of the task nor random exploration.
+    The candidates are the codes of a codebook, or contexts of training tasks for methods without codes. After
+    them, the joint context of all episodes and the context of the best episode are tried, then the best context
+    so far, shifted by ``step`` times the difference for a random subset of the episodes. This protocol needs
+    neither task information nor random exploration.
 
     Args:
         candidates (Tensor): contexts ``[N, d]``, tried in this order.
-        episodes (int): measured episodes in all; N of the collected ones are spent on the candidates.
+        episodes (int): number of measured episodes; N of the collected episodes are used for the candidates.
             Defaults to 20.
         step (float): length of a shift. Defaults to 1.5.
-        share (float): share of the episodes that a shift is made of. Defaults to 0.5.
+        share (float): fraction of the episodes used for a shift. Defaults to 0.5.
 
     Raises:
         ValueError: if the budget does not allow each candidate to be played once, or a number is out of
@@ -165,7 +164,7 @@ class CandidatesProtocol(KeepBest):
     ) -> None:
         if candidates.shape[0] >= episodes:
             raise ValueError(
-                f"CandidatesProtocol: playing each of {candidates.shape[0]} candidates once needs more than "
+                f"CandidatesProtocol: trying each of {candidates.shape[0]} candidates once needs more than "
                 f"{episodes} episodes; raise episodes or pass fewer candidates."
             )
         super().__init__(episodes, step=step, share=share)
@@ -173,24 +172,24 @@ class CandidatesProtocol(KeepBest):
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> CandidatesProtocol:
-        """The protocol with the candidates that the settings give now.
+        """The protocol with the current candidates of the settings.
 
         Raises:
-            ConfigError: if they give none.
+            ConfigError: if there are none.
         """
         cls._require_candidates(settings.candidates is not None)
         return cls(settings.candidates(), settings.episodes)
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
-        """There must be candidates, and more episodes than candidates."""
+        """Check that there are candidates, and more episodes than candidates."""
         number = settings.num_candidates
         cls._require_candidates(settings.candidates is not None or number is not None)
         require(
             number is None or settings.episodes > number,
             "evaluation.episodes",
             settings.episodes,
-            f"more than {number} under protocol 'codes', which plays each of the {number} candidates once "
+            f"more than {number} under protocol 'codes', which tries each of the {number} candidates once "
             "(or fewer candidates, e.g. a smaller representation.codes, or evaluation.protocols without "
             "'codes')",
         )
@@ -201,7 +200,7 @@ class CandidatesProtocol(KeepBest):
             there_are,
             "evaluation.protocols",
             "codes",
-            "anything without 'codes', which plays candidate contexts, and none were given",
+            "anything without 'codes', which needs candidate contexts, but none were given",
         )
 
     def proposal(self, run: AdaptationRun) -> Tensor:
@@ -214,7 +213,7 @@ class CandidatesProtocol(KeepBest):
         return self._shifted(run, run.episodes)
 
     def collect(self, run: AdaptationRun) -> None:
-        """Play the proposal and keep it if it did better than all before."""
+        """Collect an episode with the proposal and keep it if it is the best so far."""
         self._try(run, self.proposal(run))
 
 
@@ -225,7 +224,7 @@ def best_episodes(run: AdaptationRun, number: int) -> list[TensorDictBase]:
 
 
 def _episodes_of_rows(episodes: list[TensorDictBase], order: Tensor) -> list[TensorDictBase]:
-    """Episodes chosen per row: those that ``order`` ``[n, k]`` names, as k entries ``[n, H]``."""
+    """Select episodes per row by ``order`` ``[n, k]``, as k entries ``[n, H]``."""
     stacked = torch.stack(episodes, 1)
     rows, order = torch.arange(order.shape[0], device=stacked.device), order.to(stacked.device)
     return [stacked[rows, order[:, rank]] for rank in range(order.shape[1])]

@@ -1,4 +1,4 @@
-"""Statistics, summaries, tables against the paper and (in ``evaluation.figures``) pictures."""
+"""Statistics, summaries, comparison tables with the paper, and figures (in ``evaluation.figures``)."""
 
 from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.paper import PaperResult, load_paper_table, paper_reference, paper_result

@@ -1,4 +1,4 @@
-"""How noisy task contexts are, compared with how far apart the tasks are."""
+"""Noise of task contexts relative to the distance between tasks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["context_noise_ratio"]
 def context_noise_ratio(contexts: Tensor) -> Tensor:
     """Ratio of the variance within a task to the variance between tasks.
 
-    Encode several independent contexts per task under one protocol; the ratio says how much of what the
-    policy sees is chance. A large value explains a poor return at meta-test: near 1, a task's own contexts
-    differ as much as the tasks do. A small one promises nothing, for contexts may be steady and wrong.
+    Encode several independent contexts per task under one protocol. The ratio measures how much of the context
+    is noise. A large value explains a poor return at meta-test: near 1, contexts of one task differ as much as
+    contexts of different tasks. A small value guarantees nothing, because contexts may be stable but wrong.
 
     With ``R`` repeats, ``within`` is the unbiased variance over repeats (summed over dimensions, mean over
     tasks) and ``between`` the unbiased variance of the task means. Task means of ``R`` noisy repeats vary by
-    ``within / R`` even where the tasks coincide, so that share is taken off ``between`` as long as something
-    positive remains.
+    ``within / R`` even if the tasks coincide, so this value is subtracted from ``between`` as long as the result
+    is positive.
 
     Args:
         contexts: floating tensor of shape ``[n_tasks, repeats, d]`` with at least two tasks and two repeats.
 
     Returns:
-        A scalar tensor of the dtype of ``contexts``; ``inf`` where all task means coincide.
+        A scalar tensor of the dtype of ``contexts``; ``inf`` if all task means coincide.
 
     Raises:
-        ValueError: for another shape, an integer dtype, or values that are not finite.
+        ValueError: for a wrong shape, an integer dtype, or non-finite values.
 
     Example:
         >>> contexts = torch.tensor([[[0.0], [2.0]], [[10.0], [12.0]]])
@@ -43,7 +43,7 @@ def context_noise_ratio(contexts: Tensor) -> Tensor:
         raise ValueError(f"contexts must be of a floating dtype, got {contexts.dtype}.")
     if not torch.isfinite(contexts).all():
         tasks = (~torch.isfinite(contexts)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise ValueError(f"contexts hold values that are not finite, in the rows of task(s) {tasks}.")
+        raise ValueError(f"contexts contain values that are not finite, in the rows of task(s) {tasks}.")
     precise = contexts.to(torch.float64)
     within = precise.var(dim=1, correction=1).sum(-1).mean()
     between = precise.mean(dim=1).var(dim=0, correction=1).sum()

@@ -1,4 +1,4 @@
-"""The numbers published in the CTMRL paper, to print beside ours."""
+"""Numbers published in the CTMRL paper, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PaperResult:
     """One published number.
 
     Args:
-        env: environment family, by the names of this library.
+        env: environment family, by its name in this library.
         split: ``"ood"`` (test tasks) or ``"id"`` (training tasks).
         method: method, ablation (``"without_kmeans"``) or number of codes (``"8"``), by table.
         mean: mean return over six seeds.
@@ -50,7 +50,7 @@ def load_paper_table(table: Table = "methods") -> tuple[PaperResult, ...]:
 
     Args:
         table: ``"methods"`` (Table 1, comparison), ``"ablations"`` (Table 2) or ``"codes"`` (Table 3, number
-            of codes). Cells that the paper leaves empty are left out.
+            of codes). Empty cells of the paper are omitted.
 
     Raises:
         ValueError: for an unknown table.
@@ -81,7 +81,7 @@ def paper_result(
         table: see :func:`load_paper_table`.
 
     Raises:
-        ValueError: if the paper has no such number; the message lists what it has.
+        ValueError: if the paper does not report this number; the message lists the available ones.
 
     Example:
         >>> paper_result("sparse_point_robot", split="test").mean
@@ -107,8 +107,8 @@ def paper_reference(env: str) -> dict[str, dict[str, dict[str, float]]]:
     """Table 1 for one environment, as ``summary.json`` stores it.
 
     Returns:
-        ``{"test": {method: {"mean": ..., "halfwidth": ...}}, "train": {...}}``; empty for an environment that
-        the paper does not have.
+        ``{"test": {method: {"mean": ..., "halfwidth": ...}}, "train": {...}}``; empty for environments that
+        are not in the paper.
 
     Example:
         >>> paper_reference("point_robot")["test"]["idaq"]

@@ -1,4 +1,4 @@
-"""The aggregation of runs that differ in the seed only."""
+"""Aggregation of runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def aggregate_seeds(
     """Mean and bootstrap interval over seeds for every split and protocol.
 
     Args:
-        summaries: the contents of ``summary.json`` of runs that differ in the seed only.
+        summaries: contents of ``summary.json`` of runs that differ only in the seed.
         confidence: level of the intervals.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
         Plain dict with ``env``, ``method``, ``policy_loss``, ``preset``, ``seeds`` and
         ``returns[split][protocol]`` = ``mean``, ``ci95``, ``per_seed``, ``per_episode`` and
         ``per_episode_ci95`` (two lists: lower and upper ends). With one seed there is no interval over seeds:
-        ``ci95`` and ``per_episode_ci95`` are ``None``; the seed's interval over tasks is never used instead.
+        ``ci95`` and ``per_episode_ci95`` are ``None``; the interval over tasks is never used instead.
 
     Raises:
         ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
@@ -50,7 +50,7 @@ def aggregate_seeds(
         found = sorted({json.dumps(summary.get(field), sort_keys=True) for summary in summaries})
         if len(found) > 1:
             raise ValueError(
-                f"The summaries differ in {field!r}: {found}. Aggregate runs of one setting only."
+                f"The summaries differ in {field!r}: {found}. Only aggregate runs of one setting."
             )
     seeds = [int(summary["seed"]) for summary in summaries]
     if len(set(seeds)) < len(seeds):
@@ -59,8 +59,8 @@ def aggregate_seeds(
     for summary in summaries[1:]:
         if _layout(summary) != layout:
             raise ValueError(
-                f"The returns of seed {summary['seed']} are laid out as {_layout(summary)}, those of seed "
-                f"{first['seed']} as {layout} (split/protocol: number of adaptation episodes)."
+                f"The returns of seed {summary['seed']} have the layout {_layout(summary)}, but those of seed "
+                f"{first['seed']} have {layout} (split/protocol: number of adaptation episodes)."
             )
     returns: dict[str, dict[str, Any]] = {}
     for split, protocols in first["returns"].items():

@@ -1,8 +1,8 @@
-"""Bootstrap intervals and the aggregates by which methods are compared.
+"""Bootstrap intervals and aggregates for comparing methods.
 
-The aggregates are those of Agarwal et al. (*Deep Reinforcement Learning at the Edge of the Statistical
+The aggregates follow Agarwal et al. (*Deep Reinforcement Learning at the Edge of the Statistical
 Precipice*, 2021), computed with SciPy. Each docstring names the function of the ``rliable`` package that
-returns the same number. *Runs* are one score per seed; a *stratum* is the runs of one environment.
+returns the same value. *Runs* are one score per seed; a *stratum* is the runs of one environment.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Estimate:
 
     Args:
         value: the estimate.
-        interval: lower and upper end; ``None`` where the runs do not determine one (a single seed).
-        runs: how many runs it was computed from.
+        interval: lower and upper end; ``None`` for a single seed.
+        runs: number of runs.
     """
 
     value: float
@@ -49,19 +49,19 @@ class Estimate:
 def bootstrap_interval(values: Scores, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Bootstrap confidence interval of the mean.
 
-    The bias-corrected and accelerated interval (BCa); where it is not defined (degenerate resamples) the
-    plain percentile interval. One value, or values that are all equal, give an interval of width zero.
+    This is the bias-corrected and accelerated (BCa) interval. If it is undefined (degenerate resamples), the
+    percentile interval is used. A single value or equal values give an interval of width zero.
 
     Args:
-        values: one-dimensional and finite, for instance the final returns of the tasks or of the seeds.
+        values: one-dimensional and finite, e.g. the final returns of tasks or seeds.
         confidence: level between 0 and 1.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Returns:
         The lower and the upper end; never NaN.
 
     Raises:
-        ValueError: if there is no value, a value is not finite, or the level is out of range.
+        ValueError: if there are no values, a value is not finite, or the level is out of range.
 
     Example:
         >>> low, high = bootstrap_interval([-4.7, -4.9, -4.8, -5.0])
@@ -81,10 +81,10 @@ def bootstrap_interval(values: Scores, confidence: float = 0.95, seed: int = 0) 
 
 
 def mean_over_seeds(values: Scores, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean over seeds with its bootstrap interval (BCa).
+    """Mean over seeds with its BCa bootstrap interval.
 
-    One seed has no interval over seeds. rliable's ``aggregate_mean`` of one environment is the same mean; its
-    interval is the percentile bootstrap, which is narrower for few and skewed values.
+    A single seed has no interval. rliable's ``aggregate_mean`` of one environment is the same mean, with a
+    percentile interval, which is narrower for few or skewed values.
 
     Args:
         values: one score per seed.
@@ -106,23 +106,23 @@ def mean_over_seeds(values: Scores, confidence: float = 0.95, seed: int = 0) -> 
 
 
 def interquartile_mean(scores: Strata, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean of the middle half of all runs of all environments, with a stratified bootstrap interval.
+    """Interquartile mean of all runs of all environments, with a stratified bootstrap interval.
 
-    A quarter of the runs (rounded down) is left out at either end. Resampling draws seeds with replacement
+    A quarter of the runs (rounded down) is discarded at either end. Resampling draws seeds with replacement
     within each environment; the interval is the percentile interval. rliable's ``aggregate_iqm`` with
-    ``get_interval_estimates`` gives the same number and, up to chance, the same interval.
+    ``get_interval_estimates`` gives the same value and, up to sampling, the same interval.
 
     Args:
         scores: ``{environment: one score per seed}``; the environments may have different numbers of seeds.
-            Use :func:`normalised_scores` first, or the environments weigh by the size of their returns.
+            Apply :func:`normalised_scores` first; otherwise environments with large returns dominate.
         confidence, seed: see :func:`bootstrap_interval`.
 
     Returns:
-        The estimate; without an interval if any environment has a single seed, for then the spread over
-        seeds is not known there.
+        The estimate; without an interval if any environment has a single seed, because its variation over
+        seeds is then unknown.
 
     Raises:
-        ValueError: if there is no environment, or for the scores of one, see :func:`bootstrap_interval`.
+        ValueError: if there is no environment, or as in :func:`bootstrap_interval`.
 
     Example:
         >>> interquartile_mean({"a": [0.0, 1.0], "b": [2.0, 9.0]}).value  # the middle half is 1 and 2
@@ -146,15 +146,15 @@ def interquartile_mean(scores: Strata, confidence: float = 0.95, seed: int = 0) 
 def probability_of_improvement(
     first: Strata, second: Strata, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """How likely a run of the first method is to score higher than one of the second.
+    """Probability that a run of the first method scores higher than a run of the second.
 
     In each environment it is the Mann-Whitney statistic divided by the number of pairs, ``U / (n m)``: the
-    share of pairs in which the first scores higher, ties counted half. The estimate is the mean over
+    fraction of pairs in which the first scores higher, with ties counted half. The estimate is the mean over
     environments; the interval is a percentile interval with seeds resampled per method and environment.
-    rliable's ``probability_of_improvement`` is the same number.
+    rliable's ``probability_of_improvement`` is the same value.
 
     Args:
-        first, second: ``{environment: one score per seed}`` of the same environments.
+        first, second: ``{environment: one score per seed}`` for the same environments.
         confidence, seed: see :func:`bootstrap_interval`.
 
     Returns:
@@ -199,10 +199,10 @@ def probability_of_improvement(
 def performance_profile(
     scores: Strata, thresholds: Scores, confidence: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Share of runs that score above each threshold, with a pointwise stratified bootstrap interval.
+    """Fraction of runs that score above each threshold, with a pointwise stratified bootstrap interval.
 
-    rliable's ``create_performance_profile`` with ``run_score_deviation`` is the same curve. All runs count
-    alike, whichever environment they are of.
+    rliable's ``create_performance_profile`` with ``run_score_deviation`` is the same curve. All runs
+    have equal weight, regardless of their environment.
 
     Args:
         scores: ``{environment: one score per seed}``.
@@ -210,7 +210,7 @@ def performance_profile(
         confidence, seed: see :func:`bootstrap_interval`.
 
     Returns:
-        The shares, of the shape ``[thresholds]``, and the ends of their intervals, ``[2, thresholds]``;
+        The fractions, of shape ``[thresholds]``, and the ends of their intervals, ``[2, thresholds]``, or
         ``None`` if any environment has a single seed.
 
     Raises:
@@ -234,14 +234,14 @@ def performance_profile(
 
 
 def normalised_scores(values: Scores, random: float | None, best: float | None) -> np.ndarray:
-    """Returns on a scale where the random policy is 0 and the optimum (or the oracle) is 1.
+    """Normalize returns so that the random policy is 0 and the optimum (or the oracle) is 1.
 
-    An oracle is a learned policy that is told the task, so a score above 1 is possible there.
+    An oracle is a learned policy with privileged task information, so scores above 1 are possible with it.
 
     Args:
         values: returns of one environment.
         random: mean return of the uniformly random policy.
-        best: optimal return, or that of the oracle where the optimum is unknown.
+        best: optimal return, or the oracle's return if the optimum is unknown.
 
     Raises:
         ValueError: if a reference is missing or the best return does not exceed the random one.
@@ -253,10 +253,10 @@ def normalised_scores(values: Scores, random: float | None, best: float | None) 
     sample = _sample(values, "values")
     if random is None or best is None:
         missing = "random" if random is None else "best"
-        raise ValueError(f"Scores cannot be normalised: the {missing} return is not known.")
+        raise ValueError(f"Scores cannot be normalized: the {missing} return is not known.")
     if not np.isfinite([random, best]).all() or best <= random:
         raise ValueError(
-            "Scores cannot be normalised: the best return must exceed the random one, "
+            "Scores cannot be normalized: the best return must exceed the random one, "
             f"got {best} and {random}."
         )
     return (sample - random) / (best - random)
@@ -275,13 +275,13 @@ def _sample(values: Scores, name: str) -> np.ndarray:
         raise ValueError(f"{name} must be one-dimensional and not empty, got the shape {list(sample.shape)}.")
     if not np.isfinite(sample).all():
         where = np.flatnonzero(~np.isfinite(sample)).tolist()
-        raise ValueError(f"{name} must be finite, but those at the positions {where} are not.")
+        raise ValueError(f"{name} must be finite, but the values at positions {where} are not.")
     return sample
 
 
 def _strata(scores: Strata, name: str) -> tuple[np.ndarray, ...]:
     if not scores:
-        raise ValueError(f"{name} holds no environment; expected at least one.")
+        raise ValueError(f"{name} contains no environment; expected at least one.")
     return tuple(_sample(values, f"{name}[{key!r}]") for key, values in scores.items())
 
 
@@ -301,7 +301,7 @@ def _bootstrap(
 
     size = sum(each.size for each in samples)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # degenerate resamples warn; callers deal with NaN
+        warnings.simplefilter("ignore")  # degenerate resamples cause warnings; callers handle NaN
         result = bootstrap(
             tuple(samples),
             statistic,

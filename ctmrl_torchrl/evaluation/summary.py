@@ -1,4 +1,4 @@
-"""``summary.json``: the result of one run, as plain and checked JSON."""
+"""``summary.json``: the result of one run as validated JSON."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _PACKAGES = ("torch", "torchrl", "tensordict", "numpy", "gymnasium", "mujoco", "
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on (those that are installed).
+    """Versions of Python and of the installed packages that a result depends on.
 
-    Beside them what else it depends on: ``processor`` and ``torch_cpu_capability``.
+    Also includes ``processor`` and ``torch_cpu_capability``.
 
     Example:
         >>> "torch" in package_versions()
@@ -64,31 +64,31 @@ def build_summary(
     versions: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Put the result of a run together.
+    """Assemble the summary of a run.
 
     Tensors, NumPy values, tuples and paths become plain JSON values, task ids become strings. ``reference``
-    holds ``random`` and ``optimum`` (and ``oracle`` and ``behaviour`` where given) of the test tasks as plain
-    numbers (``None`` where unknown), the same for the training tasks under ``train``, and the paper's table
-    under ``paper``.
+    holds ``random`` and ``optimum`` (and ``oracle`` and ``behaviour`` if given) of the test tasks as plain
+    numbers (``None`` if unknown), the same for the training tasks under ``train``, and the paper's table under
+    ``paper``.
 
     Args:
-        env: environment family; picks the paper's numbers too.
+        env: environment family; also selects the paper's numbers.
         method: method name.
         policy_loss: ``"brac_sac"`` or ``"iql"``.
         preset: preset of the run.
         seed: seed of the run.
         updates: gradient updates made.
         wall_time_s: seconds that the run took.
-        dataset: what identifies the data (path, counts, ...).
+        dataset: identification of the data (path, counts, ...).
         returns: ``{"test": {protocol: result}, "train": {...}}``, each result with ``per_task``
             (``{task_id: final return}``) and ``per_episode`` (list); ``mean`` and ``ci95`` (bootstrap over
-            tasks) are computed where they are missing, other entries are kept.
+            tasks) are computed if missing; other entries are kept.
         random: mean return of the uniformly random policy, ``{"test": ..., "train": ...}``.
-        optimum: mean optimal return, likewise.
-        oracle: mean return of the same learner with privileged task information, likewise.
-        behaviour: mean return of the agent that made the data, without its noise, likewise.
+        optimum: mean optimal return, in the same form.
+        oracle: mean return of the same policy loss with privileged task information, in the same form.
+        behaviour: mean return of the agent that collected the data, without its noise, in the same form.
         versions: defaults to :func:`package_versions`.
-        extra: further top-level fields, such as what the parts of the method add.
+        extra: additional top-level fields, such as those of the method's parts.
 
     Raises:
         SummaryError: if the result breaks the contract, see :func:`validate_summary`.
@@ -132,7 +132,7 @@ def build_summary(
     }
     taken = sorted(set(extra or {}) & set(summary))
     if taken:
-        raise SummaryError(f"extra must not replace the fields of the contract, but names {taken}.")
+        raise SummaryError(f"extra must not replace the fields of the contract, but contains {taken}.")
     summary = to_plain({**summary, **(extra or {})}, "")
     for split, protocols in as_mapping(summary["returns"], "returns").items():
         for protocol, result in as_mapping(protocols, f"returns.{split}").items():
@@ -142,9 +142,9 @@ def build_summary(
 
 
 def best_known(reference: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the best return that a summary's ``reference`` knows of.
+    """Name and value of the best return in a summary's ``reference``.
 
-    The optimum; where it is unknown the oracle; where there is none the behavior that made the data.
+    This is the optimum, else the oracle, else the behavior that collected the data.
 
     Example:
         >>> best_known({"optimum": None, "behaviour": -40.0})
@@ -168,11 +168,11 @@ def _complete(result: Any, field: str) -> None:
 
 
 def write_summary(summary: Mapping[str, Any], path: str | Path) -> Path:
-    """Validate a summary and write it; a reader never sees half a file.
+    """Validate a summary and write it atomically.
 
     Args:
         summary: see :func:`build_summary`.
-        path: the file, by convention ``run_dir/summary.json``; its folder is made where it is missing.
+        path: the file, by convention ``run_dir/summary.json``; its folder is created if missing.
 
     Raises:
         SummaryError: before anything is written, if the summary breaks the contract.
@@ -195,7 +195,7 @@ def load_summary(path: str | Path) -> dict[str, Any]:
         summary = json.loads(storage.expanded(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SummaryError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting beyond reason
+    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, excessive numbers or nesting
         raise SummaryError(f"{path} is not JSON: {error}.") from error
     if not isinstance(summary, dict):
         raise SummaryError(f"{path} must hold a JSON object, got a {type(summary).__name__}.")

@@ -1,4 +1,4 @@
-"""The contract of ``summary.json``: plain JSON, finite numbers, every promised field."""
+"""The contract of ``summary.json``: plain JSON, finite numbers and all required fields."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _SPLITS = ("test", "train")
 
 
 class SummaryError(ValueError):
-    """A summary breaks the contract; the message names the field."""
+    """A summary violates the contract; the message contains the field."""
 
 
 def to_plain(value: Any, field: str = "") -> Any:
-    """``value`` as plain JSON: tensors, arrays and tuples become lists, keys and paths text.
+    """Convert ``value`` to plain JSON: tensors, arrays and tuples become lists, keys and paths become strings.
 
     Args:
         value: any nesting of mappings, sequences, tensors, NumPy values and paths.
         field: dotted name of ``value``, for the errors.
 
     Raises:
-        SummaryError: that names the field which is not finite or cannot be written as JSON.
+        SummaryError: with the field that is not finite or cannot be written as JSON.
 
     Example:
         >>> to_plain({"per_task": {3: np.float32(0.5)}, "ci95": (0, 1)})
@@ -59,7 +59,7 @@ def to_plain(value: Any, field: str = "") -> Any:
         return int(value)
     if isinstance(value, Real):
         if not math.isfinite(value):
-            raise SummaryError(f"summary.json must hold finite numbers only, but {field} is {value}.")
+            raise SummaryError(f"summary.json must contain only finite numbers, but {field} is {value}.")
         return float(value)
     if isinstance(value, Mapping):
         keys = [str(key) for key in value]
@@ -72,10 +72,10 @@ def to_plain(value: Any, field: str = "") -> Any:
 
 
 def validate_summary(summary: Mapping[str, Any]) -> None:
-    """Check a summary against the contract; further fields are allowed anywhere.
+    """Check a summary against the contract; additional fields are allowed anywhere.
 
     Raises:
-        SummaryError: that names the first field which is missing, of a wrong type, not finite or inconsistent
+        SummaryError: with the first field that is missing, of a wrong type, not finite or inconsistent
             (``mean`` is the mean of ``per_task``, ``ci95`` is in order, task ids are integers).
     """
     missing = [field for field in _FIELDS if field not in summary]
@@ -137,14 +137,14 @@ def _check_result(result: Any, field: str) -> None:
 
 
 def as_mapping(value: Any, field: str) -> Mapping[str, Any]:
-    """``value``, if it is a mapping; otherwise a :class:`SummaryError` that names the field."""
+    """Return ``value`` if it is a mapping; otherwise raise a :class:`SummaryError` with the field."""
     if not isinstance(value, Mapping):
         raise SummaryError(f"{field} must be a mapping, got {value!r}.")
     return value
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a plain number (a bool is not)."""
+    """Whether ``value`` is a plain number (not a bool)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""A summary as a text table that fits a terminal."""
+"""Formats a summary as a text table for the terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _HEADER = ("protocol", "before", "after 1", "after 10", "final mean", "95 % inte
 
 
 def format_summary_table(summary: Mapping[str, Any]) -> str:
-    """Returns by split and protocol, beside the random policy, the optimum and the paper.
+    """Format returns by split and protocol, with the random policy, the optimum and the paper.
 
-    ``before`` is the return without any evidence, ``after 1 / 10`` that after so many collected episodes; the
-    final mean is the last measured episode's, with their number in brackets and the bootstrap interval.
+    ``before`` is the return without evidence, ``after 1 / 10`` the return after 1 or 10 collected episodes. The
+    final mean is the return of the last measured episode, with the number of episodes in parentheses and
+    the bootstrap interval.
 
     Args:
         summary: see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`.

@@ -1,4 +1,4 @@
-"""Building blocks: context encoder, codebook, predictors, actor and critics, all plain TensorDict modules."""
+"""Building blocks: context encoder, codebook, predictors, actor and critics, all as TensorDict modules."""
 
 from __future__ import annotations
 

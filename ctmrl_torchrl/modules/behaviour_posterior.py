@@ -1,4 +1,4 @@
-"""A guess of a transition's context from observation and action alone: the adversary of CLUB's bound."""
+"""The posterior of a transition's context given only observation and action: the adversary of CLUB's bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics
 class BoundedGaussian(nn.Module):
     """Mean in (-1, 1) and variance in (0.31, 1.31) from a network's output ``[*, 2 d]``.
 
-    Both halves pass tanh, the second also softplus, so that no likelihood can run away (CSRO, as released).
+    Both halves pass through tanh and the second also through softplus, which bounds the likelihood (CSRO, as
+    released).
 
     Examples:
         >>> loc, variance = BoundedGaussian(nn.Identity())(Tensor([[0.0, 0.0]]))
@@ -43,12 +44,12 @@ def make_behaviour_posterior(
     in_keys: Sequence[NestedKey] = ("observation", "action"),
     out_keys: Sequence[NestedKey] = ("posterior_loc", "posterior_variance"),
 ) -> TensorDictModule:
-    """q(e | s, a): a Gaussian over the context of a single transition, from what the behaviour alone shows.
+    """q(e | s, a): a Gaussian over a transition's context that depends only on the behavior.
 
     Args:
         observation_dim, action_dim, context_dim (int): sizes.
-        hidden (sequence of int): widths of the ReLU network.
-        observation_statistics (Statistics, optional): as for :class:`~ctmrl_torchrl.modules.StandardisedMLP`.
+        hidden (sequence of int): hidden layers of the ReLU network.
+        observation_statistics (Statistics, optional): see :class:`~ctmrl_torchrl.modules.StandardisedMLP`.
         in_keys: two keys, each ``[*, features]``, the observation first.
         out_keys: mean and variance, ``[*, context_dim]`` each.
 

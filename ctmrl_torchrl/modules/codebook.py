@@ -1,4 +1,4 @@
-"""The codebook: N codes that summarise similar tasks, matched by cosine similarity (CTMRL, Eq. 1 and 2)."""
+"""The codebook: N codes that summarize similar tasks, matched by cosine similarity (CTMRL, Eq. 1 and 2)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def match_codes(task_context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matches(code_index: Tensor, codes: Tensor) -> Tensor:
-    """Which code each context is matched with, ``[T, N]``, one or zero.
+    """The one-hot matrix ``[T, N]`` of the code matched with each context.
 
-    ``one_hot`` gives the same but looks at the largest index first, which waits for some devices.
+    ``one_hot`` gives the same result but first reads the largest index, which synchronizes some devices.
     """
     numbers = torch.arange(codes.shape[0], device=codes.device)
     return (code_index.unsqueeze(-1) == numbers).to(codes.dtype)
@@ -42,8 +42,8 @@ def _matches(code_index: Tensor, codes: Tensor) -> Tensor:
 def moving_update(codes: Tensor, task_context: Tensor, code_index: Tensor, rate: float) -> Tensor:
     """Eq. (2): move every matched code towards the mean of the contexts matched to it.
 
-    Several contexts of a batch may match one code; taking their mean makes the result independent of
-    their order. Codes without a match stay where they are.
+    Several contexts of a batch may match one code. Using their mean makes the result independent of their
+    order. Codes without a match do not change.
 
     Args:
         codes (Tensor): ``[N, d]``.
@@ -66,10 +66,10 @@ def moving_update(codes: Tensor, task_context: Tensor, code_index: Tensor, rate:
 
 
 class Codebook(TensorDictModuleBase):
-    """N learnable codes; each context is matched with its closest code (CTMRL, Eq. 1), which follows it (2).
+    """N learnable codes. Each context is matched with its closest code (CTMRL, Eq. 1), which follows it (Eq. 2).
 
-    The codes are parameters (L_C and L_pre_cro reach them by gradient) and are also moved in place, without
-    gradient, at every forward pass in training mode. A running frequency of matches measures code usage.
+    The codes are parameters that receive gradients of L_C and L_pre_cro. In training mode, every forward pass
+    also updates them in place, without gradients. A running match frequency measures code usage.
 
     Args:
         num_codes (int): N.
@@ -145,37 +145,37 @@ class Codebook(TensorDictModuleBase):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the codes anew and forget the usage so far."""
+        """Reinitialize the codes and reset the usage statistics."""
         self.initialise_(torch.empty_like(self.codes).uniform_(-1.0, 1.0))
 
     @torch.no_grad()
     def initialise_(self, centres: Tensor) -> None:
-        """Replace every code by a cluster centre ``[N, d]`` and forget the usage so far."""
+        """Replace every code with a cluster center ``[N, d]`` and reset the usage statistics."""
         if centres.shape != self.codes.shape:
             raise ValueError(
-                f"Codebook: centres of shape {tuple(centres.shape)} cannot initialise codes of shape "
-                f"{tuple(self.codes.shape)}; run K-means with num_codes={self.num_codes} clusters."
+                f"Codebook: centers of shape {tuple(centres.shape)} cannot initialize codes of "
+                f"shape {tuple(self.codes.shape)}; run K-means with num_codes={self.num_codes} clusters."
             )
         self.codes.copy_(centres)
         self.usage.fill_(1.0 / self.num_codes)
 
     @torch.no_grad()
     def merge_(self, centres: Tensor) -> None:
-        """Move the codes towards new cluster centres by the matching process of Eq. (1) and (2)."""
+        """Move the codes towards new cluster centers with Eq. (1) and (2)."""
         self.codes.copy_(
             moving_update(self.codes, centres, match_codes(centres, self.codes)[1], self.update_rate)
         )
 
     def perplexity(self) -> Tensor:
-        """exp(entropy) of the running match frequencies: N when all codes are used alike, 1 when one is."""
+        """exp(entropy) of the running match frequencies: N if codes are used uniformly, 1 if only one is used."""
         return torch.exp(torch.special.entr(self.usage).sum())
 
     def dead_codes(self) -> Tensor:
-        """Number of codes matched less than a tenth as often as under even use."""
+        """Number of codes matched less than a tenth as often as under uniform use."""
         return (self.usage < 0.1 / self.num_codes).sum()
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Match, update (training mode only), and write the matched codes."""
+        """Match contexts, update the codes (in training mode only) and write the matched codes."""
         task_context = read(tensordict, self.in_keys[0], "Codebook")
         if task_context.shape[-1] != self.codes.shape[-1]:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The context encoder e: a bag of transitions becomes one task-specific context."""
+"""The context encoder e, which maps a set of transitions to one task-specific context."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ Last = Literal["tanh", "linear", "unit", "noisy"]
 
 
 class ContextEncoder(TensorDictModuleBase):
-    """Encode every transition of a context, average, and (optionally) pass the average through a head.
+    """Encodes every transition of a context, averages the codes, and optionally applies a head to the average.
 
-    ``c_spe = head(mean_t e(h_t))``: without a head this is the paper's task-specific context
-    (CTMRL, section "CQ-VAE"). Padding is left out of the mean.
+    ``c_spe = head(mean_t e(h_t))``. Without a head this is the paper's task-specific context (CTMRL, section
+    "CQ-VAE"). The mean excludes padding.
 
     Args:
         transition_network (nn.Module): maps the concatenated features ``[*, L, F]`` to ``[*, L, d]``.
 
     Keyword Args:
         in_keys (sequence of NestedKey): the transition features, concatenated in this order.
-        out_key (NestedKey): where the context goes. Defaults to ``"task_context"``.
-        mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` where a transition counts; a batch
-            without it is taken as unpadded. By default (``"auto"``) the entry ``"mask"`` beside the first
+        out_key (NestedKey): key of the context. Defaults to ``"task_context"``.
+        mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` for valid transitions; a batch without it
+            has no padding. By default (``"auto"``) the entry ``"mask"`` next to the first
             of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")``.
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
-        transition_key (NestedKey, optional): where what the transition network makes of every single
-            transition goes; by default it is not kept.
-        pooling (nn.Module, optional): ``([*, L, d], mask or None) -> [*, d]`` in place of the mean, e.g.
+        transition_key (NestedKey, optional): key of the per-transition contexts; by default they are not
+            written.
+        pooling (nn.Module, optional): ``([*, L, d], mask or None) -> [*, d]`` to use instead of the mean, e.g.
             :class:`~ctmrl_torchrl.modules.pooling.AttentionPool`.
 
     Keys:
         - reads ``in_keys``, each ``[*, L, features]``, and ``mask_key`` if present
-        - writes ``out_key``, ``[*, d]``, and ``transition_key``, ``[*, L, d]``, if there is one
+        - writes ``out_key``, ``[*, d]``, and ``transition_key``, ``[*, L, d]``, if set
+
 
     Raises:
         ValueError: if the context holds no transitions (L = 0); if features or mask differ in ``[*, L]``.
@@ -81,7 +82,7 @@ class ContextEncoder(TensorDictModuleBase):
         self.pooling = pooling
 
     def pool(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean (or what ``pooling`` makes) of the codes ``[*, L, d]`` of the transitions that count."""
+        """Mean (or ``pooling``) of the codes ``[*, L, d]`` of valid transitions."""
         if self.pooling is not None:
             return self.pooling(encoded, mask)
         if mask is None:
@@ -90,7 +91,7 @@ class ContextEncoder(TensorDictModuleBase):
         return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
 
     def pooled(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
-        """The task contexts ``[*, d]`` of what the transition network has made of transitions ``[*, L, d]``."""
+        """Task contexts ``[*, d]`` from per-transition contexts ``[*, L, d]``."""
         return self.head(self.pool(encoded, mask))
 
     def _check_shapes(self, entries: list[Tensor]) -> None:
@@ -99,7 +100,7 @@ class ContextEncoder(TensorDictModuleBase):
             if entry.ndim < 2 or entry.shape[:-1] != lead:
                 raise ValueError(
                     f"{type(self).__name__}: {key!r} has shape {list(entry.shape)}, expected "
-                    f"{list(lead)} (as {self.in_keys[0]!r} has) and its size, so at least [L, size]; "
+                    f"{list(lead)} (as for {self.in_keys[0]!r}) and its size, so at least [L, size]; "
                     "unsqueeze(-1) makes a scalar feature [*, L, 1]."
                 )
 
@@ -127,12 +128,12 @@ class ContextEncoder(TensorDictModuleBase):
 
 
 class RelativeFeatures(nn.Module):
-    """Replace one slice of the features by its difference to another.
+    """Replaces one slice of the features with its difference from another.
 
-    A next observation differs little from the observation; what tells tasks apart is the change.
+    A next observation is close to the observation, and only the change distinguishes tasks.
 
     Args:
-        target (slice): the features to replace. reference (slice): what is subtracted, of the same length.
+        target (slice): the features to replace. reference (slice): the features to subtract, of equal length.
 
     Examples:
         >>> import torch
@@ -162,21 +163,22 @@ def make_context_encoder(
     relative: tuple[slice, slice] | None = None,
     **keys: NestedKey | None,
 ) -> ContextEncoder:
-    """Build the encoder of the lineage: a ReLU network per transition, tanh output, mean over transitions.
+    """Build FOCAL's encoder: a ReLU network per transition, tanh output, mean over transitions.
 
     Args:
         feature_dims (dict): size of every input key, in order, e.g. ``{("context", "observation"): 2, ...}``.
         context_dim (int): latent size d.
-        hidden (sequence of int): widths of the per-transition network.
+        hidden (sequence of int): hidden layers of the per-transition network.
         pool: ``"mean"`` is the paper's aggregation; ``"mean_mlp"`` adds layers after the mean;
             ``"attention"`` is a weighted mean (CORRO).
         head_hidden (sequence of int): widths of those layers.
-        last: what the per-transition network ends with: ``"tanh"``, ``"linear"`` (nothing), ``"unit"`` (length
-            1, CORRO) or ``"noisy"`` (tanh of a learned Gaussian, UNICORN). Layers after the mean end with tanh.
+        last: output activation of the per-transition network: ``"tanh"``, ``"linear"`` (none), ``"unit"``
+            (length 1, CORRO) or ``"noisy"`` (tanh of a learned Gaussian, UNICORN). Layers after the mean end
+            with tanh.
         feature_statistics (Statistics, optional): mean and standard deviation of the concatenated
-            features, to standardise them.
-        relative (pair of slice, optional): replace the first slice of the features by its difference to the
-            second before standardising, e.g. the next observation by its change.
+            features, to standardize them.
+        relative (pair of slice, optional): replace the first slice of the features with its difference from
+            the second before standardizing, e.g. the next observation with its change.
         keys: ``out_key``, ``mask_key`` and ``transition_key`` of :class:`ContextEncoder`.
 
     Raises:
@@ -205,7 +207,7 @@ def make_context_encoder(
         width, head = context_dim, None
         end = ends[last]()
     elif pool == "mean_mlp":
-        # The mean of wide features keeps more of the bag than the mean of d outputs would.
+        # The mean of wide features retains more information than the mean of d outputs.
         width = hidden[-1]
         head = nn.Sequential(
             MLP(

@@ -1,6 +1,6 @@
-"""Decoders of transitions from a context.
+"""Decoders that predict transitions from a context.
 
-With a learned variance (UNICORN), for both outcomes at once (GENTLE), by an inner product (ANOLE).
+They have a learned variance (UNICORN), predict both outcomes at once (GENTLE), or use an inner product (ANOLE).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DEFAULT_IN_KEYS: tuple[NestedKey, ...] = ("observation", "action", "task_context
 
 
 class GaussianHead(nn.Module):
-    """Mean and log-variance from a network's output ``[*, 2 d]``, the latter softly held between two bounds.
+    """Mean and log-variance from a network's output ``[*, 2 d]``, with soft bounds on the latter.
 
     The bounds are learned, one pair per dimension: see :meth:`bound_width`, whose weight is 0.01.
 
     Args:
-        network (nn.Module): gives ``[*, 2 d]``. features (int): d.
-        least, most (float): where the bounds of the log-variance start.
+        network (nn.Module): returns ``[*, 2 d]``. features (int): d.
+        least, most (float): initial bounds of the log-variance.
 
     Source: PETS (NeurIPS 2018); UNICORN (NeurIPS 2024), as released.
 
@@ -45,7 +45,7 @@ class GaussianHead(nn.Module):
         self.most = nn.Parameter(torch.full((features,), most))
 
     def bound_width(self) -> Tensor:
-        """How far the bounds are apart, summed over dimensions; a scalar."""
+        """Distance between the bounds, summed over dimensions; a scalar."""
         return (self.most - self.least).sum()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,16 +109,16 @@ def make_transition_decoder(
     in_keys: Sequence[NestedKey] = DEFAULT_IN_KEYS,
     out_keys: Sequence[NestedKey] = ("reward_prediction", "next_observation_prediction"),
 ) -> TensorDictModule:
-    """One network for the reward and, if wanted, the next observation: GENTLE's decoder.
+    """One network for the reward and, optionally, the next observation: GENTLE's decoder.
 
     Args:
         observation_dim, action_dim, context_dim (int): sizes.
         hidden (sequence of int): widths; released three of 256, or of 64 on the point robot.
-        next_observation (bool): whether the next observation is predicted, as the present one plus a change.
-        lineage_init (bool): whether weights start as the lineage's; see :func:`lineage_init_`.
+        next_observation (bool): whether to predict the next observation, as the observation plus a change.
+        lineage_init (bool): whether to use FOCAL's weight initialization; see :func:`lineage_init_`.
         observation_statistics (Statistics, optional): as for :class:`~ctmrl_torchrl.modules.StandardisedMLP`.
-        target_statistics (Statistics, optional): of what is predicted, ``[1]`` or ``[1 + observation_dim]``
-            (the reward, then the change): the network then works in unit variance.
+        target_statistics (Statistics, optional): statistics of the targets, ``[1]`` or ``[1 + observation_dim]``
+            (the reward, then the change); the network then predicts in unit variance.
         in_keys: three keys, each ``[*, features]``, the observation first.
         out_keys: ``[*, 1]`` and ``[*, observation_dim]``; only the first without the next observation.
 
@@ -141,7 +141,7 @@ def make_transition_decoder(
 
 
 class _TransitionDecoder(nn.Module):
-    """Cuts a network's output into the reward and, if wanted, the change, which is added to the observation."""
+    """Splits a network's output into the reward and, optionally, the change added to the observation."""
 
     def __init__(self, network: nn.Module, next_observation: bool, statistics: Statistics | None) -> None:
         super().__init__()
@@ -156,10 +156,10 @@ class _TransitionDecoder(nn.Module):
 
 
 class InnerProductReward(nn.Module):
-    """``r(s, a; c) = tanh(<f(s, a), c>)``: every transition is embedded, a context points where reward is.
+    """``r(s, a; c) = tanh(<f(s, a), c>)``: the inner product of a transition embedding and a context.
 
     Args:
-        embedding (nn.Module): f, from ``[*, features]`` to ``[*, d]``.
+        embedding (nn.Module): f, maps ``[*, features]`` to ``[*, d]``.
 
     Source: ANOLE (NeurIPS 2022), as released.
 
@@ -195,11 +195,11 @@ def make_preference_reward(
     in_keys: Sequence[NestedKey] | None = None,
     out_key: NestedKey = "reward_prediction",
 ) -> TensorDictModule:
-    """ANOLE's reward model, an :class:`InnerProductReward` under ``.module``; it never sees a reward.
+    """ANOLE's reward model, an :class:`InnerProductReward` under ``.module``; it never receives a reward.
 
     Args:
-        observation_dim, action_dim, context_dim (int): sizes; released a context of 5.
-        next_observation (bool): whether it reads the next observation, where dynamics vary.
+        observation_dim, action_dim, context_dim (int): sizes; the released context size is 5.
+        next_observation (bool): whether it reads the next observation, for varying dynamics.
         hidden (sequence of int): widths.
         in_keys: observation, action, (next observation,) context; by default under their usual names.
         out_key: ``[*, 1]``.

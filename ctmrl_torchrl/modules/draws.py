@@ -1,4 +1,4 @@
-"""Random numbers from an explicit generator, wherever it and the data live."""
+"""Random numbers from an explicit generator, on any combination of devices."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def normal_like(
     """Standard normal numbers with the dtype and device of a tensor.
 
     Args:
-        like (Tensor): gives dtype, device and, without ``shape``, the shape.
-        shape (sequence of int, optional): of the result.
-        generator (torch.Generator, optional): draws them on its own device; else the global one.
+        like (Tensor): determines dtype, device and, if ``shape`` is None, the shape.
+        shape (sequence of int, optional): shape of the result.
+        generator (torch.Generator, optional): samples on its own device; defaults to the global generator.
 
     Examples:
         >>> normal_like(torch.zeros(2, 3, dtype=torch.float64), [4]).dtype
@@ -30,11 +30,11 @@ def normal_like(
 def uniform(
     shape: Sequence[int], generator: torch.Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Numbers from 0 to below 1, in double precision so that they may choose among many.
+    """Uniform numbers in [0, 1), in double precision so that they can index large ranges.
 
     Args:
-        shape (sequence of int): of the result. device (torch.device, optional): where it goes.
-        generator (torch.Generator, optional): draws them on its own device.
+        shape (sequence of int): shape of the result. device (torch.device, optional): device of the result.
+        generator (torch.Generator, optional): samples them on its own device.
 
     Examples:
         >>> uniform([5]).mul(3).long().max() < 3

@@ -1,4 +1,4 @@
-"""The choices of a context encoder, as configurations that build one from the sizes of a problem."""
+"""Configurations of context encoders, which build an encoder for the sizes of a problem."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
 from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, list_of, or_none, ruled, whole
 
-#: configurations of context encoders by the name that ``encoder.name`` has
+#: configurations of context encoders by ``encoder.name``
 ENCODERS: Registry[type[ContextEncoderConfig]] = Registry("context encoder")
 
 
 @dataclass
 class ContextEncoderConfig:
-    """Base of the encoder configurations; register a subclass with ``ENCODERS.register(name)``.
+    """Base class of encoder configurations. Register a subclass with ``ENCODERS.register(name)``.
 
     Args:
-        name (str): the choice.
+        name (str): name of the choice.
         context_dim (int): latent size d.
 
     Examples:
@@ -43,7 +43,7 @@ class ContextEncoderConfig:
     context_dim: int = ruled(20, whole(1))
 
     def size(self, problem: Problem) -> int:
-        """Latent size of the contexts that :meth:`build`'s encoder writes."""
+        """Size of the contexts that the encoder writes."""
         return self.context_dim
 
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TensorDictModuleBase:
@@ -51,26 +51,25 @@ class ContextEncoderConfig:
 
         Args:
             problem: sizes, keys and statistics.
-            transition_key: where to write contexts of single transitions, if the representation loss needs
-                them.
+            transition_key: key of per-transition contexts, if the representation loss needs them.
         """
         raise ValueError(
-            f"encoder.name={self.name!r} names no encoder; choose one of {', '.join(sorted(ENCODERS))}."
+            f"encoder.name={self.name!r} is not a context encoder; choose one of {', '.join(sorted(ENCODERS))}."
         )
 
     @property
     def compares_transitions(self) -> bool:
-        """Whether contexts of single transitions and of tasks lie in the same space."""
+        """Whether per-transition contexts and task contexts lie in the same space."""
         return False
 
     @property
     def reads_task_alone(self) -> bool:
-        """Whether the encoder reads ``task_id`` and no transitions, as protocol ``told`` needs it."""
+        """Whether the encoder only reads ``task_id``, as protocol ``told`` requires."""
         return False
 
     @property
     def encodes_unseen_tasks(self) -> bool:
-        """Whether the encoder makes contexts of tasks that it was not trained on, as most protocols need it."""
+        """Whether the encoder can encode tasks that it was not trained on, as most protocols require."""
         return True
 
 
@@ -80,15 +79,15 @@ class EncoderConfig(ContextEncoderConfig):
     """Encode every transition, then pool; see :func:`~ctmrl_torchrl.modules.make_context_encoder`.
 
     Args:
-        hidden (list of int): widths of the per-transition network.
+        hidden (list of int): hidden layers of the per-transition network.
         pool (str): ``mean`` (the paper's), ``mean_mlp`` (layers after the mean) or ``attention``.
-        last (str): what the per-transition network ends with, ``tanh``, ``linear``, ``unit`` or ``noisy``.
+        last (str): output activation of the per-transition network: ``tanh``, ``linear``, ``unit`` or ``noisy``.
         head_hidden (list of int): widths of the layers after the mean.
         feature_gain (float or None): features are standardized with the statistics of the training tasks and
-            multiplied by this; None leaves them as they are.
-        flags (list of str): flags of the transition that are features too, e.g. ``terminated``.
-        next_observation (bool or None): whether the next observation is a feature; None leaves it to the
-            environment.
+            multiplied by this; None disables this.
+        flags (list of str): flags of the transition to use as features, e.g. ``terminated``.
+        next_observation (bool or None): whether the next observation is a feature; None uses the
+            environment's default.
 
     The next observation enters as its change from the observation.
 
@@ -144,12 +143,12 @@ class EncoderConfig(ContextEncoderConfig):
 @ENCODERS.register("table")
 @dataclass
 class TaskTableConfig(ContextEncoderConfig):
-    """A table of learned contexts, one per task, in place of an encoder (ANOLE).
+    """A table of learned contexts, one per task, instead of an encoder (ANOLE).
 
     Args:
-        noisy (bool): whether a lookup draws from the task's Gaussian.
+        noisy (bool): whether a lookup samples from the task's Gaussian.
 
-    Only training tasks are learned; an unknown task is found by a protocol that searches.
+    The table only covers training tasks; the context of an unknown task is found by a search protocol.
 
     Examples:
         >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, {}, num_tasks=3)
@@ -162,25 +161,25 @@ class TaskTableConfig(ContextEncoderConfig):
 
     @property
     def reads_task_alone(self) -> bool:
-        """Yes: rows are looked up."""
+        """True, because contexts are looked up by task."""
         return True
 
     @property
     def encodes_unseen_tasks(self) -> bool:
-        """No: rows of other tasks are never learned."""
+        """False, because rows of other tasks are never trained."""
         return False
 
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TaskTable:
-        """Build the table, a row for every task."""
+        """Build the table with a row for every task."""
         return TaskTable(range(problem.num_tasks), self.context_dim, noisy=self.noisy)
 
 
 @ENCODERS.register("task_parameters")
 @dataclass
 class TaskParametersConfig(ContextEncoderConfig):
-    """The task's true parameters in place of a context: the oracle's encoder.
+    """The task's true parameters as the context: the oracle's encoder.
 
-    ``context_dim`` is not used: contexts are as large as a task has parameters.
+    ``context_dim`` is ignored; the context size is the number of task parameters.
 
     Examples:
         >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, {}, task_parameters=torch.zeros(3, 2))
@@ -204,7 +203,7 @@ class TaskParametersConfig(ContextEncoderConfig):
 
     @property
     def reads_task_alone(self) -> bool:
-        """Yes: it is told the task."""
+        """True, because it reads the task."""
         return True
 
     @staticmethod

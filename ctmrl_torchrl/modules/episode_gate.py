@@ -1,4 +1,4 @@
-"""IDAQ's adaptation as bookkeeping: which context to try next, which episodes to believe."""
+"""State of IDAQ's adaptation: the next context to try and the accepted episodes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ctmrl_torchrl.modules.draws import uniform
 
 
 class DiverseCandidates:
-    """Contexts to try, each as far as possible from those that were tried, for every test task on its own.
+    """Proposes contexts that are far from those already tried, separately for every test task.
 
-    A proposal is the best of ``draws`` random candidates: the one whose mean squared difference to the
-    nearest context already tried is largest. Distances to what was tried are kept and updated, so that a
-    proposal costs one distance per candidate.
+    A proposal is the best of ``draws`` random candidates: the one with the largest mean squared difference to
+    the nearest context tried so far. These distances are updated incrementally, so a proposal costs one distance
+    per candidate.
 
     Args:
         candidates (Tensor): ``[N, d]``, such as one stored context per training task.
-        tasks (int): test tasks that adapt side by side.
+        tasks (int): test tasks that adapt in parallel.
 
     Keyword Args:
-        draws (int): released 5, on sparse point robots 20.
-        generator (torch.Generator, optional): draws the candidates.
+        draws (int): released 5, and 20 on sparse point robots.
+        generator (torch.Generator, optional): samples the candidates.
 
     Source: IDAQ (ICML 2023), the reference stage, as released.
 
@@ -47,7 +47,7 @@ class DiverseCandidates:
         self.distance = candidates.new_full((tasks, candidates.shape[0]), torch.inf)
 
     def propose(self) -> Tensor:
-        """The contexts to try next, ``[tasks, d]``; they count as tried."""
+        """The contexts to try next, ``[tasks, d]``, which are then marked as tried."""
         tasks, count = self.distance.shape
         share = uniform((tasks, self.draws), self.generator, self.distance.device)
         drawn = (share * count).long()
@@ -58,7 +58,7 @@ class DiverseCandidates:
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        """The distances; the generator is the caller's."""
+        """The distances; the caller saves the generator."""
         return {"distance": self.distance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -67,28 +67,28 @@ class DiverseCandidates:
 
 
 class EpisodeGate:
-    """Accept an episode into the context only if its score beats the best so far; all tasks side by side.
+    """Accepts an episode into the context only if its score exceeds the best so far; all tasks in parallel.
 
-    Reference episodes, each with a context from elsewhere, set the best score and the context that had it.
-    Then the evidence starts with the best reference episode. An update episode that scores higher than the
-    best is accepted: it joins the evidence. Otherwise the evidence goes back to what it was before the best
-    episode, and the context that had the best score is used again. The last episode uses that context.
+    Reference episodes, each with a given context, determine the best score and its context. The evidence then
+    starts with the best reference episode. An update episode with a higher score is accepted and joins the
+    evidence. Otherwise the evidence is reset to its state before the best episode, and the context with the best
+    score is used again. The last episode uses that context.
 
     Args:
         tasks, episodes (int): sizes. context_dim (int): d.
 
     Keyword Args:
-        ratchet (bool): whether an accepted score is what the next must beat. True for returns; for the
-            judges by models (whose scores are minus the judge) False: the best reference score stays the
-            threshold, and the last episode uses the present context.
-        threshold (float, optional): a fixed score to beat in its place; then nothing ratchets.
-        like (Tensor, optional): whose dtype and device contexts have.
+        ratchet (bool): whether an accepted score becomes the new threshold. True for returns. False for
+            model-based judges (whose scores are minus the judge): the best reference score remains the
+            threshold, and the last episode uses the current context.
+        threshold (float, optional): a fixed threshold that replaces it.
+        like (Tensor, optional): determines dtype and device of contexts.
 
     Attributes:
-        best (Tensor): ``[tasks]``, the best score. best_context (Tensor): ``[tasks, d]``, the context that
-            had it.
+        best (Tensor): ``[tasks]``, the best score. best_context (Tensor): ``[tasks, d]``, the
+            corresponding context.
         evidence (Tensor): ``[tasks, episodes]`` boolean, the episodes to infer the next context from.
-        falls_back (Tensor): ``[tasks]`` boolean, where the best context is used in place of inference.
+        falls_back (Tensor): ``[tasks]`` boolean, true if the best context is used instead of inference.
         accepted (Tensor): ``[tasks, episodes]`` boolean, the update episodes that passed.
 
     Source: IDAQ (ICML 2023), as released.
@@ -128,7 +128,7 @@ class EpisodeGate:
         self._evidence_of_best, self._best_reference = empty.clone(), empty.clone()
 
     def observe_reference(self, episode: int, score: Tensor, context: Tensor) -> None:
-        """Take note of a reference episode: its number, score ``[tasks]`` and context ``[tasks, d]``."""
+        """Record a reference episode: its number, score ``[tasks]`` and context ``[tasks, d]``."""
         better = score > self.best
         only_this = torch.zeros_like(self.evidence)
         only_this[:, episode] = True
@@ -142,11 +142,11 @@ class EpisodeGate:
         self.falls_back = torch.zeros_like(self.falls_back)
 
     def next_context(self, inferred: Tensor) -> Tensor:
-        """The context of the coming episode, given what is inferred from ``evidence``; ``[tasks, d]``."""
+        """The context of the next episode ``[tasks, d]``, given the one inferred from ``evidence``."""
         return _where(self.falls_back, self.best_context, inferred)
 
     def observe_update(self, episode: int, score: Tensor, context: Tensor) -> None:
-        """Judge update episode number ``episode`` by its score; ``context`` is the one it was played with."""
+        """Judge update episode number ``episode`` by its score; ``context`` is the context it used."""
         passed = score > (self.best if self.threshold is None else self.threshold)
         self._evidence_of_best = _where(passed, self.evidence, self._evidence_of_best)
         joined = self.evidence.clone()
@@ -160,7 +160,7 @@ class EpisodeGate:
         self.accepted[:, episode] = passed
 
     def final_context(self, inferred: Tensor) -> Tensor:
-        """The context of the last episode, the one that is reported; ``[tasks, d]``."""
+        """The context ``[tasks, d]`` of the last episode, whose return is reported."""
         return self.best_context if self.ratchet else self.next_context(inferred)
 
     _STATE = (
@@ -174,7 +174,7 @@ class EpisodeGate:
     )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was observed."""
+        """The recorded state."""
         return {name: getattr(self, name) for name in self._STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -184,5 +184,5 @@ class EpisodeGate:
 
 
 def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    """Rows of one or the other, ``[tasks, *]``."""
+    """Select rows from either tensor, ``[tasks, *]``."""
     return torch.where(condition.unsqueeze(-1), chosen, other)

@@ -1,4 +1,4 @@
-"""Networks that make what is not in the data: a conditional VAE of outcomes, a conditional GAN of actions."""
+"""Generative networks: a conditional VAE of outcomes and a conditional GAN of actions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ctmrl_torchrl.modules.initialization import lineage_init_
 
 
 class SplitMLP(nn.Module):
-    """A ReLU network on several inputs whose output is cut into pieces.
+    """A ReLU network on several inputs whose output is split.
 
     Args:
-        in_features (int): all inputs together. sizes (sequence of int): of the pieces.
+        in_features (int): total size of the inputs. sizes (sequence of int): sizes of the outputs.
         hidden (sequence of int): widths.
 
     Examples:
@@ -37,7 +37,7 @@ class SplitMLP(nn.Module):
         )
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """The pieces ``[*, size]``; a tensor if there is only one."""
+        """The outputs ``[*, size]``; a single tensor if there is only one."""
         pieces = self.network(torch.cat(inputs, -1)).split(self.sizes, -1)
         return pieces if len(pieces) > 1 else pieces[0]
 
@@ -62,7 +62,7 @@ def make_outcome_vae(
 
     Keyword Args:
         in_keys: observation, action, reward and next observation, each ``[*, features]``.
-        latent_key: what the decoder reads beside the first two of them, ``[*, latent_dim]``.
+        latent_key: the decoder's third input, after observation and action, ``[*, latent_dim]``.
         statistic_keys: mean and log-variance that the encoder writes, ``[*, latent_dim]``.
         out_keys: next observation and reward that the decoder writes.
 
@@ -93,12 +93,12 @@ def make_behaviour_generator(
     in_keys: Sequence[NestedKey] = ("observation", "task_context", "noise"),
     out_key: NestedKey = "generated_action",
 ) -> TensorDictModule:
-    """G(s, c, noise): actions in (-1, 1) that should look like the behaviour's (ER-TRL).
+    """G(s, c, noise): generates actions in (-1, 1) that imitate the behavior (ER-TRL).
 
     Args:
         observation_dim, context_dim, action_dim, noise_dim (int): sizes.
         hidden (sequence of int): widths.
-        lineage_init (bool): whether weights start as the lineage's; see :func:`lineage_init_`.
+        lineage_init (bool): whether to use FOCAL's weight initialization; see :func:`lineage_init_`.
         in_keys: three keys, each ``[*, features]``. out_key: ``[*, action_dim]``.
 
     Source: ER-TRL (AAAI 2025), as released.
@@ -126,7 +126,7 @@ def make_behaviour_discriminator(
     in_keys: Sequence[NestedKey] = ("action", "observation", "task_context"),
     out_key: NestedKey = "realness",
 ) -> TensorDictModule:
-    """D(a, s, c): the logit of an action being the behaviour's and not the generator's (ER-TRL).
+    """D(a, s, c): the logit that an action comes from the behavior rather than the generator (ER-TRL).
 
     Args:
         observation_dim, context_dim, action_dim (int), hidden, lineage_init: as for

@@ -1,4 +1,4 @@
-"""Initial weights of published methods, for networks built by anyone."""
+"""Weight initialization of published methods, for arbitrary networks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def lineage_init_(
     hidden_bias: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Draw the initial weights that PEARL's descendants use (FOCAL, CSRO, ER-TRL, GENTLE).
+    """Initialize weights as in PEARL and methods based on it (FOCAL, CSRO, ER-TRL, GENTLE).
 
     Hidden weights are uniform within ``1 / sqrt(out_features)``, hidden biases are constant, and the last
     layer is uniform within ``last``. Contexts are thus almost zero for every task before training.
 
     Args:
         network (nn.Module): its ``nn.Linear`` layers are initialized, the last one as an output layer.
-        last (float): bound of the last layer; the lineage's policies have 1e-3.
-        hidden_bias (float): every bias but the last layer's.
-        generator (torch.Generator, optional): draws the numbers.
+        last (float): bound of the last layer; these methods use 1e-3 for policies.
+        hidden_bias (float): every bias except the last layer's.
+        generator (torch.Generator, optional): samples the weights.
 
     Returns:
         the network.
@@ -54,13 +54,14 @@ def lineage_init_(
 
 @torch.no_grad()
 def truncated_normal_(weight: Tensor, fan_in: int, generator: torch.Generator | None = None) -> Tensor:
-    """Fill a tensor from a normal of deviation ``1 / (2 sqrt(fan_in))``, cut off at two deviations.
+    """Fill a tensor from a normal with standard deviation ``1 / (2 sqrt(fan_in))``, truncated at two deviations.
 
-    The weights of probabilistic ensembles (PETS), as GENTLE's task models and UNICORN's decoders have them.
+    This is the initialization of probabilistic ensembles (PETS), also used by GENTLE's task models and UNICORN's
+    decoders.
 
     Args:
-        weight (Tensor): of any shape, filled in place. fan_in (int): inputs of a unit.
-        generator (torch.Generator, optional): draws the numbers.
+        weight (Tensor): any shape, filled in place. fan_in (int): number of inputs of a unit.
+        generator (torch.Generator, optional): samples the weights.
 
     Returns:
         the tensor.
@@ -70,7 +71,7 @@ def truncated_normal_(weight: Tensor, fan_in: int, generator: torch.Generator | 
         True
     """
     deviation = 1.0 / (2.0 * math.sqrt(fan_in))
-    # By the inverse of the normal's distribution function, which takes a generator everywhere.
+    # Uses the inverse normal CDF, which supports a generator on every device.
     edge = math.erf(2.0 / math.sqrt(2.0))
     uniform = torch.empty_like(weight).uniform_(-edge, edge, generator=generator)
     return weight.copy_(torch.erfinv(uniform) * math.sqrt(2.0) * deviation)

@@ -1,4 +1,4 @@
-"""Keys of tensordicts: joining them, and reading one that must be there."""
+"""TensorDict keys: joining them, and reading required entries."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ def join_key(*parts: NestedKey) -> NestedKey:
 
 
 def rest_of_key(key: NestedKey, root: NestedKey) -> tuple[str, ...] | None:
-    """What follows ``root`` in ``key``, empty where they are the same; None if ``key`` lies elsewhere."""
+    """The part of ``key`` after ``root``, empty if they are equal; None if ``key`` is not below ``root``."""
     parts, root_parts = (k if isinstance(k, tuple) else (k,) for k in (key, root))
     return parts[len(root_parts) :] if parts[: len(root_parts)] == root_parts else None
 
 
 def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Tensor | TensorDictBase:
-    """The entry under ``key``, or an error that says who missed what (``TensorDict.get`` returns None).
+    """The entry under ``key``, or an error with the reader and the missing key (``TensorDict.get`` returns None).
 
     Raises:
-        KeyError: if there is no such entry.
+        KeyError: if the entry is missing.
     """
     value = tensordict.get(key, None)
     if value is None:
         found = sorted(map(str, tensordict.keys(True, True)))
         raise KeyError(
             f"{reader} reads {key!r}, which this input lacks; it holds {', '.join(found) or 'nothing'}. "
-            "Provide that entry, or rename what is read (set_keys of a loss, in_keys of a module)."
+            "Provide that entry, or change the key (set_keys of a loss, in_keys of a module)."
         )
     return value

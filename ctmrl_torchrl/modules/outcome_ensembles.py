@@ -1,4 +1,4 @@
-"""Ensembles that predict rewards and next observations: one per task (GENTLE), or one on contexts (IDAQ)."""
+"""Ensembles that predict rewards and next observations: one per task (GENTLE), or context-conditioned (IDAQ)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandar
 
 
 class TaskModels(nn.Module):
-    """GENTLE's task models: an ensemble of every training task, all in one stack.
+    """GENTLE's task models: one ensemble per training task, all in one stack.
 
     Args:
         tasks, members (int): the stack.
@@ -21,11 +21,12 @@ class TaskModels(nn.Module):
         hidden (sequence of int): widths; released two layers for rewards alone, three with next observations.
 
     Keyword Args:
-        next_observation (bool): whether the change of the observation is predicted too.
-        observation_statistics (Statistics, optional): by which observations are standardised.
-        target_statistics (Statistics, optional): of what is predicted, ``[1]`` or ``[1 + observation_dim]``
-            (the reward, then the change): the networks then work in unit variance. Released: none.
-        generator (torch.Generator, optional): draws the weights.
+        next_observation (bool): whether to predict the change of the observation too.
+        observation_statistics (Statistics, optional): standardize observations.
+        target_statistics (Statistics, optional): statistics of the targets, ``[1]`` or
+            ``[1 + observation_dim]`` (the reward, then the change); the networks then predict in unit variance.
+            The released code uses none.
+        generator (torch.Generator, optional): samples the weights.
 
     Attributes:
         network (StackedMLP): for :func:`~ctmrl_torchrl.objectives.stacked_fit.fit_stacked`.
@@ -65,11 +66,11 @@ class TaskModels(nn.Module):
         )
 
     def inputs(self, observation: Tensor, action: Tensor) -> Tensor:
-        """What the networks read, ``[*, observation_dim + action_dim]``."""
+        """Inputs of the networks, ``[*, observation_dim + action_dim]``."""
         return torch.cat([self.standardise(observation), action], -1)
 
     def targets(self, observation: Tensor, reward: Tensor, next_observation: Tensor | None) -> Tensor:
-        """What the networks learn: the reward and, if predicted, the change of the observation."""
+        """Targets of the networks: the reward and, if predicted, the change of the observation."""
         if not self.next_observation:
             return self.standardise_target(reward)
         return self.standardise_target(torch.cat([reward, next_observation - observation], -1))
@@ -92,15 +93,15 @@ class TaskModels(nn.Module):
 
 
 class OutcomeEnsemble(nn.Module):
-    """Pairs of networks that predict reward and next observation from (s, a, c): IDAQ's judges.
+    """Pairs of networks that predict reward and next observation from (s, a, c), for IDAQ's judges.
 
     Args:
         members (int): number of pairs; released 12.
         observation_dim, action_dim, context_dim (int): sizes.
         hidden (sequence of int): widths.
-        generator (torch.Generator, optional): draws the weights.
+        generator (torch.Generator, optional): samples the weights.
 
-    Source: IDAQ (ICML 2023), as released, but for member 0, whose dynamics model is never trained there.
+    Source: IDAQ (ICML 2023), as released, except that the released code never trains member 0's dynamics model.
 
     Examples:
         >>> ensemble = OutcomeEnsemble(4, observation_dim=2, action_dim=1, context_dim=3, hidden=[8])
@@ -140,12 +141,12 @@ class OutcomeEnsemble(nn.Module):
         outcome: tuple[Tensor, Tensor],
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """L_r + L_s of every member, ``[K]``, each on rows that it draws from the batch with replacement.
+        """L_r + L_s of every member, ``[K]``, each on a bootstrap sample of the batch.
 
         Args:
-            observation, action, task_context (Tensor): ``[*, features]``; the context is not taught.
+            observation, action, task_context (Tensor): ``[*, features]``; the context receives no gradient.
             outcome (pair of Tensor): reward ``[*, 1]`` and next observation ``[*, observation_dim]``.
-            generator (torch.Generator, optional): draws the rows.
+            generator (torch.Generator, optional): samples the rows.
         """
         given = torch.cat([observation, action, task_context.detach()], -1).flatten(0, -2)
         members, rows = self.reward.stack[0], given.shape[0]
@@ -160,12 +161,12 @@ class OutcomeEnsemble(nn.Module):
 def prediction_error_judge(
     prediction: tuple[Tensor, Tensor], outcome: tuple[Tensor, Tensor], mask: Tensor | None = None
 ) -> Tensor:
-    """How badly an ensemble predicts an episode: mean over members of the squared errors of (r, s').
+    """Prediction error of an ensemble on an episode: mean over members of the squared errors of (r, s').
 
     Args:
-        prediction (pair of Tensor): of :class:`OutcomeEnsemble`, ``[K, n, H, 1]`` and ``[K, n, H, n_s]``.
-        outcome (pair of Tensor): what happened, ``[n, H, 1]`` and ``[n, H, n_s]``.
-        mask (Tensor, optional): ``[n, H]`` boolean, the steps of the episode.
+        prediction (pair of Tensor): output of :class:`OutcomeEnsemble`, ``[K, n, H, 1]`` and ``[K, n, H, n_s]``.
+        outcome (pair of Tensor): true outcomes, ``[n, H, 1]`` and ``[n, H, n_s]``.
+        mask (Tensor, optional): ``[n, H]`` boolean, valid steps of the episode.
 
     Returns:
         ``[n]``: the less, the more like the training data.
@@ -184,12 +185,12 @@ def prediction_error_judge(
 
 
 def disagreement_judge(prediction: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
-    """How much an ensemble is divided over an episode: the deviation among members of r plus that of s'.
+    """Disagreement of an ensemble on an episode: the standard deviation of r over members plus that of s'.
 
     The deviation is taken over members; the released code takes it over time steps.
 
     Args:
-        prediction, mask: as for :func:`prediction_error_judge`.
+        prediction, mask: see :func:`prediction_error_judge`.
 
     Returns:
         ``[n]``: the less, the more like the training data.

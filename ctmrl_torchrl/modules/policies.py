@@ -1,4 +1,4 @@
-"""Context-conditioned actor and critics, in the form TorchRL's losses expect."""
+"""Context-conditioned actor and critics for TorchRL's losses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def make_actor(
     in_keys: Sequence[NestedKey] = ("observation", "task_context"),
     out_key: NestedKey = "action",
 ) -> ProbabilisticActor:
-    """pi(a | s, c): a Gaussian squashed by tanh to [-1, 1]; outside of sampling, tanh of the mean.
+    """pi(a | s, c): a Gaussian squashed to [-1, 1] with tanh. The deterministic action is tanh of the mean.
 
-    The observation comes first among ``in_keys``; for its statistics see :class:`StandardisedMLP`.
+    The observation must be the first of ``in_keys``; for its statistics see :class:`StandardisedMLP`.
 
     Keys: reads ``in_keys``, each ``[*, features]``; writes ``out_key`` ``[*, action_dim]`` (and ``loc``,
     ``scale``).

@@ -1,4 +1,4 @@
-"""From the codes of single transitions to one context: attention, unit length, and noise on the way."""
+"""Layers that pool per-transition codes into one context: attention, unit length and noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class AttentionPool(nn.Module):
-    """A weighted mean of transition codes; one linear layer scores them, a softmax makes the weights.
+    """A weighted mean of transition codes, with a linear scoring layer and a softmax.
 
     Args:
         features (int): size d of a code.
@@ -27,27 +27,27 @@ class AttentionPool(nn.Module):
         self.score = nn.Linear(features, 1)
 
     def weights(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Weights ``[*, L]`` of codes ``[*, L, d]``; they sum to 1 over the codes that count.
+        """Weights ``[*, L]`` of codes ``[*, L, d]``; they sum to 1 over valid codes.
 
-        A row in which no code counts has weights of 0.
+        A row without valid codes has weights of 0.
         """
         scores = self.score(codes).squeeze(-1)
         if mask is None:
             return scores.softmax(-1)
-        # A finite floor keeps rows without any code finite, and their gradient too.
+        # A finite minimum keeps rows without valid codes, and their gradients, finite.
         floor = torch.finfo(scores.dtype).min
         return scores.masked_fill(~mask, floor).softmax(-1) * mask
 
     def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The context ``[*, d]`` of codes ``[*, L, d]`` of which those under ``mask`` ``[*, L]`` count."""
+        """The context ``[*, d]`` of codes ``[*, L, d]``; ``mask`` ``[*, L]`` marks valid codes."""
         weights = self.weights(codes, mask).unsqueeze(-1)
-        if mask is not None:  # padding may hold anything, even what is not finite
+        if mask is not None:  # padding may hold any values, including non-finite ones
             codes = codes.masked_fill(~mask.unsqueeze(-1), 0.0)
         return (weights * codes).sum(-2)
 
 
 class UnitSphere(nn.Module):
-    """Codes ``[*, d]`` scaled to length 1, as CORRO's transition encoder ends.
+    """Scales codes ``[*, d]`` to length 1: the output layer of CORRO's transition encoder.
 
     Examples:
         >>> UnitSphere()(torch.tensor([3.0, 4.0]))
@@ -60,18 +60,18 @@ class UnitSphere(nn.Module):
 
 
 class NoisySquash(nn.Module):
-    """``tanh(m + sqrt(v) * noise)`` with one learned variance per dimension, the same for all transitions.
+    """``tanh(m + sqrt(v) * noise)`` with one learned variance per dimension, shared by all transitions.
 
-    The last layer of UNICORN's transition encoder, before the mean. The noise is drawn at meta-test too:
-    without it contexts have another scale, since the mean of ``tanh(m + noise)`` is not ``tanh(m)``.
+    This is the last layer of UNICORN's transition encoder, before the mean. Noise is also added at meta-test.
+    Without it contexts would have another scale, because the mean of ``tanh(m + noise)`` is not ``tanh(m)``.
 
     Args:
         features (int): d.
-        bounds (pair of float): the variance is clamped to them.
+        bounds (pair of float): limits of the variance.
 
     Attributes:
         log_variance (Tensor): ``[d]``, learned; 0 at first.
-        draws (int): how many draws are averaged; 1 in training, more make a calmer context at meta-test.
+        draws (int): number of averaged samples; 1 in training, more reduce context noise at meta-test.
 
     Source: UNICORN (NeurIPS 2024), as released.
 
@@ -93,6 +93,6 @@ class NoisySquash(nn.Module):
         return self.log_variance.exp().clamp(*self.bounds)
 
     def forward(self, means: Tensor) -> Tensor:
-        """Codes ``[*, d]`` from what the network makes of transitions, ``[*, d]``."""
+        """Codes ``[*, d]`` from the network's outputs ``[*, d]``."""
         noise = torch.randn_like(means.expand(self.draws, *means.shape))
         return (means + self.variance().sqrt() * noise).tanh().mean(0)

@@ -1,4 +1,4 @@
-"""Context-based reward and state predictors: the decoder of the CQ-VAE."""
+"""Context-conditioned reward and state predictors: the decoder of the CQ-VAE."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def make_reward_predictor(
 
     Args:
         observation_dim, action_dim, context_dim (int): sizes of the inputs.
-        hidden (sequence of int): widths of the ReLU network.
-        target_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each:
-            the network then works in unit variance.
+        hidden (sequence of int): hidden layers of the ReLU network.
+        target_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each;
+            the network then predicts in unit variance.
         observation_statistics (Statistics, optional): as for :class:`~ctmrl_torchrl.modules.StandardisedMLP`.
         in_keys: three keys, each ``[*, features]``.
         out_key: ``[*, 1]``.

@@ -1,7 +1,7 @@
-"""ANOLE's search: find a task's context by asking a noisy oracle which of two things is better.
+"""ANOLE's search for a task's context with preference queries to a noisy oracle.
 
-The game is Ulam's: candidates stand for tasks, an oracle may err a few times, and Berlekamp's volume counts
-for every candidate the ways in which the answers still to come could leave it standing.
+The search is Ulam's game: candidates stand for tasks, and an oracle may give a few wrong answers. For every
+candidate, Berlekamp's volume counts the future answer sequences that would not eliminate it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ctmrl_torchrl.modules.keys import read
 
 
 def error_budget(queries: int, error_rate: float) -> int:
-    """How many of the answers are expected to be wrong: ``floor(rate * queries)``.
+    """The expected number of wrong answers: ``floor(rate * queries)``.
 
     Examples:
         >>> error_budget(10, 0.2), error_budget(10, 0.0)
@@ -31,7 +31,7 @@ def error_budget(queries: int, error_rate: float) -> int:
 
 
 def candidates_wanted(training_tasks: int, queries: int, error_rate: float) -> int:
-    """How many candidates the queries can tell apart, but no fewer than there are training tasks.
+    """The number of candidates that the queries can distinguish, but at least the number of training tasks.
 
     Source: ANOLE (NeurIPS 2022), as released.
 
@@ -44,16 +44,17 @@ def candidates_wanted(training_tasks: int, queries: int, error_rate: float) -> i
 
 
 def volume_table(queries: int, most_errors: int) -> Tensor:
-    """Berlekamp's weights: ways in which ``n`` answers can hold at most ``m`` errors.
+    """Berlekamp's weights: the number of ways in which ``n`` answers can contain at most ``m`` errors.
 
     Args:
         queries (int): the largest n. most_errors (int): the largest m.
 
     Returns:
-        ``[queries + 1, most_errors + 2]`` float64, whose column ``m + 1`` is m; the first, for a candidate
-        with no error left to make, is 0. (The release also has 0 where ``m > n``, which should be ``2^n``.)
+        ``[queries + 1, most_errors + 2]`` float64, where column ``m + 1`` belongs to m. The first
+        column, for an eliminated candidate, is 0. (The released code also has 0 for ``m > n``, which should be
+        ``2^n``.)
 
-    Source: Berlekamp (1968), as ANOLE (NeurIPS 2022) uses it.
+    Source: Berlekamp (1968), as used by ANOLE (NeurIPS 2022).
 
     Examples:
         >>> volume_table(2, 2).tolist()
@@ -67,24 +68,24 @@ def volume_table(queries: int, most_errors: int) -> Tensor:
 
 
 class PreferenceSearch:
-    """A search among candidates with questions that an oracle may answer wrongly, for all tasks side by side.
+    """A search among candidates with queries to an oracle that may be wrong, for all tasks in parallel.
 
-    A question is one on which every candidate predicts an answer, true or false. Ask the one that leaves the
-    smallest volume in the worse case; tell the search what was answered. Only predictions matter: they may
-    come from fragments of stored data or from rollouts.
+    Every candidate predicts the answer to a query, true or false. Ask the query with the smallest worst-case
+    volume and pass the answer to the search. Only predictions matter; they may come from fragments of stored
+    data or from rollouts.
 
     Args:
         tasks, candidates (int): sizes.
-        queries (int): K, questions in all; released 10.
-        error_rate (float): share of answers expected to be wrong; released 0.2. With 0 it is plain halving.
-        device (torch.device, optional): where it counts.
+        queries (int): K, total number of queries; released 10.
+        error_rate (float): expected fraction of wrong answers; released 0.2. With 0 it is a binary search.
+        device (torch.device, optional): device of the state.
 
     Attributes:
-        asked (int): questions answered. agree (Tensor): ``[tasks, candidates]``, answers as predicted.
-        budget (Tensor): ``[tasks]``, errors allowed; it grows where every candidate has made more.
+        asked (int): queries answered. agree (Tensor): ``[tasks, candidates]``, correctly predicted answers.
+        budget (Tensor): ``[tasks]``, allowed errors; it grows if every candidate has made more.
 
     Raises:
-        ValueError: if more questions are asked than announced.
+        ValueError: if more than ``queries`` queries are asked.
 
     Source: ANOLE (NeurIPS 2022), as released.
 
@@ -111,17 +112,17 @@ class PreferenceSearch:
         self.queries, self.asked = queries, 0
         self.agree = torch.zeros(tasks, candidates, dtype=torch.int64, device=device)
         self.budget = torch.full((tasks,), error_budget(queries, error_rate), device=device)
-        # A budget never grows beyond the number of questions.
+        # A budget never exceeds the number of queries.
         self._table = volume_table(queries, queries).to(self.agree.device)
 
     def worst_volume(self, predictions: Tensor) -> Tensor:
-        """The larger of the volumes that either answer would leave, ``[tasks, P]``.
+        """The larger of the volumes after either answer, ``[tasks, P]``.
 
         Args:
             predictions (Tensor): boolean, ``[P, N]`` or ``[tasks, P, N]``.
         """
         if self.asked >= self.queries:
-            raise ValueError(f"PreferenceSearch: all {self.queries} questions have been asked.")
+            raise ValueError(f"PreferenceSearch: all {self.queries} queries have been asked.")
         left = self._table[self.queries - self.asked - 1]
         allowed = self.budget.unsqueeze(-1) - (self.asked - self.agree)  # errors a candidate may still make
         right, wrong = (left[(allowed - slip + 1).clamp(0)] for slip in (0, 1))
@@ -134,11 +135,11 @@ class PreferenceSearch:
         return torch.maximum(if_true, if_false)
 
     def choose(self, predictions: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """The question to ask, ``[tasks]``; the first of those that are equally good.
+        """The next query, ``[tasks]``; ties are resolved by order.
 
         Args:
-            predictions (Tensor): as for :meth:`worst_volume`.
-            allowed (Tensor, optional): boolean ``[P]`` or ``[tasks, P]``, e.g. without pairs that tie.
+            predictions (Tensor): see :meth:`worst_volume`.
+            allowed (Tensor, optional): boolean ``[P]`` or ``[tasks, P]``, e.g. to exclude ties.
         """
         volume = self.worst_volume(predictions)
         if allowed is not None:
@@ -146,13 +147,13 @@ class PreferenceSearch:
         return volume.argmin(-1)
 
     def observe(self, predictions: Tensor, answer: Tensor) -> None:
-        """Take note of what candidates had predicted, ``[tasks, N]``, and of the answer, ``[tasks]``."""
+        """Record the candidates' predictions ``[tasks, N]`` and the answer ``[tasks]``."""
         self.agree = self.agree + (predictions == answer.unsqueeze(-1))
         self.asked += 1
         self.budget = torch.maximum(self.budget, (self.asked - self.agree).amin(-1))
 
     def leaders(self) -> Tensor:
-        """The candidates that most answers agree with, boolean ``[tasks, N]``."""
+        """The candidates with the most correct predictions, boolean ``[tasks, N]``."""
         return self.agree == self.agree.amax(-1, keepdim=True)
 
     def pick(self, generator: torch.Generator | None = None) -> Tensor:
@@ -166,7 +167,7 @@ class PreferenceSearch:
         return weights @ candidates / weights.sum(-1, keepdim=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the search stands."""
+        """The state of the search."""
         return {"agree": self.agree, "asked": self.asked, "budget": self.budget}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,17 +177,17 @@ class PreferenceSearch:
 
 
 class NoisyOracle:
-    """Says which of two returns is larger, and is sometimes wrong; the errors are fixed by task and seed.
+    """A noisy oracle that compares two returns; its errors are determined by task and seed.
 
     Args:
-        task_ids (sequence of int): the tasks asked about. queries (int): how often each is.
-        seed (int): with a task's number it decides that task's errors, so that methods meet the same ones.
-        error_rate (float): share of wrong answers.
+        task_ids (sequence of int): the queried tasks. queries (int): number of queries per task.
+        seed (int): seeds a task's errors together with its id, so that all methods get the same errors.
+        error_rate (float): fraction of wrong answers.
         sharpness (float, optional): if given, an answer is wrong with probability
-            ``1 / (1 + exp(sharpness * |R1 - R2|))`` instead: the closer, the likelier.
+            ``1 / (1 + exp(sharpness * |R1 - R2|))`` instead, so that errors are more likely for similar returns.
 
     Attributes:
-        answers (int): given so far, all tasks together.
+        answers (int): answers given so far, over all tasks.
 
     Source: ANOLE (NeurIPS 2022).
 
@@ -214,11 +215,11 @@ class NoisyOracle:
 
     @property
     def answers(self) -> int:
-        """Answers given, all tasks together."""
+        """Answers given so far, over all tasks."""
         return self._asked * self._luck.shape[0]
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Whether the first return is the larger one, ``[tasks]`` boolean, as far as the oracle is right."""
+        """The oracle's (possibly wrong) answer whether the first return is larger, ``[tasks]`` boolean."""
         chance: Tensor | float = self.error_rate
         if self.sharpness is not None:
             chance = torch.sigmoid(-self.sharpness * (first - second).abs())
@@ -228,11 +229,11 @@ class NoisyOracle:
 
 
 def fragment_predictions(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """What candidates say of pairs of fragments: whether the first is worth more; ``[*, P, N]`` boolean.
+    """Candidates' predictions for pairs of fragments: whether the first is better; ``[*, P, N]`` boolean.
 
     Args:
-        values (Tensor): ``[N, M]``, of a pool of M fragments under N candidates.
-        first, second (Tensor): ``[*, P]``, numbers of fragments.
+        values (Tensor): ``[N, M]``, predicted returns of M fragments under N candidates.
+        first, second (Tensor): ``[*, P]``, indices of fragments.
 
     Examples:
         >>> values = torch.tensor([[0.0, 1.0], [5.0, 2.0]])
@@ -243,16 +244,16 @@ def fragment_predictions(values: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def rollout_predictions(candidates: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """What candidates say of pairs of rollouts, one with each candidate's context: the nearer one is better.
+    """Candidates' predictions for pairs of rollouts with candidate contexts: the closer context is better.
 
-    For families with one reward function, where fragments of stored data say nothing about the task. Contexts
-    must be such that near ones belong to like tasks, as FOCAL's do.
+    For families with a shared reward function, where fragments of stored data carry no task information. Nearby
+    contexts must belong to similar tasks, as in FOCAL.
 
     Args:
-        candidates (Tensor): ``[N, d]``. first, second (Tensor): ``[*, P]``, numbers of candidates.
+        candidates (Tensor): ``[N, d]``. first, second (Tensor): ``[*, P]``, indices of candidates.
 
     Returns:
-        ``[*, P, N]`` boolean: candidate n says that the first of the pair earns more.
+        ``[*, P, N]`` boolean: candidate n predicts a higher return for the first of the pair.
 
     Examples:
         >>> line = torch.tensor([[0.0], [1.0], [5.0]])
@@ -272,13 +273,13 @@ def fragment_values(
     task_context: NestedKey = "task_context",
     mask: NestedKey = "mask",
 ) -> Tensor:
-    """What any reward predictor that reads a context says fragments are worth, to search with it.
+    """Returns of fragments under each candidate, predicted by a context-conditioned reward predictor.
 
     Args:
         reward_predictor (TensorDictModule): its last out-key is the reward ``[*, 1]``.
-        fragments (TensorDictBase): ``[M, steps]``, with what it reads besides the context.
+        fragments (TensorDictBase): ``[M, steps]``, with the predictor's other inputs.
         candidates (Tensor): ``[N, d]``.
-        task_context, mask (NestedKey): the context that the predictor reads; the steps that count, if given.
+        task_context, mask (NestedKey): the predictor's context key; optional mask of valid steps.
 
     Returns:
         ``[N, M]``, summed over steps; for :func:`fragment_predictions`.
@@ -294,7 +295,7 @@ def fragment_values(
     given, values = {key: read(fragments, key, "fragment_values") for key in keys}, []
     lead = next(iter(given.values())).shape[:-1] if given else fragments.batch_size
     counts = fragments.get(mask, None)
-    for candidate in candidates:  # one at a time: all pairs at once would be N times the pool
+    for candidate in candidates:  # one by one: all pairs at once would need N times the memory
         td = TensorDict(given | {task_context: candidate.expand(*lead, candidate.shape[-1])}, lead)
         reward = reward_predictor(td).get(reward_predictor.out_keys[-1]).squeeze(-1)
         reward = reward if counts is None else torch.where(counts, reward, torch.zeros_like(reward))

@@ -1,4 +1,4 @@
-"""Many small networks as one: every layer is one batched matrix product over tasks and members."""
+"""Many small networks in one module: every layer is one batched matrix product over tasks and members."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ctmrl_torchrl.modules.initialization import truncated_normal_
 
 
 class StackedMLP(nn.Module):
-    """Independent MLPs of one size; ``stack`` says how many, e.g. ``[tasks, members]`` or ``[members]``.
+    """Independent MLPs of equal size, arranged along ``stack``, e.g. ``[tasks, members]`` or ``[members]``.
 
     Args:
         stack (sequence of int): number of networks along each leading dimension.
@@ -20,7 +20,7 @@ class StackedMLP(nn.Module):
 
     Keyword Args:
         activation (callable class): Defaults to ``nn.SiLU`` (Swish).
-        generator (torch.Generator, optional): draws the weights, as PETS has them; biases are 0.
+        generator (torch.Generator, optional): samples the weights as in PETS; biases are 0.
 
     Attributes:
         weights, biases (nn.ParameterList): one ``[*stack, in, out]`` and one ``[*stack, 1, out]`` per layer.
@@ -57,14 +57,14 @@ class StackedMLP(nn.Module):
         """Outputs ``[*stack, B, out]`` of inputs ``[*, B, in]``, whose ``*`` broadcasts to the stack.
 
         Raises:
-            ValueError: if the inputs have another size than the networks.
+            ValueError: if the input size differs from that of the networks.
         """
         if inputs.shape[-1] != self.weights[0].shape[-2]:
             raise ValueError(
-                f"StackedMLP: the inputs have {inputs.shape[-1]} features, the networks take "
+                f"StackedMLP: the inputs have {inputs.shape[-1]} features, the networks expect "
                 f"{self.weights[0].shape[-2]}."
             )
-        # One batch of products: baddbmm adds the bias on the way.
+        # One batch of products; baddbmm also adds the bias.
         values = inputs.expand(*self.stack, *inputs.shape[-2:]).flatten(0, -3)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             values = torch.baddbmm(bias.flatten(0, -3), values, weight.flatten(0, -3))
@@ -73,7 +73,7 @@ class StackedMLP(nn.Module):
         return values.unflatten(0, self.stack)
 
     def decay(self, rates: Sequence[float]) -> Tensor:
-        """``sum_l rate_l * 0.5 * |W_l|^2`` of each network, ``[*stack]``; layers beyond use the last."""
+        """``sum_l rate_l * 0.5 * |W_l|^2`` of each network, ``[*stack]``; further layers use the last rate."""
         total = self.weights[0].new_zeros(self.stack)
         for number, weight in enumerate(self.weights):
             rate = rates[min(number, len(rates) - 1)]

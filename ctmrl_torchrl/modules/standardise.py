@@ -1,4 +1,4 @@
-"""Affine maps between raw units and unit variance, kept as buffers so that they travel with checkpoints."""
+"""Affine maps between raw units and unit variance. Statistics are buffers, so checkpoints include them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Statistics = tuple[Tensor, Tensor]
 
 
 def finer(statistics: Statistics, gain: float | None) -> Statistics | None:
-    """Statistics that standardise to a deviation of ``gain`` instead of 1; none for None."""
+    """Statistics that standardize to a standard deviation of ``gain`` instead of 1; None for None."""
     return None if gain is None else (statistics[0], usable_scale(*statistics) / gain)
 
 
@@ -37,7 +37,7 @@ class Standardise(_Affine):
 
     Args:
         loc (Tensor): mean of each feature, shape ``[features]``.
-        scale (Tensor): standard deviation of each feature, same shape; that of a constant counts as one.
+        scale (Tensor): standard deviation of each feature, same shape; a scale of zero is replaced by one.
 
     Raises:
         ValueError: if the two shapes differ.
@@ -68,13 +68,13 @@ class Unstandardise(_Affine):
 
 
 class StandardisedMLP(nn.Module):
-    """A ReLU network on several inputs, the first of which (the observation) is standardised.
+    """A ReLU network on several inputs that standardizes the first one (the observation).
 
     Args:
-        in_features, out_features (int): sizes; all inputs together.
-        hidden (sequence of int): widths.
-        statistics (Statistics, optional): what is subtracted from the observation and what it is divided by.
-            The smaller the divisor, the finer are the differences that are learnt first.
+        in_features, out_features (int): sizes; ``in_features`` is the total over inputs.
+        hidden (sequence of int): hidden layers.
+        statistics (Statistics, optional): shift and scale of the observation. With a smaller scale, the
+            network learns finer differences first.
 
     Examples:
         >>> network = StandardisedMLP(3, 1, [8], (torch.zeros(2), torch.full((2,), 0.1)))
@@ -95,5 +95,5 @@ class StandardisedMLP(nn.Module):
         )
 
     def forward(self, observation: Tensor, *others: Tensor) -> Tensor:
-        """Inputs ``[*, features]``, concatenated after the observation is standardised."""
+        """Inputs ``[*, features]``, concatenated after standardizing the observation."""
         return self.network(self.standardise(observation), *others)

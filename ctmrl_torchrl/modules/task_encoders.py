@@ -1,4 +1,4 @@
-"""Encoders that know the task by its number: what an oracle is told in place of a context."""
+"""Encoders that read the task id: the oracle's privileged context."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ctmrl_torchrl.modules.keys import read
 
 
 class TaskParameters(TensorDictModuleBase):
-    """Looks up the parameters of a task: an encoder with privileged information and nothing to learn.
+    """Looks up the parameters of a task: an encoder with privileged information and no trainable parameters.
 
     Args:
-        parameters (Tensor): ``[tasks, d]``, a row per ``task_id``.
+        parameters (Tensor): ``[tasks, d]``, one row per ``task_id``.
 
     Keyword Args:
         in_key, out_key (NestedKey): default ``"task_id"`` and ``"task_context"``.
 
     Keys:
-        - reads ``in_key`` ``[*]``, whole numbers
+        - reads ``in_key`` ``[*]``, integers
         - writes ``out_key`` ``[*, d]``
 
     Raises:

@@ -1,4 +1,4 @@
-"""A table of task contexts in place of an encoder: one learned Gaussian per training task."""
+"""A table of task contexts instead of an encoder: one learned Gaussian per training task."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ctmrl_torchrl.modules.keys import read
 
 
 class TaskTable(TensorDictModuleBase):
-    """Look up the context of a task: ``mean + exp(log_std) * noise`` of the task's row.
+    """Looks up the context of a task: ``mean + exp(log_std) * noise`` of the task's row.
 
     Args:
         task_ids (sequence of int): the training tasks, in the order of the rows.
         context_dim (int): d.
 
     Keyword Args:
-        noisy (bool): whether a lookup draws from the Gaussian; otherwise it gives the mean.
-        in_key (NestedKey): where task numbers are, ``[*]`` int64. Defaults to ``"task_id"``.
-        out_key (NestedKey): where contexts go, ``[*, d]``. Defaults to ``"task_context"``.
-        statistic_keys (pair of NestedKey): where mean and log-deviation of the tasks' Gaussians go.
-        generator (torch.Generator, optional): draws the initial means from a standard normal.
+        noisy (bool): whether a lookup samples from the Gaussian; otherwise it returns the mean.
+        in_key (NestedKey): key of task ids, ``[*]`` int64. Defaults to ``"task_id"``.
+        out_key (NestedKey): key of contexts, ``[*, d]``. Defaults to ``"task_context"``.
+        statistic_keys (pair of NestedKey): keys of mean and log standard deviation of the tasks' Gaussians.
+        generator (torch.Generator, optional): samples the initial means from a standard normal.
 
     Attributes:
         mean, log_std (Tensor): ``[tasks, d]``, both learned; log_std starts at 0.
 
     Raises:
-        ValueError: if a task is listed twice, or task numbers are not integers.
+        ValueError: if a task is listed twice, or task ids are not integers.
 
-    Looking up a task that is not in the table gives NaN, which no loss survives unnoticed; nothing is read
-    back from the device to find out earlier.
+    Looking up a task that is not in the table returns NaN, which makes every loss NaN. Checking earlier would
+    require a device synchronization.
 
     Source: ANOLE (NeurIPS 2022), as released.
 
@@ -61,7 +61,7 @@ class TaskTable(TensorDictModuleBase):
         numbers = torch.as_tensor(list(task_ids))
         if numbers.is_floating_point() or numbers.unique().numel() != numbers.numel() or not numbers.numel():
             raise ValueError(
-                f"TaskTable: task_ids={list(task_ids)}; give the number of every training task once."
+                f"TaskTable: task_ids={list(task_ids)}; give the id of every training task once."
             )
         self.in_keys, self.out_keys = [in_key], [*statistic_keys, out_key]
         self.noisy = noisy
@@ -70,7 +70,7 @@ class TaskTable(TensorDictModuleBase):
         self.log_std = nn.Parameter(torch.zeros(len(numbers), context_dim))
 
     def lookup(self, task_id: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-deviation of tasks ``[*]``, each ``[*, d]``; NaN for a task that is not there."""
+        """Mean and log-deviation of tasks ``[*]``, each ``[*, d]``; NaN for unknown tasks."""
         same = task_id.unsqueeze(-1) == self.task_ids
         row, known = same.int().argmax(-1), same.any(-1).unsqueeze(-1)
         return torch.where(known, self.mean[row], torch.nan), self.log_std[row]
@@ -79,7 +79,9 @@ class TaskTable(TensorDictModuleBase):
         """Write the context of every row's task."""
         task_id = read(tensordict, self.in_keys[0], type(self).__name__)
         if task_id.is_floating_point():
-            raise ValueError(f"TaskTable: {self.in_keys[0]!r} must hold task numbers, got {task_id.dtype}.")
+            raise ValueError(
+                f"TaskTable: {self.in_keys[0]!r} must hold integer task ids, got {task_id.dtype}."
+            )
         mean, log_std = self.lookup(task_id)
         noise = torch.randn_like(mean) if self.noisy else 0.0
         values = (mean, log_std, mean + log_std.exp() * noise)
@@ -90,13 +92,13 @@ class TaskTable(TensorDictModuleBase):
     def candidates(
         self, count: int, generator: torch.Generator | None = None, task_ids: Tensor | None = None
     ) -> Tensor:
-        """Contexts to search among, ``[count, d]``: every task's mean once, then draws of random tasks.
+        """Candidate contexts ``[count, d]``: every task's mean once, then samples from random tasks.
 
-        Drawing tasks alone, as released, would leave a third of 30 tasks out.
+        Sampling only random tasks, as released, would omit a third of 30 tasks.
 
         Args:
-            count (int): how many. generator (torch.Generator, optional): of the draws.
-            task_ids (Tensor, optional): whose contexts; by default those of the whole table.
+            count (int): number of candidates. generator (torch.Generator, optional): samples them.
+            task_ids (Tensor, optional): tasks to use; by default all tasks of the table.
         """
         mean, log_std = self.lookup(self.task_ids if task_ids is None else task_ids)
         extra = max(count - len(mean), 0)

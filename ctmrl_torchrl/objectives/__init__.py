@@ -1,4 +1,4 @@
-"""Losses: one representation loss per method, interchangeable policy losses, and their sum."""
+"""Losses: one representation loss per method, interchangeable policy losses, and a module that combines them."""
 
 from __future__ import annotations
 

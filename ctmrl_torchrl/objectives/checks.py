@@ -1,4 +1,4 @@
-"""Checks of what a loss is given: keys, shapes and dtypes alone, so they never wait for a device."""
+"""Input checks of losses. They read only keys, shapes and dtypes, so they never synchronize with a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def known_reduction(reduction: str, loss: str) -> str:
-    """The reduction, if it is one.
+    """Validate and return the reduction.
 
     Raises:
         ValueError: if it is not ``"mean"``, ``"sum"`` or ``"none"``.
@@ -26,10 +26,10 @@ def known_reduction(reduction: str, loss: str) -> str:
 
 
 def require_entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:
-    """Make sure that every entry is there.
+    """Require that every entry is present.
 
     Raises:
-        KeyError: naming the first one that is missing, who reads it, and what there is instead.
+        KeyError: with the first missing entry, the loss that reads it, and the entries that are present.
     """
     for key in keys:
         read(tensordict, key, reader)
@@ -38,12 +38,12 @@ def require_entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], reade
 def require_shape(
     value: Tensor, expected: Sequence[int | str], *, reader: str, what: str, hint: str
 ) -> Tensor:
-    """The tensor, if it has the expected shape; a name instead of a number stands for any size.
+    """Require a shape and return the tensor. A name in place of a number matches any size.
 
     Args:
-        value (Tensor): what is checked.
+        value (Tensor): the tensor to check.
         expected: sizes, e.g. ``("T", "d")`` or ``(5, 7, 1)``.
-        reader (str): the loss that reads it. what (str): its key or origin. hint (str): what to do about it.
+        reader (str): the loss that reads it. what (str): its key or origin. hint (str): how to fix it.
 
     Raises:
         ValueError: if rank or sizes differ.
@@ -59,30 +59,30 @@ def require_shape(
 
 
 def require_flags(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:
-    """Make sure that the flags which are there are truth values.
+    """Require that all flags that are present are boolean.
 
-    ``1 - terminated`` of a ``uint8`` wraps around, ``~terminated`` of an ``int64`` is -2 or -1: a wrong target
-    without an error.
+    Other dtypes give wrong targets without an error: ``1 - terminated`` wraps around for ``uint8``, and
+    ``~terminated`` is -2 or -1 for ``int64``.
 
     Args:
-        tensordict (TensorDictBase): the batch. keys: of the flags. reader (str): who reads them.
+        tensordict (TensorDictBase): the batch. keys: keys of the flags. reader (str): the loss that reads them.
 
     Raises:
-        ValueError: naming the first flag of another dtype than bool, and how to convert it.
+        ValueError: with the first flag that is not boolean and how to convert it.
 
     Examples:
         >>> from tensordict import TensorDict
         >>> require_flags(TensorDict({"done": torch.zeros(3, 1)}, [3]), ["done"], "IQLLoss")
         Traceback (most recent call last):
         ...
-        ValueError: IQLLoss: 'done' has the dtype torch.float32, expected torch.bool; convert it by \
+        ValueError: IQLLoss: 'done' has the dtype torch.float32, expected torch.bool; convert it with \
 td['done'] = td['done'].bool().
     """
     for key in keys:
         value = tensordict.get(key, None)
         if value is not None and value.dtype is not torch.bool:
             raise ValueError(
-                f"{reader}: {key!r} has the dtype {value.dtype}, expected torch.bool; convert it by "
+                f"{reader}: {key!r} has the dtype {value.dtype}, expected torch.bool; convert it with "
                 f"td[{key!r}] = td[{key!r}].bool()."
             )
 
@@ -97,19 +97,19 @@ def require_transitions(
     optional: Iterable[NestedKey] = (),
     reader: str,
 ) -> tuple[int, ...]:
-    """Make sure that a batch of transitions can be learnt from, and return its shape ``[*]``.
+    """Validate a batch of transitions and return its batch shape ``[*]``.
 
     Args:
         tensordict (TensorDictBase): the batch.
-        entries: keys that must be there. optional: those among them that may be left out.
-        action (NestedKey): ``[*, actions]``; tells the shape of the batch.
+        entries: keys to check. optional: those of them that may be missing.
+        action (NestedKey): ``[*, actions]``; determines the batch shape.
         columns: keys whose entries must be ``[*, 1]``: reward and the flags.
-        flags: those among them that must be bool.
+        flags: those of them that must be boolean.
         reader (str): the loss that reads them.
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if one of ``columns`` is not ``[*, 1]``, or one of ``flags`` not bool.
+        ValueError: if one of ``columns`` is not ``[*, 1]``, or one of ``flags`` is not boolean.
     """
     optional = set(optional)
     require_entries(tensordict, (key for key in entries if key not in optional), reader)

@@ -1,4 +1,4 @@
-"""The critic's gradient into the context: the one term of a policy loss that may teach an encoder."""
+"""The critic's gradient with respect to the context, the only policy-loss gradient that can reach an encoder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 CRITIC_LOSS = "loss_qvalue"
-#: what the critic's gradient reaches of an encoder
+#: which part of an encoder the critic's gradient reaches
 CRITIC_GRADIENTS = ("none", "pooling", "all")
 
 
 def with_critic_gradient(
     policy_losses: Callable[[Tensor], TensorDictBase], task_context: Tensor
 ) -> TensorDictBase:
-    """Policy losses of the detached contexts, the critic's with its gradient to the contexts added.
+    """Evaluate policy losses on detached contexts and add the critic's gradient with respect to the contexts.
 
-    The value of every loss is that of the detached context. ``loss_qvalue`` carries a term of value zero
-    whose gradient is the loss's own slope at the context, so no other term reaches the encoder.
+    Loss values do not change. ``loss_qvalue`` gets an additional term of value zero whose gradient equals the
+    gradient of ``loss_qvalue`` with respect to the context. No other term reaches the encoder.
 
     Args:
         policy_losses: ``[T, d] -> losses``.
@@ -41,7 +41,7 @@ def with_critic_gradient(
         losses = policy_losses(context)
         return losses.get(CRITIC_LOSS), dict(losses.items())
 
-    # Unlike autograd, this transform works within vmap too, as stacked agents need it.
+    # Unlike autograd, this transform also works inside vmap, which stacked agents require.
     slope, losses = torch.func.grad(critic_of, has_aux=True)(task_context.detach())
     pull = (slope.detach() * (task_context - task_context.detach())).sum()
     return TensorDict(losses, []).set(CRITIC_LOSS, losses[CRITIC_LOSS] + pull)
@@ -50,10 +50,10 @@ def with_critic_gradient(
 def checked_critic_gradient(
     choice: str, encoder: TensorDictModuleBase, policy_loss: LossModule, reader: str
 ) -> str:
-    """The choice of what the critic's gradient reaches, if encoder and policy loss can give it.
+    """Validate the choice of the critic's gradient against encoder and policy loss, and return it.
 
     Raises:
-        ValueError: if it is unknown, or one of them cannot.
+        ValueError: if it is unknown, or not supported by the encoder or the policy loss.
     """
     if choice not in CRITIC_GRADIENTS:
         known = ", ".join(map(repr, CRITIC_GRADIENTS))
@@ -62,8 +62,8 @@ def checked_critic_gradient(
         return choice
     if CRITIC_LOSS not in policy_loss.out_keys:
         raise ValueError(
-            f"{reader}: critic_gradient={choice!r} needs a policy loss that puts out {CRITIC_LOSS!r}; "
-            f"{type(policy_loss).__name__} puts out {', '.join(map(str, policy_loss.out_keys))}."
+            f"{reader}: critic_gradient={choice!r} needs a policy loss with the output {CRITIC_LOSS!r}; "
+            f"{type(policy_loss).__name__} returns {', '.join(map(str, policy_loss.out_keys))}."
         )
     if getattr(policy_loss, "reduction", "mean") == "none":
         raise ValueError(
@@ -82,13 +82,13 @@ def context_for_critic(choice: str, encoder: TensorDictModuleBase, contexts: Map
     """The task contexts ``[T, d]`` through which the critic's gradient flows.
 
     Raises:
-        ValueError: if ``"pooling"`` is chosen and there are no contexts of single transitions.
+        ValueError: for ``"pooling"`` if there are no per-transition contexts.
     """
     if choice == "all":
         return contexts["task_context"]
     if "transition_contexts" not in contexts:
         raise ValueError(
-            "critic_gradient='pooling' pools the contexts of single transitions, which this encoder does not "
-            "write; build it with transition_key='transition_contexts'."
+            "critic_gradient='pooling' pools per-transition contexts, which this encoder does not write; build "
+            "it with transition_key='transition_contexts'."
         )
     return encoder.pooled(contexts["transition_contexts"].detach(), contexts.get("context_mask"))

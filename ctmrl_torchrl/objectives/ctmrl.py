@@ -1,4 +1,4 @@
-"""CTMRLLoss: the paper's agent as one loss module."""
+"""CTMRLLoss: the agent of the paper as one loss module."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class CTMRLLoss(MetaLoss):
         policy_loss (LossModule): on ``(observation, task_context)``.
 
     Keyword Args:
-        representation_options: everything :class:`~ctmrl_torchrl.objectives.CQVAELoss` takes by keyword; a
-            ``reduction`` among them is that of its terms, the policy loss has its own.
+        representation_options: keyword arguments of :class:`~ctmrl_torchrl.objectives.CQVAELoss`. ``reduction``
+            applies to its terms only; the policy loss has a separate one.
 
-    Gradients: those of the two tables of :class:`~ctmrl_torchrl.objectives.CQVAELoss` and the policy loss.
+    Gradients: see the tables of :class:`~ctmrl_torchrl.objectives.CQVAELoss` and of the policy loss.
 
-    Keys, outputs, attributes, targets and errors: see :class:`~ctmrl_torchrl.objectives.MetaLoss` and, for
-    what is read of the contexts, :class:`~ctmrl_torchrl.objectives.CQVAELoss` (here ``loss.representation``,
-    with a ``set_keys`` of its own).
+    Keys, outputs, attributes, targets and errors: see :class:`~ctmrl_torchrl.objectives.MetaLoss`. For keys
+    inside the contexts, see :class:`~ctmrl_torchrl.objectives.CQVAELoss` (here ``loss.representation``, which
+    has a separate ``set_keys``).
 
     Examples:
         >>> import torch

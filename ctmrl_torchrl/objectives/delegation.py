@@ -1,4 +1,4 @@
-"""What other people's pipelines ask of a loss, answered by the policy loss inside a composed one."""
+"""Delegates the TorchRL loss interface of a composed loss to the policy loss inside it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def _is_target(name: str) -> bool:
 
 
 class PolicyDelegation(LossModule):
-    """A loss that holds a policy loss as ``policy`` and passes for one.
+    """A loss that holds a policy loss as ``policy`` and exposes its interface.
 
-    ``SoftUpdate(loss)`` and ``HardUpdate(loss)`` find the targets of the policy loss (TorchRL's updaters look
-    among a loss's own children), ``loss.actor_network`` and all ``*_params`` are the policy loss's, and so is
-    the value estimator. ``reset_parameters_recursive`` reaches every child.
+    ``SoftUpdate(loss)`` and ``HardUpdate(loss)`` find the policy loss's target parameters, although TorchRL's
+    updaters only search a loss's direct children. ``loss.actor_network``, all ``*_params`` and the value
+    estimator are those of the policy loss. ``reset_parameters_recursive`` reaches every child.
     """
 
     policy: LossModule
 
     def _adopt(self, policy: LossModule) -> None:
         self.policy = policy
-        # One record for both, so that an updater made for either is known to either.
+        # Both share one record, so that an updater created for either is known to both.
         self._has_update_associated = policy._has_update_associated
 
     def __getattr__(self, item: str) -> Any:
-        """``NAME_params`` and ``target_NAME_params`` of the policy loss, beside what every loss has."""
+        """Attributes of every loss, plus ``NAME_params`` and ``target_NAME_params`` of the policy loss."""
         if item.endswith("_params"):
             policy = self.__dict__["_modules"].get("policy")
             if policy is not None and item.removeprefix("target_") in policy._modules:
@@ -39,17 +39,17 @@ class PolicyDelegation(LossModule):
         return super().__getattr__(item)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The children, and the targets of the policy loss."""
+        """The children, plus the target parameters of the policy loss."""
         yield from super().named_children()
         yield from ((name, child) for name, child in self.policy.named_children() if _is_target(name))
 
     def children(self) -> Iterator[nn.Module]:
-        """The children alone: what walks the tree (``to``, ``train``) must meet the targets only once."""
+        """Only the children: ``to``, ``train`` and others must visit the target parameters once."""
         yield from (child for _, child in super().named_children())
 
     @property
     def functional(self) -> bool:
-        """False: sub-losses and encoder keep their own parameters."""
+        """False, because sub-losses and encoder keep their parameters."""
         return False
 
     @property
@@ -63,15 +63,15 @@ class PolicyDelegation(LossModule):
         return self.policy.value_estimator
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> PolicyDelegation:
-        """Choose the value estimator of the policy loss; see there. Returns this loss."""
+        """Set the value estimator of the policy loss and return this loss; see the policy loss for details."""
         self.policy.make_value_estimator(value_type, **hyperparams)
         return self
 
     def set_vmap_randomness(self, value: str) -> None:
-        """Say how the policy loss's critics draw random numbers: ``error``, ``same``, ``different``."""
+        """Set the vmap randomness of the policy loss's critics: ``error``, ``same`` or ``different``."""
         self.policy.set_vmap_randomness(value)
 
     def reset_parameters_recursive(self) -> None:
-        """Draw all parameters anew, targets included."""
+        """Reinitialize all parameters, including the targets."""
         for child in self.children():
             child.reset_parameters_recursive()

@@ -1,4 +1,4 @@
-"""How a meta-batch becomes contexts: the draws by name, and what the encoder makes of them."""
+"""Encodes a meta-batch into contexts: context draws by name and the encoder's outputs for them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_entries, require_shape
 
-#: what an encoder may write of the distribution that it has drawn a context from
+#: optional encoder outputs: parameters of the distribution from which a context was sampled
 DISTRIBUTION = ("task_context_mean", "task_context_log_std")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder makes of one context draw.
+    """The encoder's output for one context draw.
 
     Args:
         task_context (Tensor): ``[T, d]``.
-        outputs (TensorDictBase): everything that the encoder has written.
-        transition_key (NestedKey): where the contexts of single transitions are expected.
-        reader (str): who asks, for error messages.
-        mask (Tensor, optional): ``[T, L]``, the transitions of the draw that count.
-        others (mapping): further outputs of the encoder that are handed on, and their keys.
+        outputs (TensorDictBase): everything that the encoder wrote.
+        transition_key (NestedKey): key of the per-transition contexts.
+        reader (str): the loss that reads it, for error messages.
+        mask (Tensor, optional): ``[T, L]``, the valid transitions of the draw.
+        others (mapping): other encoder outputs to pass on, with their keys.
 
     Examples:
         >>> import torch
@@ -44,9 +44,9 @@ class Encoded:
     others: Mapping[str, NestedKey] = field(default_factory=dict)
 
     def entries(self) -> dict[str, Tensor]:
-        """``task_context`` and, where the encoder writes them, ``transition_contexts`` and others, by name.
+        """``task_context`` and, if the encoder writes them, ``transition_contexts`` and others, by name.
 
-        Beside contexts of single transitions is their ``context_mask``, if the draw has one.
+        Per-transition contexts come with their ``context_mask`` if the draw has one.
         """
         transitions = self.outputs.get(self.transition_key, None)
         contexts = {"task_context": self.task_context}
@@ -59,7 +59,7 @@ class Encoded:
 
     @property
     def transition_contexts(self) -> Tensor:
-        """Contexts of single transitions, ``[T, L, d]``.
+        """Per-transition contexts ``[T, L, d]``.
 
         Raises:
             ValueError: if the encoder does not write them.
@@ -67,7 +67,7 @@ class Encoded:
         value = self.outputs.get(self.transition_key, None)
         if value is None:
             raise ValueError(
-                f"{self.reader} needs a context of every single transition, but the context encoder does not "
+                f"{self.reader} needs per-transition contexts, but the context encoder does not "
                 f"write {self.transition_key!r}; build it with transition_key={self.transition_key!r}."
             )
         return value
@@ -76,7 +76,7 @@ class Encoded:
 class ContextEncoding:
     """The context draws of one meta-batch together with the encoder.
 
-    Made by :class:`~ctmrl_torchrl.objectives.MetaLoss` for every forward pass and given to
+    Created by :class:`~ctmrl_torchrl.objectives.MetaLoss` for every forward pass and passed to
     :meth:`RepresentationLoss.contexts <ctmrl_torchrl.objectives.RepresentationLoss.contexts>`.
 
     Args:
@@ -116,23 +116,23 @@ class ContextEncoding:
         """The transitions ``[T, L]`` of the draw ``"context"`` or ``"context_positive"``.
 
         Raises:
-            KeyError: if the draw, or what the encoder reads of it, is missing.
+            KeyError: if the draw, or an entry of it that the encoder reads, is missing.
         """
         return self.draw_under(self._keys[name])
 
     def draw_under(self, key: NestedKey) -> TensorDictBase:
-        """The draw of this key, once all that the encoder reads of it is there."""
+        """The draw under this key, after checking that it has every entry the encoder reads."""
         features = features_below(self._encoder, self._keys, key, self._reader)
         if any(feature != self._keys["task_id"] for feature in features):
             context = read(self._tensordict, key, self._reader)
-        else:  # the encoder reads the number of the task alone
+        else:  # the encoder only reads the task id
             context = self._tensordict.get(key, TensorDict({}, self._tensordict.batch_size[:1]))
         require_entries(self._tensordict, features, type(self._encoder).__name__)
         return context
 
     def __call__(self, context: Tensor | TensorDictBase) -> Encoded:
-        """Encode transitions ``[T, L]``: a draw, or what a loss has made of one."""
-        # A copy, so that what the encoder writes beside its features does not stay in the input.
+        """Encode transitions ``[T, L]``: a draw, or a version of it modified by a loss."""
+        # A copy, so that the encoder's outputs do not remain in the input.
         shown = context if isinstance(context, Tensor) else context.copy()
         entries = {self._keys["context"]: shown}
         if self._keys["task_id"] in self._encoder.in_keys:
@@ -156,10 +156,10 @@ class ContextEncoding:
 def features_below(
     encoder: TensorDictModuleBase, keys: Mapping[str, NestedKey], draw: NestedKey, reader: str
 ) -> list[NestedKey]:
-    """What the encoder reads, of the draw under ``draw``; the number of the task is read from the root.
+    """The encoder's in-keys for the draw under ``draw``; the task id is read from the root.
 
     Raises:
-        ValueError: if the encoder reads anything else outside of the context.
+        ValueError: if the encoder reads anything else outside the context.
     """
     found = []
     for key in encoder.in_keys:

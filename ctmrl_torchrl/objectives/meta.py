@@ -1,4 +1,4 @@
-"""A meta-RL agent's whole objective as one loss module: encode, represent, act."""
+"""The complete objective of a meta-RL agent as one loss module: encoder, representation loss, policy loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ctmrl_torchrl.objectives.delegation import PolicyDelegation
 from ctmrl_torchrl.objectives.encoding import ContextEncoding, features_below
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 
-#: entries that the representation loss is given, not the input
+#: entries passed to the representation loss that do not come from the input
 HANDED_ON = (
     "task_context",
     "task_context_positive",
@@ -32,17 +32,17 @@ HANDED_ON = (
     "task_context_mean",
     "task_context_log_std",
 )
-#: keys whose new names the representation loss takes over
+#: keys that the representation loss renames as well
 SHARED = (*HANDED_ON, "context", "context_positive", "task_id", "transitions")
 
 
 class MetaLoss(PolicyDelegation):
-    """Sum of a representation loss on the context and a policy loss on (observation, task context).
+    """Combines a representation loss on the context with a policy loss on (observation, task context).
 
-    The contexts come from one place, :meth:`RepresentationLoss.contexts
+    Contexts are computed in one place, :meth:`RepresentationLoss.contexts
     <ctmrl_torchrl.objectives.RepresentationLoss.contexts>`: by default the encoder runs once per context
-    draw. The policy loss is given the detached context, so the encoder learns from the representation loss
-    alone, unless ``critic_gradient`` says otherwise.
+    draw. The policy loss receives the detached context, so the encoder learns only from the representation
+    loss unless ``critic_gradient`` is set.
 
     Args:
         context_encoder (TensorDictModule): reads keys below ``context`` and, optionally, ``task_id``; writes a
@@ -52,52 +52,51 @@ class MetaLoss(PolicyDelegation):
             (``SACLoss``, ``IQLLoss``, ...); its networks read ``task_context``.
 
     Keyword Args:
-        critic_gradient (str): what the gradient of ``loss_qvalue`` reaches of the encoder: ``"none"`` (the
-            default), ``"pooling"`` (what follows the contexts of single transitions) or ``"all"``. The other
-            policy losses never reach it.
+        critic_gradient (str): the part of the encoder that the gradient of ``loss_qvalue`` reaches: ``"none"``
+            (the default), ``"pooling"`` (layers after the per-transition contexts) or ``"all"``. Other terms
+            of the policy loss never reach the encoder.
 
     Keys (see ``set_keys``):
-        - ``context`` and ``context_positive`` ``[T, L]``: two draws; the encoder is shown both below
-          ``context``. The second is read only while :attr:`needs_positive`.
-        - ``task_id`` ``[T]``: read where the encoder or the representation loss asks for it.
+        - ``context`` and ``context_positive`` ``[T, L]``: two draws. The encoder receives each under
+          ``context``. The second is read only while :attr:`needs_positive` is true.
+        - ``task_id`` ``[T]``: read if the encoder or the representation loss needs it.
         - ``transitions`` ``[T, B]`` (or ``[T, B, time]``) in TorchRL's layout, for the policy loss
-        - ``task_context`` and ``task_context_positive``: the names under which the contexts are handed on;
-          so are ``task_context_reconstructed`` (of transitions that the representation loss has encoded
-          again) and ``transition_contexts`` ``[T, L, d]`` (of every single transition, which the encoder
-          then writes under this name), and ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (of
-          the distribution that a context was drawn from, likewise). They are not read from the input. The
-          representation loss is renamed along; networks are built with the names they read.
-        - what the representation loss reads besides
+        - ``task_context`` and ``task_context_positive``: names under which contexts are passed to the losses.
+          The same holds for ``task_context_reconstructed`` (contexts of transitions that the representation
+          loss encoded again), and for the encoder outputs ``transition_contexts`` ``[T, L, d]`` (one context
+          per transition), ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (the distribution
+          from which a context was sampled). They are not read from the input. The representation loss uses
+          the new names too; build networks with the names that they should read.
+        - other keys that the representation loss reads
 
-    ``in_keys`` and ``out_keys`` are those of the coming forward pass; they follow the phase.
+    ``in_keys`` and ``out_keys`` describe the next forward pass; they depend on the phase.
 
     Gradients:
 
     ===================================  ================================================
     term                                 reaches
     ===================================  ================================================
-    terms of the representation loss     encoder and the loss's own modules, as it says
-    ``loss_qvalue``                      critics; encoder as ``critic_gradient`` says
-    other terms of the policy loss       the policy loss's own networks
+    terms of the representation loss     encoder and the loss's modules; see its table
+    ``loss_qvalue``                      critics; encoder according to ``critic_gradient``
+    other terms of the policy loss       networks of the policy loss
     ===================================  ================================================
 
-    Out: what the two losses put out. ``reduction`` is theirs. The input is left as it was.
+    Out: the outputs of both losses, with their reductions. The input is not modified.
 
-    Targets and value estimator are the policy loss's, and found here too: ``SoftUpdate(loss, tau=...)``.
+    Targets and value estimator belong to the policy loss and are accessible here: ``SoftUpdate(loss, tau=...)``.
 
     Raises:
         KeyError: if an entry is missing.
         TypeError: if the representation loss does not subclass
             :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
-        ValueError: if the encoder reads outside of ``context``, does not write one context per task, or none
-            per transition where they are needed; if contexts and transitions are not of the same tasks; for
-            an unknown ``critic_gradient``, or one that encoder or policy loss cannot give.
+        ValueError: if the encoder reads keys outside ``context``, does not write one context per task, or does
+            not write required per-transition contexts; if contexts and transitions belong to different
+            numbers of tasks; if ``critic_gradient`` is unknown or not supported.
 
     Attributes:
-        representation_frozen (bool): when true the encoder runs without gradient and the representation loss
-            is skipped (its outputs are left out): the last phase, in which only the policy learns.
-        policy_frozen (bool): when true the policy loss is skipped (its outputs are left out): an encoder-only
-            phase.
+        representation_frozen (bool): if true, the encoder runs without gradients and the representation loss
+            and its outputs are skipped. This is the last phase, in which only the policy learns.
+        policy_frozen (bool): if true, the policy loss and its outputs are skipped: an encoder-only phase.
 
     Examples:
         >>> import torch
@@ -157,7 +156,7 @@ class MetaLoss(PolicyDelegation):
         if not isinstance(representation_loss, RepresentationLoss):
             raise TypeError(
                 f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} must "
-                "subclass ctmrl_torchrl.objectives.RepresentationLoss, which says what is asked of it."
+                "subclass ctmrl_torchrl.objectives.RepresentationLoss, which defines the interface."
             )
         self.critic_gradient = checked_critic_gradient(
             critic_gradient, context_encoder, policy_loss, type(self).__name__
@@ -172,8 +171,8 @@ class MetaLoss(PolicyDelegation):
     def set_keys(self, **kwargs: NestedKey | None) -> None:
         """Rename keys, here and in the representation loss.
 
-        The representation loss takes new names of the contexts that are handed on to it; where it predicts
-        the transitions of ``context`` or of ``transitions``, it goes on with them under their new name.
+        The representation loss also uses the new names of contexts that are passed to it. If it predicts the
+        transitions of ``context`` or ``transitions``, it reads them under their new name.
 
         Args:
             kwargs: new names; None restores the default.
@@ -196,21 +195,21 @@ class MetaLoss(PolicyDelegation):
             self.representation.set_keys(**renamed)
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        """Nothing to do: ``in_keys`` follow the keys, and the value estimator is the policy loss's."""
+        """Do nothing: ``in_keys`` follow the keys, and the value estimator belongs to the policy loss."""
 
     def _features(self, context_key: NestedKey) -> list[NestedKey]:
-        """What the encoder reads, of the draw under ``context_key``."""
+        """The encoder's in-keys for the draw under ``context_key``."""
         keys = asdict(self.tensor_keys)
         return features_below(self.context_encoder, keys, context_key, type(self).__name__)
 
     @property
     def _draws(self) -> dict[str, list[NestedKey]]:
-        """The context draws that the coming forward pass encodes, and what else is read of each."""
+        """The context draws that the next forward pass encodes, with additional keys read from each."""
         return {"context": []} if self.representation_frozen else self.representation.context_keys
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the coming forward pass reads."""
+        """Keys that the next forward pass reads."""
         keys = self.tensor_keys
         needed: list[NestedKey] = []
         handed_on = {getattr(keys, name) for name in HANDED_ON} | {join_key("next", keys.task_context)}
@@ -226,7 +225,7 @@ class MetaLoss(PolicyDelegation):
 
     @property
     def out_keys(self) -> list[NestedKey]:
-        """What the coming forward pass puts out; fewer after ``select_out_keys``."""
+        """Keys that the next forward pass returns, restricted by ``select_out_keys``."""
         skipped = set(self.representation.out_keys) if self.representation_frozen else set()
         skipped |= set(self.policy.out_keys) if self.policy_frozen else set()
         return [key for key in self._out_keys_apparent if key not in skipped]
@@ -237,11 +236,11 @@ class MetaLoss(PolicyDelegation):
 
     @property
     def needs_positive(self) -> bool:
-        """Whether the coming forward pass reads the second context draw."""
+        """Whether the next forward pass reads the second context draw."""
         return "context_positive" in self._draws
 
     def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
-        """The draws of a meta-batch together with the encoder."""
+        """The context draws of a meta-batch, bound to the encoder."""
         keys = asdict(self.tensor_keys)
         return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__)
 
@@ -271,7 +270,7 @@ class MetaLoss(PolicyDelegation):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses of one meta-batch."""
+        """Compute all losses of one meta-batch."""
         keys = self.tensor_keys
         out, encoding = TensorDict({}, []), self.encoding(tensordict)
         if self.representation_frozen:

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer moves together, as losses say it."""
+"""Parameter groups that losses request from the optimizer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with a common learning rate.
+    """Parameters that share a learning rate.
 
     Args:
-        name (str): of the group, unique among those of an agent.
-        parameters (tuple of nn.Parameter): that are moved.
-        schedule (str): whose rate and decay they follow, ``"representation"`` or ``"policy"``.
-        scale (float): factor on that rate.
+        name (str): name of the group, unique within an agent.
+        parameters (tuple of nn.Parameter): the parameters to optimize.
+        schedule (str): learning-rate schedule to use, ``"representation"`` or ``"policy"``.
+        scale (float): factor on the learning rate.
 
     Examples:
         >>> group = ParameterGroup.of("critics", [nn.Linear(1, 1)], schedule="policy", scale=0.3)
@@ -33,6 +33,6 @@ class ParameterGroup:
     def of(
         cls, name: str, modules: Iterable[nn.Module], *, schedule: str, scale: float = 1.0
     ) -> ParameterGroup:
-        """All parameters of some modules that receive gradients."""
+        """All trainable parameters of the modules."""
         parameters = (each for module in modules for each in module.parameters() if each.requires_grad)
         return cls(name, tuple(dict.fromkeys(parameters)), schedule, scale)

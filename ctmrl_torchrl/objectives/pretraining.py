@@ -1,4 +1,4 @@
-"""Stages before meta-training: a network taught by gradient steps of its own, which can be interrupted."""
+"""Pretraining stages before meta-training, which can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 
 
 class Pretraining:
-    """Teach a module for a number of steps; an interrupted stage goes on to the same numbers.
+    """Train a module for a number of steps. Resuming an interrupted stage gives the same result.
 
     Args:
-        module (nn.Module): what is taught.
-        loss (callable): from the stage's generator to a scalar; it draws its own batch with it.
-        steps (int): in all.
+        module (nn.Module): the module to train.
+        loss (callable): maps the stage's generator to a scalar loss; it samples its batch with this generator.
+        steps (int): total number of steps.
 
     Keyword Args:
-        generator (torch.Generator): the only source of random numbers.
-        rate (float): of Adam.
+        generator (torch.Generator): the only source of randomness.
+        rate (float): learning rate of Adam.
 
     Attributes:
         step (int): steps made. last_loss (float): the mean loss of the last call of :meth:`run`.
 
     Raises:
-        FloatingPointError: by :meth:`run`, if the loss was not finite.
+        FloatingPointError: raised by :meth:`run` if the loss is not finite.
 
     Examples:
         >>> network = nn.Linear(1, 1)
@@ -54,7 +54,7 @@ class Pretraining:
         self.last_loss = float("nan")
 
     def run(self, steps: int | None = None) -> None:
-        """Make ``steps`` steps, or all that remain; no more than remain."""
+        """Make ``steps`` steps, or all remaining steps, but never more than remain."""
         count = self.steps - self.step if steps is None else min(steps, self.steps - self.step)
         if count <= 0:
             return
@@ -70,17 +70,17 @@ class Pretraining:
         self.last_loss = float(total) / count
         if not torch.isfinite(torch.as_tensor(self.last_loss)):
             raise FloatingPointError(
-                f"Pretraining: the loss is not finite after {self.step} steps; lower its rate, or "
-                "standardise what it learns from."
+                f"Pretraining: the loss is not finite after {self.step} steps; lower its learning rate "
+                "or standardize its data."
             )
 
     @property
     def done(self) -> bool:
-        """Whether all steps have been made."""
+        """Whether all steps are done."""
         return self.step >= self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the stage needs to go on."""
+        """The state needed to resume the stage."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -90,7 +90,7 @@ class Pretraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
+        """Load the output of :meth:`state_dict`."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.last_loss = int(state["step"]), float(state["last_loss"])

@@ -1,4 +1,4 @@
-"""Several agents as one computation: one loss over stacked parameters, random numbers of each agent's own."""
+"""Evaluates several agents as one computation, with stacked parameters and one random stream per agent."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _GET_DATA = torch.Tensor.data.__get__
 
 
 class SeededDraws(TorchFunctionMode):
-    """Inside a vmap over agents, lets every agent draw from a generator of its own.
+    """Gives every agent a separate random generator inside a vmap over agents.
 
-    An agent then meets the numbers that it would meet alone after ``torch.manual_seed`` of its seed.
+    Each agent gets the same random numbers as in a single run after ``torch.manual_seed`` with its seed.
 
     Args:
         generators: one per agent.
 
     Attributes:
-        row (Tensor): which agent is computing: the batched index, set inside the vmap.
+        row (Tensor): index of the agent, batched; set inside the vmap.
 
     Raises:
-        RuntimeError: where a random function is used for which this is not arranged.
+        RuntimeError: if an unsupported random function is used.
     """
 
     _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
@@ -44,7 +44,7 @@ class SeededDraws(TorchFunctionMode):
         return torch.stack([draw(generator) for generator in self.generators])[self.row]
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Answer random functions; everything else goes on as it is."""
+        """Handle random functions; all other functions run unchanged."""
         kwargs = kwargs or {}
         if func in self._PLAIN:
             return self._draw(lambda generator: func(*args, **{**kwargs, "generator": generator}))
@@ -57,36 +57,36 @@ class SeededDraws(TorchFunctionMode):
             return self._draw(lambda g: torch.empty(shape, **empty).normal_(*moments, generator=g, **kwargs))
         if func in self._REFUSED:
             raise RuntimeError(
-                f"SeededDraws: a stacked loss uses torch.{func.__name__}, whose draws would be shared by all "
-                "agents; draw with torch.rand, torch.randn or torch.randint instead."
+                f"SeededDraws: a stacked loss uses torch.{func.__name__}, whose random numbers all agents would "
+                "share; use torch.rand, torch.randn or torch.randint instead."
             )
         if func == _GET_DATA:
-            # Some of TorchRL's losses cut the graph by ``.data``, which vmap refuses.
+            # Some of TorchRL's losses detach with ``.data``, which vmap does not support.
             return args[0].detach()
         return func(*args, **kwargs)
 
 
 class StackedLoss(nn.Module):
-    """The losses of several agents of one kind, evaluated together by vmap.
+    """Evaluates the losses of several identically built agents together with vmap.
 
     Every parameter and buffer of the agents becomes a row of one tensor ``[agents, ...]``, which this module
-    holds; the agents keep views of their rows. What changes a row in place (an optimiser on the stacked
-    parameters, a target update or K-means of one agent) is thus seen from both sides, and each agent can be
-    evaluated, saved and logged as if it were alone.
+    holds; the agents keep views of their rows. In-place changes (an optimizer on the stacked parameters, a target
+    update or K-means of one agent) are therefore visible on both sides, and each agent can be evaluated, saved
+    and logged like a single agent.
 
     Args:
-        agents (sequence of MetaLoss): built alike, with their own initial parameters; the first one's
-            switches (``representation_frozen``, ...) count, and all must agree.
-        seeds (sequence of int): of the random numbers that each agent's forward pass draws.
+        agents (sequence of MetaLoss): built identically, with separate initial parameters. All must
+            have the same flags (``representation_frozen``, ...).
+        seeds (sequence of int): seeds of the random numbers in each agent's forward pass.
 
-    Keys: those of the agents, every entry ``[agents, ...]``.
+    Keys: the agents' keys, with every entry ``[agents, ...]``.
 
-    Out: the agents' losses, ``[agents]`` each. Their sum has every agent's own gradient in its row.
+    Out: the agents' losses, ``[agents]`` each. The gradient of their sum has each agent's gradient in its row.
 
     Raises:
-        RuntimeError: when moved to another device or dtype; move the agents before they are stacked.
-        ValueError: if there is no agent, numbers of agents and seeds differ, agents are not built alike, or
-            they are in different phases.
+        RuntimeError: if moved to another device or dtype; move the agents before stacking them.
+        ValueError: if there is no agent, the numbers of agents and seeds differ, the agents' architectures
+            differ, or they are in different phases.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -125,7 +125,7 @@ class StackedLoss(nn.Module):
                 "at least one."
             )
         self.state = stack_states(agents)
-        # Not registered as submodules: their parameters are rows of the state.
+        # Not registered as submodules, because their parameters are rows of the state.
         self._agents = list(agents)
         self._lent = [
             (module, name, parameter, parameter.requires_grad)
@@ -140,14 +140,14 @@ class StackedLoss(nn.Module):
         self._draws = SeededDraws(self.generators)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StackedLoss:
-        """Refuse ``to``, ``double``, ``cuda``: the agents' views would stay behind."""
+        """Reject ``to``, ``double`` and ``cuda``, which would disconnect the agents' views."""
         raise RuntimeError(
-            "StackedLoss: its agents hold views of its parameters, which a new dtype or device would cut "
-            "off; move the agents first, then stack them."
+            "StackedLoss: its agents hold views of its parameters, which a new dtype or device would "
+            "disconnect; move the agents first, then stack them."
         )
 
     def leaf_of(self, parameter: nn.Parameter) -> nn.Parameter:
-        """The stacked parameter in which ``parameter`` of the first agent is the first row.
+        """The stacked parameter whose first row is ``parameter`` of the first agent.
 
         Raises:
             KeyError: if it is not a parameter of the first agent.
@@ -155,7 +155,7 @@ class StackedLoss(nn.Module):
         for leaf in self.leaves:
             if leaf.data_ptr() == parameter.data_ptr() and leaf.shape[1:] == parameter.shape:
                 return leaf
-        raise KeyError("StackedLoss: this is no parameter of the first agent.")
+        raise KeyError("StackedLoss: this is not a parameter of the first agent.")
 
     def _require_one_phase(self) -> None:
         for name in _PHASES:
@@ -172,23 +172,23 @@ class StackedLoss(nn.Module):
             return self._agents[0](tensordict)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All agents' losses of their meta-batches."""
+        """Compute all agents' losses on their meta-batches."""
         self._require_one_phase()
         rows = torch.arange(len(self._agents), device=self.generators[0].device)
-        # Draws that SeededDraws makes itself are the only ones there are.
+        # All random numbers come from SeededDraws.
         losses = torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
-        # The first agent's modules were lent out and come back with other, constant parameters; optimizers
-        # of its own parts hold the ones from before.
+        # The first agent's modules now hold other, constant parameters; optimizers of its parts still refer
+        # to the original ones.
         for module, name, parameter, learns in self._lent:
             module._parameters[name] = parameter.requires_grad_(learns)
         return losses
 
 
 def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
-    """Parameters and buffers of modules built alike as rows of stacked ones; the modules keep views.
+    """Stack parameters and buffers of identically built modules; the modules keep views of their rows.
 
     Raises:
-        ValueError: if the modules are not built alike.
+        ValueError: if the modules differ in their parameters.
 
     Examples:
         >>> linears = [nn.Linear(2, 1) for _ in range(3)]
@@ -202,7 +202,7 @@ def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
         {key: state[key].shape for key in names[0] & own} for state, own in zip(states, names, strict=True)
     ]
     if any(own != names[0] for own in names) or any(shape != shapes[0] for shape in shapes):
-        raise ValueError("stack_states: the modules have different parameters; build them alike.")
+        raise ValueError("stack_states: the modules have different parameters; build them identically.")
     stacked = torch.stack([state.data for state in states]).contiguous()
     for key in names[0]:
         leaf = stacked[key].clone()

@@ -1,4 +1,4 @@
-"""Fitting many small networks at once, each with a hold-out, early stopping and its best weights kept."""
+"""Fits many small networks at once, each with a hold-out set, early stopping and its best weights."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
 
 
 class StackedFit:
-    """Regression of a stack ``[tasks, members]`` of networks, every task on data of its own.
+    """Regression with a stack ``[tasks, members]`` of networks; every task has separate data.
 
-    Every member learns from rows that it draws once, with replacement, from its task's training rows, and
-    meets them in a new order in every epoch. A task stops after ``patience`` epochs in which none of its
-    members has improved its hold-out error by more than a share ``improvement``; the others go on. Each
-    member keeps the weights of its last such improvement.
+    Every member learns from a bootstrap sample of its task's training rows, reshuffled in every epoch. A task
+    stops after ``patience`` epochs in which no member improved its hold-out error by more than the fraction
+    ``improvement``; the others continue. Each member keeps the weights of its last such improvement.
 
     Args:
-        network (StackedMLP): of stack ``[tasks, members]``.
+        network (StackedMLP): networks of stack ``[tasks, members]``.
         inputs, targets (Tensor): ``[tasks, rows, in]`` and ``[tasks, rows, out]``.
 
     Keyword Args:
-        generator (torch.Generator): draws hold-outs, rows and orders; on the CPU.
-        counts (Tensor, optional): ``[tasks]``, rows that a task really has; later ones are padding.
-        rate (float), batch_size (int): of Adam.
-        decay (sequence of float): weight decay of each layer's matrix; layers beyond use the last.
-        holdout_share (float), holdout_most (int): rows held out: that share, but no more than that many.
+        generator (torch.Generator): samples hold-outs, rows and orders; on the CPU.
+        counts (Tensor, optional): ``[tasks]``, number of valid rows per task; later rows are padding.
+        rate (float), batch_size (int): learning rate of Adam and minibatch size.
+        decay (sequence of float): weight decay of each layer's matrix; further layers use the last value.
+        holdout_share (float), holdout_most (int): fraction of rows held out, and its maximum in rows.
         patience (int), improvement (float): see above.
-        epochs_most (int): an end in any case.
+        epochs_most (int): maximum number of epochs.
 
     Attributes:
         epoch (int): epochs made. stopped (Tensor): ``[tasks]`` boolean.
-        best_error (Tensor): ``[tasks, members]``, hold-out mean squared error of the weights kept.
+        best_error (Tensor): ``[tasks, members]``, hold-out mean squared error of the best weights.
 
     Raises:
         ValueError: if shapes do not fit the stack, or a task has fewer than two rows.
@@ -73,7 +72,7 @@ class StackedFit:
     ) -> None:
         if len(network.stack) != 2 or inputs.shape[:-1] != targets.shape[:-1] or inputs.ndim != 3:
             raise ValueError(
-                "StackedFit: give it a stack [tasks, members], inputs [tasks, rows, in] and targets [tasks, "
+                "StackedFit: expected a stack [tasks, members], inputs [tasks, rows, in] and targets [tasks, "
                 f"rows, out]; got {list(network.stack)}, {list(inputs.shape)} and {list(targets.shape)}."
             )
         if inputs.shape[0] != network.stack[0]:
@@ -118,7 +117,7 @@ class StackedFit:
 
     @property
     def stopped(self) -> Tensor:
-        """Which tasks have stopped, ``[tasks]``."""
+        """The tasks that have stopped, ``[tasks]``."""
         return self.stale >= self.patience
 
     def loss(self, rows: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ class StackedFit:
 
     @torch.no_grad()
     def holdout_error(self) -> Tensor:
-        """Mean squared error of the present weights on the hold-out, ``[tasks, members]``."""
+        """Mean squared error of the current weights on the hold-out set, ``[tasks, members]``."""
         total = torch.zeros_like(self.best_error)
         for rows, mask in zip(self.held_rows.split(256, -1), self.held_mask.split(256, -1), strict=True):
             rows = rows.unsqueeze(1)
@@ -138,7 +137,7 @@ class StackedFit:
         return total / self.held_mask.sum(-1, keepdim=True)
 
     def run_epoch(self) -> bool:
-        """One epoch of all networks; says whether another should follow."""
+        """Run one epoch of all networks and return whether another should follow."""
         if self.epoch >= self.epochs_most or bool(self.stopped.all()):
             return False
         order = torch.randperm(self.rows.shape[-1], generator=self.generator).to(self.rows.device)
@@ -160,12 +159,12 @@ class StackedFit:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Give the network the weights that were kept."""
+        """Load the best weights into the network."""
         for name, value in self.network.named_parameters():
             value.copy_(self.best[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a fit on the same data needs to go on with the same numbers."""
+        """The state from which a fit on the same data can be resumed exactly."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -178,7 +177,7 @@ class StackedFit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`."""
+        """Load the output of :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = {name: value.clone() for name, value in state["best"].items()}
@@ -199,11 +198,11 @@ def fit_stacked(
     after_epoch: Callable[[StackedFit], None] | None = None,
     **options: Any,
 ) -> StackedFit:
-    """Fit a stack of networks to the end and leave the best weights in it.
+    """Fit a stack of networks to completion and load the best weights.
 
     Args:
         network, inputs, targets, generator, options: as for :class:`StackedFit`.
-        state (dict, optional): of an interrupted fit, to go on from.
+        state (dict, optional): state of an interrupted fit to resume.
         after_epoch (callable, optional): called with the fit after every epoch, e.g. to save its state.
 
     Returns:

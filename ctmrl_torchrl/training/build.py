@@ -1,4 +1,4 @@
-"""From a configuration to an experiment: every part is handed its own section, here and once."""
+"""Builds an experiment from a configuration. Each component receives only its own section."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ctmrl_torchrl.training.validate import check_protocol_data, check_training_
 
 @dataclass
 class Experiment:
-    """The parts of one run, built and wired but not yet run; see :func:`build_experiment`."""
+    """The components of one run, built and connected but not yet run; see :func:`build_experiment`."""
 
     config: ExperimentConfig
     task_set: TaskSet
@@ -40,15 +40,15 @@ class Experiment:
     tester: MetaTester
     run_dir: Path
     device: torch.device
-    folder: RunFolder | None = None  # while the run folder is in the hands of this process
+    folder: RunFolder | None = None  # set while this process holds the run folder
 
 
 def build_experiment(config: ExperimentConfig) -> Experiment:
-    """Validate the configuration, obtain the data and build every part.
+    """Validate the configuration, obtain the data and build every component.
 
     Raises:
         ConfigError: for a value that is not allowed.
-        DatasetError: if the data are not those of the configuration.
+        DatasetError: if the dataset does not match the configuration.
     """
     validate_config(config)
     check_protocol_data(config)
@@ -76,7 +76,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         context_dim=config.encoder.size(problem),
     )
     parts = Parts(config.representation.parts(setting))
-    apart = torch.Generator()  # contexts for the meta-test must not move the training's draws
+    apart = torch.Generator()  # drawing contexts for the meta-test must not change the training batches
     candidates = Candidates(
         parts,
         loss,
@@ -119,32 +119,32 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
 
 
 def obtain_dataset(config: ExperimentConfig) -> TaskDataset:
-    """The dataset of a configuration, made first where there is none; see :func:`~.data.obtain_data`."""
+    """The dataset of a configuration, collected first if it does not exist; see :func:`~.data.obtain_data`."""
     return obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)[0]
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+    """Resolve a device name. ``auto`` selects CUDA if it is available and the CPU otherwise.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if the device does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).tolist()  # a device that holds no data, like meta, refuses this
+        torch.zeros(1, device=device).tolist()  # fails on devices without storage, such as meta
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator of this machine "
+            f"config field device: got {name!r}, allowed is auto, cpu, or an accelerator on this machine "
             f"such as cuda or cuda:0 ({reason})."
         ) from error
     return device
 
 
 def set_up_process(threads: int, keep_memory: bool) -> None:
-    """Threads and heap, for the whole process."""
+    """Set the number of threads and the heap policy of the whole process."""
     torch.set_num_threads(threads)
     if keep_memory:
         keep_freed_memory()
@@ -157,7 +157,7 @@ def make_loss(
     problem: Problem,
     seed: int,
 ) -> MetaLoss:
-    """Encoder, representation loss and policy loss; ``seed`` decides their initial parameters."""
+    """Build the encoder and both losses; ``seed`` determines their initial parameters."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         context_encoder = encoder.build(problem, transition_key(representation))
@@ -170,7 +170,7 @@ def make_loss(
 
 
 def transition_key(representation: RepresentationConfig) -> str | None:
-    """Where the encoder writes contexts of single transitions, if anything reads them."""
+    """The key under which the encoder writes per-transition contexts, or None if nothing reads them."""
     read = representation.uses_transition_contexts or representation.critic_gradient == "pooling"
     return "transition_contexts" if read else None
 
@@ -178,7 +178,7 @@ def transition_key(representation: RepresentationConfig) -> str | None:
 def parameter_groups(
     representation: RepresentationConfig, policy_loss: PolicyLossConfig, loss: MetaLoss
 ) -> list[ParameterGroup]:
-    """The groups that both losses ask for; those without parameters are left out."""
+    """The parameter groups that both losses request, without the empty ones."""
     groups = [*representation.parameter_groups(loss), *policy_loss.parameter_groups(loss.policy)]
     return [group for group in groups if group.parameters]
 
@@ -186,9 +186,10 @@ def parameter_groups(
 def make_optimizer(
     rates: OptimizerConfig, groups: list[ParameterGroup], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam with the groups that the losses ask for.
+    """Adam with the parameter groups that the losses request.
 
-    On a GPU it never waits for the host; its rates are tensors there, which a captured update reads anew.
+    On a GPU it never synchronizes with the host. Its learning rates are tensors, so that a captured update sees
+    changes.
     """
     base = {"representation": rates.representation_rate, "policy": rates.policy_rate}
     cuda = device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Checkpoints: one file of tensors and plain values with its checksum, written whole, loaded without code."""
+"""Checkpoints: one file of tensors and plain values with a checksum, written atomically, loaded without code."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _PARTS = {"format_version", "identity", "state"}
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used: unreadable, damaged, or of another experiment."""
+    """A checkpoint cannot be used: it is unreadable, damaged, or belongs to another experiment."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Write a checkpoint: whole and synced, or not at all.
+    """Write a checkpoint atomically and sync it to disk.
 
     Args:
         path (Path): the file.
         state (dict): tensors, numbers, strings, lists and dicts.
-        identity (dict): what a resuming run must agree with, e.g. the environment.
+        identity (dict): values that a resuming run must share, e.g. the environment.
 
     Raises:
-        StorageError: if the disk is full; the earlier file stays.
+        StorageError: if the disk is full. The earlier file is kept.
     """
     with storage.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], identity: dict[str, Any])
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file that ``resume=PATH`` means: the file itself, or the last one of a run folder.
+    """The checkpoint file that ``resume=PATH`` refers to: the file itself, or the last one in a run folder.
 
     Raises:
         CheckpointError: if there is none.
@@ -45,24 +45,24 @@ def find_checkpoint(path: str | Path) -> Path:
         for candidate in candidates:
             if candidate.is_file():
                 return candidate
-    except OSError as error:  # too long, no permission, or no path at all
-        raise CheckpointError(f"resume={given} cannot be looked up: {error.strerror or error}.") from error
+    except OSError as error:  # too long, no permission, or not a valid path
+        raise CheckpointError(f"resume={given} cannot be read: {error.strerror or error}.") from error
     looked_for = ", ".join(str(candidate) for candidate in candidates)
-    raise CheckpointError(f"resume={given} names no checkpoint; looked for {looked_for}.")
+    raise CheckpointError(f"resume={given} does not lead to a checkpoint; looked for {looked_for}.")
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint's state, if it belongs to the experiment described by ``identity``.
+    """Read a checkpoint's state after checking that it belongs to the experiment with this ``identity``.
 
     Raises:
-        CheckpointError: if the file cannot be read, is not what was written, or was written by a run with
-            another identity.
+        CheckpointError: if the file cannot be read, fails its checksum, or was written by a run with another
+            identity.
     """
     try:
         content = load_sealed(path)
     except SealError as error:
         raise CheckpointError(
-            f"{path} is not a readable checkpoint ({error}); the file is left as it is. Start again without "
+            f"{path} is not a readable checkpoint ({error}); the file was not changed. Start again without "
             "resume=, or name another checkpoint."
         ) from error
     if (
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     for name, expected in identity.items():
         if name not in content["identity"]:
             raise CheckpointError(
-                f"{path} does not say with which {name} it was written; resume from another checkpoint."
+                f"{path} does not record the {name} it was written with; resume from another checkpoint."
             )
         found = content["identity"][name]
         if found != expected:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's state is one of the run that resumes it: every key, shape and type."""
+"""Checks that a checkpoint's state fits the run that resumes it: every key, shape and type."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: entries of an optimizer's state that have the shape of their parameter
+#: entries of the optimizer state that have the shape of their parameter
 _SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class MisfitError(ValueError):
-    """The first entry of a state that is not as the run needs it."""
+    """Names the first entry of a state that does not fit the run."""
 
 
 def require_fit(found: dict[str, Any], own: dict[str, Any], parameters: list[list[Tensor]]) -> None:
-    """Compare a trainer's state from a file with the state of the trainer that is to take it over.
+    """Compare a trainer's state from a file with the state of the trainer that will load it.
 
     Args:
-        found: from the file. own: ``trainer.state_dict()`` of the trainer as it was built.
-        parameters: of the optimizer, by group.
+        found: the state from the file. own: ``trainer.state_dict()`` of the newly built trainer.
+        parameters: the optimizer's parameters, by group.
 
     Raises:
         MisfitError: naming the first entry that is missing, unknown, or of another type, shape or dtype.
@@ -62,7 +62,7 @@ def _same_keys(found: Any, own: dict[Any, Any], where: str) -> None:
 
 
 def _alike(found: Any, own: Any, where: str) -> None:
-    """The same nesting of dictionaries and lists, tensors of the same shapes and dtypes, values of a kind."""
+    """Require the same nesting, tensors of the same shapes and dtypes, and values of the same kind."""
     if isinstance(own, dict):
         _same_keys(found, own, where)
         for name, value in own.items():
@@ -93,7 +93,7 @@ def _check_optimizer(found: Any, own: dict[str, Any], parameters: list[list[Tens
     _same_keys(found, own, "optimizer")
     groups, states = found["param_groups"], found["state"]
     if not isinstance(groups, list) or len(groups) != len(own["param_groups"]):
-        raise MisfitError(f"optimizer.param_groups are not {len(own['param_groups'])} groups")
+        raise MisfitError(f"optimizer.param_groups is not a list of {len(own['param_groups'])} groups")
     by_index: dict[int, Tensor] = {}
     for index, (group, expected, members) in enumerate(
         zip(groups, own["param_groups"], parameters, strict=True)
@@ -120,7 +120,7 @@ def _check_optimizer(found: Any, own: dict[str, Any], parameters: list[list[Tens
 
 
 def _check_parts(found: Any, own: dict[str, Any]) -> None:
-    """Kinds of values alone: what is inside may grow as a part goes on, and is checked by the part."""
+    """Check only the kinds of values. Contents may grow during training, so each part checks its own."""
     if not isinstance(found, dict) or found.keys() != own.keys():
         names = sorted(map(str, found)) if isinstance(found, dict) else found
         raise MisfitError(f"the checkpoint has the parts {names}, this run {sorted(own)}")

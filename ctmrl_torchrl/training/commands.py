@@ -1,4 +1,4 @@
-"""Runs described by overrides, as the command line and other programs start them."""
+"""Starts runs from a list of overrides, for the command line and for other programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ctmrl_torchrl.training.compose import compose_node, to_config
 from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
 from ctmrl_torchrl.training.sweep import check_sweep
 
-#: overrides that say where things are or what is shown, and change no number
+#: overrides that only set locations or console output and do not affect results
 _ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
 
 
 def recorded_command(program: str, overrides: Sequence[str]) -> str:
-    """The command line that a summary records: without places of one machine, quoted for a shell.
+    """The command line that a summary records, without machine-specific paths and quoted for a shell.
 
     Examples:
         >>> recorded_command("ctmrl train", ["env=point_robot", "run_dir=here"])
@@ -29,7 +29,7 @@ def recorded_command(program: str, overrides: Sequence[str]) -> str:
 
 
 def check_command_line(arguments: Sequence[str]) -> None:
-    """Compose what a command line for Hydra describes, every job of a sweep, for the sake of errors that help.
+    """Compose every job that a Hydra command line describes, so that errors are caught early and explained.
 
     Args:
         arguments: overrides, and options such as ``-m`` or ``--cfg job``.
@@ -50,12 +50,12 @@ def check_command_line(arguments: Sequence[str]) -> None:
         check_sweep(overrides)
     elif not options:
         compose_node(overrides)
-    else:  # what stands behind an option is not an override
+    else:  # the argument of an option is not an override
         compose_node([argument for argument in overrides if "=" in argument])
 
 
 def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any]]:
-    """Run a composed configuration: one experiment, or several seeds as one computation."""
+    """Run a composed configuration: one experiment, or several seeds as one stacked computation."""
     if node.seeds is None:
         return [run_experiment(to_config(node), command)]
     seeds = [OmegaConf.merge(node, {"seed": seed, "seeds": None}) for seed in node.seeds]
@@ -63,17 +63,17 @@ def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any
 
 
 def run(overrides: Sequence[str] = (), *, command: str | None = None) -> dict[str, Any]:
-    """Run one experiment as ``ctmrl train OVERRIDES`` does, and return its summary.
+    """Run one experiment in the same way as ``ctmrl train OVERRIDES`` and return its summary.
 
     Args:
         overrides: as on the command line: ``["env=point_robot", "preset=smoke", "schedule.updates=100"]``.
-        command: recorded in the summary; by default the command line of these overrides.
+        command: the command to record in the summary. Defaults to the command line with these overrides.
 
     Returns:
-        the summary, as in ``summary.json``.
+        the contents of ``summary.json``.
 
     Raises:
-        ConfigError: for a name or value that is not allowed; ``seeds`` is refused here.
+        ConfigError: if a name or value is not allowed, or if ``seeds`` is set.
     """
     node = compose_node(overrides)
     return run_experiment(to_config(node), command or recorded_command("ctmrl train", overrides))

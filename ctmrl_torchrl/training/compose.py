@@ -1,4 +1,4 @@
-"""From names and overrides to a typed configuration: Hydra's composition, with help for what is misspelt."""
+"""Composes a typed configuration from overrides with Hydra, and suggests corrections for misspelled names."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
-#: groups of choices that are files, or nodes that a plugin has registered
+#: configuration groups whose choices are files or nodes registered by a plugin
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
-#: fields that have moved since earlier versions
+#: fields that were renamed or moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
     "schedule.kmeans": "representation.kmeans",
@@ -43,7 +43,7 @@ MOVED = {
 
 
 def choices(group: str) -> list[str]:
-    """What ``GROUP=`` chooses from: files, and what plugins have registered."""
+    """The choices of ``GROUP=``: files and nodes registered by plugins."""
     files = {file.stem for file in (config_folder() / group).glob("*.yaml")}
     nodes = ConfigStore.instance().repo.get(group, {})
     return sorted(files | {name.removesuffix(".yaml") for name in nodes})
@@ -56,16 +56,16 @@ def register_method(
     encoder: str | dict[str, Any] = "pooling",
     **sections: dict[str, Any],
 ) -> None:
-    """Make ``method=NAME`` a choice without a YAML file.
+    """Register ``method=NAME`` without a YAML file.
 
     Args:
-        name (str): of the choice.
+        name (str): name of the choice.
         representation (str or dict): name of a registered representation configuration; or a dictionary with
             that ``name`` and values of its fields.
-        encoder (str or dict): likewise, of a registered encoder configuration.
-        sections: values of other sections, e.g. ``context={"trajectories": [2, 10]}``.
+        encoder (str or dict): the same for a registered encoder configuration.
+        sections: values for other sections, e.g. ``context={"trajectories": [2, 10]}``.
 
-    A value that begins with ``${`` is an interpolation, such as ``"${sizes.predictor_hidden}"``.
+    A value that starts with ``${`` is an interpolation, such as ``"${sizes.predictor_hidden}"``.
 
     Examples:
         >>> register_method(
@@ -93,18 +93,18 @@ def register_method(
 
 
 def load_plugin(name: str) -> ModuleType:
-    """Import a user's file or module, so that what it registers can be chosen.
+    """Import a user's file or module so that its registered choices become available.
 
     Args:
-        name (str): a module that Python finds, also in the working folder, or a path that ends with ``.py``.
+        name (str): an importable module (the working folder is also searched), or a path that ends in ``.py``.
 
     Raises:
-        ConfigError: if there is no such file or module.
+        ConfigError: if the file or module does not exist.
     """
     path = Path(name).expanduser()
     if name.endswith(".py"):
         if not path.is_file():
-            raise ConfigError(f"plugin {name}: there is no such file.")
+            raise ConfigError(f"plugin {name}: file not found.")
         stem = re.sub(r"\W", "_", path.stem)
         if stem in sys.modules and getattr(sys.modules[stem], "__file__", None) == str(path.resolve()):
             return sys.modules[stem]
@@ -122,14 +122,14 @@ def load_plugin(name: str) -> ModuleType:
         if error.name != name.split(".")[0] and error.name != name:
             raise
         raise ConfigError(
-            f"plugin {name}: Python finds no such module, in {folder} or among what is installed; give the "
-            "path of the file (it ends with .py)."
+            f"plugin {name}: module not found in {folder} or among the installed packages; give the "
+            "path of the file (it must end in .py)."
         ) from error
 
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra's global state for our folder, and what was there before afterwards."""
+    """Point Hydra's global state at our folder and restore the previous state afterwards."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -140,10 +140,10 @@ def _hydra() -> Iterator[None]:
 
 
 def compose_node(overrides: Sequence[str]) -> DictConfig:
-    """The composed configuration, before it becomes typed objects.
+    """The composed configuration before conversion to typed objects.
 
     Raises:
-        ConfigError: for an unknown group, choice or field, or a value of a wrong type; with the nearest name.
+        ConfigError: for an unknown group, choice or field (with the nearest name), or a value of the wrong type.
     """
     register_configs()
     check_overrides(overrides)
@@ -153,12 +153,12 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error)) from error
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        # beside its own errors, Hydra raises plain ones for odd values
+        # for malformed values, Hydra also raises built-in exceptions
         raise ConfigError(f"{' '.join(overrides)[:200]}: {_explained(error)}.") from error
 
 
 def with_home_quoted(overrides: Sequence[str]) -> list[str]:
-    """Overrides whose value is a path in the home folder, in the quotes that Hydra needs around a ``~``.
+    """Quote override values that are paths in the home folder, because Hydra requires quotes around ``~``.
 
     Examples:
         >>> with_home_quoted(["seed=1", "run_dir=~/runs/a", "run_dir='~/runs/b'"])
@@ -168,7 +168,7 @@ def with_home_quoted(overrides: Sequence[str]) -> list[str]:
 
 
 def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """The configuration that ``ctmrl train OVERRIDES`` runs.
+    """The typed configuration for ``ctmrl train OVERRIDES``.
 
     Raises:
         ConfigError: as :func:`compose_node`.
@@ -185,10 +185,10 @@ def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 
 def to_config(node: DictConfig) -> ExperimentConfig:
-    """Typed objects from a composed configuration.
+    """Convert a composed configuration to typed objects.
 
     Raises:
-        ConfigError: if an interpolation leads nowhere, or a value is missing.
+        ConfigError: if an interpolation cannot be resolved, or a value is missing.
     """
     try:
         return OmegaConf.to_object(node)
@@ -197,7 +197,7 @@ def to_config(node: DictConfig) -> ExperimentConfig:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse overrides that Hydra would take silently or answer without help.
+    """Reject overrides that Hydra would accept silently or reject without a helpful message.
 
     Raises:
         ConfigError: naming the override.
@@ -207,7 +207,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _check_override(override: str) -> None:
-    """Refuse what Hydra would take silently or answer without help."""
+    """Reject what Hydra would accept silently or reject without a helpful message."""
     if not isinstance(override, str) or "=" not in override:
         raise ConfigError(
             f"{override!r} is not an override; give NAME=VALUE, e.g. env=point_robot or schedule.updates=2000."
@@ -230,12 +230,12 @@ def _check_override(override: str) -> None:
         raise ConfigError(
             f"{override}: there is no such choice.{nearest(value, known)} Known: {', '.join(known)}."
         )
-    if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf would take any number for true
+    if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf accepts any number
         raise ConfigError(f"config field {plain}: got {value}, allowed is {SWITCH.describe()}.")
 
 
 def _is_switch(name: str) -> bool:
-    """Whether a field is a switch, in any choice of its section."""
+    """Whether a field is a boolean in any choice of its section."""
     *sections, field = name.split(".")
     holders: list[Any] = [ExperimentConfig()]
     if sections and sections[0] in CHOICES:
@@ -249,7 +249,7 @@ _NONE: Registry[Any] = Registry("choice")
 
 
 def fields_by_name() -> dict[str, Any]:
-    """Every field of a configuration with its default, dotted: of the default composition."""
+    """Every field of the default composition with its default, by dotted name."""
     with _hydra():
         node = compose("config")
     return dict(_leaves(node, ""))
@@ -267,7 +267,7 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _field_help(name: str) -> str:
-    """Where a field that does not exist here is one, or else the nearest names."""
+    """Name the section choice that has this field, or suggest the nearest names."""
     section, _, rest = name.partition(".")
     owners = [
         choice
@@ -289,7 +289,7 @@ def _field_help(name: str) -> str:
 
 
 def _explained(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors in one line that names the field and the nearest one."""
+    """Summarize an error of Hydra or OmegaConf in one line with the field and the nearest name."""
     text = str(error).strip()
     cause = str(error.__cause__).strip() if error.__cause__ is not None else ""
     missing = re.search(r"Key '(?P<key>[^']+)' (?:is not in struct|not in)", f"{text}\n{cause}")

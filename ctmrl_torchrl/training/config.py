@@ -1,4 +1,4 @@
-"""The configuration of an experiment: typed, documented, each field with its rule; YAML files fill it in."""
+"""The typed configuration of an experiment. Every field has a rule; YAML files provide the values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ctmrl_torchrl.rules import (
 )
 from ctmrl_torchrl.training.loggers import LOGGERS
 
-#: a registered family, or ``dataset`` for a run that has data and no environment
+#: a registered family, or ``dataset`` for a run without an environment
 DATA_ALONE = "dataset"
 _ENV = Rule(
     lambda value: value in FAMILIES or value == DATA_ALONE,
@@ -46,16 +46,17 @@ _ENV = Rule(
 
 @dataclass
 class DatasetConfig:
-    """Where the offline data come from.
+    """Source of the offline data.
 
     Args:
-        path (str or None): an existing dataset; None makes one under ``root`` on first use and reuses it.
-        root (str): folder of the datasets made here.
-        recipe (str): how the behavior policies are trained and rolled out: a name in
+        path (str or None): an existing dataset. If None, one is collected under ``root`` on first use and then
+            reused.
+        root (str): folder for collected datasets.
+        recipe (str): how the behavior policies are trained and rolled out; a name in
             ``ctmrl_torchrl.data.recipes_of(env)``.
-        seed (int): seed of the collection, apart from the training's.
-        verify (str): ``"full"`` compares every file with its checksum before training; ``"quick"`` does not,
-            for data so large that reading them once more matters.
+        seed (int): seed of the collection, separate from the training seed.
+        verify (str): ``"full"`` verifies every file's checksum before training. ``"quick"`` skips this for data
+            so large that reading them takes too long.
     """
 
     path: str | None = ruled(None, or_none(TEXT))
@@ -67,7 +68,7 @@ class DatasetConfig:
 
 @dataclass
 class ContextConfig:
-    """How training contexts are drawn; see :class:`~ctmrl_torchrl.data.ContextDraw` for the fields."""
+    """How training contexts are sampled; see :class:`~ctmrl_torchrl.data.ContextDraw` for the fields."""
 
     kind: str = ruled("trajectories", among("trajectories", "transitions"))
     length: int = ruled(400, whole(1))
@@ -78,7 +79,7 @@ class ContextConfig:
     different: bool = ruled(False, SWITCH)
 
     def build(self) -> ContextDraw:
-        """The configured way of drawing contexts."""
+        """The configured context draw."""
         return ContextDraw(
             kind=self.kind,
             length=self.length,
@@ -92,11 +93,11 @@ class ContextConfig:
 
 @dataclass
 class BatchConfig:
-    """Sizes of a meta-batch.
+    """Size of a meta-batch.
 
     Args:
-        tasks (int): T. transitions (int): B, policy transitions of each task.
-        repeat_tasks (bool): draw tasks with replacement, so that a batch may hold a task twice.
+        tasks (int): T, tasks per batch. transitions (int): B, policy transitions per task.
+        repeat_tasks (bool): sample tasks with replacement, so that a task may occur twice in a batch.
     """
 
     tasks: int = ruled(16, whole(2))
@@ -106,12 +107,12 @@ class BatchConfig:
 
 @dataclass
 class SizesConfig:
-    """Widths of networks, as a preset chooses them; methods and policy losses interpolate them.
+    """Widths of the networks. Presets set them; methods and policy losses interpolate them.
 
     Args:
-        encoder_hidden (list of int): of the context encoder, per transition.
-        predictor_hidden (list of int): of predictors and other networks of a method.
-        policy_hidden (list of int): of actor and critics.
+        encoder_hidden (list of int): hidden layers of the context encoder.
+        predictor_hidden (list of int): hidden layers of predictors and other networks of a method.
+        policy_hidden (list of int): hidden layers of actor and critics.
     """
 
     encoder_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
@@ -121,12 +122,12 @@ class SizesConfig:
 
 @dataclass
 class OptimizerConfig:
-    """Adam; losses say which parameters follow the representation's rate and which the policy's.
+    """Settings of Adam. Each loss assigns its parameters to the representation's or the policy's learning rate.
 
     Args:
         representation_rate, policy_rate (float): learning rates.
-        policy_final (float): the policy's rate falls to this share of itself, by a cosine over its last part.
-        policy_decay_from (float): progress at which that fall begins.
+        policy_final (float): final policy learning rate as a fraction of ``policy_rate`` (cosine decay).
+        policy_decay_from (float): fraction of training after which this decay begins.
     """
 
     representation_rate: float = ruled(3e-4, NOT_NEGATIVE)
@@ -137,13 +138,13 @@ class OptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """When things happen, as shares of the whole training unless said otherwise.
+    """The training schedule. Unless stated otherwise, values are fractions of the whole training.
 
     Args:
-        updates (int): gradient updates in all.
-        representation_end (float): by then the representation's learning rate has fallen to zero (cosine);
-            from then on the encoder is fixed and only the policy learns.
-        policy_start (float): the policy learns from here on.
+        updates (int): total number of gradient updates.
+        representation_end (float): the representation's learning rate reaches zero here (cosine decay). After
+            that the encoder is frozen and only the policy learns.
+        policy_start (float): policy learning starts here.
     """
 
     updates: int = ruled(65_000, whole(1))
@@ -152,7 +153,7 @@ class ScheduleConfig:
 
     @property
     def representation_updates(self) -> float:
-        """Length of the representation phase."""
+        """Number of updates in the representation phase."""
         return self.updates * self.representation_end
 
 
@@ -161,22 +162,25 @@ class EvaluationConfig:
     """Meta-tests during and after training.
 
     Args:
-        every (int): updates between periodic meta-tests; 0 for none.
-        repeats (int): repeats of every task in the periodic ones. final_repeats (int): in the final one.
-        protocols (list of str): names of adaptation protocols; an empty list for no meta-test at all.
-        episodes (int): measured episodes of every protocol. random_episodes (int): of those collected under
+        every (int): updates between periodic meta-tests; 0 disables them.
+        repeats (int): repeats per task in periodic meta-tests. final_repeats (int): repeats per task in the
+            final meta-test.
+        protocols (list of str): names of adaptation protocols. An empty list disables meta-tests.
+        episodes (int): measured episodes per protocol. random_episodes (int): number of random episodes under
             ``np``.
-        candidates (int): contexts that protocol ``codes`` tries where the method has none of its own:
-            centers of the training tasks' contexts.
-        prior_episodes (int): measured episodes under ``np_csro`` before it infers contexts.
-        reference_episodes (int or None): episodes under ``idaq`` that are played with contexts of training
-            tasks; as many as ``random_episodes`` if null.
-        candidate_draws (int): training tasks among which each of them takes the most different context.
-        judge (str): what ``idaq`` believes an episode by: ``return``, or a judge that the method brings along.
-        queries (int): questions to an oracle under protocols that ask some. oracle_error (float): share of its
-            answers that are wrong.
-        seed (int): seed of the meta-tests, apart from the training's.
-        collector (CollectorConfig): which TorchRL collector plays the episodes.
+        candidates (int): number of contexts that protocol ``codes`` tries if the method does not define any;
+            they are cluster centers of the training tasks' contexts.
+        prior_episodes (int): measured episodes under ``np_csro`` before context inference starts.
+        reference_episodes (int or None): episodes under ``idaq`` that use contexts of training tasks. Null
+            means ``random_episodes``.
+        candidate_draws (int): training tasks sampled for each of these episodes; the most different context
+            is used.
+        judge (str): score by which ``idaq`` accepts an episode: ``return``, or a judge that the method
+            provides.
+        queries (int): oracle queries under preference-based protocols. oracle_error (float): fraction of
+            wrong oracle answers.
+        seed (int): seed of the meta-tests, separate from the training seed.
+        collector (CollectorConfig): the TorchRL collector that collects the episodes.
     """
 
     every: int = ruled(1000, whole(0))
@@ -201,15 +205,15 @@ class EvaluationConfig:
 
 @dataclass
 class OutputConfig:
-    """What is written and shown.
+    """Logging, checkpoints and figures.
 
     Args:
         log_every (int): updates between rows of ``metrics.csv``. checkpoint_every (int): updates between
-            checkpoints; 0 writes only the last one.
+            checkpoints; 0 writes only the final one.
         logger (str): ``tensorboard``, ``wandb`` or ``mlflow`` get the numbers of ``metrics.csv``, the
             configuration, figures and films as well, through TorchRL's loggers; ``none``: no other.
         progress (bool): show a progress bar; in a log file, a line a minute.
-        figures (bool): draw the figures.
+        figures (bool): draw figures.
     """
 
     log_every: int = ruled(50, whole(1))
@@ -221,25 +225,26 @@ class OutputConfig:
 
 @dataclass
 class ExperimentConfig:
-    """One run, whole. Every field can be given on the command line: ``schedule.updates=2000``.
+    """Configuration of one run. Every field can be set on the command line: ``schedule.updates=2000``.
 
     Args:
         env (str): environment family, or ``dataset`` for data without an environment. tasks (str): task-set
             preset, ``repo`` (30 + 10) or ``paper``.
-        method (str): name of the method, for the records. preset (str): name of the size preset, likewise.
-        comparison (str): ``shared`` compares methods at one policy loss and one size, ``own`` has every method
-            as it was published; likewise.
-        seed (int): seed of the training. seeds (list of int or None): several in one process, trained as one
-            stacked computation, each with a run folder of its own; ``seed`` is then left aside.
+        method (str): name of the method, recorded in the summary. preset (str): name of the size preset, also
+            recorded.
+        comparison (str): ``shared`` compares methods with one policy loss and one size; ``own`` uses each
+            method's published settings. Also recorded.
+        seed (int): training seed. seeds (list of int or None): train several seeds in one process as one
+            stacked computation, each with a separate run folder; ``seed`` is then ignored.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
-        run_dir (str): where the results go; a folder that holds a run already is left alone unless
-            ``overwrite`` (bool) is true. resume (str or None): a run folder or checkpoint to go on from.
-        threads (int): torch threads on the CPU; small networks are fastest with 1.
-        keep_memory (bool): keep freed memory for the next update instead of handing it back to the system:
-            faster at large sizes, by a tenth to a quarter; see
-            :func:`~ctmrl_torchrl.training.heap.keep_freed_memory`. It holds for the whole process.
-        compile (bool): compile the loss and its backward pass by ``torch.compile``. Each phase takes minutes
-            to compile; on a CPU that pays where Python's overhead dominates: small batches, long runs.
+        run_dir (str): output folder. An existing run is replaced only if ``overwrite`` (bool) is true. resume
+            (str or None): run folder or checkpoint to resume from.
+        threads (int): number of torch CPU threads; small networks are fastest with 1.
+        keep_memory (bool): keep freed memory for the next update instead of returning it to the system.
+            This is 10 to 25% faster at large sizes; see
+            :func:`~ctmrl_torchrl.training.heap.keep_freed_memory`. It affects the whole process.
+        compile (bool): compile the loss and its backward pass with ``torch.compile``. Each phase takes minutes
+            to compile. On a CPU this pays off if Python overhead dominates: small batches and long runs.
     """
 
     env: str = ruled("point_robot", _ENV)
@@ -269,19 +274,19 @@ class ExperimentConfig:
     output: OutputConfig = field(default_factory=OutputConfig)
 
 
-#: sections whose class is chosen by name, and the registry it comes from
+#: sections whose class is chosen by name, with the registry of those classes
 CHOICES = {
     "encoder": ENCODERS,
     "representation": REPRESENTATIONS,
     "policy_loss": POLICY_LOSSES,
 }
 
-#: horizon from which a family is tested with as few episodes as the MuJoCo robots
+#: horizon above which a family is tested with as few episodes as the MuJoCo robots
 LONG_EPISODES = 100
 
 
 def register_configs() -> None:
-    """Tell Hydra of the schema and of all registered choices. Safe to call again after more have registered."""
+    """Register the schema and all choices with Hydra. Call it again after registering more choices."""
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=ExperimentConfig)
     for section, registry in CHOICES.items():
@@ -301,9 +306,9 @@ def register_configs() -> None:
 
 
 def _env_node(name: str) -> dict[str, Any]:
-    """What ``env=NAME`` sets for a family without a file.
+    """The settings of ``env=NAME`` for a family without a YAML file.
 
-    Where episodes are long there are few of them, and IQL takes the place of BRAC-SAC: on pendulums (preset
+    Families with long episodes get fewer episodes, and IQL replaces BRAC-SAC: on pendulums (preset
     quick, seed 0) ``np`` returns -361 on training tasks with standardized rewards, BRAC-SAC -1,328.
     """
     if name == DATA_ALONE:
@@ -311,7 +316,7 @@ def _env_node(name: str) -> dict[str, Any]:
     family = get_family(name)
     node: dict[str, Any] = {"env": name, "tasks": next(iter(family.presets))}
     if family.horizon >= LONG_EPISODES:
-        # Where episodes may end early, a mean that is subtracted would make the end good or bad.
+        # If episodes may end early, subtracting a mean would make early termination good or bad.
         choice = "iql" if family.terminates else "iql_standardised"
         node["defaults"] = [{"override /policy_loss": choice}, "_self_"]
         node["context"] = {"trajectories": [1, 3]}

@@ -1,4 +1,4 @@
-"""The offline data of a run: found or made, and checked against the environment and its tasks."""
+"""Finds or collects the offline data of a run and checks them against the environment and its tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ctmrl_torchrl.training.config import DATA_ALONE, BatchConfig, DatasetConfig
 
 
 def dataset_folder(settings: DatasetConfig, env: str, tasks: str) -> Path:
-    """Where the run's dataset is, or will be made."""
+    """The path of the run's dataset, whether or not it exists yet."""
     if settings.path is not None:
         return Path(settings.path).expanduser()
     name = f"{env}-{tasks}-{settings.recipe}-seed{settings.seed}"
@@ -37,16 +37,16 @@ def dataset_folder(settings: DatasetConfig, env: str, tasks: str) -> Path:
 def obtain_data(
     settings: DatasetConfig, env: str, tasks: str, *, progress: bool = False
 ) -> tuple[TaskDataset, TaskSet]:
-    """The dataset and its tasks; the dataset is made first where none has been made.
+    """Load the dataset and its tasks. The dataset is collected first if it does not exist.
 
     Args:
         settings: the configuration's section.
-        env (str): a registered family, or ``dataset``: then the tasks are those of the dataset.
+        env (str): a registered family, or ``dataset`` to take the tasks from the dataset.
         tasks (str): preset of the family's task set.
         progress (bool): show progress bars.
 
     Raises:
-        DatasetError: if a given path has no valid dataset, or one of another environment or task set.
+        DatasetError: if the given path has no valid dataset, or its environment or task set differs.
     """
     path = dataset_folder(settings, env, tasks)
     if env == DATA_ALONE:
@@ -78,7 +78,7 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
     """
     manifest = dataset.manifest
     parameters = manifest.tasks["parameters"]
-    if not manifest.tasks["parameter_names"]:  # tasks that are told apart by their number alone
+    if not manifest.tasks["parameter_names"]:  # tasks identified only by their number
         parameters = [[float(task)] for task in range(manifest.n_tasks)]
     try:
         family = _family_of_dataset(dataset)
@@ -88,7 +88,7 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
 
 
 def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
-    """The registered family, if the dataset is of it and can be tested; else what the data say of one."""
+    """The registered family if the dataset belongs to one; otherwise a family inferred from the data."""
     manifest, sizes = dataset.manifest, dataset.sizes()
     names = tuple(manifest.tasks["parameter_names"])
     if manifest.env in FAMILIES and manifest.test_ids:
@@ -115,19 +115,19 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
 
 
 def no_environment(*args: Any, **options: Any) -> NoReturn:
-    """What takes the place of an environment where there are data alone.
+    """Placeholder for the environment of a dataset without one.
 
     Raises:
         ValueError: always.
     """
     raise ValueError(
-        "This family has data and no environment: nothing can be played. Register a family of that name "
-        "(ctmrl_torchrl.envs.register_family), or leave meta-tests out (evaluation.protocols=[])."
+        "This family has data but no environment, so episodes cannot be collected. Register a family of that "
+        "name (ctmrl_torchrl.envs.register_family), or disable meta-tests (evaluation.protocols=[])."
     )
 
 
 def _make_dataset(settings: DatasetConfig, env: str, tasks: str, path: Path, progress: bool) -> TaskDataset:
-    torchrl_logger.info(f"making the offline dataset {path} (once)")
+    torchrl_logger.info(f"collecting the offline dataset {path} (only once)")
     try:
         return collect_task_dataset(
             env,
@@ -141,27 +141,27 @@ def _make_dataset(settings: DatasetConfig, env: str, tasks: str, path: Path, pro
     except DatasetError:
         if not path.exists():
             raise
-        # Another run has made the same dataset in the meantime.
+        # Another run has collected the same dataset in the meantime.
         return TaskDataset.load(path)
 
 
 def _check_recipe(dataset: TaskDataset, name: str) -> None:
-    """A cached dataset must come from the recipe as it is today, not from an earlier version of that name."""
+    """Require that a cached dataset comes from the current version of the recipe."""
     wanted = get_recipe(name, dataset.manifest.env).to_dict()
     changed = sorted(field for field, value in wanted.items() if dataset.manifest.recipe.get(field) != value)
     if changed:
         raise DatasetError(
-            f"{dataset.path} was made with another version of the recipe {name!r} (different: "
-            f"{', '.join(changed)}); move that folder away to make the data again, or use it knowingly with "
+            f"{dataset.path} was collected with another version of the recipe {name!r} (different: "
+            f"{', '.join(changed)}); move that folder away to collect the data again, or use it anyway with "
             f"dataset.path={dataset.path}."
         )
 
 
 def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
-    """Make sure that a dataset is of this environment and these tasks.
+    """Check that a dataset belongs to this environment and these tasks.
 
     Raises:
-        DatasetError: saying what is different, and what to set instead.
+        DatasetError: with the difference and the setting that resolves it.
     """
     manifest, place = dataset.manifest, dataset.path or "the dataset in memory"
     if manifest.env != task_set.name:
@@ -197,7 +197,7 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
 
 
 def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
-    """Sizes from the environment, statistics from the training tasks."""
+    """The problem description: sizes from the environment, statistics from the training tasks."""
     family = task_set.family
     return Problem(
         observation_dim=family.observation_dim,
@@ -219,7 +219,7 @@ def make_buffer(
     draw: ContextDraw,
     generator: torch.Generator,
 ) -> MetaReplayBuffer:
-    """The buffer whose samples are training meta-batches."""
+    """The replay buffer that samples training meta-batches."""
     sampler = TaskSampler(
         dataset,
         task_ids=train_ids,
@@ -233,12 +233,12 @@ def make_buffer(
 
 
 class AllTaskContexts:
-    """Draws one context of every training task.
+    """Samples one context for every training task.
 
     Args:
-        dataset, train_ids, draw: where from, which tasks, how.
-        generator (torch.Generator): of the draws.
-        device (torch.device): where the contexts go.
+        dataset, train_ids, draw: the data, the tasks, and how contexts are drawn.
+        generator (torch.Generator): source of randomness.
+        device (torch.device): device of the contexts.
     """
 
     def __init__(
@@ -261,5 +261,5 @@ class AllTaskContexts:
         self.device = device
 
     def __call__(self) -> TensorDictBase:
-        """A meta-batch of all training tasks."""
+        """Sample a meta-batch of all training tasks."""
         return self.buffer.sample().to(self.device)

@@ -1,4 +1,4 @@
-"""How good the behaviour in a dataset is, stage by stage: as plain numbers, a table and a picture."""
+"""Reports the behavior returns in a dataset by training stage: as numbers, a table and a figure."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
     """Statistics of a dataset as plain JSON types.
 
     Args:
-        dataset: any dataset, also of an environment that is not registered.
-        command: the command line that made it, recorded as it is.
+        dataset: any dataset; its environment need not be registered.
+        command: the command line that collected it, recorded verbatim.
 
     Returns:
         ``env``, ``tasks`` (preset), ``counts``, ``megabytes``, ``recipe``, ``seeds``, ``versions``,
@@ -93,7 +93,7 @@ def check_report_place(folder: Path) -> None:
 
 
 def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
-    """Write ``folder/report.json`` and ``folder/returns.png``; returns the report.
+    """Write ``folder/report.json`` and ``folder/returns.png``; return the report.
 
     A picture that cannot be drawn is left out with a warning.
 
@@ -128,11 +128,11 @@ def picture_or_warning(picture: str) -> Iterator[None]:
 
 
 def draw_data(report: dict[str, Any], path: Path) -> None:
-    """The return of every behaviour snapshot over all tasks, from a report, beside what is known of them."""
+    """Plot the return of every behavior snapshot from a report, with the reference returns."""
     snapshots, reference = report["snapshots"], report["reference"]["all"]
     steps = [entry["step"] for entry in snapshots]
     best_name, best = best_known(reference)
-    if best_name == "oracle":  # as reports call what is the behaviour itself
+    if best_name == "oracle":  # the name in reports for the behavior policy itself
         best_name = "behaviour without noise"
     plot_snapshot_returns(
         [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
@@ -146,7 +146,7 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
 
 
 def format_data_table(report: dict[str, Any]) -> str:
-    """The returns of every stage as text, with the random policy and the best that is known."""
+    """Format the returns of every stage as text, with the random policy and the best known return."""
     counts, reference = report["counts"], report["reference"]
     rows = [_HEADER]
     for entry in report["snapshots"]:

@@ -1,4 +1,4 @@
-"""One experiment from configuration to summary: data, meta-training, meta-test, results."""
+"""Runs one experiment from configuration to summary: data, meta-training, meta-test, results."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ from ctmrl_torchrl.training.validate import (
     validate_seeds,
 )
 
-#: bytes of pictures, tables and logs of a run, amply
+#: generous estimate of the bytes of a run's figures, tables and logs
 _BYTES_BESIDE = 4_000_000
 Runs = dict[str, dict[str, TensorDict]]
 
 
 class SeedsError(RuntimeError):
-    """Some of the seeds that were run together have failed; the results of the others are written."""
+    """Some of the seeds that ran together failed. The results of the others are written."""
 
 
 def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict[str, Any]:
@@ -65,14 +65,14 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
     ``figures/``.
 
     Args:
-        config: the whole run.
-        command: the command line that describes it, recorded in the summary.
+        config: the complete configuration.
+        command: the command line to record in the summary.
 
     Returns:
         the summary.
 
     Raises:
-        Stopped: after SIGTERM or Ctrl-C, saying how to go on.
+        Stopped: after SIGTERM or Ctrl-C, with instructions for resuming.
     """
     start = time.perf_counter()
     with stop_signals(), plain_log(), closing(_Begun()) as begun:
@@ -83,21 +83,21 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
 
 
 def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -> list[dict[str, Any]]:
-    """Several runs that differ in their seeds (and run folders) alone, trained as one stacked computation.
+    """Run several experiments that differ only in seed and run folder, trained as one stacked computation.
 
     Args:
         configs: one per seed. command: as for :func:`run_experiment`.
 
     Returns:
-        the summaries; every run folder is left as by a run of its own.
+        the summaries. Every run folder has the same contents as after a separate run.
 
     Raises:
         ConfigError: if a configuration cannot be part of a stack.
-        SeedsError: if a seed has failed, once the others have their results.
+        SeedsError: if a seed failed, after the results of the others are written.
     """
     start = time.perf_counter()
     validate_seeds(configs)
-    for config in configs:  # all of them, before the first one writes
+    for config in configs:  # check all of them before the first one writes
         check_before_building(config)
     with stop_signals(), plain_log(), closing(_Begun()) as begun:
         experiments = [begun.build(config) for config in configs]
@@ -117,14 +117,14 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     if failures:
         told = "; ".join(f"seed {configs[row].seed}: {error}" for row, error in failures.items())
         raise SeedsError(
-            f"{len(failures)} of {len(configs)} seeds have failed ({told}). The results of the others are in "
+            f"{len(failures)} of {len(configs)} seeds failed ({told}). The results of the others are in "
             "their run folders."
         ) from next(iter(failures.values()))
     return summaries
 
 
 class _Begun:
-    """Experiments whose run folders and environments are given back, whatever happens."""
+    """Release the run folders and environments of experiments on exit, even after an error."""
 
     def __init__(self) -> None:
         self.experiments: list[Experiment] = []
@@ -142,7 +142,7 @@ class _Begun:
 
 
 def check_before_building(config: ExperimentConfig) -> Path:
-    """Everything that can be refused before data are made or anything is written; returns the run folder.
+    """Run all checks that need no data, before anything is written, and return the run folder.
 
     Raises:
         ConfigError: for a value that is not allowed. CheckpointError: if ``resume`` cannot be resumed.
@@ -166,9 +166,9 @@ def check_before_building(config: ExperimentConfig) -> Path:
 
 
 def prepare(config: ExperimentConfig) -> Experiment:
-    """An experiment ready to be trained: checked, built, seeded, resumed if asked for, logging.
+    """Prepare an experiment for training: check, build, seed, resume if requested, start logging.
 
-    The run folder is this experiment's until ``experiment.folder.release()``.
+    The experiment holds the run folder until ``experiment.folder.release()``.
     """
     experiment = _build(config)
     open_run(experiment)
@@ -176,7 +176,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
 
 
 def _build(config: ExperimentConfig) -> Experiment:
-    """Check, take hold of the run folder, and build; nothing is written yet."""
+    """Check the configuration, lock the run folder and build; nothing is written yet."""
     folder = RunFolder(check_before_building(config))
     try:
         set_up_process(config.threads, config.keep_memory)
@@ -191,7 +191,7 @@ def _build(config: ExperimentConfig) -> Experiment:
 
 
 def open_run(experiment: Experiment) -> None:
-    """Seed the process, resume if asked for, make room in the run folder, begin its records."""
+    """Seed the process, resume if requested, prepare the run folder and start its records."""
     config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
     try:
         torch.manual_seed(config.seed)
@@ -204,7 +204,7 @@ def open_run(experiment: Experiment) -> None:
 
 
 def _check_space(experiment: Experiment) -> None:
-    """Two checkpoints must fit on the disk, an old one and a new one, and the pictures."""
+    """Check that an old checkpoint, a new checkpoint and the figures fit on the disk."""
     loss = experiment.trainer.loss
     size = tensor_bytes(loss.state_dict()) + 2 * tensor_bytes(dict(loss.named_parameters()))
     try:
@@ -214,7 +214,7 @@ def _check_space(experiment: Experiment) -> None:
 
 
 def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
-    """``config.yaml`` and the logs; a run that goes on takes the rows of its first part along."""
+    """Start ``config.yaml`` and the logs. A resumed run keeps the log rows of its earlier sessions."""
     config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
     described = yaml.safe_dump(asdict(config), sort_keys=False)
     storage.atomic_write_text(folder.path / "config.yaml", described)
@@ -231,9 +231,9 @@ def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
 
 
 def conclude(experiment: Experiment, start: float, command: str | None = None) -> dict[str, Any]:
-    """The final meta-test of a trained experiment, its summary and figures; ``start`` by ``perf_counter``.
+    """Run the final meta-test and write the summary and figures; ``start`` is a ``perf_counter`` time.
 
-    A picture that cannot be drawn is a warning; everything else is there without it.
+    A figure that cannot be drawn causes a warning only.
     """
     config, run_dir = experiment.config, experiment.run_dir
     try:
@@ -261,7 +261,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         raise Stopped(
             stopped.number,
             f"stopped by {signal_name(stopped.number)} after the training, in the final meta-test\n"
-            f"Go on with the same command and resume={run_dir}",
+            f"Continue with the same command and resume={run_dir}",
         ) from None
     finally:
         experiment.tester.close()
@@ -299,20 +299,20 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
 
 
 def milestones(experiment: Experiment) -> dict[str, float]:
-    """Updates within the training at which something begins or ends, by name, in their order."""
+    """Updates at which a phase begins or ends, by name, in order."""
     schedule = experiment.config.schedule
     moments = experiment.parts.milestones() | phase_milestones(schedule)
     return {name: moment for name, moment in moments.items() if 0 < moment < schedule.updates}
 
 
 def _log_name(run_dir: Path, trainer: MetaTrainer) -> str:
-    """A resumed run logs beside its first part, which cannot take back what followed the checkpoint."""
+    """The folder for logs. A resumed run uses a new one, because earlier log events cannot be removed."""
     update = trainer.update_count
     return f"log-{run_dir.name}" if update == 0 else f"log-{run_dir.name}-from-{update}"
 
 
 def final_meta_test(experiment: Experiment) -> Runs:
-    """Every protocol on both splits with the final number of repeats."""
+    """Run every protocol on both splits with the final number of repeats."""
     settings, task_set = experiment.config.evaluation, experiment.task_set
     splits = {"test": task_set.test_ids, "train": task_set.train_ids}
     total = len(settings.protocols) * sum(bool(ids) for ids in splits.values())
@@ -334,7 +334,7 @@ def final_meta_test(experiment: Experiment) -> Runs:
 def summarize(
     experiment: Experiment, runs: Runs, wall_time_s: float, command: str | None = None
 ) -> dict[str, Any]:
-    """The run's summary, see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`."""
+    """Build the run's summary; see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`."""
     config, task_set, manifest = experiment.config, experiment.task_set, experiment.dataset.manifest
     random_episodes = config.evaluation.random_episodes
     optima = optimal_returns(task_set) if task_set.family.has_optimum else None

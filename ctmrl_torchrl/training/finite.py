@@ -1,4 +1,4 @@
-"""Numbers that must be finite: an agent that is broken must not go on, nor replace one that is not."""
+"""Checks for finite values, so that a diverged agent neither continues nor overwrites a good checkpoint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from torch import nn
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss, a parameter or a return is not finite; the message names it, and the last checkpoint stays."""
+    """A loss, parameter or return is not finite. The message names it; the last checkpoint is kept."""
 
 
 def require_finite(finite: Mapping[str, bool], update: int) -> None:
-    """Refuse to go on unless everything is finite.
+    """Raise an error unless all values are finite.
 
     Args:
-        finite: by name, whether it is. update: number of updates made.
+        finite: whether each named value is finite. update: number of updates made.
+
 
     Raises:
-        NotFiniteError: naming what is not finite.
+        NotFiniteError: with the names of the values that are not finite.
 
     Examples:
         >>> require_finite({"loss/loss_value": True}, 3)
@@ -28,13 +29,13 @@ def require_finite(finite: Mapping[str, bool], update: int) -> None:
     if broken:
         raise NotFiniteError(
             f"After {update} updates these are not finite: {', '.join(broken)}. The last "
-            "checkpoint, if there is one, is from before; lower optimizer.policy_rate or "
+            "checkpoint, if there is one, is from before that; lower optimizer.policy_rate or "
             "optimizer.representation_rate."
         )
 
 
 def finite_parameters(module: nn.Module) -> dict[str, bool]:
-    """Whether each parameter is finite: one answer for all of them, so that a GPU is waited for once.
+    """Whether each parameter is finite, computed with a single GPU synchronization.
 
     Examples:
         >>> finite_parameters(nn.Linear(2, 1))

@@ -1,4 +1,4 @@
-"""What an oracle is asked about: fragments of the training tasks' episodes, and their worth in any task."""
+"""Episode fragments of the training tasks, which a preference oracle compares, and their returns in any task."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.families import load_entry_point
 from ctmrl_torchrl.objectives.representation.preferences import draw_fragments
 
-#: steps of a fragment, where episodes are long enough
+#: length of a fragment in steps, if episodes are long enough
 STEPS = 64
 
 
 def stored_fragments(dataset: TaskDataset, task_set: TaskSet, device: torch.device) -> FragmentSource | None:
-    """Where fragments come from, or None where all tasks share one reward function.
+    """The source of fragments, or None if all tasks share one reward function.
 
-    Fragments lie within one episode of a training task each. They are worth the rewards that the policy
-    learns from: where the reported reward is sparse, most fragments would tie.
+    Each fragment lies within one episode of a training task. Its value is the sum of the rewards that the
+    policy learns from, because most fragments would tie under a sparse reported reward.
     """
     if task_set.family.task_rewards is None:
         return None

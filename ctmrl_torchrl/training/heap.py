@@ -1,4 +1,4 @@
-"""The C library's heap: memory that an update has freed is what the next one needs."""
+"""Keeps freed memory in the C library's heap, because the next update needs it again."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library to keep freed memory for this process instead of handing it back to the system.
+    """Ask the C library to keep freed memory for this process instead of returning it to the system.
 
-    An update allocates and frees the same large tensors over and over. By default glibc maps the largest of
-    them anew each time, and the system clears every page at its first use: at the published sizes that has
-    been a tenth to a quarter of an update's time. The process then holds what it needed at its peak.
+    Every update allocates and frees the same large tensors. By default, glibc maps the largest ones anew each
+    time and the system clears every page on first use. At the published sizes this took 10 to 25% of an
+    update's time. With this setting, the process keeps its peak memory.
 
     Returns:
-        whether the C library has agreed; false where it is another one than glibc, which is left as it is.
+        True if the C library accepted the setting; False if it is not glibc, which is left unchanged.
 
     Examples:
         >>> keep_freed_memory() in (True, False)

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the configuration that training depends on, and the data."""
+"""The identity of a run: the configuration that training depends on, and the data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SECTIONS = ("context", "batch", "encoder", "representation", "policy_loss", "op
 
 
 def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -> dict[str, Any]:
-    """What a checkpoint must share with a run that resumes it: every field that training depends on.
+    """The fields that a checkpoint must share with the run that resumes it: all that affect training.
 
     Args:
-        config: the run. dataset: its data, if they are known already.
+        config: the run's configuration. dataset: its data, if already loaded.
     """
     identity = {name: getattr(config, name) for name in _FIELDS}
     for section in _SECTIONS:
@@ -28,6 +28,6 @@ def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -
 
 
 def fingerprint(dataset: TaskDataset) -> str:
-    """Short text that tells datasets apart, from the checksums of their files."""
+    """A short fingerprint of a dataset, computed from the checksums of its files."""
     checksums = json.dumps(dataset.manifest.checksums, sort_keys=True)
     return hashlib.sha256(checksums.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that ends with its process, and says whose it is."""
+"""A folder lock that is released when its process ends and that records its holder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: folders are not locked there
+except ImportError:  # folders are not locked on non-POSIX systems
     fcntl = None
 
 LOCK_FILE = ".ctmrl-run.lock"
 
 
 class FolderLock:
-    """An exclusive lock on a folder, held until :meth:`release` or the end of the process, however it ends.
+    """An exclusive lock on a folder, held until :meth:`release` or until the process ends for any reason.
 
-    The system releases the lock of a process that was killed, so that there are no stale locks. Two locks of
-    one process exclude each other, too.
+    The system releases the lock of a killed process, so locks never become stale. Two locks in the same
+    process also exclude each other.
 
     Args:
         folder (Path): must exist.
@@ -51,10 +51,10 @@ class FolderLock:
         return self._descriptor is not None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; returns whether it is held now.
+        """Acquire the lock if it is free and return whether it is now held.
 
         Raises:
-            OSError: if the lock's file cannot be made, or is a link.
+            OSError: if the lock file cannot be created, or is a link.
         """
         while not self.held:
             descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
@@ -77,15 +77,15 @@ class FolderLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back, and delete its file."""
+        """Release the lock and delete its file."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                if _same_file(self._descriptor, self.file):  # not so when the folder was moved
+                if _same_file(self._descriptor, self.file):  # false if the folder was moved
                     self.file.unlink()
             self._forget()
 
     def holder(self) -> str:
-        """Who holds the lock, in words: process, machine, since when, its command."""
+        """Describe the holder of the lock: process, machine, start time and command."""
         try:
             said = json.loads(self.file.read_text(encoding="utf-8"))
             who = f"process {said['pid']} on {said['machine']} since {said['since']}"
@@ -94,7 +94,7 @@ class FolderLock:
             return "another process"
 
     def _stay_behind_at_forks(self) -> None:
-        """A forked worker shares the lock: one that outlives its parent must not keep it."""
+        """Close the lock in a forked worker, so that a worker that outlives its parent does not keep it."""
         itself = weakref.ref(self)
 
         def leave() -> None:
@@ -122,7 +122,7 @@ def _lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a network folder without locks: better unlocked than unusable
+    except OSError:  # a network file system without locks: run unlocked rather than not at all
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""How much memory a run needs at least, estimated from its configuration before anything is built."""
+"""Estimates the minimum memory of a run from its configuration, before anything is built."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
 _FLOAT = 4
 #: a parameter, its gradient and the two moments of Adam
 _COPIES = 4
-#: contexts up to this length may repeat the transitions of small data
+#: contexts up to this length may repeat the transitions of small datasets
 _ALWAYS_ALLOWED = 4096
-#: draws of a context; networks that a representation evaluates on each
+#: context samples per task, and networks that a representation evaluates on each
 _DRAWS, _PREDICTIONS = 2, 2
 #: evaluations of a policy loss: an actor, two critics of two actions, a value and its target
 _POLICY_NETWORKS = 7
-#: a layer wider than this is the cause of its own activations, not the number of rows
+#: for a layer wider than this, the error names the width rather than the number of rows
 _WIDE = 4096
-#: the system and the interpreter need the rest
+#: fraction available to the run; the system and the interpreter need the rest
 _SHARE = 0.9
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a run needs at least.
+    """The minimum number of bytes that a run needs.
 
     Args:
-        parameters: with gradients and the optimizer's state. batch: a meta-batch. activations: what the
-            backward pass needs of it. cause: the field that asks for most, with its value.
+        parameters: parameters with gradients and optimizer state. batch: a meta-batch. activations: activations
+            stored for the backward pass. cause: the field that contributes most, with its value.
     """
 
     parameters: int
@@ -47,7 +47,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.parameters + self.batch + self.activations
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
-    """The least that networks and a meta-batch take; what is not known counts as little.
+    """Estimate the minimum size of networks and a meta-batch. Unknown sizes count as small.
 
     Examples:
         >>> from ctmrl_torchrl.modules import EncoderConfig
@@ -72,7 +72,7 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
     size = getattr(config.encoder, "context_dim", 1)
     size = size if isinstance(size, int) else 1
     width_in = 2 * observation + action + 1
-    # A length that the kind of context does not use must be one that could be used.
+    # A length must be valid even if the selected kind of context does not use it.
     length = max(config.context.build().context_length(horizon), config.context.length)
     contexts = _DRAWS * config.batch.tasks * length
     rows = config.batch.tasks * config.batch.transitions
@@ -110,7 +110,7 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes that a process can have in all on a device; None where that is not known."""
+    """Total bytes available to a process on a device; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type != "cpu":
@@ -124,10 +124,10 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def check_memory(config: ExperimentConfig, device: torch.device) -> None:
-    """Refuse sizes that cannot fit.
+    """Reject sizes that cannot fit into memory.
 
     Raises:
-        ConfigError: with the estimate and the field that asks for most.
+        ConfigError: with the estimate and the field that contributes most.
     """
     available, estimate = available_memory(device), estimate_memory(config)
     _check_context(config, estimate)
@@ -139,7 +139,7 @@ def check_memory(config: ExperimentConfig, device: torch.device) -> None:
 
 
 def _check_context(config: ExperimentConfig, estimate: MemoryEstimate) -> None:
-    """A context longer than all data of a task would only repeat them."""
+    """Reject contexts that are longer than all data of a task and would only repeat them."""
     if config.env == DATA_ALONE or config.dataset.path is not None:
         return
     family = get_family(config.env)
@@ -150,13 +150,13 @@ def _check_context(config: ExperimentConfig, estimate: MemoryEstimate) -> None:
         config.context.length <= most,
         "context.length",
         config.context.length,
-        f"at most {most}: dataset.recipe={config.dataset.recipe} makes {held} transitions per task, a longer "
-        f"context would repeat them and take at least {estimate.total / 1e9:.3g} GB of memory ({estimate})",
+        f"at most {most}: dataset.recipe={config.dataset.recipe} collects {held} transitions per task; a longer "
+        f"context would repeat them and need at least {estimate.total / 1e9:.3g} GB of memory ({estimate})",
     )
 
 
 def _sizes(config: ExperimentConfig) -> tuple[int, int, int]:
-    """Features of observation and action, and the horizon; the least where only the data know them."""
+    """Observation size, action size and horizon; minimum values if only the dataset defines them."""
     if config.env == DATA_ALONE:
         return 1, 1, 1
     family = get_family(config.env)
@@ -164,7 +164,7 @@ def _sizes(config: ExperimentConfig) -> tuple[int, int, int]:
 
 
 def _layers(configuration: Any, path: str) -> Iterator[tuple[str, list[int]]]:
-    """All fields that are widths of layers, with their names."""
+    """All fields that set layer widths, with their names."""
     for each in fields(configuration):
         value = getattr(configuration, each.name)
         if rule_of(configuration, each.name) is WIDTHS:

@@ -1,4 +1,4 @@
-"""``metrics.csv``: every logged number as one row ``step,name,value``; and any registered logger beside it."""
+"""Logs every number as one ``step,name,value`` row of ``metrics.csv``, and to the registered logger."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class MetricsLog:
 
     Args:
         path (Path): the CSV file; its folder must exist.
-        logger (RunLogger, optional): gets every number too.
-        keep_until (int or None): on resuming, rows of later steps are dropped, since they will be logged
+        logger (RunLogger, optional): also receives every number.
+        keep_until (int or None): on resuming, rows of later steps are dropped, because they will be logged
             again.
-        keep_from (Path or None): the file whose rows are kept on resuming, where it is not ``path`` itself.
+        keep_from (Path or None): file whose rows are kept on resuming, if different from ``path``.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class MetricsLog:
         self.logger = logger
 
     def require_place(self) -> None:
-        """Make sure that the run folder is still there: nothing may be written to what has taken its place.
+        """Check that the log file still exists, so that nothing is written to a folder that replaced it.
 
         Raises:
-            StorageError: if the file has gone.
+            StorageError: if the file is gone.
         """
         if not self.path.exists():
             raise storage.StorageError(
-                f"{self.path} has gone: the run folder was moved or deleted, or its disk was lost. Nothing more "
-                "is written; the last checkpoint is where the folder is now."
+                f"{self.path} is gone: the run folder was moved or deleted, or its disk was lost. Nothing more "
+                "is written; the last checkpoint is in the moved folder."
             )
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class MetricsLog:
         """Write one row per value.
 
         Raises:
-            StorageError: if the disk is full, or the file has gone.
+            StorageError: if the disk is full, or the file is gone.
         """
         self.require_place()
         with storage.disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ class MetricsLog:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The whole rows of a log; what a kill or a damage has left of others is dropped."""
+    """The complete rows of a log. Rows truncated by a kill or damaged otherwise are dropped."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
@@ -93,5 +93,5 @@ def _is_whole(row: list[str]) -> bool:
         number = float(row[2])
     except ValueError:
         return False
-    # A number that was cut short reads as another one: what is whole was written by repr.
+    # A truncated number still parses. Only complete numbers equal their own repr.
     return row[0].isascii() and row[0].isdigit() and (repr(number) == row[2] or not math.isfinite(number))

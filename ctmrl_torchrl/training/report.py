@@ -24,7 +24,7 @@ from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.training.data_report import data_report, draw_data, picture_or_warning
 from ctmrl_torchrl.training.loggers import RunLogger
 
-#: tasks shown in the picture of trajectories
+#: number of tasks in the trajectory figure
 SHOWN_TASKS = 6
 
 
@@ -38,18 +38,18 @@ def draw_figures(
     milestones: Mapping[str, float],
     folder: Path,
 ) -> None:
-    """Write ``folder/*.png``: data, adaptation, learning curves, contexts, and what others draw.
+    """Write ``folder/*.png``: data, adaptation, learning curves, contexts, and figures of family and method.
 
-    The environment family draws pictures of its own (:attr:`EnvFamily.figures
-    <ctmrl_torchrl.envs.EnvFamily>`), and so does each part of the method (:meth:`Part.draw
-    <ctmrl_torchrl.methods.Part.draw>`). A picture that cannot be drawn is left out with a warning.
+    The environment family (:attr:`EnvFamily.figures <ctmrl_torchrl.envs.EnvFamily>`) and each part of the
+    method (:meth:`Part.draw <ctmrl_torchrl.methods.Part.draw>`) can add figures. A figure that cannot be drawn
+    is skipped with a warning.
 
     Args:
-        task_set: whose parameters color the map and place the goals. dataset: what was learned from.
+        task_set: its parameters color the map and place the goals. dataset: the training data.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
-        summary: the run's summary. parts: of the method. metrics: the run's ``metrics.csv``.
-        milestones: updates at which parts of the training begin or end. folder: where pictures go.
+        summary: the run's summary. parts: parts of the method. metrics: the run's ``metrics.csv``.
+        milestones: updates at which training phases begin or end. folder: output folder.
     """
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
     with picture_or_warning("data"):
@@ -57,7 +57,7 @@ def draw_figures(
     with picture_or_warning("learning"):
         _draw_learning(summary, parts, metrics, folder, milestones, subtitle)
     for part in parts.parts:
-        with picture_or_warning(f"those of {part.name}"):
+        with picture_or_warning(f"figures of {part.name}"):
             part.draw(Drawing(folder, runs, summary, subtitle))
     tested = runs["test"]
     if not tested:
@@ -161,12 +161,12 @@ def draw_trajectories(
     means: Mapping[str, float],
     subtitle: str,
 ) -> None:
-    """Paths in the plane before and after adaptation by ``protocol`` and, where another does better, by it.
+    """Draw paths before and after adaptation under ``protocol`` and under the best protocol if it differs.
 
     Args:
-        task_set: of a family with a ``plane`` and goals.
-        runs: ``{protocol: [tasks, repeats]}``. folder: where ``trajectories.png`` goes.
-        protocol: the one that is shown first. means: mean return by protocol. subtitle: second line.
+        task_set: tasks of a family with a ``plane`` and goals.
+        runs: ``{protocol: [tasks, repeats]}``. folder: output folder of ``trajectories.png``.
+        protocol: the protocol shown first. means: mean return by protocol. subtitle: second title line.
     """
     family, plane = task_set.family, list(task_set.family.plane)
     first = {name: run[:, 0].cpu() for name, run in runs.items()}

@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo robot before and after adaptation: frames, and the speed where that is the task."""
+"""Figures of a MuJoCo robot before and after adaptation: frames, and speeds if speed defines the task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed
 
 FRAMES = 7
-#: tasks whose speeds are shown
+#: number of tasks in the speed figure
 SPEED_TASKS = 5
 TITLES = ("Before: the first collected episode", "After adaptation")
 
@@ -31,13 +31,13 @@ def draw_robot(
     means: Mapping[str, float],
     subtitle: str,
 ) -> None:
-    """Write ``folder/film.png`` (where this machine can draw) and, if tasks are speeds, ``folder/speed.png``.
+    """Write ``folder/film.png`` (if this machine can render) and, for speed tasks, ``folder/speed.png``.
 
     Args:
-        task_set: of a MuJoCo family. runs: ``{protocol: [tasks, repeats]}``, see
+        task_set: tasks of a MuJoCo family. runs: ``{protocol: [tasks, repeats]}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
-        folder: where the pictures go. protocol: the one that is shown. means: mean return by protocol.
-        subtitle: their second line.
+        folder: output folder. protocol: the protocol to show. means: mean return by protocol.
+        subtitle: second title line.
     """
     run, subtitle = runs[protocol], f"{subtitle}, protocol {protocol}"
     if task_set.parameter_names == ("velocity",):
@@ -88,7 +88,7 @@ def _draw_film(task_set: TaskSet, episode: TensorDict, folder: Path, subtitle: s
 
 
 def _asked_for(task_set: TaskSet, task: int) -> str:
-    """The task's parameters in words, where there are few."""
+    """Format the task's parameters as text if there are only a few."""
     values = task_set.parameters[task].tolist()
     if len(values) > 2:
         return ""
@@ -98,6 +98,6 @@ def _asked_for(task_set: TaskSet, task: int) -> str:
 
 
 def _last_step(path: Tensor) -> int:
-    """Steps until the episode ended; behind an early end, the last observation is repeated."""
+    """Steps until the episode ended. After an early end, the last observation is repeated."""
     moved = (path[1:] != path[:-1]).any(-1).nonzero()
     return int(moved[-1]) + 1 if moved.numel() else 0

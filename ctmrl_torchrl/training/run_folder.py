@@ -1,8 +1,8 @@
-"""The folder of a run: of one process at a time, and nothing in it is lost that this run has not written.
+"""The folder of a run. One process holds it at a time, and files that no run wrote are never deleted.
 
-What a run writes is recorded (:mod:`~ctmrl_torchrl.training.run_record`). A run that replaces an earlier one
-first moves the earlier one's recorded files into a folder below, and deletes them when its own summary is
-there. Each step can be interrupted and is completed by the next attempt.
+Every file that a run writes is recorded (:mod:`~ctmrl_torchrl.training.run_record`). A run that replaces an
+earlier run first moves that run's recorded files into a subfolder and deletes them once its own summary is
+written. Each step can be interrupted; the next attempt completes it.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, RunRecord,
 
 _KEPT = "replaced-run"
 _FOLDERS = ("agent", "checkpoints", "figures")
-#: bytes of a folder's path that leave room for the names below it, of the 4096 that Linux takes
+#: maximum length of a folder's path in bytes; Linux allows 4096 including the file names inside it
 _LONGEST = 3800
 _RESULTS = ("summary.json", "checkpoints/last.pt")
 
 
 def check_place(name: str, path: str | Path) -> Path:
-    """The folder that is meant, if it can be made or written; nothing is left behind.
+    """Resolve a folder and check that it can be created and written. The check leaves no files.
 
     Args:
         name (str): the configuration's field. path: its value.
 
     Raises:
-        ConfigError: naming the field and what is wrong.
+        ConfigError: with the field and the problem.
     """
     try:
         given = storage.expanded(path).absolute()
         file = next((place for place in (given, *given.parents) if place.is_file()), None)
         if file is not None:
             raise ConfigError(
-                f"config field {name}: {path} cannot be written ({file}: Not a directory, but a file); name a "
-                "folder that can be made or written."
+                f"config field {name}: {path} cannot be written ({file} is a file, not a directory); choose a "
+                "folder that can be created or written."
             )
         folder = storage.resolved(path)
         if is_there(folder) and not folder.is_dir():
-            raise storage.StorageError(f"{path} is no folder; choose another path")
+            raise storage.StorageError(f"{path} is not a folder; choose another path")
         if len(os.fsencode(folder)) > _LONGEST:
             raise storage.StorageError(
-                f"{str(path)[:80]}... is too long for files below it; choose a shorter path"
+                f"{str(path)[:80]}... is too long for the files inside it; choose a shorter path"
             )
-    except OSError as error:  # StorageError is one; the system's own ones where a name is too long
+    except OSError as error:  # including StorageError; e.g. the name is too long
         raise ConfigError(f"config field {name}: {error}.") from error
     return folder
 
 
 def check_run_dir(config: ExperimentConfig) -> Path:
-    """Results are only replaced by a run that goes on from them, or on request; returns the folder.
+    """Check that no results would be replaced unless the run resumes or overwrites them; return the folder.
 
     Raises:
-        ConfigError: if the folder cannot be written, is in use, or holds another run or files of the same
-            names that no run has written.
+        ConfigError: if the folder cannot be written, is in use, or holds another run or files with the same
+            names that no run wrote.
     """
     run_dir = check_place("run_dir", config.run_dir)
     if not run_dir.is_dir():
@@ -76,24 +76,25 @@ def check_run_dir(config: ExperimentConfig) -> Path:
     record, goes_on = RunRecord.read(run_dir), _goes_on(config, run_dir)
     if record.moving and (not config.overwrite or goes_on):
         raise ConfigError(
-            f"config field run_dir: the run in {run_dir} was being replaced when that was interrupted; repeat "
-            f"it by overwrite=true (without resume). The earlier run is there and in {record.kept_in}/ below."
+            f"config field run_dir: replacing the run in {run_dir} was interrupted; repeat it with "
+            "overwrite=true (without resume). The earlier run is in that folder and in its subfolder "
+            f"{record.kept_in}/."
         )
     held = _held(run_dir, record)
     if held and not config.overwrite and not goes_on:
         raise ConfigError(
-            f"config field run_dir: {run_dir} holds a run already ({', '.join(held)}). Go on with it by "
-            f"resume={run_dir}, choose another run_dir=, or replace it by overwrite=true."
+            f"config field run_dir: {run_dir} already holds a run ({', '.join(held)}). Continue it with "
+            f"resume={run_dir}, choose another run_dir=, or replace it with overwrite=true."
         )
     _check_names(run_dir, record)
     return run_dir
 
 
 class RunFolder:
-    """A run folder in the hands of this process.
+    """A run folder that this process holds.
 
     Args:
-        path (Path): the folder; it is made where it is missing.
+        path (Path): the folder; it is created if missing.
 
     Raises:
         ConfigError: if another process holds it.
@@ -108,7 +109,7 @@ class RunFolder:
             _acquire(self._lock, path)
 
     def begin(self, config: ExperimentConfig) -> None:
-        """Check the folder once more, make room where that is asked for, and record what will be written.
+        """Check the folder again, make room if requested, and record the files that will be written.
 
         Raises:
             ConfigError: as :func:`check_run_dir`.
@@ -120,7 +121,7 @@ class RunFolder:
             set_aside(self.path)
         elif _held(self.path, record) and not goes_on:
             raise ConfigError(
-                f"config field run_dir: another process has left a run in {self.path} meanwhile; choose "
+                f"config field run_dir: another process has written a run to {self.path} meanwhile; choose "
                 "another run_dir=."
             )
         record = RunRecord.read(self.path)
@@ -129,7 +130,7 @@ class RunFolder:
             record.write(self.path)
 
     def log_folder(self, name: str) -> str:
-        """A name for a folder of logs that no other run has used; it is recorded."""
+        """Choose a log folder name that no other run has used, and record it."""
         record, free, number = RunRecord.read(self.path), name, 1
         while is_there(self.path / free):
             number += 1
@@ -140,7 +141,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def pictures(self) -> Iterator[Path]:
-        """A folder to draw into; at the end, what is in it is moved to ``figures/``."""
+        """A temporary folder for figures; on exit its contents are moved to ``figures/``."""
         with contextlib.ExitStack() as stack:
             target = self.path / "figures"
             place = storage.temporary_path(target)
@@ -160,8 +161,8 @@ class RunFolder:
         ]
         if foreign:
             torchrl_logger.warning(
-                f"{target}: {', '.join(foreign)} was not written by a run and is left as it is; the pictures "
-                "of these names are missing"
+                f"{target}: {', '.join(foreign)} was not written by a run and was not replaced; the figures "
+                "with these names are missing"
             )
         own = [file for file in files if file.name not in foreign]
         record.add(f"figures/{file.name}" for file in own)
@@ -170,12 +171,12 @@ class RunFolder:
             os.replace(file, target / file.name)
 
     def finish(self) -> None:
-        """Delete the run that this one, whose summary is there, replaces; hand the folder back."""
+        """Delete the run that this finished run replaces and release the folder."""
         drop_replaced(self.path)
         self.release()
 
     def release(self) -> None:
-        """Hand the folder back; one that this process has made and nothing was written to is deleted."""
+        """Release the folder. Delete it if this process created it and it is still empty."""
         self._lock.release()
         for place in self._made:
             with contextlib.suppress(OSError):
@@ -183,10 +184,10 @@ class RunFolder:
 
 
 def set_aside(run_dir: Path) -> None:
-    """Make room for a run that overwrites another; a finished one is kept until :func:`drop_replaced`.
+    """Make room for a run that overwrites another. A finished run is kept until :func:`drop_replaced`.
 
     Raises:
-        ConfigError: if there are files of a run's names that no run has written.
+        ConfigError: if files with a run's names exist that no run wrote.
     """
     run_dir = check_place("run_dir", run_dir)
     record = RunRecord.read(run_dir)
@@ -198,8 +199,8 @@ def set_aside(run_dir: Path) -> None:
                 return
             finished = is_there(run_dir / "summary.json")
             if finished:
-                _drop(run_dir, record)  # it has been replaced by the one that is there
-            if record.kept:  # an attempt to replace a run, which did not come to its end either
+                _drop(run_dir, record)  # the present run has already replaced it
+            if record.kept:  # an earlier attempt to replace a run that did not finish either
                 for name in present:
                     (run_dir / name).unlink()
                 record.files, record.logs = [], []
@@ -212,7 +213,7 @@ def set_aside(run_dir: Path) -> None:
 
 
 def drop_replaced(run_dir: Path) -> None:
-    """Delete the run that this finished one replaces, and nothing else."""
+    """Delete only the run that this finished run replaces."""
     run_dir = storage.resolved(run_dir)
     record = RunRecord.read(run_dir)
     if record.kept and not record.moving and is_there(run_dir / "summary.json"):
@@ -232,7 +233,7 @@ def _move(run_dir: Path, record: RunRecord) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            with storage.atomic_write(target, follow_link=False) as temporary:  # another disk, by a link
+            with storage.atomic_write(target, follow_link=False) as temporary:  # a link leads to another disk
                 shutil.copyfile(source, temporary)
             source.unlink()
     storage.sync(kept)
@@ -245,7 +246,7 @@ def _drop(run_dir: Path, record: RunRecord) -> None:
         (kept / name).unlink(missing_ok=True)
     folders = {kept / parent for name in record.kept for parent in Path(name).parents}
     for folder in sorted(folders, key=lambda each: -len(each.parts)):
-        with contextlib.suppress(OSError):  # a user's file is in it
+        with contextlib.suppress(OSError):  # it holds a user's file
             folder.rmdir()
     record.kept, record.kept_in = [], ""
     record.write(run_dir)
@@ -270,24 +271,24 @@ def _goes_on(config: ExperimentConfig, run_dir: Path) -> bool:
 
 
 def _check_names(run_dir: Path, record: RunRecord) -> None:
-    """What a run must be able to write is neither a user's file nor something else than it should be."""
+    """Check that the paths a run writes to are of the right type and are not a user's files."""
     for name in _FOLDERS:
         place = run_dir / name
         if is_there(place) and not place.is_dir():
-            kind = "a link that leads nowhere" if place.is_symlink() else "a file, not a folder"
+            kind = "a broken link" if place.is_symlink() else "a file, not a folder"
             raise ConfigError(
                 f"config field run_dir: {place} is {kind}; move it away or choose another run_dir=."
             )
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-            raise ConfigError(f"config field run_dir: nothing may be written into {place} (permissions).")
+            raise ConfigError(f"config field run_dir: no permission to write to {place}.")
     if record.moving:
         return
     for name in RUN_FILES:
         place = run_dir / name
         if is_there(place) and (name not in record.files or place.is_dir()):
             raise ConfigError(
-                f"config field run_dir: {place} was not written by a run (there is no record of it in "
-                f"{RECORD_FILE}), and is not replaced; move it away or choose another run_dir=."
+                f"config field run_dir: {place} was not written by a run (it is not recorded in "
+                f"{RECORD_FILE}) and is not replaced; move it away or choose another run_dir=."
             )
 
 
@@ -307,7 +308,7 @@ def _are_pictures(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _told(name: str, place: Path) -> Iterator[None]:
-    """System errors as errors of the configuration's field."""
+    """Convert system errors to errors of the configuration field."""
     try:
         yield
     except OSError as error:

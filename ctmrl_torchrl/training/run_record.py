@@ -1,4 +1,4 @@
-"""What a run has written into its folder, recorded there, so that nothing else is ever deleted or replaced."""
+"""Records the files that a run has written to its folder. Only recorded files are deleted or replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctmrl_torchrl.rules import ConfigError
 
 RECORD_FILE = ".ctmrl-run.json"
 FORMAT_VERSION = 1
-#: what every run writes, apart from pictures and logs
+#: files that every run writes, besides figures and logs
 RUN_FILES = (
     "config.yaml",
     "metrics.csv",
@@ -22,7 +22,7 @@ RUN_FILES = (
     f"agent/{CARD}",
     "summary.json",
 )
-#: names of what TensorBoard writes into a folder of logs
+#: name patterns of TensorBoard's files in a log folder
 _EVENTS = "events.out.tfevents.*"
 
 
@@ -31,10 +31,10 @@ class RunRecord:
     """The files of a run folder that runs have written.
 
     Args:
-        files: of the present run, relative to the folder. logs: its folders of logs.
-        kept: files of an earlier run that the present one replaces, once it has finished.
-        kept_in: the folder below the run folder where they are, or are being moved to.
-        moving: whether that is still under way.
+        files: files of the present run, relative to the folder. logs: its log folders.
+        kept: files of an earlier run, which are deleted when the present run finishes.
+        kept_in: subfolder of the run folder to which they are moved.
+        moving: whether the move is still in progress.
     """
 
     files: list[str] = field(default_factory=list)
@@ -44,13 +44,13 @@ class RunRecord:
     moving: bool = False
 
     def add(self, names: Iterable[str]) -> bool:
-        """Record files; returns whether one is new."""
+        """Record files and return whether any of them is new."""
         before = len(self.files)
         self.files = list(dict.fromkeys([*self.files, *names]))
         return len(self.files) > before
 
     def present(self, folder: Path) -> list[str]:
-        """What there is of the present run, logs included; ``summary.json`` comes last."""
+        """Existing files of the present run, including logs; ``summary.json`` comes last."""
         logs = [
             str(PurePosixPath(log, event.name))
             for log in self.logs
@@ -60,16 +60,16 @@ class RunRecord:
         return sorted(there, key="summary.json".__eq__)
 
     def write(self, folder: Path) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         content = {"format_version": FORMAT_VERSION, **vars(self)}
         storage.atomic_write_text(folder / RECORD_FILE, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
-        """The record of a folder; an empty one where there is none.
+        """Read the record of a folder; empty if there is none.
 
         Raises:
-            ConfigError: if it cannot be read, or names a file outside of the folder.
+            ConfigError: if it cannot be read, or names a file outside the folder.
         """
         file = folder / RECORD_FILE
         if not is_there(file):
@@ -82,7 +82,7 @@ class RunRecord:
             record._check()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(
-                f"config field run_dir: the record of what runs have written, {file}, cannot be read "
+                f"config field run_dir: the record of written files, {file}, cannot be read "
                 f"({error}); choose another run_dir, or move this folder away."
             ) from error
         return record
@@ -95,12 +95,12 @@ class RunRecord:
         names = [*self.files, *self.logs, *self.kept, *([self.kept_in] if self.kept_in else [])]
         for name in names:
             if not isinstance(name, str) or not name or "\0" in name:
-                raise ValueError(f"{name!r} is no name of a file")
+                raise ValueError(f"{name!r} is not a file name")
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.parts:
                 raise ValueError(f"{name!r} is not a file of this folder")
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something of this name, be it a link that leads nowhere."""
+    """Whether the path exists; a broken link counts as existing."""
     return path.is_symlink() or path.exists()

@@ -1,4 +1,4 @@
-"""Learning rates and phases as functions of the update's number alone."""
+"""Learning rates and phases as functions of the update number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
 
 
 def cosine_fall(progress: float, start: float, end: float, final: float) -> float:
-    """1 before ``start``, ``final`` after ``end``, half a cosine between."""
+    """Cosine decay from 1 at ``start`` to ``final`` at ``end``."""
     if progress <= start:
         return 1.0
     if progress >= end:
@@ -26,7 +26,7 @@ def cosine_fall(progress: float, start: float, end: float, final: float) -> floa
 
 
 def phase_milestones(schedule: ScheduleConfig) -> dict[str, float]:
-    """Updates at which the policy begins to learn and the encoder stops, by name."""
+    """Updates at which the policy starts learning and the encoder stops, by name."""
     return {
         "policy begins": schedule.policy_start * schedule.updates,
         "encoder is fixed": schedule.representation_updates,
@@ -34,13 +34,13 @@ def phase_milestones(schedule: ScheduleConfig) -> dict[str, float]:
 
 
 class PhaseSchedule:
-    """Learning rates of all parameter groups, and which of representation and policy learns at all.
+    """Sets the learning rates of all parameter groups and freezes the representation or the policy.
 
     Args:
         optimizer (torch.optim.Optimizer): one parameter group for each of ``groups``, with its name.
-        groups (sequence of ParameterGroup): which schedule each follows, and its factor.
-        loss (MetaLoss): whose ``representation_frozen`` and ``policy_frozen`` are set.
-        rates, schedule: the configuration's sections.
+        groups (sequence of ParameterGroup): the schedule and factor of each group.
+        loss (MetaLoss): its ``representation_frozen`` and ``policy_frozen`` are set.
+        rates, schedule: sections of the configuration.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PhaseSchedule:
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
-    """In place where the rate is a tensor: a captured update reads it from where it was."""
+    """Set a learning rate, in place if it is a tensor, because a captured update reads the same memory."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

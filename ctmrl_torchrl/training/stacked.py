@@ -1,4 +1,4 @@
-"""Several seeds in one process: one update for all of them, everything else as in their single runs."""
+"""Trains several seeds in one process with one stacked update; everything else matches single runs."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ctmrl_torchrl.training.trainer import MetaTrainer
 
 
 class StackedTrainer:
-    """Meta-train independent agents together, vectorised over their parameters.
+    """Meta-train independent agents together, vectorized over their parameters.
 
-    Each agent ends where its single run with the same seed ends, within floating-point tolerance: it draws
-    the same batches and random numbers. Its trainer keeps its schedule, log, meta-tests and checkpoints,
-    which are those of single runs and can be resumed as such.
+    Each agent uses the same batches and random numbers as a single run with the same seed, so both give the
+    same result within floating-point tolerance. Each trainer keeps its schedule, log, meta-tests and
+    checkpoints. A checkpoint can be resumed as a single run.
 
     Args:
-        trainers (sequence of MetaTrainer): ready to train, differing in their seeds alone.
-        seeds (sequence of int): of the trainers.
+        trainers (sequence of MetaTrainer): ready to train, differing only in their seeds.
+        seeds (sequence of int): seeds of the trainers.
 
     Raises:
         ConfigError: if a part of the method cannot be stacked.
-        ValueError: if a trainer has begun, they have different numbers of updates, or agents are not alike.
+        ValueError: if a trainer has already started, or the trainers' updates or architectures differ.
     """
 
     def __init__(self, trainers: Sequence[MetaTrainer], seeds: Sequence[int]) -> None:
         self.trainers = list(trainers)
         if {trainer.update_count for trainer in self.trainers} != {0}:
             raise ValueError(
-                "StackedTrainer: give it trainers that have not begun; one that has goes on by itself."
+                "StackedTrainer: all trainers must be new; continue a started trainer by itself."
             )
         if not all(trainer.parts.stackable for trainer in self.trainers):
             names = [part.name for part in self.trainers[0].parts.parts if not part.stackable]
@@ -46,7 +46,7 @@ class StackedTrainer:
                 "each seed by itself."
             )
         if len({trainer.updates for trainer in self.trainers}) != 1:
-            raise ValueError("StackedTrainer: give it trainers of equally many updates.")
+            raise ValueError("StackedTrainer: all trainers must have the same number of updates.")
         self.loss = StackedLoss([trainer.loss for trainer in self.trainers], seeds)
         first = self.trainers[0].optimizer
         groups = [
@@ -56,11 +56,11 @@ class StackedTrainer:
         self.optimizer = type(first)(groups)
         self._shared = 0
         self.seeds = list(seeds)
-        #: what has gone wrong, by the row of the agent
+        #: errors by row of the agent
         self.failures: dict[int, Exception] = {}
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """One gradient step of every agent on meta-batches ``[agents, T]``; returns ``[agents]`` losses."""
+        """Make one gradient step of every agent on meta-batches ``[agents, T]``; returns ``[agents]`` losses."""
         losses = self.loss(batch)
         total = total_loss(losses)
         total = total.sum() if isinstance(total, Tensor) else total
@@ -81,11 +81,11 @@ class StackedTrainer:
     def train(self) -> None:
         """Run the remaining updates of all agents.
 
-        An agent that breaks down is left behind in ``failures`` with the checkpoint it had; the others go on.
+        An agent that fails is recorded in ``failures`` and keeps its last checkpoint; the others continue.
 
         Raises:
-            NotFiniteError: if every agent has broken down.
-            Stopped: if a signal has asked for it, with a checkpoint of every agent.
+            NotFiniteError: if every agent has failed.
+            Stopped: after a signal, once every agent has written a checkpoint.
         """
         first = self.trainers[0]
         with deferred():
@@ -110,11 +110,11 @@ class StackedTrainer:
                         trainer.save()
 
     def _next_batches(self, update: int) -> TensorDictBase:
-        """One batch for every agent; an agent that has broken down sees another one's, to keep the shapes."""
+        """One batch per agent. A failed agent gets another agent's batch, so that shapes do not change."""
         batches: dict[int, TensorDictBase] = {}
         for row, trainer in enumerate(self.trainers):
             if row in self.failures:
-                trainer.move_on(update)  # the phase is common to all
+                trainer.move_on(update)  # all agents share the phase
             else:
                 with self._left_behind(row):
                     batches[row] = trainer.next_batch()
@@ -123,12 +123,12 @@ class StackedTrainer:
 
     @contextmanager
     def _left_behind(self, row: int) -> Iterator[None]:
-        """An agent that breaks down here is left behind, unless it is the last one."""
+        """Record the failure of an agent; re-raise it if no other agent is left."""
         try:
             yield
         except Exception as raised:
             error = self.failures[row] = self.trainers[row].explained(raised)
-            torchrl_logger.error(f"seed {self.seeds[row]} has broken down, the others go on: {error}")
+            torchrl_logger.error(f"seed {self.seeds[row]} failed, the others continue: {error}")
             if len(self.failures) == len(self.trainers):
                 if error is raised:
                     raise
@@ -148,11 +148,11 @@ class StackedTrainer:
         raise Stopped(
             number,
             f"stopped by {signal_name(number)} after update {update} of {self.trainers[0].updates}\n"
-            f"Go on with each seed by itself (seed=N instead of seeds=) and resume= {', '.join(folders)}",
+            f"Continue each seed by itself (seed=N instead of seeds=) with resume= {', '.join(folders)}",
         )
 
     def _share_optimizer_state(self) -> None:
-        """Let the agents' optimizers hold their rows of the common state, for their checkpoints."""
+        """Copy each agent's rows of the stacked optimizer state to its optimizer, for its checkpoint."""
         if len(self.optimizer.state) == self._shared:
             return
         for row, trainer in enumerate(self.trainers):
@@ -166,12 +166,12 @@ class StackedTrainer:
 
 
 def _row(value: Tensor, leaf: Tensor, row: int) -> Tensor:
-    """The agent's part of an optimizer's entry; step counts are common to all."""
+    """One agent's rows of an optimizer entry; all agents share step counts."""
     return value[row] if value.shape == leaf.shape else value
 
 
 def _lend_random_state(generator: torch.Generator) -> None:
-    """Make an agent's random state the global one, as its checkpoint should hold it."""
+    """Make an agent's random state the global one, so that its checkpoint stores it."""
     if generator.device.type == "cuda":
         torch.cuda.set_rng_state(generator.get_state(), generator.device)
     else:

@@ -1,4 +1,4 @@
-"""Checks of a sweep before its first job: every job needs a folder of its own."""
+"""Checks a sweep before its first job: every job needs a separate folder."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def swept_overrides(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def check_sweep(overrides: Sequence[str]) -> None:
-    """Refuse a sweep in which two jobs would write into the same run folder.
+    """Reject a sweep in which two jobs would write to the same run folder.
 
     Raises:
-        ConfigError: naming the swept fields that the folder's name does not tell apart.
+        ConfigError: with the swept fields that are missing from the folder's name.
     """
     jobs = swept_overrides(overrides)
     folders: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def check_sweep(overrides: Sequence[str]) -> None:
             )
             raise ConfigError(
                 f"run_dir: the jobs of this sweep that differ in {', '.join(dict.fromkeys(differing))} would "
-                f"share the folder {folder}. Name the swept fields in it: 'run_dir={_told_apart(folder, jobs)}'."
+                f"share the folder {folder}. Include the swept fields in its name: 'run_dir={_told_apart(folder, jobs)}'."
             )
         folders[folder] = job
 

@@ -1,4 +1,4 @@
-"""Meta-tests of an agent on the training and test tasks of its environment, under several protocols."""
+"""Meta-tests an agent on the training and test tasks of its environment under several protocols."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from ctmrl_torchrl.training.fragments import stored_fragments
 
 
 class Candidates:
-    """The contexts that protocols try: the method's own, or else those of the training tasks' data.
+    """The contexts that protocols try: those of the method, or otherwise those of the training data.
 
     Args:
-        parts (Parts): asked first.
+        parts (Parts): parts of the method, which may define candidates.
         loss (MetaLoss): encodes the training tasks' contexts.
-        draw_contexts (callable): a meta-batch with one context of every training task.
-        generator (torch.Generator): of ``draw_contexts``; seeded anew each time, so that a meta-test depends
-            on the agent alone.
+        draw_contexts (callable): returns a meta-batch with one context of every training task.
+        generator (torch.Generator): generator of ``draw_contexts``. It is reseeded for each meta-test, so that
+            the result depends only on the agent.
         config (EvaluationConfig): number of candidates and seed.
     """
 
@@ -58,7 +58,7 @@ class Candidates:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """The candidates ``[N, d]`` of the present agent."""
+        """The candidates ``[N, d]`` of the current agent."""
         own = self._parts.candidates()
         if own is not None:
             return own
@@ -68,12 +68,12 @@ class Candidates:
 
     @torch.no_grad()
     def of_training_tasks(self) -> Tensor:
-        """One context of every training task ``[tasks, d]``, as the present agent has it."""
+        """One context per training task ``[tasks, d]``, encoded by the current agent."""
         self._generator.manual_seed(self._config.seed)
         return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
 
     def options(self) -> dict[str, Any]:
-        """What protocols may ask of the agent besides, by name: its reward predictor, and what its parts give."""
+        """Other options for protocols by name: the reward predictor and options of the method's parts."""
         predictor = self._loss.representation.reward_predictor
         known = {} if predictor is None else {"reward_predictor": predictor}
         return known | self._parts.protocol_options()
@@ -87,9 +87,9 @@ def protocol_settings(
     training_contexts: Callable[[], Tensor] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
-    """What protocols are made from.
+    """Collects the inputs for building protocols.
 
-    ``num_candidates`` is the method's own number of candidates, ``options`` what its parts give protocols.
+    ``num_candidates`` is the method's number of candidates; ``options`` come from its parts.
     """
     return ProtocolSettings(
         episodes=config.episodes,
@@ -108,20 +108,20 @@ def protocol_settings(
 
 
 class MetaTester:
-    """Runs protocols on task splits and turns the outcome into plain numbers.
+    """Runs protocols on task splits and summarizes the results as plain numbers.
 
     Args:
         task_set (TaskSet): tasks and splits.
         dataset (TaskDataset): for the ``offline`` protocol.
-        actor, context_encoder (TensorDictModule): the agent.
+        actor, context_encoder (TensorDictModule): networks of the agent.
 
     Keyword Args:
         context_dim (int): latent size.
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
         training_contexts (callable, optional): ``() -> [tasks, d]``, contexts of the training tasks.
-        options (callable, optional): gives what the method's parts give protocols, by name.
+        options (callable, optional): returns protocol options from the method's parts, by name.
         config (EvaluationConfig): budgets and protocols.
-        device (torch.device): where environments run.
+        device (torch.device): device of the environments.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class MetaTester:
         self._collectors: dict[tuple[tuple[int, ...], int], MetaTestCollector] = {}
 
     def collector(self, task_ids: Sequence[int], repeats: int) -> MetaTestCollector:
-        """The collector of these tasks, each ``repeats`` times; made on first use."""
+        """The collector of these tasks, each ``repeats`` times; created on first use."""
         key = tuple(task_ids), repeats
         if key not in self._collectors:
             rows = torch.tensor(task_ids).repeat_interleave(repeats)
@@ -189,14 +189,14 @@ class MetaTester:
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:
-        """One whole trajectory per row, from any snapshot of the task's data."""
+        """One complete trajectory per row, from a random snapshot of the task's data."""
         one = ContextDraw(trajectories=(1, 1), behaviours=None, near_random_fraction=0.0)
         return draw_context(self.dataset, task_ids, one, generator).to(self.device)
 
     def run(
         self, task_ids: Sequence[int], repeats: int, seed: int, bar: tqdm | None = None
     ) -> dict[str, TensorDict]:
-        """Every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU.
+        """Run every protocol on the given tasks: ``{protocol: TensorDict [tasks, repeats]}``, on the CPU.
 
         ``bar`` is advanced by one after each protocol.
         """
@@ -211,7 +211,7 @@ class MetaTester:
         return runs
 
     def quick_numbers(self, seed: int) -> dict[str, float]:
-        """Flat numbers for the metrics log, per split and protocol: final returns, context noise."""
+        """Flat numbers for the metrics log by split and protocol: final returns and context noise."""
         groups = {"test": "context_noise", "train": "context_noise_train"}
         values = {}
         for split, task_ids in (("test", self.task_set.test_ids), ("train", self.task_set.train_ids)):
@@ -240,11 +240,11 @@ def _make_rows(name: str, task_set: TaskSet, device: torch.device, task_ids: Ten
 
 
 def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
-    """One protocol's entry of the summary from its run ``[tasks, repeats]``: plain numbers.
+    """Build one protocol's entry of the summary from its run ``[tasks, repeats]``.
 
     ``per_episode[k]`` is the mean return after k collected episodes, ``per_task`` the final return of each
     task (mean over repeats), ``after`` the return after 1, 3 and 5 collected episodes and after the random
-    ones, ``cost`` what the whole adaptation took per row: episodes, environment steps and oracle answers.
+    episodes, ``cost`` the adaptation cost per row: episodes, environment steps and oracle answers.
     """
     returns = run["returns"]
     final = returns[..., -1].mean(1)
@@ -264,6 +264,6 @@ def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
     }
     if returns.shape[1] > 1:
         noise = context_noise_ratio(run["task_context"][..., -1, :]).item()
-        # Without any variance between tasks (all act with one and the same context) there is no ratio.
+        # The ratio is undefined without variance between tasks (all rows use the same context).
         result["context_noise"] = noise if math.isfinite(noise) else None
     return result

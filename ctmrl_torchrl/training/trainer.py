@@ -1,4 +1,4 @@
-"""The training loop: sample, update, schedule, log, meta-test, checkpoint."""
+"""The training loop: sampling, updates, schedule, logging, meta-tests and checkpoints."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class MetaTrainer:
 
     Args:
         loss (MetaLoss): encoder, representation loss and policy loss.
-        buffer (MetaReplayBuffer): its ``sample()`` is a meta-batch.
-        optimizer (torch.optim.Optimizer): over the loss's parameters.
+        buffer (MetaReplayBuffer): replay buffer whose ``sample()`` returns a meta-batch.
+        optimizer (torch.optim.Optimizer): optimizer of the loss's parameters.
         target_update (TargetUpdate): e.g. ``SoftUpdate(loss.policy, tau=0.005)``.
 
     Keyword Args:
-        updates (int): in all.
-        schedule (PhaseSchedule, optional): sets rates and phase before every update.
-        parts (Parts): what the method does around an update; their states are in checkpoints.
+        updates (int): total number of updates.
+        schedule (PhaseSchedule, optional): sets learning rates and phase before every update.
+        parts (Parts): the method's steps around an update; checkpoints include their states.
         evaluate (callable, optional): ``update -> {name: number}``, logged every ``evaluate_every``
-            updates and after the last.
-        metrics (MetricsLog, optional): where numbers go. checkpoint_path (Path, optional): where state goes.
-        identity (dict): what a checkpoint must agree with to be resumed.
-        log_every, evaluate_every, checkpoint_every (int): in updates; 0 switches off.
-        device (torch.device): of the loss.
-        compile (bool): run the loss and its backward pass through ``torch.compile``, as one graph.
+            updates and after the last one.
+        metrics (MetricsLog, optional): log of scalars. checkpoint_path (Path, optional): checkpoint file.
+        identity (dict): values that a checkpoint must share to be resumed.
+        log_every, evaluate_every, checkpoint_every (int): intervals in updates; 0 disables.
+        device (torch.device): device of the loss.
+        compile (bool): compile the loss and its backward pass as one graph with ``torch.compile``.
         progress (bool): show a progress bar.
 
     Attributes:
-        update_count (int): updates made. earlier_seconds (float): wall time of the sessions before this one.
+        update_count (int): updates made. earlier_seconds (float): wall time of earlier sessions.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class MetaTrainer:
         self._start = time.perf_counter()
         self._recent: list[TensorDictBase] = []
         self._evaluation_is_due = False
-        #: false where others train in step with this one: a signal then waits for the end of the update
+        #: false if other trainers run in lockstep: a signal is then handled after the joint update
         self.stops_within_evaluation = True
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """One gradient step on a meta-batch; returns the detached losses and diagnostics."""
+        """Make one gradient step on a meta-batch and return the detached losses and diagnostics."""
         with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile else nullcontext():
             losses = self._differentiate(batch)
         self.optimizer.step()
@@ -117,10 +117,10 @@ class MetaTrainer:
         return losses
 
     def _gradients(self, batch: TensorDictBase) -> TensorDictBase:
-        """Losses of a batch, detached; their gradients are left in the parameters."""
+        """Compute the losses of a batch and their gradients; returns the detached losses."""
         losses = self.loss(batch)
         total = total_loss(losses)
-        if isinstance(total, Tensor) and total.requires_grad:  # not so when every weight of the phase is 0
+        if isinstance(total, Tensor) and total.requires_grad:  # false if every weight in this phase is 0
             total.backward()
         return losses.detach()
 
@@ -128,10 +128,10 @@ class MetaTrainer:
         """Run the remaining updates.
 
         Raises:
-            NotFiniteError: naming the losses, parameters or returns that are not finite; the last checkpoint
-                stays.
-            Stopped: if a signal has asked for it (see :func:`~ctmrl_torchrl.stopping.stop_signals`), after
-                the update and with a checkpoint.
+            NotFiniteError: with the losses, parameters or returns that are not finite. The last checkpoint is
+                kept.
+            Stopped: after a signal (see :func:`~ctmrl_torchrl.stopping.stop_signals`), once the current
+                update is complete and a checkpoint is written.
         """
         with deferred():
             self.begin()
@@ -150,15 +150,15 @@ class MetaTrainer:
             self.save()
 
     def catch_up(self, bar: tqdm) -> None:
-        """Do what an interrupted run had still to do after its last update."""
+        """Complete the steps that an interrupted run had left after its last update."""
         if self._evaluation_is_due:
             self._evaluate(bar)
 
     def stop_if_asked(self) -> None:
-        """Write a checkpoint and end, if a signal has asked for that.
+        """Write a checkpoint and stop if a signal was received.
 
         Raises:
-            Stopped: saying how to go on.
+            Stopped: with instructions for resuming.
         """
         number = stop_requested()
         if number is None:
@@ -166,27 +166,27 @@ class MetaTrainer:
         self.save()
         where = f"stopped by {signal_name(number)} after update {self.update_count} of {self.updates}"
         if self.checkpoint_path is None:
-            raise Stopped(number, f"{where}\nThere is no checkpoint, for no place for it was given.")
+            raise Stopped(number, f"{where}\nNo checkpoint was written because checkpoint_path is not set.")
         folder = self.checkpoint_path.parent.parent
-        raise Stopped(number, f"{where}\nGo on with the same command and resume={folder}")
+        raise Stopped(number, f"{where}\nContinue with the same command and resume={folder}")
 
     def begin(self) -> None:
-        """Start the clock, let the parts prepare, put the loss into training mode."""
+        """Start the clock, prepare the parts and set the loss to training mode."""
         self._start = time.perf_counter()
         self.parts.prepare(self._save_in_preparation)
         self.loss.train()
 
     def _save_in_preparation(self) -> None:
-        """The checkpoint that a part asks for; the moment to end, too, if a signal has asked for that."""
+        """Write a checkpoint for a part, and stop here if a signal was received."""
         self.stop_if_asked()
         self.save()
 
     def progress_bar(self) -> tqdm:
-        """A bar over the remaining updates, if one is wanted."""
+        """A bar over the remaining updates, if enabled."""
         return progress_bar(self.updates, "meta-train", initial=self.update_count, shown=self.progress)
 
     def next_batch(self) -> TensorDictBase:
-        """What the coming update learns from, once the schedule has been moved on to it."""
+        """Advance the schedule and sample the batch of the next update."""
         self.move_on(self.update_count)
         self.parts.before_update(self.update_count)
         self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
@@ -199,14 +199,14 @@ class MetaTrainer:
         return batch
 
     def move_on(self, update: int) -> None:
-        """Set rates, phase and rhythm of the losses for the coming update."""
+        """Set the learning rates, the phase and the policy loss's update interval for the next update."""
         if self.schedule is not None:
             self.schedule.before_update(update)
-        if hasattr(self.loss.policy, "before_update"):  # a policy loss with a rhythm of its own
+        if hasattr(self.loss.policy, "before_update"):  # a policy loss with delayed updates
             self.loss.policy.before_update(update)
 
     def explained(self, error: Exception) -> Exception:
-        """What has really gone wrong: numbers that are not finite, if there are any, else the error itself."""
+        """The root cause: a NotFiniteError if any number is not finite, otherwise the error itself."""
         if isinstance(error, NotFiniteError):
             return error
         try:
@@ -218,13 +218,13 @@ class MetaTrainer:
 
     @torch.no_grad()
     def _contexts(self, batch: TensorDictBase) -> TensorDictBase:
-        """Contexts of a meta-batch without gradient, for the parts' inner steps."""
+        """Encode the contexts of a meta-batch without gradients, for the parts' inner steps."""
         encoding = self.loss.encoding(batch)
         contexts = encoding(encoding.draw("context")).entries()
         return TensorDict(contexts, batch_size=batch.batch_size[:1])
 
     def record(self, losses: TensorDictBase, bar: tqdm) -> None:
-        """Count an update that has been made; log, meta-test and checkpoint where it is time."""
+        """Count a completed update; log, meta-test and checkpoint at their intervals."""
         self._recent.append(losses)
         self.parts.after_update(self.update_count)
         self.update_count += 1
@@ -241,7 +241,7 @@ class MetaTrainer:
         return interval > 0 and self.update_count % interval == 0
 
     def _recent_means(self) -> dict[str, float]:
-        """Means of the updates since the last log; an error if one is not finite."""
+        """Mean losses since the last log row; raises an error if one is not finite."""
         names = dict.fromkeys(name for losses in self._recent for name in losses.keys())  # noqa: SIM118
         values = {}
         for name in names:
@@ -262,7 +262,7 @@ class MetaTrainer:
             self.metrics.log(self.update_count, values)
 
     def _evaluate(self, bar: tqdm) -> None:
-        """A meta-test, which a signal ends at once: a run that goes on makes it again."""
+        """Run a meta-test. A signal aborts it immediately; a resumed run repeats it."""
         try:
             with at_once() if self.stops_within_evaluation else nullcontext():
                 values = self.evaluate(self.update_count)
@@ -279,7 +279,7 @@ class MetaTrainer:
         bar.set_postfix(shown, refresh=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on as if it had not stopped."""
+        """The complete state, so that a resumed run continues as if it had not stopped."""
         return {
             "update": self.update_count,
             "loss": self.loss.state_dict(),
@@ -288,17 +288,17 @@ class MetaTrainer:
             "sampling": self.buffer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            # Updates since the last row of the log: the next row averages over them too.
+            # Losses since the last log row; the next row averages over them too.
             "recent": [losses.to_dict() for losses in self._recent],
             "seconds": self.earlier_seconds + time.perf_counter() - self._start,
             "evaluation_is_due": self._evaluation_is_due,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`.
+        """Load the output of :meth:`state_dict`.
 
         Raises:
-            MisfitError: naming the first entry that is not as this trainer needs it; nothing is loaded then.
+            MisfitError: with the first entry that does not fit this trainer. Nothing is loaded in that case.
         """
         groups = [list(group["params"]) for group in self.optimizer.param_groups]
         require_fit(state, self.state_dict(), groups)
@@ -316,11 +316,10 @@ class MetaTrainer:
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 
     def save(self) -> None:
-        """Write the checkpoint, if there is a place for it.
+        """Write a checkpoint if ``checkpoint_path`` is set.
 
         Raises:
-            NotFiniteError: if a recent loss or a parameter is not finite: a good checkpoint is not
-                replaced.
+            NotFiniteError: if a recent loss or a parameter is not finite, so that a good checkpoint is kept.
         """
         if self.checkpoint_path is not None:
             self._recent_means()
@@ -330,10 +329,10 @@ class MetaTrainer:
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
 
     def resume(self, path: str | Path) -> Path:
-        """Go on from a checkpoint or a run folder; returns the checkpoint's file.
+        """Resume from a checkpoint or a run folder and return the checkpoint's file.
 
         Raises:
-            CheckpointError: if it cannot be read, or is not of this run.
+            CheckpointError: if it cannot be read, or belongs to another run.
         """
         file = find_checkpoint(path)
         state = load_checkpoint(file, self.identity)
@@ -342,7 +341,7 @@ class MetaTrainer:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{file} does not fit this run; resume with the configuration it was written with "
-                f"(config.yaml in its run folder). In detail: {error}"
+                f"(config.yaml in its run folder). Details: {error}"
             ) from error
         if self.update_count > self.updates:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Checks of a whole configuration, before anything is built or written: the fields' rules, and their company."""
+"""Checks a complete configuration before anything is built: rules of single fields and across fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ConfigError", "check_protocol_data", "check_training_tasks", "valida
 
 
 def validate_config(config: ExperimentConfig) -> None:
-    """Check every field by its rule, and those that must fit each other.
+    """Check every field against its rule, and fields that depend on each other.
 
     Raises:
         ConfigError: naming the field, what was given and what is allowed.
@@ -34,7 +34,7 @@ def validate_config(config: ExperimentConfig) -> None:
 
 
 def _check_choices(config: ExperimentConfig) -> None:
-    """The name of a choice must be that of the configuration that stands there."""
+    """Require that the name of a choice matches the class of its section."""
     for section, registry in CHOICES.items():
         chosen = getattr(config, section)
         known = ", ".join(sorted(registry))
@@ -59,13 +59,13 @@ def _check_environment(config: ExperimentConfig) -> None:
             config.dataset.path is not None,
             "dataset.path",
             None,
-            f"the folder of a dataset with env={DATA_ALONE}, which has no environment to make data in",
+            f"the folder of a dataset with env={DATA_ALONE}, which has no environment to collect data from",
         )
         require(
             not config.evaluation.protocols,
             "evaluation.protocols",
             config.evaluation.protocols,
-            f"[] with env={DATA_ALONE}: a meta-test plays in an environment",
+            f"[] with env={DATA_ALONE}: a meta-test needs an environment",
         )
         return
     presets = get_family(config.env).presets
@@ -78,7 +78,7 @@ def _check_environment(config: ExperimentConfig) -> None:
 
 
 def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
-    """Check what depends on the number of training tasks, which is only known from the data if there is no env.
+    """Check fields that depend on the number of training tasks, which may come from the data alone.
 
     Raises:
         ConfigError: naming the field, what was given and what is allowed.
@@ -106,8 +106,8 @@ def _check_schedule(config: ExperimentConfig) -> None:
         schedule.policy_start <= schedule.representation_end,
         "schedule.policy_start",
         schedule.policy_start,
-        f"at most schedule.representation_end={schedule.representation_end}, for nothing would learn between "
-        "the two",
+        f"at most schedule.representation_end={schedule.representation_end}, because nothing would learn "
+        "between the two",
     )
 
 
@@ -127,7 +127,7 @@ def _check_evaluation(config: ExperimentConfig) -> None:
             config.encoder.reads_task_alone or not protocol.needs_task_encoder,
             "evaluation.protocols",
             evaluation.protocols,
-            f"anything without {name!r}, which needs an encoder that is told the task (method=oracle)",
+            f"anything without {name!r}, which needs an encoder with access to the task (method=oracle)",
         )
         without = sorted(each for each, kind in PROTOCOLS.items() if not kind.encodes_unseen_tasks)
         require(
@@ -135,7 +135,7 @@ def _check_evaluation(config: ExperimentConfig) -> None:
             "evaluation.protocols",
             evaluation.protocols,
             f"anything without {name!r}, which encodes evidence of unseen tasks, while encoder.name="
-            f"{config.encoder.name!r} knows the training tasks alone; choose from {', '.join(without)}",
+            f"{config.encoder.name!r} knows only the training tasks; choose from {', '.join(without)}",
         )
 
 
@@ -173,7 +173,7 @@ def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
         len(set(folders)) == len(seeds),
         "run_dir",
         folders,
-        "a folder of its own for every seed, such as runs/mine-${seed}",
+        "a separate folder for every seed, such as runs/mine-${seed}",
     )
     for name in ("compile", "resume"):
         values = [getattr(config, name) for config in configs if getattr(config, name)]

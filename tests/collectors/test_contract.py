@@ -191,7 +191,7 @@ def test_told_acts_with_what_the_encoder_makes_of_the_task_id():
 
 
 def test_told_without_such_an_encoder_is_a_clear_error():
-    with pytest.raises(ValueError, match="GoalFinder reads .* cannot make a context of 'task_id' alone"):
+    with pytest.raises(ValueError, match="GoalFinder reads .* cannot compute a context from 'task_id' alone"):
         make_collector(GoalFinder(), Walker()).run(ToldProtocol())
 
 

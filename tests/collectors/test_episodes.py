@@ -154,7 +154,7 @@ def test_rows_are_split_evenly_and_none_is_lost():
         (CollectorConfig("singel"), ConfigError, "collector.kind: got 'singel'.* Did you mean 'single'"),
         (CollectorConfig("multi_sync", 0), ConfigError, "collector.workers: got 0"),
         (CollectorConfig("single", 2), ConfigError, "collector.workers: got 2, allowed is 1 for"),
-        (CollectorConfig("multi_sync", 2), ValueError, "pass env= a function of task ids"),
+        (CollectorConfig("multi_sync", 2), ValueError, "set env= to a function of task ids"),
     ],
 )
 def test_wrong_configurations_are_clear_errors(config, error, message):

@@ -200,5 +200,5 @@ def test_an_encoder_that_reads_elsewhere_is_refused(key):
     class Elsewhere(Counts):
         in_keys = [key]
 
-    with pytest.raises(ValueError, match="reads .* which is not below 'context'; pass evidence_key="):
+    with pytest.raises(ValueError, match="reads .* which is not below 'context'; set evidence_key="):
         make_collector(Elsewhere(), MarkedActor())

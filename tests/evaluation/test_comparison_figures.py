@@ -42,7 +42,7 @@ def test_nothing_to_draw(tmp_path):
     for plot in (plot_intervals, plot_adaptation_panels):
         with pytest.raises(ValueError, match="panels is empty"):
             plot({}, tmp_path / "x.png")
-    with pytest.raises(ValueError, match="holds no method"):
+    with pytest.raises(ValueError, match="contains no method"):
         plot_profiles([0.0], {}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="has 1 values, expected one for each of the 2"):
         plot_profiles([0.0, 1.0], {"a": (np.ones(1), None)}, tmp_path / "x.png")

@@ -332,7 +332,7 @@ def test_the_configuration_and_the_choices_can_be_shown(program, capsys):
             ["seeds=[0,0]"],
             "config field seeds: got [0, 0], allowed is a list of different seeds",
         ),
-        ("train_ctmrl", ["resume=nowhere"], "resume=nowhere names no checkpoint"),
+        ("train_ctmrl", ["resume=nowhere"], "resume=nowhere does not lead to a checkpoint"),
         ("train_oracle", ["env=point_robt"], "there is no such choice. Did you mean 'point_robot'?"),
         (
             "collect_dataset",

@@ -120,5 +120,5 @@ def test_slips_are_told_in_one_line_with_the_guest_among_the_choices(outside, ca
         assert status == 2 and hint in told
         assert "Traceback" not in told and len(told.strip().splitlines()) <= 2
     done = ctmrl("--plugin", "nowhere", "train")
-    assert done.returncode == 2 and "Python finds no such module" in done.stderr
+    assert done.returncode == 2 and "module not found" in done.stderr
     assert not (outside / "runs").exists() and not (outside / "datasets").exists()

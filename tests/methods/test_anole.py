@@ -312,7 +312,7 @@ def test_candidates_come_from_the_method_or_from_the_training_tasks():
     assert PreferenceSearchProtocol.from_settings(settings).candidates.shape == (18, 2) and wanted == [18]
     settings = ProtocolSettings(training_contexts=lambda: torch.zeros(5, 2))
     assert PreferenceSearchProtocol.from_settings(settings).candidates.shape == (5, 2)
-    with pytest.raises(ConfigError, match="evaluation.protocols.*searches among candidate contexts"):
+    with pytest.raises(ConfigError, match="evaluation.protocols.*needs candidate contexts"):
         PreferenceSearchProtocol.from_settings(ProtocolSettings())
 
 
@@ -364,7 +364,7 @@ def test_the_search_goes_with_any_method_where_rollouts_are_compared(data_root, 
         ),
         (
             ["method=anole", "evaluation.protocols=[offline]"],
-            "knows the training tasks alone; choose from anole",
+            "knows only the training tasks; choose from anole",
         ),
         (
             ["method=anole", "evaluation.protocols=[told]"],

@@ -118,7 +118,10 @@ def test_reference_contexts_are_different_ones():
     ("settings", "message"),
     [
         ({"reference_episodes": 4, "episodes": 4}, "evaluation.reference_episodes: got 4, allowed is from 1"),
-        ({"random_episodes": 9, "episodes": 4}, "evaluation.random_episodes: got 9.*reference_episodes says"),
+        (
+            {"random_episodes": 9, "episodes": 4},
+            "evaluation.random_episodes: got 9.*set evaluation.reference_episodes",
+        ),
         ({"judge": "error"}, "evaluation.judge: got 'error', allowed is one of return under"),
         ({}, "evaluation.protocols: got 'idaq', allowed is anything without 'idaq'"),
     ],

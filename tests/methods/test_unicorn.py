@@ -175,7 +175,7 @@ def test_the_supervised_term_reaches_encoder_and_classifier():
 
 def test_one_decoder_alone_is_refused():
     decoder = agent().representation.reward_decoder
-    with pytest.raises(ValueError, match="decoders of both outcomes, or of none"):
+    with pytest.raises(ValueError, match="give both decoders or neither"):
         UNICORNLoss(None, decoder)
 
 

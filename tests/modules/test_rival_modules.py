@@ -115,12 +115,12 @@ def test_candidates_cover_every_task_before_any_twice():
 
 @pytest.mark.parametrize("task_ids", [[1, 1], [0.5], []])
 def test_a_table_lists_every_task_once(task_ids):
-    with pytest.raises(ValueError, match="give the number of every training task once"):
+    with pytest.raises(ValueError, match="give the id of every training task once"):
         TaskTable(task_ids, 3)
 
 
 def test_a_table_reads_whole_numbers():
-    with pytest.raises(ValueError, match="'task_id' must hold task numbers"):
+    with pytest.raises(ValueError, match="'task_id' must hold integer task ids"):
         TaskTable([0], 3)(TensorDict({"task_id": torch.zeros(2)}, [2]))
 
 

@@ -348,7 +348,7 @@ def test_configurations():
     }  # fmt: skip
     with pytest.raises(ValueError, match="policy_loss.rewards='clipped'; choose one of raw"):
         IQLConfig(rewards="clipped").build(problem, 5)
-    with pytest.raises(ValueError, match="names no policy loss"):
+    with pytest.raises(ValueError, match="is not a registered policy loss"):
         PolicyLossConfig().build(problem, 5)
 
 

@@ -67,7 +67,7 @@ def test_a_loss_without_targets_says_so():
 def test_value_estimators(case):
     loss = case.build()
     if not case.estimates:
-        with pytest.raises(NotImplementedError, match="estimates no value"):
+        with pytest.raises(NotImplementedError, match="has no value estimator"):
             loss.make_value_estimator(ValueEstimators.TD0)
         return
     reference = run(case.build(), case.batch())["loss_qvalue"]

@@ -224,7 +224,7 @@ def test_wrong_choices_are_refused():
         out_keys = ["loss_actor"]
 
     with pytest.raises(
-        ValueError, match="needs a policy loss that puts out 'loss_qvalue'; NoCritic puts out"
+        ValueError, match="needs a policy loss with the output 'loss_qvalue'; NoCritic returns"
     ):
         MetaLoss(make_encoder(), NoRepresentationLoss(), NoCritic(1.0), critic_gradient="all")
     unreduced = policy_loss("brac_sac", reduction="none")

@@ -127,7 +127,7 @@ def test_rows_are_views_from_both_sides():
         codes[2].fill_(5.0)
     assert (agents[2].representation.codebook.codes == 5).all()
     assert len(list(stacked.parameters())) == sum(p.requires_grad for p in agents[0].parameters())
-    with pytest.raises(KeyError, match="no parameter of the first agent"):
+    with pytest.raises(KeyError, match="not a parameter of the first agent"):
         stacked.leaf_of(agents[1].representation.codebook.codes)
 
 
@@ -135,9 +135,9 @@ def test_what_cannot_be_stacked_is_refused():
     agents = [agent(seed) for seed in SEEDS]
     with pytest.raises(ValueError, match="got 3 agents and 2 seeds"):
         StackedLoss(agents, SEEDS[:2])
-    with pytest.raises(ValueError, match="build them alike"):
+    with pytest.raises(ValueError, match="build them identically"):
         stack_states([nn.Linear(2, 1), nn.Linear(3, 1)])
-    with pytest.raises(ValueError, match="build them alike"):
+    with pytest.raises(ValueError, match="build them identically"):
         stack_states([nn.Linear(2, 1), nn.Linear(2, 1, bias=False)])
     stacked = StackedLoss(agents, SEEDS)
     agents[1].policy_frozen = True
@@ -178,7 +178,7 @@ def test_every_agent_draws_what_it_would_draw_alone(function):
 
 
 def test_draws_that_would_be_shared_are_refused():
-    with pytest.raises(RuntimeError, match=r"torch\.randperm, whose draws would be shared"):
+    with pytest.raises(RuntimeError, match=r"torch\.randperm, whose random numbers all agents would share"):
         draws_of(lambda: torch.randperm(4))
 
 

@@ -59,7 +59,7 @@ def squeezed(td, key):
         ),
         (
             lambda td: td.set("task_id", torch.zeros(5, 1)),
-            ["'task_id' has shape [5, 1], expected [5]", "one number per task"],
+            ["'task_id' has shape [5, 1], expected [5]", "one id per task"],
         ),
         (
             lambda td: td.set(
@@ -93,7 +93,7 @@ def test_predictors_and_scales_that_do_not_fit():
     reward, following = predictors()
     with pytest.raises(ValueError) as error:
         run(CQVAELoss(Codebook(3, 4), following, reward), representation_batch())
-    says(error, "('next', 'reward') has shape [5, 7, 1], expected [5, 7, 2]", "as the prediction of it")
+    says(error, "('next', 'reward') has shape [5, 7, 1], expected [5, 7, 2]", "the shape of its prediction")
     stranger = TensorDictModule(Net(3, 1), ["position"], ["guess"])
     with pytest.raises(KeyError) as error:
         run(CQVAELoss(Codebook(3, 4), stranger, following), representation_batch())

@@ -115,7 +115,7 @@ def test_a_seed_that_breaks_down_does_not_take_the_others_along(dataset_root, tm
         record(self, losses, bar)
 
     monkeypatch.setattr(MetaTrainer, "record", breaking)
-    with pytest.raises(SeedsError, match="1 of 3 seeds have failed .seed 1: After 6 updates"):
+    with pytest.raises(SeedsError, match="1 of 3 seeds failed .seed 1: After 6 updates"):
         run_seeds(configs)
     summaries = [tmp_path / str(seed) / "summary.json" for seed in range(3)]
     assert [file.exists() for file in summaries] == [True, False, True]
@@ -289,7 +289,7 @@ def test_a_run_folder_that_is_lost_is_one_clear_error(dataset_root, tmp_path, mo
         return update(self, batch)
 
     monkeypatch.setattr(MetaTrainer, "update", losing)
-    with pytest.raises(StorageError, match=r"metrics.csv has gone: .*run"):
+    with pytest.raises(StorageError, match=r"metrics.csv is gone: .*run"):
         run_experiment(tiny_config(dataset_root, tmp_path / "run", {"output.checkpoint_every": 1}))
     assert [place.name for place in tmp_path.iterdir()] == ["lost"]
     assert load_checkpoint(tmp_path / "lost" / "checkpoints" / "last.pt", {})["update"] == 5

@@ -144,7 +144,7 @@ def test_overwriting_goes_on_over_a_second_kill(tmp_path):
 def test_a_users_file_of_a_runs_name_is_not_replaced(name, tmp_path):
     put(tmp_path, {name: "mine"})
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match=r"run_dir: .*(was not written by a run|holds a run already)"):
+        with pytest.raises(ConfigError, match=r"run_dir: .*(was not written by a run|already holds a run)"):
             carry_out(tmp_path, "new", overwrite=overwrite)
     with pytest.raises(ConfigError, match=name):
         set_aside(tmp_path)
@@ -189,7 +189,7 @@ def test_a_damaged_record_deletes_nothing(record, tmp_path):
     run = tmp_path / "run"
     put(tmp_path, {"thesis.txt": "years of work", "run/summary.json": "x", "run/.ctmrl-run.json": record})
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=r"run_dir: the record of what runs have written"):
+    with pytest.raises(ConfigError, match=r"run_dir: the record of written files"):
         carry_out(run, "new", overwrite=True)
     assert contents(tmp_path) == before
 
@@ -201,7 +201,7 @@ def test_files_in_the_place_of_folders_are_found_before_the_work(name, tmp_path)
         check_run_dir(config(tmp_path))
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=f"{name} is a link that leads nowhere"):
+    with pytest.raises(ConfigError, match=f"{name} is a broken link"):
         check_run_dir(config(tmp_path))
 
 

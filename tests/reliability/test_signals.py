@@ -71,7 +71,7 @@ def test_a_run_stops_and_goes_on(moment, number, uninterrupted, dataset_root, tm
             run_experiment(tiny_config(dataset_root, tmp_path))
     assert stopped.value.code == CODES[number]
     first, second = str(stopped.value).split("\n")
-    assert where in first and second == f"Go on with the same command and resume={tmp_path}"
+    assert where in first and second == f"Continue with the same command and resume={tmp_path}"
     assert signal.getsignal(number) is before
     assert not (tmp_path / "summary.json").exists()
     torch.manual_seed(99)

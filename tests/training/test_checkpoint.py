@@ -38,7 +38,7 @@ def test_round_trip(file):
 def test_found_by_file_folder_or_run(file):
     for path in (file, file.parent, file.parent.parent, str(file)):
         assert find_checkpoint(path) == file
-    with pytest.raises(CheckpointError, match="resume=.*nowhere names no checkpoint; looked for"):
+    with pytest.raises(CheckpointError, match="resume=.*nowhere does not lead to a checkpoint; looked for"):
         find_checkpoint(file.parent / "nowhere")
 
 
@@ -115,7 +115,7 @@ def test_no_flipped_bit_is_accepted(file):
 
 
 def test_every_part_of_the_identity_must_be_there(file):
-    with pytest.raises(CheckpointError, match="does not say with which tasks it was written"):
+    with pytest.raises(CheckpointError, match="does not record the tasks it was written with"):
         load_checkpoint(file, {**IDENTITY, "tasks": "repo"})
 
 

@@ -91,7 +91,7 @@ def test_nothing_can_be_played(tmp_path):
         run([*TINY, where[1]])
     assert not (tmp_path / "run").exists()
     dataset, task_set = obtain_data(compose_config([*TINY, *where]).dataset, "dataset", "repo")
-    with pytest.raises(ValueError, match="data and no environment.*register_family"):
+    with pytest.raises(ValueError, match="data but no environment.*register_family"):
         task_set.family.env_builder(task_set, [0], None)
 
 

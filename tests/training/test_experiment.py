@@ -275,7 +275,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run):
     config, _, run_dir = run
     before = {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()}
     with pytest.raises(
-        ConfigError, match=r"run_dir: .* holds a run already \(summary.json, .*overwrite=true"
+        ConfigError, match=r"run_dir: .* already holds a run \(summary.json, .*overwrite=true"
     ):
         run_experiment(config)
     assert {file: file.read_bytes() for file in run_dir.rglob("*") if file.is_file()} == before
@@ -319,7 +319,7 @@ def test_no_seed_is_begun_if_one_of_them_is_refused(run, dataset_root, tmp_path)
     configs = [
         tiny_config(dataset_root, place, seed=seed) for seed, place in enumerate((tmp_path / "0", run_dir))
     ]
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         run_seeds(configs)
     assert not list(tmp_path.iterdir())
 
@@ -329,7 +329,7 @@ def test_going_on_from_one_run_does_not_replace_another(run, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "summary.json").write_text("kept", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"run_dir: .*other holds a run already"):
+    with pytest.raises(ConfigError, match=r"run_dir: .*other already holds a run"):
         run_experiment(dataclasses.replace(config, run_dir=str(other), resume=str(run_dir)))
     assert (other / "summary.json").read_text(encoding="utf-8") == "kept"
 

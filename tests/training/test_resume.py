@@ -154,6 +154,6 @@ def test_refused_before_anything_is_written(uninterrupted, dataset_root, tmp_pat
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match="seed=0, but this run has seed=1"):
         run_experiment(tiny_config(dataset_root, run_dir, seed=1, resume=str(uninterrupted)))
-    with pytest.raises(CheckpointError, match="names no checkpoint; looked for"):
+    with pytest.raises(CheckpointError, match="does not lead to a checkpoint; looked for"):
         run_experiment(tiny_config(dataset_root, run_dir, resume=str(tmp_path / "nowhere")))
     assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}

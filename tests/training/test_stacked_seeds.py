@@ -119,7 +119,7 @@ def test_what_cannot_be_a_stack_is_refused_before_anything_is_written(tmp_path):
     for configs, message in (
         ([], r"seeds: got \[\], allowed is a list of different seeds"),
         (each((1, 1)), r"seeds: got \[1, 1\], allowed is a list of different seeds"),
-        (same_folder, "run_dir: got .* a folder of its own for every seed"),
+        (same_folder, "run_dir: got .* a separate folder for every seed"),
         (each(compile=True), "compile: got .* run each seed by itself"),
         (each(resume="runs/x"), "resume: got .* run each seed by itself"),
         (others, "runs that differ in nothing else"),
@@ -134,11 +134,11 @@ def test_what_cannot_be_a_stack_is_refused_before_anything_is_written(tmp_path):
 def test_trainers_must_be_in_step(folder):
     trainers = [prepare(config(folder, "step", seed)).trainer for seed in SEEDS]
     trainers[1].updates += 1
-    with pytest.raises(ValueError, match="equally many updates"):
+    with pytest.raises(ValueError, match="the same number of updates"):
         StackedTrainer(trainers, SEEDS)
     for trainer in trainers:
         trainer.update_count = 3
-    with pytest.raises(ValueError, match="have not begun"):
+    with pytest.raises(ValueError, match="must be new"):
         StackedTrainer(trainers, SEEDS)
 
 

@@ -333,7 +333,7 @@ def test_what_must_fit_together_says_so(tmp_path):
             {"evaluation.protocols": ["codes", "npp"]},
             "one of .*codes, .*np, .*np_refine, .*Did you mean 'np'",
         ),
-        ({"evaluation.protocols": ["told"]}, "anything without 'told', which needs an encoder that is told"),
+        ({"evaluation.protocols": ["told"]}, "anything without 'told', which needs an encoder with access"),
         ({"evaluation.collector.workers": 2}, "1 for evaluation.collector.kind='single'"),
         ({"env": "dataset"}, "dataset.path: got None, allowed is the folder of a dataset with env=dataset"),
         ({"env": "dataset", "dataset.path": "x"}, r"protocols: got .*allowed is \[\] with env=dataset"),
@@ -404,7 +404,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_kept(field, tmp_path):
     place = str(tmp_path / "file" / "below")
     config = tiny_config(tmp_path / "data", tmp_path / "run", {field: place})
     with pytest.raises(
-        ConfigError, match=rf"config field {field}: \S+below cannot be written \(\S+file: Not a"
+        ConfigError, match=rf"config field {field}: \S+below cannot be written \(\S+file is a file, not a dir"
     ):
         run_experiment(config)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Pictures of a run: plain arrays in, one PNG file out."""
+"""Figures of a run. Each function takes plain arrays and writes one PNG file."""
 
 from ctmrl_torchrl.evaluation.figures.adaptation import plot_adaptation
 from ctmrl_torchrl.evaluation.figures.codes_sweep import plot_codes_sweep

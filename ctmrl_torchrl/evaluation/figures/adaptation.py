@@ -1,4 +1,4 @@
-"""Return against the number of adaptation episodes."""
+"""Return versus the number of adaptation episodes."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def plot_adaptation(
     best_name: str = "optimum",
     random_episodes: int | None = None,
 ) -> Path:
-    """Adaptation curves of all protocols, between the random policy and the optimum.
+    """Plot adaptation curves of all protocols with the random policy and the optimum.
 
-    A protocol with one value only is drawn as a level line. The axis is not stretched
-    down to the random policy or to episodes of random exploration; a note says where they are.
+    A protocol with a single value is drawn as a horizontal line. The axis does not extend to the random policy
+    or to random exploration episodes; a note gives their values.
 
     Args:
         returns: ``{protocol: {"mean": [E], "low": [E], "high": [E]}}`` (``low``/``high`` may be missing);
             arrays, tensors or a nested TensorDict. Entry ``k`` was measured
             after ``k`` collected episodes.
-        random: return of the random policy, ``None`` where unknown.
+        random: return of the random policy, or ``None`` if unknown.
         optimum: best possible return, or ``None``.
         paper: the paper's final return, or ``None``.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line (environment, method, number of tasks).
-        interval: what the shaded bands are; empty where there are none.
-        best_name: what the best possible return is called, such as "oracle" where it was only measured.
-        random_episodes: how many episodes of ``np`` are of random actions; marked on the axis.
+        interval: meaning of the shaded bands; empty if there are none.
+        best_name: name of the best possible return, such as "oracle" if it was only measured.
+        random_episodes: number of random episodes of ``np``; marked on the axis.
 
     Raises:
         ValueError: if there is no protocol or its arrays differ in length.
     """
     curves = {name: _curve(name, entry) for name, entry in returns.items()}
     if not curves:
-        raise ValueError("returns holds no protocol; expected at least one, such as 'np'.")
+        raise ValueError("returns contains no protocol; expected at least one, such as 'np'.")
     figure = style.new_figure(9.2, 5.2)
     axes = figure.add_axes((0.1, 0.12, 0.63, 0.72))
     episodes = max(max(mean.size for mean, _, _ in curves.values()), 2)
@@ -102,7 +102,7 @@ def plot_adaptation(
 def _limits(
     axes: Axes, curves: Mapping[str, Curve], random: float | None, references: list[float]
 ) -> list[style.Label]:
-    """Set the limits; returns the labels of the random policy and of what lies below the axis."""
+    """Set the axis limits and return the labels of the random policy and of values below the axis."""
     means = np.concatenate([mean for mean, _, _ in curves.values()])
     finals = np.array([[mean[-1], low[-1]] for mean, low, _ in curves.values()]).reshape(-1)
     top = max([float(high.max()) for _, _, high in curves.values()] + references)

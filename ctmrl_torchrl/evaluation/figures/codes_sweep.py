@@ -1,4 +1,4 @@
-"""Final return against the size of the codebook."""
+"""Final return versus the size of the codebook."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def plot_codes_sweep(
     subtitle: str | None = None,
     interval: str = "95 % interval",
 ) -> Path:
-    """Final return of each protocol against the number of codes N, with intervals.
+    """Plot the final return of each protocol versus the number of codes N, with intervals.
 
     Args:
         results: ``{protocol: {"codes": [K], "mean": [K], "low": [K], "high": [K]}}`` (``low``/``high`` may be
             missing); arrays, tensors or a nested TensorDict. The name ``"paper"`` draws the paper's Table 3.
         optimum: best possible return, or ``None``.
         path: PNG file to write.
-        random: return of the random policy; noted where it lies below the axis.
-        title: says what is seen.
+        random: return of the random policy; noted if it lies below the axis.
+        title: title of the figure.
         subtitle: second, lighter line.
-        interval: what the bars are; empty where there are none.
+        interval: meaning of the bars; empty if there are none.
 
     Raises:
-        ValueError: if there is nothing to draw or the arrays of a protocol differ in length.
+        ValueError: if there is no protocol or the arrays of a protocol differ in length.
     """
     if not len(results.keys()):
-        raise ValueError("results holds no protocol; expected at least one, such as 'np'.")
+        raise ValueError("results contains no protocol; expected at least one, such as 'np'.")
     figure = style.new_figure(9.2, 5.0)
     axes = figure.add_axes((0.1, 0.125, 0.63, 0.705))
     labels, every_mean, every_high, every_code = [], [], [], []

@@ -1,4 +1,4 @@
-"""Methods side by side: intervals of their returns, performance profiles, adaptation curves."""
+"""Comparison of methods: intervals of returns, performance profiles and adaptation curves."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def plot_intervals(
     subtitle: str = "",
     references: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
-    """One panel per environment, one line per method: its seeds, their mean, and the interval.
+    """Plot one panel per environment and one row per method with its seeds, their mean and the interval.
 
     Args:
         panels: ``{panel: {method: {"mean": float, "low": float or None, "high": ..., "runs": [S]}}}``.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
         references: ``{panel: {name: return}}``, drawn as vertical lines.
 
@@ -96,20 +96,20 @@ def plot_profiles(
     title: str = "Share of runs that score above a threshold",
     subtitle: str = "",
 ) -> Path:
-    """Performance profiles: a curve that lies above another everywhere is better at every level of demand.
+    """Plot performance profiles. A curve that is above another everywhere is better at every threshold.
 
     Args:
         thresholds: normalised scores, ``[T]``.
-        profiles: ``{method: (shares [T], ends of the intervals [2, T] or None)}``.
+        profiles: ``{method: (fractions [T], ends of the intervals [2, T] or None)}``.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
 
     Raises:
         ValueError: if there is no method or a curve has another length.
     """
     if not profiles:
-        raise ValueError("profiles holds no method; expected at least one.")
+        raise ValueError("profiles contains no method; expected at least one.")
     figure = style.new_figure(8.6, 4.8)
     axes = figure.add_axes((0.09, 0.13, 0.68, 0.7))
     thresholds = style.to_array(thresholds, "thresholds", 1)
@@ -146,15 +146,15 @@ def plot_adaptation_panels(
     subtitle: str = "",
     references: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
-    """Adaptation curves of several methods, one panel per environment.
+    """Plot adaptation curves of several methods, with one panel per environment.
 
     Args:
         panels: ``{panel: {method: {"mean": [E], "low": [E] or None, "high": ...}}}``; entry ``k`` was
             measured after ``k`` collected episodes.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
-        references: ``{panel: {name: return}}``, drawn as level lines.
+        references: ``{panel: {name: return}}``, drawn as horizontal lines.
 
     Raises:
         ValueError: if there is no panel.
@@ -217,7 +217,7 @@ def _grid(
     right: float = 0.25,
     bottom: float = 0.55,
 ) -> list[tuple[float, float, float, float]]:
-    """Rectangles of the panels, row by row; all arguments in inches."""
+    """Panel rectangles, row by row; all arguments in inches."""
     width, height = figure.get_size_inches()
     between = 0.45
     panel_width = (width - left - right - between * (columns - 1)) / columns

@@ -1,4 +1,4 @@
-"""Context shift in one picture: the same protocols under different ways of training the encoder."""
+"""Context shift in one figure: the same protocols with differently trained encoders."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def plot_context_shift(
     title: str = "Context shift: good with offline contexts is not good in the task",
     subtitle: str | None = None,
 ) -> Path:
-    """One panel per setting, one curve per protocol: return against episodes collected in the new task.
+    """Plot one panel per setting and one curve per protocol: return versus collected episodes.
 
     Args:
-        settings: ``{what was done: {protocol: returns [E]}}``; entry ``k`` was measured after ``k`` episodes.
+        settings: ``{setting: {protocol: returns [E]}}``; entry ``k`` was measured after ``k`` episodes.
         optimum: best possible return, or ``None``.
         path: PNG file to write.
         floor: lower end of the return axis.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A map of the task contexts and the codes that stand for groups of them."""
+"""A map of task contexts and codes."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def plot_context_map(
     title: str | None = None,
     subtitle: str | None = None,
 ) -> Path:
-    """Contexts in the plane of their first two principal components.
+    """Plot contexts in the plane of their first two principal components.
 
-    Colored by the task parameter, so that one sees whether neighboring tasks have neighboring contexts. With
-    codes, a second panel on the left is colored by the closest code (cosine similarity), the codes as numbered
-    stars in the same projection.
+    Colors show the task parameter, so that one can see whether similar tasks have similar contexts. With codes,
+    a second panel on the left is colored by the closest code (cosine similarity) and shows the codes as
+    numbered stars in the same projection.
 
     Args:
         contexts: ``[n, d]`` task contexts, one or more per task.
         task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), of more
-            the one that the place on the map tells best (R² of a linear fit, written at the colour bar).
+            parameters, the one that the map position predicts best (R² of a linear fit, shown at the color bar).
         codes: ``[N, d]`` the codebook, or None for a method without one.
         path: PNG file to write.
         is_test: ``[n]`` bool, ``True`` for contexts of unseen test tasks (drawn as triangles).
-        parameter_names: names of the parameters, for the colour bar.
-        title: says what is seen; None chooses one.
+        parameter_names: names of the parameters, for the color bar.
+        title: title of the figure; None chooses one.
         subtitle: second, lighter line.
 
     Raises:
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not match.
     """
     contexts, parameters = (
         style.to_array(contexts, "contexts", 2),
@@ -108,7 +108,7 @@ def _closest(contexts: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _limits(points: np.ndarray, stars: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Room for the contexts and the used codes; codes without contexts may lie anywhere."""
+    """Axis limits for the contexts and the used codes; codes without contexts may lie outside."""
     shown = np.concatenate([points, stars[used]])
     low, high = shown.min(0), shown.max(0)
     margin = 0.10 * np.maximum(high - low, 1e-6)
@@ -136,7 +136,7 @@ def _scatter(axes: Axes, points: np.ndarray, test: np.ndarray, c: Any, **colour:
 
 
 def _stars(axes: Axes, stars: np.ndarray, colours: list[str], limits: np.ndarray) -> list[int]:
-    """Draw the codes; returns those outside of the limits."""
+    """Draw the codes and return those outside the limits."""
     hidden = []
     halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
     for code, (star, colour) in enumerate(zip(stars, colours, strict=True)):
@@ -168,7 +168,7 @@ def _stars(axes: Axes, stars: np.ndarray, colours: list[str], limits: np.ndarray
 def _parameter(
     parameters: np.ndarray, names: Sequence[str] | None, points: np.ndarray
 ) -> tuple[np.ndarray, str, str, tuple[float, float]]:
-    """Value of each row, its name, the colour scale and its ends."""
+    """Value of each row, its name, the color map and its limits."""
     if parameters.shape[1] != 2:
         explained = _explained(parameters, points)
         chosen = int(explained.argmax())
@@ -181,11 +181,11 @@ def _parameter(
     label = f"{family} direction (degrees)"
     if degrees.min() >= -1e-4:
         return degrees, label, "viridis", (degrees.min(), degrees.max())
-    return degrees, label, "twilight", (-180.0, 180.0)  # directions all around: a colour scale without ends
+    return degrees, label, "twilight", (-180.0, 180.0)  # a cyclic color map for directions
 
 
 def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """R² of each parameter as a linear function of the place on the map."""
+    """R² of each parameter as a linear function of the map position."""
     centred = parameters - parameters.mean(0)
     places = points - points.mean(0)
     residuals = centred - places @ np.linalg.lstsq(places, centred, rcond=None)[0]

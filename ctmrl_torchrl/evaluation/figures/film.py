@@ -1,4 +1,4 @@
-"""Pictures of a robot along an episode, side by side."""
+"""Frames of a robot along an episode, side by side."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def plot_film(
     title: str = "The robot before and after adaptation",
     subtitle: str | None = None,
 ) -> Path:
-    """One row of frames per episode, each frame with a caption below.
+    """Plot one row of frames per episode, each frame with a caption below.
 
     Args:
         rows: frames of each row, uint8 ``[frames, height, width, 3]``, all of one size.
         names: one per row.
         captions: one text per frame of each row.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
 
     Raises:
-        ValueError: if the numbers of rows, names and captions do not fit, or frames differ in size.
+        ValueError: if the numbers of rows, names and captions do not match, or frames differ in size.
     """
     shapes = {np.shape(frames) for frames in rows}
     if len(shapes) != 1 or len(names) != len(rows) or {len(texts) for texts in captions} != {len(rows[0])}:
         raise ValueError(
-            "plot_film needs rows of equally many and large frames, a name per row and a caption per frame; "
+            "plot_film needs rows with equal numbers and sizes of frames, row names, and a caption per frame; "
             f"got frames {sorted(shapes)}, {len(names)} names, captions {[len(texts) for texts in captions]}."
         )
     count, height, width, _ = next(iter(shapes))

@@ -1,4 +1,4 @@
-"""What happened during training, from ``metrics.csv``."""
+"""Training curves from ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_metrics(path: str | Path) -> Series:
         ``{name: (steps, values)}``, ordered by step.
 
     Raises:
-        ValueError: if a column is missing or a cell is not a number; the message names the line.
+        ValueError: if a column is missing or a cell is not a number; the message contains the line.
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:
@@ -60,21 +60,21 @@ def plot_learning(
     best_name: str = "optimum",
     milestones: Mapping[str, float] | None = None,
 ) -> Path:
-    """Returns by protocol, every loss, code usage and context noise against updates.
+    """Plot returns by protocol, every loss, code usage and context noise versus updates.
 
     Args:
         metrics: path of a ``metrics.csv``, ``{name: (steps, values)}`` or ``{name: [(step, value), ...]}``.
             Names: ``eval/{test,train}/PROTOCOL/return``, ``loss/...``, ``codebook/perplexity``,
-            ``codebook/dead_codes``, ``context_noise/PROTOCOL``. Groups that are missing are left out.
+            ``codebook/dead_codes``, ``context_noise/PROTOCOL``. Missing groups are omitted.
         path: PNG file to write.
-        random: return of the random policy; noted where it lies below the axis.
+        random: return of the random policy; noted if it lies below the axis.
         optimum: best possible return, a line in the returns panel.
         codes: size of the codebook, a line in the code panel.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
-        best_name: what the best possible return is called.
-        milestones: ``{"policy begins": update, ...}``, thin vertical lines; before ``"codes begin"`` the
-            use of the codebook is not drawn, for there is none.
+        best_name: name of the best possible return.
+        milestones: ``{"policy begins": update, ...}``, thin vertical lines. Codebook usage is only drawn
+            after ``"codes begin"``.
 
     Raises:
         ValueError: if none of the names is known.
@@ -90,7 +90,7 @@ def plot_learning(
     panels = _panels(series, random, (best_name, optimum), codes)
     if not panels:
         raise ValueError(
-            f"metrics holds no series that is drawn here (eval/.../return, loss/..., codebook/..., "
+            f"metrics contains no series that can be plotted (eval/.../return, loss/..., codebook/..., "
             f"context_noise/...); it has {sorted(series)[:20]}."
         )
     rows = -(-len(panels) // _COLUMNS)
@@ -176,7 +176,7 @@ def _noise(axes: Axes, noise: Series) -> list[style.Label]:
         positive = values > 0
         if positive.any():
             colour = style.protocol_colour(protocol, index)
-            # np1, np10, ... share a colour: the later ones are dashed and dotted.
+            # np1, np10, ... share a color; later ones are dashed and dotted.
             same = sum(
                 style.protocol_colour(other, place) == colour for place, other in enumerate(names[:index])
             )

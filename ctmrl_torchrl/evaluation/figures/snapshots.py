@@ -1,4 +1,4 @@
-"""Quality of the behaviour data: return of every snapshot."""
+"""Quality of the behavior data: return of every snapshot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plot_snapshot_returns(
     x_label: str = "training step at which the behaviour policy was saved",
     best_name: str = "optimum",
 ) -> Path:
-    """Mean return per behaviour snapshot with the spread over tasks.
+    """Plot the mean return per behavior snapshot with the spread over tasks.
 
     Args:
         steps: ``[S]`` training step (or number) of each snapshot.
@@ -33,13 +33,13 @@ def plot_snapshot_returns(
         random: return of the random policy, or ``None``.
         optimum: best possible return, or ``None``.
         path: PNG file to write.
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
-        x_label: what ``steps`` counts.
-        best_name: what the best possible return is called.
+        x_label: meaning of ``steps``.
+        best_name: name of the best possible return.
 
     Raises:
-        ValueError: if the shapes do not fit each other.
+        ValueError: if the shapes do not match.
     """
     steps, returns = style.to_array(steps, "steps", 1), style.to_array(returns, "returns", 2)
     if steps.size != returns.shape[0] or returns.size == 0:

@@ -1,4 +1,4 @@
-"""Speed over time against the speed that the task asks for."""
+"""Speed over time with the target speed of the task."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def plot_speed(
     title: str = "How fast the robot runs before and after adaptation",
     subtitle: str | None = None,
 ) -> Path:
-    """One line per task in two panels, each with a dashed line at the speed its task asks for.
+    """Plot one line per task in two panels, each with a dashed line at the target speed.
 
     Args:
-        before: ``[n, H + 1]`` places along the track in m before adaptation, at most eight tasks.
-        after: ``[n, H' + 1]`` places after adaptation, same tasks in the same order.
-        targets: ``[n]`` speed asked for in m/s.
-        step: seconds between two places.
+        before: ``[n, H + 1]`` positions along the track in m before adaptation, at most eight tasks.
+        after: ``[n, H' + 1]`` positions after adaptation, same tasks in the same order.
+        targets: ``[n]`` target speed in m/s.
+        step: seconds between two positions.
         path: PNG file to write.
-        titles: of the two panels.
-        title: says what is seen.
+        titles: titles of the two panels.
+        title: title of the figure.
         subtitle: second, lighter line.
 
     Raises:
-        ValueError: if shapes do not fit or there are more tasks than colours.
+        ValueError: if shapes do not match or there are more tasks than colors.
     """
     targets = style.to_array(targets, "targets", 1)
     count = targets.size
     if not 1 <= count <= MAX_TASKS:
-        raise ValueError(f"Show between 1 and {MAX_TASKS} tasks, got {count}: choose a handful of rows.")
+        raise ValueError(f"Show between 1 and {MAX_TASKS} tasks, got {count}; select fewer rows.")
     places = [style.to_array(before, "before", 2), style.to_array(after, "after", 2)]
     for name, array in zip(("before", "after"), places, strict=True):
         if array.shape[0] != count or array.shape[1] < 2:

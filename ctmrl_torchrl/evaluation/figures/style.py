@@ -1,6 +1,6 @@
-"""What all figures share: palette, text sizes, labels in the margin, saving.
+"""The shared style of all figures: palette, text sizes, margin labels and saving.
 
-Figures are built without pyplot, so no state is left behind and no display is needed.
+Figures are built without pyplot, so there is no global state and no display is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
     "to_array",
 ]
 
-# Okabe and Ito's palette, safe for the common kinds of colour blindness; its yellow is too pale for lines.
+# Okabe and Ito's colorblind-safe palette, without its yellow, which is too pale for lines.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4B94", "#8C6D31")
 INK = "#222222"
 MUTED = "#767676"
@@ -86,7 +86,7 @@ _STYLE = {
 
 
 class Label(NamedTuple):
-    """A text beside the axes at the height ``y`` (data coordinates) of what it names."""
+    """A label beside the axes at the height ``y`` (data coordinates) of its element."""
 
     y: float
     text: str
@@ -94,7 +94,7 @@ class Label(NamedTuple):
 
 
 def styled(plot: Callable[..., Path]) -> Callable[..., Path]:
-    """Run ``plot`` under the shared style alone and leave matplotlib's settings as they were."""
+    """Run ``plot`` with only the shared style and restore matplotlib's settings afterwards."""
 
     @functools.wraps(plot)
     def wrapper(*args: Any, **kwargs: Any) -> Path:
@@ -105,7 +105,7 @@ def styled(plot: Callable[..., Path]) -> Callable[..., Path]:
 
 
 def _defaults() -> dict[str, Any]:
-    """Matplotlib's own settings: a user's file of settings must not change a figure, nor break it."""
+    """Matplotlib's defaults, so that a user's matplotlibrc neither changes nor breaks a figure."""
     kept = ("backend", "backend_fallback", "datapath", "interactive", "toolbar", "timezone")
     return {
         name: value
@@ -122,7 +122,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as PNG below 300 kB; a reader never sees half a file."""
+    """Write the figure atomically as a PNG below 300 kB."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"Figures are written as PNG; expected a path that ends in .png, got {path}.")
@@ -131,7 +131,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     figure.savefig(buffer, format="png", metadata={"Software": None})
     if buffer.tell() > MAX_BYTES:
         image = Image.open(buffer).convert("RGB")
-        for colours in (256, 64, 16):  # fewer colours until the picture is small enough
+        for colours in (256, 64, 16):  # reduce colors until the file is small enough
             buffer = io.BytesIO()
             image.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
             if buffer.tell() <= MAX_BYTES:
@@ -151,7 +151,7 @@ def to_array(values: Any, name: str, ndim: int | None = None) -> np.ndarray:
 
 
 def protocol_colour(protocol: str, index: int = 0) -> str:
-    """The fixed colour of a protocol (``np10`` counts as ``np``); others by ``index``."""
+    """The fixed color of a protocol (``np10`` uses that of ``np``); others by ``index``."""
     family = protocol.rstrip("0123456789+")
     if family in _PROTOCOLS:
         return _PROTOCOLS[family][0]
@@ -159,12 +159,12 @@ def protocol_colour(protocol: str, index: int = 0) -> str:
 
 
 def protocol_text(protocol: str) -> str:
-    """A few words that say what a protocol does, for readers who have not read the paper."""
+    """A short description of a protocol for readers who do not know the paper."""
     return _PROTOCOLS[protocol][1] if protocol in _PROTOCOLS else protocol
 
 
 def code_colours(count: int) -> list[str]:
-    """One colour per code; beyond the palette, evenly spaced ones (the codes are numbered as well)."""
+    """One color per code; beyond the palette, evenly spaced colors (codes are also numbered)."""
     if count <= len(PALETTE):
         return list(PALETTE[:count])
     shades = matplotlib.colormaps["nipy_spectral"](np.linspace(0.08, 0.92, count))
@@ -172,9 +172,9 @@ def code_colours(count: int) -> list[str]:
 
 
 def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
-    """Write labels right of the axes, moved apart where they would overlap and joined to what they name.
+    """Write labels right of the axes, moved apart to avoid overlap and connected to their elements.
 
-    Call it last: the limits of the axes must be final, and the margin must be wide enough.
+    Call it last, because the axis limits must be final. The margin must be wide enough.
     """
     if not labels:
         return
@@ -211,10 +211,10 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
 
 
 def _spread(wanted: list[float], halves: list[float], gap: float) -> list[float]:
-    """Heights near the (sorted) wanted ones, apart by at least the sizes of the labels."""
+    """Heights close to the (sorted) requested ones, separated by at least the label sizes."""
     heights: list[float] = []
     groups: list[list[int]] = []
-    # Labels that collide form a group that is centred on the mean of what its members want.
+    # Labels that collide form a group centered on the mean of the requested heights.
     for index in range(len(wanted)):
         groups.append([index])
         while len(groups) > 1 and _start(groups[-1], wanted, halves, gap) < (
@@ -238,7 +238,7 @@ def _start(group: list[int], wanted: list[float], halves: list[float], gap: floa
     for index in group:
         starts.append(wanted[index] - halves[index] - offset)
         offset += 2 * halves[index] + gap
-    # Stay beside the axes: neither into the heading nor below the tick labels.
+    # Keep labels beside the axes, outside the heading and the tick labels.
     return float(np.clip(np.mean(starts), -0.06, max(1.03 - _extent(group, halves, gap), -0.06)))
 
 
@@ -248,35 +248,35 @@ def reference_line(axes: Axes, value: float, colour: str, linestyle: str) -> Non
 
 
 def below_axis(floor: float, text: str, colour: str = MUTED) -> Label:
-    """A label at the lower edge for what lies below the axis."""
+    """A label at the lower edge for values below the axis."""
     return Label(floor, f"\u2193 {text}", colour)
 
 
 def number(value: float, digits: int = 2) -> str:
-    """``value`` for a label: a true minus sign, and no more digits than large numbers deserve."""
+    """Format ``value`` for a label, with a real minus sign and fewer decimals for large numbers."""
     digits = digits if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def clipped_floor(values: np.ndarray, keep: np.ndarray, top: float, random: float | None) -> float:
-    """Lower limit of a return axis that is not squashed by what is near the random policy.
+    """Lower limit of a return axis that is not compressed by values near the random policy.
 
     Args:
-        values: all returns; those in the worse 40 % between ``random`` and ``top`` need not be in view.
-        keep: returns that must be in view (final results, published results).
+        values: all returns; those in the lowest 40 % between ``random`` and ``top`` may be cut off.
+        keep: returns that must be visible (final results, published results).
         top: upper end of the view.
-        random: return of the random policy; without it everything is kept.
+        random: return of the random policy; if None, everything is visible.
     """
     shown = values if random is None or random >= top else values[values > top - 0.6 * (top - random)]
     lowest = float(np.concatenate([shown, keep, [top]]).min())
     floor = lowest - 0.08 * max(top - lowest, 1e-3 * max(abs(top), 1.0))
     if random is not None and floor - 0.15 * (top - floor) <= random < top:
-        floor = min(floor, random - 0.05 * (top - random))  # nearly in view: then show it
+        floor = min(floor, random - 0.05 * (top - random))  # almost visible, so show it
     return floor
 
 
 def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
-    """Title and a lighter line under it, flush with the left edge of the axes."""
+    """Title and a lighter line below it, aligned with the left edge of the axes."""
     left, top = axes.get_position().x0, 1 - 0.16 / figure.get_figheight()
     figure.text(left, top, title, fontsize=13.5, fontweight="bold", va="top", ha="left")
     if subtitle:

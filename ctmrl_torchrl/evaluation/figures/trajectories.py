@@ -29,7 +29,7 @@ def plot_trajectories(
     title: str = "Where the robot goes before and after adaptation",
     subtitle: str | None = None,
 ) -> Path:
-    """One path per task in panels of equal scale, with start and goals.
+    """Plot one path per task in panels of equal scale, with start and goals.
 
     Args:
         panels: ``{title: [n, H + 1, 2]}`` positions, such as before and after adaptation, of the same
@@ -38,14 +38,14 @@ def plot_trajectories(
         path: PNG file to write.
         goal_radius: draws a circle of this radius around the goals (0.2 in the sparse family).
         labels: one name per task; defaults to "task 1", ...
-        title: says what is seen.
+        title: title of the figure.
         subtitle: second, lighter line.
 
     Raises:
-        ValueError: if shapes do not fit or there are more tasks than colours.
+        ValueError: if shapes do not match or there are more tasks than colors.
     """
     if not panels:
-        raise ValueError("panels holds no paths; expected at least one {title: paths}.")
+        raise ValueError("panels contains no paths; expected at least one {title: paths}.")
     paths = {name: style.to_array(values, f"panels[{name!r}]", 3) for name, values in panels.items()}
     goals = style.to_array(goals, "goals", 2)
     count = goals.shape[0]
@@ -55,7 +55,7 @@ def plot_trajectories(
                 f"{name} must have the shape [{count}, steps, 2] (one row per goal), got {list(array.shape)}."
             )
     if not 1 <= count <= MAX_TASKS:
-        raise ValueError(f"Show between 1 and {MAX_TASKS} tasks, got {count}: choose a handful of rows.")
+        raise ValueError(f"Show between 1 and {MAX_TASKS} tasks, got {count}; select fewer rows.")
     names = [f"task {index + 1}" for index in range(count)] if labels is None else list(labels)
     if len(names) != count:
         raise ValueError(f"labels has {len(names)} entries for {count} tasks.")
@@ -91,7 +91,7 @@ def _limits(paths: list[np.ndarray], goals: np.ndarray, radius: float) -> np.nda
     low, high = points.min(0), points.max(0)
     margin = 0.07 * (high - low).max()
     low, high = low - margin, high + margin
-    # Neither side shorter than 0.45 of the other, or the panels become slits.
+    # Limit the aspect ratio to 0.45, so that panels do not become too narrow.
     short = np.maximum(0.45 * (high - low).max() - (high - low), 0) / 2
     return np.stack([low - short, high + short], 1)
 

@@ -1,4 +1,4 @@
-"""Policy losses on (observation, detached task context): interchangeable."""
+"""Interchangeable policy losses on (observation, detached task context)."""
 
 from __future__ import annotations
 

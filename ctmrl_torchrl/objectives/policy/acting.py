@@ -1,4 +1,4 @@
-"""The policy inside a policy loss, ready to act."""
+"""Acting with the policy inside a policy loss."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torchrl.objectives import LossModule
 
 
 class ActingPolicy(TensorDictModuleBase):
-    """Acts with the live parameters of a loss's ``actor_network``; nothing is copied, so it never goes stale.
+    """Acts with the current parameters of a loss's ``actor_network``. It shares them, so it is always up to date.
 
     Args:
         policy_loss (LossModule): any loss with a functional ``actor_network`` (SAC, IQL, ...).
 
-    Keys: those of the actor.
+    Keys: the keys of the actor.
 
     Examples:
         >>> import torch
@@ -40,11 +40,11 @@ class ActingPolicy(TensorDictModuleBase):
 
     @contextmanager
     def bound(self) -> Iterator[TensorDictModuleBase]:
-        """The actor network with the loss's parameters in place, for many calls between two updates."""
+        """The actor network with the loss's parameters inserted, for many calls between two updates."""
         with self.policy_loss.actor_network_params.data.to_module(self.policy_loss.actor_network):
             yield self.policy_loss.actor_network
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the action; deterministic or random as the surrounding exploration type says."""
+        """Write the action. The current exploration type decides between deterministic and random actions."""
         with self.bound() as actor:
             return actor(tensordict)

@@ -1,4 +1,4 @@
-"""What BRAC-SAC asks of the distribution an actor gives."""
+"""Operations on the actor's action distribution for BRAC-SAC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctmrl_torchrl.objectives.checks import require_shape
 def require_action(
     action: Tensor, log_prob: Tensor, data_action: Tensor, *, key: NestedKey, reader: str
 ) -> None:
-    """Make sure that policy and data act in the same space, with one probability per action.
+    """Require that policy and data share an action space, with one probability per action.
 
     Raises:
         ValueError: if the shapes differ.
@@ -34,10 +34,11 @@ def require_action(
 
 
 def sample_and_score(distribution: Distribution) -> tuple[Tensor, Tensor]:
-    """An action ``[*, a]`` with gradient to the distribution, and its log-probability ``[*]``.
+    """A reparameterized action ``[*, a]`` and its log-probability ``[*]``.
 
-    Scoring a squashed action afterwards inverts a rounded tanh: past saturation the score is wrong by orders
-    of magnitude and its gradient rewards moving further out. TorchRL's ``TanhNormal`` scores what it drew.
+    Computing the log-probability of a squashed action afterwards inverts a rounded tanh. Near saturation the
+    result is wrong by orders of magnitude, and its gradient pushes actions further out. TorchRL's
+    ``TanhNormal`` computes the log-probability from its own sample instead.
     """
     if hasattr(distribution, "rsample_and_log_prob"):
         return distribution.rsample_and_log_prob()

@@ -1,4 +1,4 @@
-"""What every policy loss brings along: a configuration that knows how to build it and how it is trained."""
+"""The base configuration of policy losses, which defines how a loss is built and trained."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
 from ctmrl_torchrl.rules import POSITIVE, SHARE, WIDTHS, or_none, ruled
 
-#: configurations of policy losses by the name that ``policy_loss.name`` has
+#: configurations of policy losses by ``policy_loss.name``
 POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
 
 
 class TargetUpdate(Protocol):
-    """What moves target parameters after an update, as TorchRL's updaters do.
+    """Protocol of an object that updates target parameters, such as TorchRL's updaters.
 
     Examples:
         >>> class NoTargets:
@@ -28,20 +28,21 @@ class TargetUpdate(Protocol):
     """
 
     def step(self) -> None:
-        """Called after every update of the policy."""
+        """Update the targets. Called after every policy update."""
 
 
 @dataclass
 class PolicyLossConfig:
-    """Base of the policy-loss configurations; register a subclass with ``POLICY_LOSSES.register(name)``.
+    """Base class of policy-loss configurations. Register a subclass with ``POLICY_LOSSES.register(name)``.
 
     Args:
-        name (str): the loss's name, as chosen by ``policy_loss=NAME``.
-        hidden (list of int): widths of actor and critics.
-        target_rate (float): rate of the moving target parameters.
-        observation_gain (float or None): actor and critics see the observation standardized by the training
-            data and times this; None leaves it as it is. Networks learn coarse structure first, and the last
-            bit of return is decided by differences much finer than the spread of the data.
+        name (str): name of the loss, as in ``policy_loss=NAME``.
+        hidden (list of int): hidden layers of actor and critics.
+        target_rate (float): soft-update rate of the target networks.
+        observation_gain (float or None): actor and critics receive the observation standardized with the
+            training data and multiplied by this value; None disables this. Networks learn coarse structure
+            first, and the final improvement in return depends on differences much smaller than the spread of
+            the data.
 
     Examples:
         >>> import torch
@@ -60,11 +61,11 @@ class PolicyLossConfig:
 
     @property
     def label(self) -> str:
-        """The choice ``policy_loss=LABEL`` that this is, as summaries call it."""
+        """The corresponding choice ``policy_loss=LABEL``, as recorded in summaries."""
         return self.name
 
     def network_arguments(self, problem: Problem, context_dim: int) -> dict[str, Any]:
-        """What every network on (observation, task_context) is made with."""
+        """Arguments that all networks on (observation, task_context) share."""
         return {
             "observation_dim": problem.observation_dim,
             "context_dim": context_dim,
@@ -84,14 +85,14 @@ class PolicyLossConfig:
     def build(self, problem: Problem, context_dim: int) -> LossModule:
         """Build the loss with its networks."""
         raise ValueError(
-            f"policy_loss.name={self.name!r} names no policy loss; choose one of "
+            f"policy_loss.name={self.name!r} is not a registered policy loss; choose one of "
             f"{', '.join(sorted(POLICY_LOSSES))}."
         )
 
     def parameter_groups(self, loss: LossModule) -> list[ParameterGroup]:
-        """What is optimized, and at which rates: all of it at the policy's rate."""
+        """The parameter groups to optimize; by default all parameters at the policy's learning rate."""
         return [ParameterGroup.of("policy", [loss], schedule="policy")]
 
     def target_update(self, loss: LossModule) -> TargetUpdate:
-        """What moves the targets after every update of the policy."""
+        """The updater of the target networks."""
         return SoftUpdate(loss, tau=self.target_rate)

@@ -1,4 +1,4 @@
-"""A dual estimate of KL(policy || behaviour), the regulariser of BRAC."""
+"""A dual estimate of KL(policy || behavior), the regularizer of BRAC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EPSILON = 1e-8
 
 
 def dual_divergence(witness_policy: Tensor, witness_data: Tensor) -> Tensor:
-    """f-divergence lower bound of KL(pi || behaviour) with the witness written as ``1 + log softplus(C)``.
+    """f-divergence lower bound of KL(pi || behavior) with the witness ``1 + log softplus(C)``.
 
     ``D = 1 + log(softplus(C(s, a_pi)) + 1e-8) - softplus(C(s, a))``: -0.0597 where C is zero.
     """
@@ -18,5 +18,5 @@ def dual_divergence(witness_policy: Tensor, witness_data: Tensor) -> Tensor:
 
 
 def witness_penalty(witness_between: Tensor) -> Tensor:
-    """Softly confine |C| to 1 between policy and data actions: ``max(sqrt(1e-8 + C^2) - 1, 0)^2``."""
+    """Penalty for |C| above 1 between policy and data actions: ``max(sqrt(1e-8 + C^2) - 1, 0)^2``."""
     return (torch.sqrt(EPSILON + witness_between.square()) - 1.0).clamp_min(0.0).square()

@@ -1,4 +1,4 @@
-"""BRAC-SAC: soft actor-critic with a state-value network and a dual-KL behaviour penalty."""
+"""BRAC-SAC: soft actor-critic with a state-value network and a dual-KL behavior penalty."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, ruled
 
 
 class BRACSACLoss(TransitionLoss):
-    """The lineage's offline policy loss: SAC with V and target V, optionally kept near the behaviour policy.
+    """Offline policy loss of FOCAL and its successors: SAC with V and target V, and an optional behavior penalty.
 
     - ``loss_qvalue``: both Q networks regress ``reward_scale * r + gamma * (1 - terminated) * V_target(s')``
     - ``loss_value``: V regresses ``min Q(s, a_pi) - entropy_coefficient * log pi(a_pi)``
@@ -47,50 +47,51 @@ class BRACSACLoss(TransitionLoss):
     ``loss_behaviour_critic``  the behavior critic
     =========================  =========================
 
-    Where the context has a gradient, ``loss_qvalue`` and the others reach it too; see
-    :class:`~ctmrl_torchrl.objectives.MetaLoss`. Only the ratio of ``entropy_coefficient`` to ``reward_scale``
-    shapes the optimal policy: the lineage's reward scale of 100 with coefficient 1 equals scale 1 with 0.01.
+    If the context requires gradients, all terms reach it too; see
+    :class:`~ctmrl_torchrl.objectives.MetaLoss`. The optimal policy depends only on the ratio of
+    ``entropy_coefficient`` to ``reward_scale``: the published reward scale of 100 with coefficient 1 is
+    equivalent to scale 1 with 0.01.
 
     Args:
         actor_network (ProbabilisticActor): reads ``observation`` and ``task_context``.
-        qvalue_network (TensorDictModule): one critic; it is expanded to ``num_qvalue_nets`` independent ones
-            (a list of as many critics is taken as it is).
+        qvalue_network (TensorDictModule): one critic, which is expanded to ``num_qvalue_nets`` independent
+            critics; or a list of that many critics.
         value_network (TensorDictModule): V.
 
     Keyword Args:
         gamma (float): discount factor. Defaults to 0.99.
         behaviour_critic (TensorDictModule, optional): C(s, a, c) of the dual divergence, reading the Q
-            network's keys. ``None`` (default) means no behaviour penalty.
+            network's keys. ``None`` (default) disables the behavior penalty.
         num_qvalue_nets (int): Defaults to 2.
         reward_scale, entropy_coefficient (float): Default 1 and 0.01.
         regularisation (float): weight of the squared mean and log-scale of the action distribution. Defaults
-            to 1e-5: the lineage's 1e-3 divided by its reward scale of 100.
-        penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05; the penalty weighs
-            against Q, so these go with a reward scale as large as the lineage's (5).
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
-            the two diagnostics out.
-        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+            to 1e-5: the published 1e-3 divided by the published reward scale of 100.
+        penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05. The penalty is
+            weighed against Q, so these values require the published reward scale (5).
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; ``"none"`` keeps the batch shape and omits the
+            two diagnostics.
+        deactivate_vmap (bool): evaluate the critics sequentially, for networks that do not support vmap.
 
     Keys (see ``set_keys``); ``*`` is a batch of any shape:
         - ``action`` ``[*, actions]``
         - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
-        - ``state_value`` and ``state_action_value``, ``[*, 1]``: what the critics write; named after them
-        - all that the networks read, and below ``"next"`` what the value network reads
-        - ``("collector", "mask")`` (optional): padding to leave out, as in TorchRL's losses
+        - ``state_value`` and ``state_action_value``, ``[*, 1]``: the critics' outputs, under their out-keys
+        - all in-keys of the networks, and those of the value network under ``"next"``
+        - ``("collector", "mask")`` (optional): excludes padding, as in TorchRL's losses
 
     Out: the losses above, ``entropy`` (mean of ``-log pi``), and ``behaviour_divergence`` with a
-    behaviour critic. The input is left as it was.
+    behavior critic. The input is not modified.
 
     Targets: ``target_value_network_params``, for ``SoftUpdate(loss, tau=...)``.
 
-    ``torch.compile`` traces it without a break. With a behaviour critic, the compiled gradient of the actor
-    weighs the divergence by the penalty after its update instead of before (AOT autograd reads the buffer
-    in the backward pass); the losses themselves are the same.
+    ``torch.compile`` traces it without graph breaks. With a behavior critic, the compiled actor gradient
+    weights the divergence with the penalty after its update instead of before, because AOT autograd reads
+    the buffer in the backward pass. The loss values are the same.
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry, or what a network writes, has another shape than said here; if the critics do
-            not read the action; for an unknown ``reduction``.
+        ValueError: if an entry or a network's output has the wrong shape; if the critics do not read the
+            action; for an unknown ``reduction``.
 
     Examples:
         >>> import torch
@@ -164,7 +165,7 @@ class BRACSACLoss(TransitionLoss):
             self.behaviour_critic = None
         else:
             self.convert_to_functional(behaviour_critic, "behaviour_critic", create_target_params=False)
-        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        # Read by make_value_estimator, so that another estimator keeps the discount.
         self.gamma = gamma
         self.reward_scale = reward_scale
         self.entropy_coefficient = entropy_coefficient
@@ -174,7 +175,7 @@ class BRACSACLoss(TransitionLoss):
         self.deactivate_vmap = deactivate_vmap
         self.register_buffer("penalty", torch.tensor(float(penalty_init)))
         self._make_vmap()
-        # Before the value estimator, which insists on a value that the network writes.
+        # Set before the value estimator, which requires a value key that the network writes.
         self.set_keys(
             state_value=self.value_network.out_keys[-1], state_action_value=self.qvalue_network.out_keys[-1]
         )
@@ -187,7 +188,7 @@ class BRACSACLoss(TransitionLoss):
         )
 
     def critics(self) -> list[TensorDictModuleBase]:
-        """The Q network and, if there is one, the behaviour critic."""
+        """The Q network and, if present, the behavior critic."""
         return [self.qvalue_network] + ([] if self.behaviour_critic is None else [self.behaviour_critic])
 
     def _set_in_keys(self) -> None:
@@ -208,7 +209,7 @@ class BRACSACLoss(TransitionLoss):
         ).squeeze(-1)
 
     def _smallest_qvalue(self, tensordict: TensorDictBase, action: Tensor) -> Tensor:
-        """min over critics of Q(s, a_pi), with gradient to the action alone."""
+        """min over critics of Q(s, a_pi), with gradient only to the action."""
         batch = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         batch.set(self.tensor_keys.action, action)
         stacked = self._stacked_qvalue(batch, self.qvalue_network_params.detach())
@@ -223,7 +224,7 @@ class BRACSACLoss(TransitionLoss):
         return self._column(written, self.behaviour_critic.out_keys[-1], tuple(action.shape[:-1]))
 
     def _behaviour_terms(self, tensordict: TensorDictBase, action: Tensor) -> tuple[Tensor, Tensor]:
-        """The divergence seen by the actor, and the loss of the behaviour critic."""
+        """The divergence for the actor and the loss of the behavior critic."""
         data_action = tensordict.get(self.tensor_keys.action)
         fixed = action.detach()
         between = fixed + torch.rand_like(fixed[..., :1]) * (data_action - fixed)
@@ -239,7 +240,7 @@ class BRACSACLoss(TransitionLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses from one batch."""
+        """Compute all losses of one batch."""
         keys, lead = self.tensor_keys, self._require_transitions(tensordict)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             distribution = self.actor_network.get_dist(tensordict.select(*self.actor_network.in_keys))
@@ -287,7 +288,7 @@ class BRACSACConfig(PolicyLossConfig):
     """Configuration of :class:`BRACSACLoss`.
 
     Args:
-        behaviour_penalty (bool): whether the dual-KL penalty is used. The lineage leaves it off on the
+        behaviour_penalty (bool): whether to use the dual-KL penalty. The published code disables it on the
             point robots.
 
     Examples:

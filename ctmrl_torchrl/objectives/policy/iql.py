@@ -1,4 +1,4 @@
-"""Implicit Q-learning: TorchRL's own loss, with this library's defaults."""
+"""Implicit Q-learning: TorchRL's loss with this library's defaults."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import BETWEEN_ZERO_AND_ONE, POSITIVE, among, ruled
 
-#: what ``policy_loss.rewards`` chooses from
+#: choices of ``policy_loss.rewards``
 REWARDS = ("raw", "scaled", "standardised")
 
 
 class OfflineIQLLoss(TransitionLoss, IQLLoss):
-    """``torchrl.objectives.IQLLoss`` with the same values, held to the promises of this library's losses.
+    """``torchrl.objectives.IQLLoss`` with identical loss values and the guarantees of this library's losses.
 
-    What it adds: nothing but the priority is written into the input; critics may read what the actor does
-    not; padding is left out of ``loss_qvalue`` as it is out of the others; ``in_keys`` are complete, flat and
-    in a fixed order; another value estimator keeps the discount; what is missing or misshapen is named.
+    Additional guarantees: only the priority is written to the input; critics may read keys that the actor does
+    not read; ``loss_qvalue`` excludes padding like the other terms; ``in_keys`` are complete, flat and in a fixed
+    order; another value estimator keeps the discount; errors name missing or misshapen entries.
 
     Args:
-        networks: actor, critic (or list of critics) and value network.
+        networks: actor, critic (or list of critics), and value network.
 
     Keyword Args:
         gamma (float): discount factor.
         reward_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each; the
-            critics learn from the standardised reward.
-        options: everything ``IQLLoss`` takes by keyword.
+            critics learn from the standardized reward.
+        options: keyword arguments of ``IQLLoss``.
 
     Keys, outputs, targets and errors: see :func:`make_iql_loss`.
 
@@ -66,7 +66,7 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
         self.standardise_reward = (
             nn.Identity() if reward_statistics is None else Standardise(*reward_statistics)
         )
-        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        # Read by make_value_estimator, so that another estimator keeps the discount.
         self.gamma = gamma
         if self.reduction == "none" and self.scalar_output_mode == "exclude":
             self.out_keys = self.out_keys[:3]
@@ -89,10 +89,10 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses from one batch."""
+        """Compute all losses of one batch."""
         self._require_transitions(tensordict)
         work = tensordict.copy()
-        out = IQLLoss.forward(self, work)  # by name: LossModule gives every class between a forward
+        out = IQLLoss.forward(self, work)  # super() would run LossModule's wrapper
         tensordict.set(self.tensor_keys.priority, work.get(self.tensor_keys.priority))
         return out
 
@@ -110,38 +110,38 @@ def make_iql_loss(
     reduction: str = "mean",
     deactivate_vmap: bool = False,
 ) -> OfflineIQLLoss:
-    """Build ``torchrl.objectives.IQLLoss`` with squared errors and its value estimator already made.
+    """Build ``torchrl.objectives.IQLLoss`` with squared errors and an initialized value estimator.
 
     - ``loss_qvalue``: every critic regresses ``r + gamma * (1 - terminated) * V(s')``
-    - ``loss_value``: V follows the upper ``expectile`` of ``min Q_target(s, a)``
+    - ``loss_value``: V regresses the upper ``expectile`` of ``min Q_target(s, a)``
     - ``loss_actor``: ``-min(exp(temperature * (min Q_target - V)), 100) * log pi(a)``
 
-    Each loss reaches its own network only.
+    Each loss reaches only its own network.
 
     Args:
         actor_network, qvalue_network, value_network: context-conditioned networks, as made by
-            :func:`~ctmrl_torchrl.modules.make_actor` and friends.
+            :func:`~ctmrl_torchrl.modules.make_actor` and related functions.
         gamma (float): discount factor.
         expectile (float): the expectile of the value regression, in (0.5, 1).
         temperature (float): inverse temperature of the advantage weights.
         num_qvalue_nets (int): size of the critic ensemble.
         reward_statistics (Statistics, optional): mean and standard deviation of the reward, ``[1]`` each, by
-            which it is standardised for the critics. Values then stay near zero instead of growing to the
-            size of a return, and advantages are not lost in their error. A mean other than 0 changes what is
-            optimal where episodes can end early.
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
-            ``entropy`` out.
-        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+            which it is standardized for the critics. Values then stay near zero instead of growing to the
+            size of a return, so their error does not hide the advantages. A nonzero mean changes the optimal
+            policy if episodes can end early.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; ``"none"`` keeps the batch shape and omits
+            ``entropy``.
+        deactivate_vmap (bool): evaluate the critics sequentially, for networks that do not support vmap.
 
     Keys (see ``set_keys``); ``*`` is a batch of any shape:
         - ``action`` ``[*, actions]``
         - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
-        - ``value`` and ``state_action_value``, ``[*, 1]``: what the critics write; named after them
-        - all that the networks read, and below ``"next"`` what the value network reads
-        - ``("collector", "mask")`` (optional): padding to leave out
-        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritised replay
+        - ``value`` and ``state_action_value``, ``[*, 1]``: the critics' outputs, under their out-keys
+        - all in-keys of the networks, and those of the value network under ``"next"``
+        - ``("collector", "mask")`` (optional): excludes padding
+        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritized replay
 
-    Out: the losses above and ``entropy`` (mean of ``-log pi(a)`` of the data's actions).
+    Out: the losses above and ``entropy`` (mean of ``-log pi(a)`` over the data's actions).
 
     Targets: ``target_qvalue_network_params``, for ``SoftUpdate(loss, tau=...)``.
 
@@ -182,7 +182,7 @@ def make_iql_loss(
         deactivate_vmap=deactivate_vmap,
     )
     loss.set_keys(value=loss.value_network.out_keys[-1], state_action_value=loss.qvalue_network.out_keys[-1])
-    # Made now rather than lazily, so that a fresh loss can load the state of a used one.
+    # Created now rather than lazily, so that a new loss can load the state of a used one.
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
@@ -192,9 +192,9 @@ class IQLConfig(PolicyLossConfig):
     """Configuration of implicit Q-learning; see :func:`make_iql_loss`.
 
     Args:
-        expectile, temperature (float): as there.
-        rewards (str): what the critics learn from: ``raw`` rewards, ``scaled`` to unit deviation over the
-            training tasks, or ``standardised`` (their mean subtracted too: only where no episode ends early).
+        expectile, temperature (float): see :func:`make_iql_loss`.
+        rewards (str): rewards for the critics: ``raw``, ``scaled`` to unit standard deviation over the
+            training tasks, or ``standardised`` (with the mean subtracted; only if no episode ends early).
 
     Examples:
         >>> import torch
@@ -213,14 +213,14 @@ class IQLConfig(PolicyLossConfig):
 
     @property
     def label(self) -> str:
-        """``iql``, or ``iql_standardised`` and the like where rewards are treated first."""
+        """``iql``, or e.g. ``iql_standardised`` if rewards are transformed."""
         return self.name if self.rewards == "raw" else f"{self.name}_{self.rewards}"
 
     def build(self, problem: Problem, context_dim: int) -> IQLLoss:
         """Build the loss with its networks.
 
         Raises:
-            ValueError: for an unknown treatment of the rewards.
+            ValueError: for an unknown reward transformation.
         """
         if self.rewards not in REWARDS:
             raise ValueError(f"policy_loss.rewards={self.rewards!r}; choose one of {', '.join(REWARDS)}.")

@@ -1,4 +1,4 @@
-"""Soft actor-critic: TorchRL's loss on (observation, task context), with no offline regularisation."""
+"""Soft actor-critic: TorchRL's loss on (observation, task context), without offline regularization."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, or_none,
 
 
 class OfflineSACLoss(TargetCriticLoss, SACLoss):
-    """``torchrl.objectives.SACLoss`` with the same values, held to the promises of this library's losses.
+    """``torchrl.objectives.SACLoss`` with identical loss values and the guarantees of this library's losses.
 
-    What it adds: nothing but the priority is written into the input; a fixed temperature has no loss and may
-    be 0; rewards may be scaled; only the critics send a gradient into the batch; ``in_keys`` are complete and
-    ordered; errors name what is wrong.
+    Additional guarantees: only the priority is written to the input; a fixed temperature has no loss and may
+    be 0; rewards may be scaled; only ``loss_qvalue`` has a gradient to the batch; ``in_keys`` are complete and
+    ordered; errors name the wrong entry.
 
     Args:
         networks: actor and critic (or list of critics).
 
     Keyword Args:
         gamma (float): discount factor.
-        reward_scale (float): what rewards are multiplied by.
-        temperature (float): weight of the entropy, or where it starts if it is learned.
-        options: everything else ``SACLoss`` takes by keyword.
+        reward_scale (float): factor on rewards.
+        temperature (float): weight of the entropy; the initial value if it is learned.
+        options: other keyword arguments of ``SACLoss``.
 
     Keys, outputs, targets and errors: see :func:`make_sac_loss`.
 
@@ -60,13 +60,13 @@ class OfflineSACLoss(TargetCriticLoss, SACLoss):
         if temperature < 0 or (learned and temperature == 0):
             raise ValueError(
                 f"{type(self).__name__}: temperature={temperature!r}; allowed is a number above 0, or 0 "
-                "where it stays fixed."
+                "if it is not learned."
             )
         super().__init__(*networks, alpha_init=temperature or 1.0, **options)
         if temperature == 0:
             self.alpha_init.zero_()
             self.log_alpha.fill_(-math.inf)
-        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        # Read by make_value_estimator, so that another estimator keeps the discount.
         self.gamma = gamma
         self.reward_scale = reward_scale
         kept = [] if self.reduction == "none" else ["alpha", "entropy"]
@@ -74,7 +74,7 @@ class OfflineSACLoss(TargetCriticLoss, SACLoss):
         self._set_in_keys()
 
     def reset_parameters_recursive(self) -> None:
-        """Draw all parameters anew, and let a learned temperature start again."""
+        """Reinitialize all parameters and reset a learned temperature."""
         super().reset_parameters_recursive()
         self.log_alpha.data.copy_(self.alpha_init.log())
 
@@ -84,7 +84,7 @@ class OfflineSACLoss(TargetCriticLoss, SACLoss):
 
     @torch.no_grad()
     def _next_value(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> Tensor:
-        """``min Q_target(s', a') - alpha * log pi(a')`` with an action of the present actor."""
+        """``min Q_target(s', a') - alpha * log pi(a')`` with an action of the current actor."""
         following = tensordict.get("next")
         batch = TensorDict(
             {key: following.get(key) for key in self.actor_network.in_keys}, tensordict.batch_size
@@ -96,7 +96,7 @@ class OfflineSACLoss(TargetCriticLoss, SACLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses from one batch."""
+        """Compute all losses of one batch."""
         keys, lead = self.tensor_keys, self._require_transitions(tensordict)
         loss_qvalue, errors = self._regress_critics(tensordict, self._next_value(tensordict, lead), lead)
         tensordict.set(keys.priority, errors.sqrt().amax(0))
@@ -130,35 +130,35 @@ def make_sac_loss(
     reduction: str = "mean",
     deactivate_vmap: bool = False,
 ) -> OfflineSACLoss:
-    """Build ``torchrl.objectives.SACLoss`` with squared errors and its value estimator already made.
+    """Build ``torchrl.objectives.SACLoss`` with squared errors and an initialized value estimator.
 
     - ``loss_qvalue``: every critic regresses ``reward_scale * r + gamma * (1 - terminated) * (min
-      Q_target(s', a') - alpha * log pi(a'))`` with ``a'`` drawn from the actor
+      Q_target(s', a') - alpha * log pi(a'))`` with ``a'`` sampled from the actor
     - ``loss_actor``: ``alpha * log pi(a_pi) - min Q(s, a_pi)``
     - ``loss_alpha`` (only with a learned temperature): ``-log(alpha) * (log pi(a_pi) + target_entropy)``
 
-    Nothing keeps the policy near the data: it needs broad data, such as replay buffers (CORRO, UNICORN).
+    Nothing constrains the policy to the data, so it needs diverse data such as replay buffers (CORRO, UNICORN).
 
     Args:
         actor_network, qvalue_network: context-conditioned networks, as made by
             :func:`~ctmrl_torchrl.modules.make_actor` and :func:`~ctmrl_torchrl.modules.make_qvalue`.
         gamma (float): discount factor.
-        temperature (float): alpha, the weight of the entropy, or where it starts; 0 leaves entropy out.
-        learned_temperature (bool): whether alpha follows the target entropy.
-        target_entropy (float, optional): of a learned temperature, which needs it.
-        reward_scale (float): what rewards are multiplied by.
+        temperature (float): alpha, the (initial) weight of the entropy; 0 disables the entropy term.
+        learned_temperature (bool): whether to tune alpha towards the target entropy.
+        target_entropy (float, optional): required for a learned temperature.
+        reward_scale (float): factor on rewards.
         num_qvalue_nets (int): size of the critic ensemble.
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
-            the two diagnostics out.
-        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; ``"none"`` keeps the batch shape and omits the
+            two diagnostics.
+        deactivate_vmap (bool): evaluate the critics sequentially, for networks that do not support vmap.
 
     Keys (see ``set_keys``); ``*`` is a batch of any shape:
         - ``action`` ``[*, actions]``
         - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
-        - ``state_action_value``, ``[*, 1]``: what the critic writes; named after it
-        - all that the networks read, at this step and below ``"next"``
-        - ``("collector", "mask")`` (optional): padding to leave out
-        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritised replay
+        - ``state_action_value``, ``[*, 1]``: the critic's output, under its out-key
+        - all in-keys of the networks, at this step and under ``"next"``
+        - ``("collector", "mask")`` (optional): excludes padding
+        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritized replay
 
     Out: the losses above, ``alpha`` and ``entropy`` (mean of ``-log pi``).
 
@@ -166,8 +166,8 @@ def make_sac_loss(
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry, or what a network writes, has another shape than said here; for a temperature
-            below 0, or of 0 if it is learned; for a learned temperature without a target entropy; for an
+        ValueError: if an entry or a network's output has the wrong shape; for a temperature below 0, or of 0
+            if it is learned; for a learned temperature without a target entropy; for an
             unknown ``reduction``.
 
     Examples:
@@ -184,7 +184,7 @@ def make_sac_loss(
         ['alpha', 'entropy', 'loss_actor', 'loss_qvalue']
     """
     if learned_temperature and target_entropy is None:
-        raise ValueError("make_sac_loss: a learned temperature needs target_entropy, e.g. minus the actions.")
+        raise ValueError("make_sac_loss: a learned temperature needs target_entropy, e.g. -action_dim.")
     reduction = known_reduction(reduction, "make_sac_loss")
     loss = OfflineSACLoss(
         actor_network,
@@ -201,8 +201,8 @@ def make_sac_loss(
         deactivate_vmap=deactivate_vmap,
     )
     loss.set_keys(state_action_value=loss.qvalue_network.out_keys[-1])
-    # Made now rather than lazily, so that a fresh loss can load the state of a used one.
-    _ = loss.target_entropy  # TorchRL makes this buffer at first use; a fresh loss must be able to load it
+    # Created now rather than lazily, so that a new loss can load the state of a used one.
+    _ = loss.target_entropy  # creates the buffer, which a state to load may contain
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
@@ -212,9 +212,9 @@ class SACConfig(PolicyLossConfig):
     """Configuration of soft actor-critic; see :func:`make_sac_loss`.
 
     Args:
-        temperature, reward_scale (float): as there.
-        learned_temperature (bool): as there.
-        target_entropy (float or None): as there; None is minus the number of action dimensions.
+        temperature, reward_scale (float): see :func:`make_sac_loss`.
+        learned_temperature (bool): see :func:`make_sac_loss`.
+        target_entropy (float or None): see :func:`make_sac_loss`; None means minus the action dimension.
 
     Examples:
         >>> from ctmrl_torchrl.problem import Problem
@@ -232,7 +232,7 @@ class SACConfig(PolicyLossConfig):
     reward_scale: float = ruled(1.0, POSITIVE)
 
     def check(self) -> None:
-        """A temperature that is learned must not start at 0.
+        """Check that a learned temperature does not start at 0.
 
         Raises:
             ConfigError: if it does.
@@ -241,7 +241,7 @@ class SACConfig(PolicyLossConfig):
             self.temperature > 0 or not self.learned_temperature,
             "policy_loss.temperature",
             self.temperature,
-            "a positive number where policy_loss.learned_temperature is true",
+            "a positive number if policy_loss.learned_temperature is true",
         )
 
     def build(self, problem: Problem, context_dim: int) -> OfflineSACLoss:

@@ -1,4 +1,4 @@
-"""What the losses share that have no value network: the next value is that of the target critics."""
+"""Shared code of losses without a value network, which estimate the next value with target critics."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ctmrl_torchrl.problem import Problem
 
 
 class TargetCriticLoss(TransitionLoss):
-    """A :class:`TransitionLoss` with an actor and critics, whose targets value the next step.
+    """A :class:`TransitionLoss` with an actor and critics, whose target critics estimate the next value.
 
-    Only the regression of the critics sends a gradient into what the batch holds, so a method may let it
-    reach the task context; the actor reads a detached copy of the batch.
+    Only the critics' regression has a gradient with respect to the batch, so a method may let it reach the
+    task context. The actor reads a detached copy of the batch.
     """
 
     value_field = "state_action_value"
     value_network: TensorDictModuleBase | None = None
-    # TorchRL's losses that set a list of names here cannot select among them.
+    # TorchRL's losses that assign a list here do not support select_out_keys.
     out_keys = TensorDictModuleBase.out_keys
     reward_scale: float
 
@@ -45,14 +45,14 @@ class TargetCriticLoss(TransitionLoss):
         )
 
     def _stacked_values(self, batch: TensorDictBase, params: TensorDictBase, lead: tuple[int, ...]) -> Tensor:
-        """What all critics say of a batch, ``[critics, *lead]``."""
+        """Values of all critics for a batch, ``[critics, *lead]``."""
         stacked = self._stacked_qvalue(batch.select(*self.qvalue_network.in_keys, strict=False), params)
         return self._column(stacked, self.tensor_keys.state_action_value, ("critics", *lead))
 
     def _regress_critics(
         self, tensordict: TensorDictBase, next_value: Tensor, lead: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Squared errors ``[*lead]``, summed over critics, and those of each, detached."""
+        """Squared errors ``[*lead]`` summed over critics, and the detached errors of each critic."""
         seen, reward_key = tensordict.copy(), self._outcome_keys[0]
         seen.set(reward_key, self.reward_scale * tensordict.get(reward_key))
         seen.set(join_key("next", self.tensor_keys.state_action_value), next_value.unsqueeze(-1))

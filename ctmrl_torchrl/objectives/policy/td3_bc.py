@@ -1,4 +1,4 @@
-"""TD3+BC: TorchRL's loss, with the choices of the methods that use it."""
+"""TD3+BC: TorchRL's loss with the options of the methods that use it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, act
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SWITCH, among, ruled, whole
 
-#: which critics judge the actor's action: the first one (TD3+BC) or the smallest value of all (GENTLE)
+#: which critic evaluates the actor's action: the first one (TD3+BC) or the minimum (GENTLE)
 JUDGES = ("first", "smallest")
 
 
 class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
-    """``torchrl.objectives.TD3BCLoss`` with the same values, held to the promises of this library's losses.
+    """``torchrl.objectives.TD3BCLoss`` with identical loss values and the guarantees of this library's losses.
 
-    What it adds: nothing but the priority is written into the input; padding is left out of every term; the
-    actor may learn from a sampled action and from the smallest value; rewards may be scaled; only the critics
-    send a gradient into the batch; ``in_keys`` are complete and ordered; errors name what is wrong.
+    Additional guarantees: only the priority is written to the input; every term excludes padding; the actor may
+    learn from a sampled action and from the minimum of the critics; rewards may be scaled; only ``loss_qvalue``
+    has a gradient to the batch; ``in_keys`` are complete and ordered; errors name the wrong entry.
 
     Args:
         networks: actor and critic (or list of critics).
 
     Keyword Args:
         gamma (float): discount factor.
-        reward_scale (float): what rewards are multiplied by.
-        policy_delay (int): the actor and all targets move at every ``policy_delay``-th update.
-        sampled_actions (bool): whether the actor learns from a reparameterised sample.
+        reward_scale (float): factor on rewards.
+        policy_delay (int): the actor and all targets are updated every ``policy_delay`` updates.
+        sampled_actions (bool): whether the actor learns from a reparameterized sample.
         judge (str): ``"first"`` or ``"smallest"``.
-        options: everything ``TD3BCLoss`` takes by keyword.
+        options: keyword arguments of ``TD3BCLoss``.
 
     Attributes:
-        actor_due (bool): whether the actor learns at the coming update; set by :meth:`before_update`.
+        actor_due (bool): whether the actor learns in the next update; set by :meth:`before_update`.
 
     Keys, outputs, targets and errors: see :func:`make_td3_bc_loss`.
 
@@ -71,7 +71,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
                 f"{type(self).__name__}: sampled_actions=True needs an actor with a distribution "
                 "(ProbabilisticActor); this one is deterministic."
             )
-        # Read by make_value_estimator, so that choosing another estimator keeps the discount.
+        # Read by make_value_estimator, so that another estimator keeps the discount.
         self.gamma = gamma
         self.reward_scale = reward_scale
         self.policy_delay = policy_delay
@@ -83,15 +83,15 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         self._set_in_keys()
 
     def before_update(self, update: int) -> None:
-        """Tell the loss which update comes, from 0: the actor learns at the first of ``policy_delay``."""
+        """Set the number of the next update, from 0. The actor learns in the first of every ``policy_delay``."""
         self.actor_due = update % self.policy_delay == 0
 
     def make_target_updater(self, rate: float) -> DelayedSoftUpdate:
-        """An updater whose ``step()`` moves the targets by ``rate``, after updates of the actor alone."""
+        """An updater whose ``step()`` updates the targets with ``rate``, but only after actor updates."""
         return DelayedSoftUpdate(self, tau=rate)
 
     def act(self, batch: TensorDictBase, *, target: bool = False) -> Tensor:
-        """Actions ``[*, a]`` of the actor as it learns, or of the target actor, which never draws."""
+        """Actions ``[*, a]`` of the actor in training, or deterministic actions of the target actor."""
         params = self.target_actor_network_params if target else self.actor_network_params
         with params.to_module(self.actor_network, preserve_module_state=False):
             if self.sampled_actions and not target:
@@ -101,7 +101,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
 
     @torch.no_grad()
     def _next_value(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> Tensor:
-        """The smallest target value of the target actor's action, with clipped noise on it."""
+        """The minimum target value of the target actor's action with clipped noise."""
         data_action = tensordict.get(self.tensor_keys.action)
         noise = (torch.randn_like(data_action) * self.policy_noise).clamp(-self.noise_clip, self.noise_clip)
         following = tensordict.get("next")
@@ -113,7 +113,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         return self._stacked_values(judged, self.target_qvalue_network_params, lead).amin(0)
 
     def _actor_terms(self, tensordict: TensorDictBase, lead: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """The actor's loss ``[*lead]``, the error of its action, and the weight of its value."""
+        """The actor's loss ``[*lead]``, its action error, and the weight of its value."""
         batch, data_action = tensordict.detach(), tensordict.get(self.tensor_keys.action)
         action = self.act(batch.select(*self.actor_network.in_keys))
         require_shape(
@@ -134,7 +134,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """All losses from one batch; the actor's has no gradient while it is not the actor's turn."""
+        """Compute all losses of one batch. The actor loss has no gradient unless ``actor_due`` is true."""
         lead = self._require_transitions(tensordict)
         with torch.set_grad_enabled(self.actor_due and torch.is_grad_enabled()):
             loss_actor, behaviour_error, weight = self._actor_terms(tensordict, lead)
@@ -149,10 +149,10 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
 
 
 class DelayedSoftUpdate(SoftUpdate):
-    """``SoftUpdate`` that rests while it is not the actor's turn.
+    """``SoftUpdate`` that skips updates in which the actor does not learn.
 
     Args:
-        loss_module (OfflineTD3BCLoss): whose targets move. tau (float): by how much.
+        loss_module (OfflineTD3BCLoss): the loss with the targets. tau (float): update rate.
 
     Examples:
         >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
@@ -165,7 +165,7 @@ class DelayedSoftUpdate(SoftUpdate):
     """
 
     def step(self) -> None:
-        """Move the targets, if the actor has just learned."""
+        """Update the targets if the actor has just learned."""
         if self.loss_module.actor_due:
             super().step()
 
@@ -186,38 +186,38 @@ def make_td3_bc_loss(
     reduction: str = "mean",
     deactivate_vmap: bool = False,
 ) -> OfflineTD3BCLoss:
-    """Build ``torchrl.objectives.TD3BCLoss`` with squared errors and its value estimator already made.
+    """Build ``torchrl.objectives.TD3BCLoss`` with squared errors and an initialized value estimator.
 
     - ``loss_qvalue``: every critic regresses ``reward_scale * r + gamma * (1 - terminated) * min Q_target(s',
       a')``, where ``a'`` is the target actor's action plus clipped noise
     - ``loss_actor``: ``-w * Q(s, a_pi) + mean((a_pi - a)^2)`` with ``w = value_weight / mean |Q(s, a_pi)|``
 
-    The defaults are those of TD3+BC (Fujimoto, Gu; NeurIPS 2021). GENTLE has ``sampled_actions=True``,
+    The defaults are those of TD3+BC (Fujimoto, Gu; NeurIPS 2021). GENTLE uses ``sampled_actions=True``,
     ``judge="smallest"`` and ``reward_scale=5``.
 
-    The actor and the targets move at every ``policy_delay``-th update: call ``before_update(n)`` before
-    update ``n`` and move the targets by what ``make_target_updater(rate)`` gives. Without ``before_update``
-    they move at every update. Actors are bounded to [-1, 1].
+    The actor and the targets are updated every ``policy_delay`` updates: call ``before_update(n)`` before
+    update ``n`` and update the targets with ``make_target_updater(rate)``. Without ``before_update``, they are
+    updated every time. Actions must lie in [-1, 1].
 
     Args:
         actor_network, qvalue_network: context-conditioned networks, as made by
             :func:`~ctmrl_torchrl.modules.make_actor` and :func:`~ctmrl_torchrl.modules.make_qvalue`.
         gamma (float): discount factor.
-        value_weight (float): weight of the normalised value against imitation; TorchRL's ``alpha``.
-        policy_noise, noise_clip (float): of the noise on the target actor's action.
+        value_weight (float): weight of the normalized value relative to imitation; TorchRL's ``alpha``.
+        policy_noise, noise_clip (float): scale and limit of the noise on the target actor's action.
         policy_delay (int), reward_scale (float), sampled_actions (bool), judge (str): see above.
         num_qvalue_nets (int): size of the critic ensemble.
-        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; the last keeps the shape of the batch and leaves
-            the two diagnostics out.
-        deactivate_vmap (bool): evaluate the critics one by one, for networks that vmap cannot handle.
+        reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; ``"none"`` keeps the batch shape and omits the
+            two diagnostics.
+        deactivate_vmap (bool): evaluate the critics sequentially, for networks that do not support vmap.
 
     Keys (see ``set_keys``); ``*`` is a batch of any shape:
         - ``action`` ``[*, actions]``
         - under ``"next"``: ``reward``, ``done`` and (optional) ``terminated``, each ``[*, 1]``
-        - ``state_action_value``, ``[*, 1]``: what the critic writes; named after it
-        - all that the networks read, at this step and below ``"next"``
-        - ``("collector", "mask")`` (optional): padding to leave out
-        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritised replay
+        - ``state_action_value``, ``[*, 1]``: the critic's output, under its out-key
+        - all in-keys of the networks, at this step and under ``"next"``
+        - ``("collector", "mask")`` (optional): excludes padding
+        - ``priority`` (default ``"td_error"``) ``[*]`` is written, for prioritized replay
 
     Out: the losses above, ``behaviour_error`` (mean of ``(a_pi - a)^2``) and ``value_weight`` (w).
 
@@ -225,8 +225,8 @@ def make_td3_bc_loss(
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry, or what a network writes, has another shape than said here; for an unknown
-            ``judge`` or ``reduction``; for sampled actions of an actor without a distribution.
+        ValueError: if an entry or a network's output has the wrong shape; for an unknown ``judge`` or
+            ``reduction``; for sampled actions with an actor that has no distribution.
 
     Examples:
         >>> from ctmrl_torchrl.modules import make_actor, make_qvalue
@@ -258,7 +258,7 @@ def make_td3_bc_loss(
         deactivate_vmap=deactivate_vmap,
     )
     loss.set_keys(state_action_value=loss.qvalue_network.out_keys[-1])
-    # Made now rather than lazily, so that a fresh loss can load the state of a used one.
+    # Created now rather than lazily, so that a new loss can load the state of a used one.
     return loss.make_value_estimator(ValueEstimators.TD0)
 
 
@@ -268,9 +268,10 @@ class TD3BCConfig(PolicyLossConfig):
     """Configuration of TD3+BC; see :func:`make_td3_bc_loss`.
 
     Args:
-        value_weight, policy_noise, noise_clip, reward_scale (float): as there.
-        policy_delay (int): as there.
-        sampled_actions (bool), judge (str): as there; ``true`` and ``smallest`` are GENTLE's.
+        value_weight, policy_noise, noise_clip, reward_scale (float): see :func:`make_td3_bc_loss`.
+        policy_delay (int): see :func:`make_td3_bc_loss`.
+        sampled_actions (bool), judge (str): see :func:`make_td3_bc_loss`; GENTLE uses ``true`` and
+            ``smallest``.
 
     Examples:
         >>> from ctmrl_torchrl.problem import Problem
@@ -305,5 +306,5 @@ class TD3BCConfig(PolicyLossConfig):
         )
 
     def target_update(self, loss: OfflineTD3BCLoss) -> DelayedSoftUpdate:
-        """What moves the targets: it rests while it is not the actor's turn."""
+        """The updater of the target networks, which skips updates in which the actor does not learn."""
         return loss.make_target_updater(self.target_rate)

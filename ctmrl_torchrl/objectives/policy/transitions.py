@@ -1,4 +1,4 @@
-"""What the policy losses share: keys of transitions, their checks, and the choice of a value estimator."""
+"""Shared code of policy losses: transition keys, input checks, and the choice of a value estimator."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ctmrl_torchrl.objectives.checks import require_shape, require_transitions
 
 
 class TransitionLoss(LossModule):
-    """A loss with ``gamma``, actor, critics and value network that learns from transitions.
+    """Base class of losses with ``gamma``, actor, critics and value network that learn from transitions.
 
-    Keys: a subclass accepts ``action``, ``reward``, ``done``, ``terminated`` and one for the value that its
-    value network writes, whose field it names in ``value_field``.
+    Keys: a subclass accepts ``action``, ``reward``, ``done``, ``terminated`` and the output of its value
+    network, whose field is given by ``value_field``.
     """
 
     default_value_estimator = ValueEstimators.TD0
@@ -60,15 +60,15 @@ class TransitionLoss(LossModule):
         value_type: ValueEstimators | str | ValueEstimatorBase | type[ValueEstimatorBase] | None = None,
         **hyperparams: Any,
     ) -> TransitionLoss:
-        """Choose how the target of Q is estimated.
+        """Choose the estimator of Q targets.
 
-        TD(0) needs single transitions. TD(1) and TD(lambda) sum rewards along the last batch dimension: give
-        them consecutive steps of one episode there, not a random draw.
+        TD(0) needs single transitions. TD(1) and TD(lambda) sum rewards along the last batch dimension, which
+        must hold consecutive steps of one episode rather than random transitions.
 
         Args:
-            value_type: TD0, TD1 or TDLambda, by member or name (``"td0"``); or an estimator of your own, as a
-                class or an instance. Default: TD0.
-            hyperparams: of the estimator; ``gamma`` is the loss's discount unless given here.
+            value_type: TD0, TD1 or TDLambda, by member or name (``"td0"``), or a custom estimator as a class
+                or an instance. Default: TD0.
+            hyperparams: hyperparameters of the estimator; ``gamma`` defaults to the loss's discount.
 
         Returns:
             the loss itself.
@@ -97,8 +97,8 @@ class TransitionLoss(LossModule):
         name, action = type(self).__name__, self.tensor_keys.action
         if not self._judged:
             raise ValueError(
-                f"{name}: a critic does not read the action {action!r}, so it cannot judge the policy; "
-                "set_keys(action=...) to the name that the critics read, or build them with this one."
+                f"{name}: a critic does not read the action {action!r}, so it cannot evaluate the policy; "
+                "call set_keys(action=...) with the key that the critics read, or build them with this key."
             )
         return require_transitions(
             tensordict,
@@ -111,7 +111,7 @@ class TransitionLoss(LossModule):
         )
 
     def _column(self, written: TensorDictBase, key: NestedKey, expected: tuple[int | str, ...]) -> Tensor:
-        """What a critic wrote, without its last dimension."""
-        name, hint = type(self).__name__, "a critic's last layer has one output."
+        """A critic's output without its last dimension."""
+        name, hint = type(self).__name__, "a critic must have one output."
         value = read(written, key, name)
         return require_shape(value, (*expected, 1), reader=name, what=repr(key), hint=hint).squeeze(-1)

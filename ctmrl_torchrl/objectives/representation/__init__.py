@@ -1,4 +1,4 @@
-"""Representation losses: what the context encoder learns from."""
+"""Representation losses, which train the context encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ANOLE's representation loss: a reward model that is taught by preferences between fragments of episodes."""
+"""ANOLE's representation loss: a reward model trained with preferences between episode fragments."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ctmrl_torchrl.objectives.representation.preferences import preference_error
 
 
 class PreferenceLoss(RepresentationLoss):
-    """L = w1 L_pref + w2 L_kl: which of two fragments has earned more, and a prior on the tasks' Gaussians.
+    """L = w1 L_pref + w2 L_kl: preferences between two fragments, and a prior on the tasks' Gaussians.
 
-    The fragments are consecutive steps of the two context draws, one of each; let the draws be single
-    episodes, and no fragment crosses their borders. Rewards serve as labels alone: the model never sees one.
+    One fragment of consecutive steps comes from each of the two context draws. If a draw is a single episode,
+    fragments do not cross episode boundaries. Rewards are only labels; the model never receives them.
 
     Args:
         reward (TensorDictModule): reads transitions and ``task_context``; its last out-key is the reward
@@ -29,15 +29,15 @@ class PreferenceLoss(RepresentationLoss):
 
     Keyword Args:
         preference_weight, divergence_weight (float): w1 and w2. Published: 10 and 0.1.
-        fragment (int): steps of a fragment, at most. Published: 64.
+        fragment (int): maximum length of a fragment in steps. Published: 64.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]``, with gradient
-        - ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (optional, with gradient): of a table of
-          tasks; other encoders write none, and the second term is then 0
+        - ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (optional, with gradient): written by a
+          task table. With other encoders the second term is 0
         - ``context`` and ``context_positive`` ``[T, L]``; inside them ``observation``, ``action``,
-          ``next_observation`` (as far as the model reads them), ``reward`` and (optional) ``mask``
+          ``next_observation`` (if the model reads them), ``reward`` and (optional) ``mask``
 
     Out: ``loss_preference``, ``loss_divergence`` and the detached ``preference_accuracy``.
 
@@ -52,7 +52,7 @@ class PreferenceLoss(RepresentationLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape than said here.
+        ValueError: if an entry has the wrong shape.
 
     Examples:
         >>> from ctmrl_torchrl.modules.decoders import make_preference_reward
@@ -105,19 +105,19 @@ class PreferenceLoss(RepresentationLoss):
 
     @property
     def _features(self) -> list[NestedKey]:
-        """What the model reads of transitions."""
+        """Transition keys that the model reads."""
         keys = self.tensor_keys
         return [keys.observation, keys.action, keys.next_observation][: len(self.reward.in_keys) - 1]
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """Both draws, with what the model reads and the rewards."""
+        """Both draws, with the model's in-keys and the rewards."""
         leaves = [*self._features, self.tensor_keys.reward]
         return {"context": leaves, "context_positive": leaves}
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the forward pass reads."""
+        """Keys that the forward pass reads."""
         keys = self.tensor_keys
         draws = {"context": keys.context, "context_positive": keys.context_positive}
         leaves = [
@@ -126,7 +126,7 @@ class PreferenceLoss(RepresentationLoss):
         return [keys.task_context, *leaves]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the reward model anew."""
+        """Reinitialize the reward model."""
         self.reward.reset_parameters_recursive()
 
     def _compared(self, draw: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ class PreferenceLoss(RepresentationLoss):
         mask = draw.get(keys.mask, None)
         mask = torch.ones(lead, dtype=torch.bool, device=context.device) if mask is None else mask
         steps = min(self.fragment, lead[1])
-        order = (~mask).to(torch.int8).argsort(dim=-1, stable=True)  # steps that count come first
+        order = (~mask).to(torch.int8).argsort(dim=-1, stable=True)  # valid steps come first
         used = mask.sum(-1, keepdim=True)
         share = uniform((lead[0], 1), None, context.device)
         start = (share * (used - steps + 1).clamp_min(1)).long()

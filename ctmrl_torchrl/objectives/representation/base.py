@@ -1,4 +1,4 @@
-"""What every representation loss is: a LossModule, and the one place where its contexts come from."""
+"""Base class of representation losses: a LossModule that also computes its contexts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ctmrl_torchrl.objectives.encoding import ContextEncoding
 
 
 class RepresentationLoss(LossModule):
-    """Losses of the contexts that :class:`~ctmrl_torchrl.objectives.MetaLoss` has encoded.
+    """Base class of losses on the contexts that :class:`~ctmrl_torchrl.objectives.MetaLoss` encodes.
 
-    ``forward`` reads ``task_context`` ``[T, d]`` and what its ``in_keys`` say. :meth:`contexts` is the place
-    where contexts come from: a loss overrides it to encode a second draw, to change what is encoded, or to
-    encode again what it has predicted. :attr:`context_keys` names the draws that it reads.
+    ``forward`` reads ``task_context`` ``[T, d]`` and its other ``in_keys``. :meth:`contexts` computes the
+    contexts: a loss overrides it to encode a second draw, to modify the input of the encoder, or to encode its
+    own predictions. :attr:`context_keys` names the draws that it reads.
 
-    ``MetaLoss`` hands the contexts on under the names of its own keys and renames those of the loss along, as
-    far as it has them: ``context``, ``context_positive``, ``task_context``, ``task_context_positive``,
+    ``MetaLoss`` passes the contexts under its own key names and renames the following keys of the loss, if they
+    exist: ``context``, ``context_positive``, ``task_context``, ``task_context_positive``,
     ``task_context_reconstructed``, ``transition_contexts``, ``task_id``.
 
     Examples:
@@ -49,53 +49,53 @@ class RepresentationLoss(LossModule):
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """The context draws that are needed now, and what :meth:`contexts` reads of each.
+        """The context draws needed in the current phase, with the keys that :meth:`contexts` reads from each.
 
-        The draws are ``"context"`` and ``"context_positive"``; the lists hold keys below them, besides those
-        that the encoder reads.
+        The draws are ``"context"`` and ``"context_positive"``. The lists hold keys inside them, in addition to
+        the encoder's in-keys.
         """
         return {"context": []}
 
     def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
-        """Encode what this loss learns from.
+        """Encode the contexts for this loss.
 
         Args:
-            encoding: the draws of the meta-batch, and the encoder.
+            encoding: the draws of the meta-batch, bound to the encoder.
 
         Returns:
-            tensors by name: ``task_context`` ``[T, d]``, which the policy acts on too, and any of the other
-            names that ``MetaLoss`` hands on. Contexts of single transitions go with the ``context_mask`` of
-            those that count.
+            tensors by name: ``task_context`` ``[T, d]``, which the policy also uses, and any of the other names
+            that ``MetaLoss`` passes on. Per-transition contexts come with the ``context_mask`` of valid
+            transitions.
         """
         return encoding(encoding.draw("context")).entries()
 
     @property
     def reward_predictor(self) -> TensorDictModuleBase | None:
-        """What predicts rewards from observation, action and context, for whoever asks about a context."""
+        """The predictor of rewards from observation, action and context, for use by protocols."""
         return None
 
     @property
     def phase(self) -> Hashable:
-        """What decides which terms are computed; stacked agents must be in the same phase."""
+        """Values that determine which terms are computed; stacked agents must be in the same phase."""
         return None
 
     @property
     def functional(self) -> bool:
-        """False: the modules keep their own parameters; none has a target, and others act with them."""
+        """False: the modules keep their parameters, because none has a target and others use the same modules."""
         return False
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
-        """Nothing to do: ``in_keys`` follow the keys, and there is no value estimator."""
+        """Do nothing: ``in_keys`` follow the keys, and there is no value estimator."""
 
     def make_value_estimator(self, value_type: Any = None, **hyperparams: Any) -> NoReturn:
-        """Refuse: nothing here is bootstrapped."""
-        raise NotImplementedError(  # as TorchRL's losses do
-            f"{type(self).__name__} estimates no value; choose the value estimator of the policy loss."
+        """Raise an error, because representation losses do not bootstrap."""
+        raise NotImplementedError(  # like TorchRL's losses
+            f"{type(self).__name__} has no value estimator; set the value estimator of the policy loss."
         )
 
 
 class NoRepresentationLoss(RepresentationLoss):
-    """No term at all: the encoder is fixed, or learns from the critic alone.
+    """A loss without terms: the encoder is fixed, or learns only from the critic.
 
     Examples:
         >>> NoRepresentationLoss()(TensorDict({}, [])).is_empty()
@@ -106,5 +106,5 @@ class NoRepresentationLoss(RepresentationLoss):
     in_keys: list[NestedKey] = []
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute nothing."""
+        """Return an empty TensorDict."""
         return TensorDict({}, [])

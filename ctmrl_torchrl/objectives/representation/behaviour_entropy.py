@@ -1,4 +1,4 @@
-"""ER-TRL: a conditional GAN imitates the behaviour, and contexts are taught to leave its actions open."""
+"""ER-TRL: a conditional GAN imitates the behavior, and contexts maximize the entropy of its actions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ctmrl_torchrl.modules.keys import read
 
 
 def discriminator_error(real: Tensor, fake: Tensor) -> Tensor:
-    """ER-TRL's L_D: cross-entropy of real actions as real plus that of generated ones as not.
+    """ER-TRL's L_D: cross-entropy of classifying real actions as real and generated ones as generated.
 
     Args:
-        real, fake (Tensor): logits ``[T, B, 1]`` of the behaviour's and of the generator's actions.
+        real, fake (Tensor): logits ``[T, B, 1]`` of the behavior's and the generator's actions.
 
     Returns:
         ``[T]``.
@@ -36,7 +36,7 @@ def discriminator_error(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_error(fake: Tensor) -> Tensor:
-    """ER-TRL's L_G: cross-entropy of generated actions as real (it does not saturate).
+    """ER-TRL's L_G: the non-saturating generator loss, cross-entropy of generated actions as real.
 
     Args:
         fake (Tensor): logits ``[T, B, 1]`` of the generator's actions, with gradient to it.
@@ -54,11 +54,11 @@ def generator_error(fake: Tensor) -> Tensor:
 
 
 def gaussian_entropy(actions: Tensor, jitter: float = 1e-5) -> Tensor:
-    """ER-TRL's H_t: entropy of the Gaussian that a task's actions make up, over states and noise.
+    """ER-TRL's H_t: entropy of a Gaussian fitted to a task's actions over states and noise.
 
-    That is the entropy of the action given the context, not given state and context. Its floor, where all
-    actions are the same, lies about 4.3 nats per dimension below 0: there the generator has collapsed and
-    the gradient means nothing.
+    This is the entropy of the action given the context, not given state and context. If all actions are equal,
+    it reaches its minimum of about -4.3 nats per dimension. The generator has then collapsed, and the gradient
+    carries no information.
 
     Args:
         actions (Tensor): ``[T, B, a]``; receive gradient.
@@ -78,18 +78,20 @@ def gaussian_entropy(actions: Tensor, jitter: float = 1e-5) -> Tensor:
     """
     count, size = actions.shape[-2:]
     if count < 2:
-        raise ValueError("gaussian_entropy: a task needs at least two actions; draw more transitions of it.")
+        raise ValueError(
+            "gaussian_entropy: a task needs at least two actions; sample more transitions per task."
+        )
     centred = actions - actions.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (count - 1)
     covariance = covariance + jitter * torch.eye(size, dtype=actions.dtype, device=actions.device)
-    # cholesky_ex does not wait for the device to say whether it succeeded; the jitter makes it succeed.
+    # cholesky_ex does not synchronize with the device to report errors; the jitter ensures success.
     factor = torch.linalg.cholesky_ex(covariance).L
     logdet = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return 0.5 * logdet + 0.5 * size * (1.0 + math.log(2.0 * math.pi))
 
 
 class BehaviourGAN(nn.Module):
-    """Generator and discriminator of behaviour with their optimizers: ER-TRL's inner loop.
+    """Generator and discriminator of behavior with their optimizers: ER-TRL's inner loop.
 
     Args:
         generator, discriminator (TensorDictModule): as
@@ -98,12 +100,12 @@ class BehaviourGAN(nn.Module):
 
     Keyword Args:
         noise_dim (int): size of the generator's last input.
-        rate (float): of both Adam optimizers; released 2e-4.
-        rounds (int): steps of both in one :meth:`inner_steps`; released 5.
-        action (NestedKey): where a batch has the behaviour's actions, and what the discriminator reads.
+        rate (float): learning rate of both Adam optimizers; released 2e-4.
+        rounds (int): steps of both networks in one :meth:`inner_steps`; released 5.
+        action (NestedKey): key of the behavior's actions in the batch, which the discriminator reads.
 
-    ``state_dict`` holds the parameters and :meth:`optimizer_state` the rest, so that an inner loop can go on
-    where it stopped.
+    ``state_dict`` holds the parameters and :meth:`optimizer_state` the rest, so that an inner loop can be
+    resumed.
 
     Source: ER-TRL (AAAI 2025), as released.
 
@@ -135,7 +137,7 @@ class BehaviourGAN(nn.Module):
         if action not in discriminator.in_keys:
             raise ValueError(
                 f"BehaviourGAN: the discriminator reads {list(discriminator.in_keys)}, not the action "
-                f"{action!r}; give action= the name it reads."
+                f"{action!r}; set action= to the key that it reads."
             )
         self.generator, self.discriminator = generator, discriminator
         self.noise_dim, self.rounds, self.action = noise_dim, rounds, action
@@ -177,13 +179,13 @@ class BehaviourGAN(nn.Module):
     def inner_steps(
         self, batch: TensorDictBase, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """``rounds`` steps of discriminator and generator on one batch ``[T, B]``, new noise in each.
+        """Make ``rounds`` steps of discriminator and generator on one batch ``[T, B]``, each with new noise.
 
-        Everything in the batch is taken as constant, so no gradient reaches a context.
+        The batch is treated as constant, so no gradient reaches a context.
 
         Args:
             batch (TensorDictBase): states, actions and repeated contexts.
-            generator (torch.Generator, optional): draws the noise.
+            generator (torch.Generator, optional): samples the noise.
 
         Returns:
             both losses of the last round and the discriminator's accuracy, detached.
@@ -206,7 +208,7 @@ class BehaviourGAN(nn.Module):
         }
 
     def entropy(self, batch: TensorDictBase, generator: torch.Generator | None = None) -> Tensor:
-        """:func:`gaussian_entropy` ``[T]`` of generated actions; its gradient reaches the batch alone."""
+        """:func:`gaussian_entropy` ``[T]`` of generated actions; its gradient only reaches the batch."""
         constant = {name: value.detach() for name, value in self.generator.named_parameters()}
         return gaussian_entropy(self._generate(batch, generator, constant))
 
@@ -215,6 +217,6 @@ class BehaviourGAN(nn.Module):
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`optimizer_state`."""
+        """Load the output of :meth:`optimizer_state`."""
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])

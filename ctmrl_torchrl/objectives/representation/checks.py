@@ -1,4 +1,4 @@
-"""Checks of the contexts that a representation loss is given, by shape alone."""
+"""Shape checks of the contexts that a representation loss receives."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ctmrl_torchrl.objectives.checks import require_shape
 
 
 def require_contexts(tensordict: TensorDictBase, key: NestedKey, *, latent_size: int, reader: str) -> Tensor:
-    """The task contexts ``[T, d]``, if their size is the codebook's.
+    """Validate the size of the task contexts ``[T, d]`` against the codebook and return them.
 
     Raises:
-        KeyError: if there are none.
-        ValueError: if they have another rank or size.
+        KeyError: if they are missing.
+        ValueError: if rank or size differs.
     """
     context = read(tensordict, key, reader)
     require_shape(context, ("T", "d"), reader=reader, what=repr(key), hint="one context per task.")
@@ -35,15 +35,15 @@ def require_second_draw(
     task_id: NestedKey,
     reader: str,
 ) -> None:
-    """Make sure that there is a second context of every task and, if tasks are numbered, one number each.
+    """Require a second context of every task and, if task ids are present, one id per task.
 
     Raises:
-        KeyError: if there is no second draw.
+        KeyError: if the second draw is missing.
         ValueError: if shapes differ from the first draw's.
     """
     second, number = read(tensordict, positive, reader), tensordict.get(task_id, None)
     hint = "a second draw of the same tasks."
     require_shape(second, context.shape, reader=reader, what=repr(positive), hint=hint)
     if number is not None:
-        hint = "one number per task."
+        hint = "one id per task."
         require_shape(number, context.shape[:1], reader=reader, what=repr(task_id), hint=hint)

@@ -1,8 +1,8 @@
-"""How much a transition's context tells of the behaviour alone: CLUB's upper bound, as CSRO lowers it.
+"""CLUB's upper bound on the information that contexts carry about behavior, which CSRO minimizes.
 
-A network guesses from observation and action what the encoder makes of a transition (the guess is a Gaussian
-with a mean and a variance in every dimension); the encoder is taught to be no easier to guess for the right
-transition than for others of the task.
+A posterior network predicts a transition's context from observation and action, as a diagonal Gaussian. The
+encoder is trained so that this posterior fits the context of the right transition no better than the contexts
+of other transitions of the task.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 def posterior_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood of the contexts under the guess, without its constant (CSRO's L_q).
+    """Negative log-likelihood of the contexts under the posterior, without the constant (CSRO's L_q).
 
     Args:
-        loc, variance (Tensor): the guess, ``[T, L, d]``; they receive gradient.
-        contexts (Tensor): ``[T, L, d]``, of single transitions; pass them detached.
+        loc, variance (Tensor): the posterior, ``[T, L, d]``; receive gradient.
+        contexts (Tensor): per-transition contexts ``[T, L, d]``; pass them detached.
         mask (Tensor, optional): ``[T, L]`` boolean, true where a transition counts.
 
     Returns:
@@ -30,15 +30,15 @@ def posterior_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tenso
 
 
 def club_bound(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
-    """CSRO's L_club before its weight: how much better the guess fits the right transition than any other.
+    """CSRO's L_club before its weight: how much better the posterior fits matching than mismatched pairs.
 
-    The mean over all pairs of transitions i, j of a task of ``(e_j - m_i)^2 / v_i``, less the mean over i of
-    ``(e_i - m_i)^2 / v_i``. Multiplied out, the pairs become ``2 Cov(m / v, e) - Cov(1 / v, e^2)`` over the
-    transitions: the same value and gradient with memory and time in proportion to L instead of L squared.
+    This is the mean of ``(e_j - m_i)^2 / v_i`` over all pairs of transitions i, j of a task, minus the mean of
+    ``(e_i - m_i)^2 / v_i`` over i. Expanded, it equals ``2 Cov(m / v, e) - Cov(1 / v, e^2)`` over transitions:
+    the same value and gradient with memory and time linear in L instead of quadratic.
 
     Args:
-        loc, variance (Tensor): the guess, ``[T, L, d]``; pass them detached.
-        contexts (Tensor): ``[T, L, d]``, of single transitions; they receive gradient.
+        loc, variance (Tensor): the posterior, ``[T, L, d]``; pass them detached.
+        contexts (Tensor): per-transition contexts ``[T, L, d]``; receive gradient.
         mask (Tensor, optional): ``[T, L]`` boolean, true where a transition counts.
 
     Returns:
@@ -54,8 +54,8 @@ def club_bound(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | N
         >>> club_bound(torch.ones(1, 2, 1), torch.ones(1, 2, 1), contexts)
         tensor([0.])
     """
-    # The bound does not change when contexts and guess move together; small numbers keep single precision.
-    # The centre must move with the gradient here, or the shorter form below would have a wrong one.
+    # A common shift of contexts and posterior does not change the bound; small numbers keep precision.
+    # The center must not be detached here, or the short form below would have a wrong gradient.
     centre = _mean(contexts, mask).unsqueeze(-2)
     contexts, loc, weight = contexts - centre, loc - centre, variance.reciprocal()
     weight_difference = weight - _mean(weight, mask).unsqueeze(-2)
@@ -64,7 +64,7 @@ def club_bound(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | N
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of ``[T, L, d]`` over the transitions that count."""
+    """Mean of ``[T, L, d]`` over valid transitions."""
     if mask is None:
         return values.mean(-2)
     weights = mask.unsqueeze(-1).to(values.dtype)

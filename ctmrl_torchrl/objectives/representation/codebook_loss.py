@@ -1,4 +1,4 @@
-"""What the losses with a codebook share: codes, predictors, and errors of their predictions."""
+"""Shared code of losses with a codebook: codes, predictors and prediction errors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys, T
 
 
 class CodebookLoss(RepresentationLoss):
-    """Base of the losses that hold a codebook and predict transitions from a context.
+    """Base class of losses that hold a codebook and predict transitions from a context.
 
     Args:
         codebook (Codebook): matches contexts with codes.
         reward_predictor, next_observation_predictor (TensorDictModule): read (some of) ``observation``,
-            ``action`` and ``task_context`` and write their prediction under their last out-key. Without the
-            second (None) only rewards are predicted.
+            ``action`` and ``task_context`` and write their prediction under their last out-key. If the
+            second is None, only rewards are predicted.
 
     Keyword Args:
-        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
-            units; (almost) zero counts as one, as in the predictors.
+        reward_scale, next_observation_scale (Tensor, optional): scales of the targets, in whose units
+            errors are measured. A scale near zero is replaced by one, as in the predictors.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Attributes:
-        warm_up (bool): true while the codebook has no part in the loss.
+        warm_up (bool): true while the loss does not use the codebook.
     """
 
     @dataclass
@@ -77,21 +77,21 @@ class CodebookLoss(RepresentationLoss):
 
     @property
     def next_observation_predictor(self) -> TensorDictModuleBase | None:
-        """The predictor of next observations, if there is one."""
+        """The predictor of next observations, or None."""
         return self.predictors.next_observation_predictor
 
     @property
     def phase(self) -> Hashable:
-        """Whether the codebook takes part."""
+        """Whether the loss uses the codebook."""
         return self.warm_up
 
     def reset_parameters_recursive(self) -> None:
-        """Draw codes and predictors anew."""
+        """Reinitialize codes and predictors."""
         self.codebook.reset_parameters()
         self.predictors.reset_parameters_recursive()
 
     def _answer(self, transitions: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions with the outcomes that the predictors expect, written into them."""
+        """The transitions with outcomes replaced by the predictors' outputs."""
         return self.predictors.answer(transitions, task_context, self.tensor_keys)
 
     def _prediction_errors(
@@ -104,10 +104,10 @@ class CodebookLoss(RepresentationLoss):
         return require_shape(value, expected, reader=type(self).__name__, what=repr(key), hint=hint)
 
     def _contexts(self, tensordict: TensorDictBase, *, contrasted: bool) -> Tensor:
-        """The task contexts, once they, the second draw and the number of tasks are as they must be.
+        """Validate and return the task contexts; also checks the second draw and the number of tasks.
 
         Args:
-            contrasted: whether the loss compares tasks, now or after the warm-up.
+            contrasted: whether the loss contrasts tasks, now or after the warm-up.
         """
         keys, name = self.tensor_keys, type(self).__name__
         size = self.codebook.codes.shape[-1]
@@ -123,7 +123,7 @@ class CodebookLoss(RepresentationLoss):
         return context
 
     def _matched(self, task_context: Tensor) -> tuple[Tensor, Tensor]:
-        """Index and code matched with every context; in training mode the codes follow (Eq. 1 and 2)."""
+        """Index and code matched with every context; in training mode the codes are updated (Eq. 1 and 2)."""
         matched = self.codebook(TensorDict({self.codebook.in_keys[0]: task_context}, [task_context.shape[0]]))
         code_index, cross_task_context = (matched.get(key) for key in self.codebook.out_keys)
         return code_index, cross_task_context
@@ -132,7 +132,7 @@ class CodebookLoss(RepresentationLoss):
         return read(tensordict, key, type(self).__name__)
 
     def _reported(self, terms: dict[str, Tensor], reward_error: Tensor) -> TensorDictBase:
-        """The reduced terms, how the codes are used, and how well rewards are predicted."""
+        """The reduced terms, code usage and the reward prediction error."""
         out = {name: self._reduce_loss(values) for name, values in terms.items()}
         out["perplexity"] = self.codebook.perplexity()
         out["dead_codes"] = self.codebook.dead_codes()
@@ -140,5 +140,5 @@ class CodebookLoss(RepresentationLoss):
         return TensorDict(out, [])
 
 
-#: what every such loss puts out beside its terms
+#: outputs of every such loss in addition to its terms
 DIAGNOSTICS = ("perplexity", "dead_codes", "reward_error")

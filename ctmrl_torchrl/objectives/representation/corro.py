@@ -1,4 +1,4 @@
-"""What CORRO learns before meta-training: a conditional VAE of outcomes, and a contrast of transitions."""
+"""CORRO's pretraining: a conditional VAE of outcomes and a transition contrast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ctmrl_torchrl.objectives.representation.transition_contrast import (
     vae_error,
 )
 
-#: draws transitions of random training tasks: ``(tasks, rows, generator) -> [tasks, rows]``
+#: samples transitions of random training tasks: ``(tasks, rows, generator) -> [tasks, rows]``
 DrawRows = Callable[[int, int, torch.Generator], TensorDictBase]
 FOLLOWING = ("next", "observation")
 
@@ -34,16 +34,16 @@ class OutcomeVAE(nn.Module):
         hidden (sequence of int): widths of encoder and decoder.
 
     Keyword Args:
-        observation_statistics, change_statistics, reward_statistics (Statistics, optional): by which
-            observation, its change and reward are standardized, so that neither outcome drowns the other.
-            Released: none, and the next observation itself in place of its change.
+        observation_statistics, change_statistics, reward_statistics (Statistics, optional): standardize
+            observation, its change and reward, so that neither outcome dominates. The released code uses
+            none, and predicts the next observation instead of its change.
         reward (NestedKey): default ``("next", "reward")``.
 
     Attributes:
         decoder (TensorDictModule): reads ``observation``, ``action`` and ``latent`` and writes the next
             observation and the reward, in raw units.
 
-    Source: CORRO (ICML 2022), as released but for the units.
+    Source: CORRO (ICML 2022), as released except for the units.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -83,7 +83,7 @@ class OutcomeVAE(nn.Module):
         self.decoder = TensorDictModule(network, ["observation", "action", "latent"], [FOLLOWING, reward])
 
     def error(self, transitions: TensorDictBase, generator: torch.Generator | None = None) -> Tensor:
-        """L_cvae of transitions ``[*]``, with a draw of the latent; ``[*]``."""
+        """L_cvae ``[*]`` of transitions ``[*]``, with one sample of the latent."""
         keys = ("observation", "action", self.reward, FOLLOWING)
         raw, action, reward, following = (read(transitions, key, type(self).__name__) for key in keys)
         observation = self.observation(raw)
@@ -95,7 +95,7 @@ class OutcomeVAE(nn.Module):
 
 
 class _RawDecoder(nn.Module):
-    """From raw observation and action to raw outcomes."""
+    """Maps raw observation and action to raw outcomes."""
 
     def __init__(self, network: nn.Module, observation: nn.Module, change: nn.Module, reward: nn.Module):
         super().__init__()
@@ -114,18 +114,19 @@ def _affine(
 
 
 class TransitionContrast:
-    """One step's loss of the transition encoder: queries, keys and negatives, drawn and contrasted.
+    """The loss of one step of the transition encoder: samples and contrasts queries, keys and negatives.
 
     Args:
-        encoder (nn.Module): E1, from concatenated features to codes of unit length.
+        encoder (nn.Module): E1, maps concatenated features to codes of unit length.
         draw (callable): ``(tasks, rows, generator) -> [tasks, rows]``, transitions of random training tasks.
 
     Keyword Args:
-        in_keys: the features of E1, in their order.
+        in_keys: the features of E1, in order.
         negatives (str): ``generative`` (outcomes decoded by ``vae`` from its prior), ``reward_noise`` (noise on
             the query's reward) or ``other_tasks`` (real transitions of random tasks).
-        vae (OutcomeVAE, optional): needed by ``generative``.
-        queries, count (int): B and M. temperature (float): tau. noise (float): deviation of the rewards' noise.
+        vae (OutcomeVAE, optional): required for ``generative``.
+        queries, count (int): B and M. temperature (float): tau. noise (float): standard deviation of the noise
+            on rewards.
         reward (NestedKey): default ``("next", "reward")``.
 
     Source: CORRO (ICML 2022), as released.
@@ -168,7 +169,7 @@ class TransitionContrast:
         return self.draw(query.batch_size[0] * count, 1, generator).reshape(*query.batch_size, count)
 
     def __call__(self, generator: torch.Generator) -> Tensor:
-        """InfoNCE of a fresh batch, a scalar."""
+        """InfoNCE of a new batch, a scalar."""
         pairs = self.draw(self.queries, 2, generator)
         query, key = pairs[:, 0], pairs[:, 1]
         negatives = self.negatives_of(query, generator)

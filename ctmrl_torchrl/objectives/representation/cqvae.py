@@ -33,8 +33,8 @@ class CQVAELoss(CodebookLoss):
     ``loss_contrastive``       contexts of both draws
     =========================  =========================================================
 
-    A weight of 0 switches a term off and skips its work. While :attr:`warm_up` is true only L_pre_spe is
-    active and the codebook is left alone.
+    A weight of 0 disables a term and skips its computation. While :attr:`warm_up` is true, only L_pre_spe is
+    active and the codebook is not used.
 
     Args:
         codebook (Codebook): matches contexts with codes.
@@ -45,40 +45,40 @@ class CQVAELoss(CodebookLoss):
         prediction_weight, cross_prediction_weight, code_weight, contrastive_weight (float): w1 to w4; 1 each.
         temperature (float): tau of Eq. (3) and (10). Defaults to 0.1.
         extra_negatives (int): M of Eq. (10). Defaults to 4.
-        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
-            units; (almost) zero counts as one, as in the predictors.
-        relabelled_fraction (float): share of the contexts in which transitions of another task take part,
-            relabelled by the predictors after the warm-up (:meth:`mixed`). Defaults to 0.
-        as_written (bool): the equations to the letter: norms in raw units summed over the transitions in
+        reward_scale, next_observation_scale (Tensor, optional): scales of the targets, in whose units
+            errors are measured. A scale near zero is replaced by one, as in the predictors.
+        relabelled_fraction (float): fraction of contexts that include transitions of another task, relabeled
+            by the predictors after the warm-up (:meth:`mixed`). Defaults to 0.
+        as_written (bool): use the equations as published: norms in raw units summed over the transitions in
             Eq. (4)-(9), the sum over tasks in Eq. (3), the mean over all N codes in Eq. (10). Defaults to
-            False: mean squares in units of the spread, means over tasks, means over non-empty codes.
+            False: mean squares in units of the scales, means over tasks, means over non-empty codes.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
         - ``context`` and ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context`` ``[T, d]`` and ``task_context_positive`` ``[T, d]``: two independent draws, with
           gradient; the second is among ``in_keys`` only while the contrastive term is on
-        - ``task_id`` ``[T]`` (optional): a task drawn twice is then not its own negative
+        - ``task_id`` ``[T]`` (optional): prevents a task that was sampled twice from being its own negative
         - ``prediction``: the sub-tensordict ``[T, L]`` whose transitions are predicted; default
           ``"context"``, the paper's choice; ``"transitions"`` predicts the policy batch instead
         - inside it ``observation`` ``[T, L, features]``, ``action`` ``[T, L, actions]``,
           ``reward`` ``[T, L, 1]``, ``next_observation`` as the observation, and (optional) ``mask``
-          ``[T, L]``, true where a transition counts
+          ``[T, L]``, true for valid transitions
 
-        Optional entries are not among ``in_keys``: keep them when you select from a batch.
+        Optional entries are not in ``in_keys``; keep them when you select keys from a batch.
 
     Out:
         ``loss_prediction``, ``loss_cross_prediction``, ``loss_code``, ``loss_contrastive`` and the detached
         ``perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
-        variance). The input is left as it was.
+        variance). The input is not modified.
 
-    Codebook and predictors stay plain modules (``functional`` is false): none of them has a target or is one
-    of several, and others act with the very same modules.
+    Codebook and predictors remain ordinary modules (``functional`` is false), because none of them has a target
+    network or an ensemble, and other components share them.
 
     Raises:
-        KeyError: if an entry that is needed is missing.
-        ValueError: if an entry or a prediction has another shape than said here; if the latent size is not
-            the codebook's; if the batch holds a single task while the contrastive term is on.
+        KeyError: if a required entry is missing.
+        ValueError: if an entry or a prediction has the wrong shape; if the latent size differs from the
+            codebook's; if the batch holds a single task while the contrastive term is on.
 
     Examples:
         >>> import torch
@@ -129,12 +129,12 @@ class CQVAELoss(CodebookLoss):
 
     @property
     def _uses_positive(self) -> bool:
-        """Whether the second draw is needed now: by the contrastive term, or to relabel the first."""
+        """Whether the second draw is needed in this phase, for the contrastive term or for relabeling."""
         return (self.contrastive_weight != 0 or self.relabelled_fraction != 0) and not self.warm_up
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """The draws that are encoded now, and what is read of them to relabel transitions."""
+        """The draws to encode in this phase, with the keys needed for relabeling."""
         keys = self.tensor_keys
         if not self._uses_positive:
             return {"context": []}
@@ -143,14 +143,14 @@ class CQVAELoss(CodebookLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the coming forward pass reads."""
+        """Keys that the next forward pass reads."""
         keys, contrasts = self.tensor_keys, self.contrastive_weight != 0 and not self.warm_up
         contexts = [keys.task_context] + ([keys.task_context_positive] if contrasts else [])
         leaves = (keys.observation, keys.action, *self.predictors.targets(keys))
         return [*contexts, *(join_key(keys.prediction, leaf) for leaf in leaves)]
 
     def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
-        """Encode the first draw, mixed with relabelled transitions of other tasks, and the second draw."""
+        """Encode the first draw, mixed with relabeled transitions of other tasks, and the second draw."""
         context = encoding.draw("context")
         if not self._uses_positive:
             return encoding(context).entries()
@@ -159,7 +159,7 @@ class CQVAELoss(CodebookLoss):
         return {"task_context_positive": positive} | encoding(context).entries()
 
     def mixed(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The transitions ``[T, L]`` to encode, given contexts ``[T, d]`` of the tasks from another draw."""
+        """The transitions ``[T, L]`` to encode, given contexts ``[T, d]`` of the same tasks from another draw."""
         if not self.relabelled_fraction:
             return context
         return mix_other_tasks(context, task_context, self._answer, self.relabelled_fraction)

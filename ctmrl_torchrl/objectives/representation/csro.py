@@ -1,4 +1,4 @@
-"""CSRO's representation loss: FOCAL's metric loss less what contexts carry about the behavior."""
+"""CSRO's representation loss: FOCAL's metric loss plus a bound on behavior information in contexts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 
 
 class CSROLoss(MetricLoss):
-    """``L_met + L_club``: contexts of different tasks repel each other, and behavior alone must not tell them.
+    """``L_met + L_club``: contexts of different tasks repel each other and carry little behavior information.
 
-    The density model ``behaviour_posterior`` belongs to the loss, so that it is saved with it, but no term
-    reaches it: :meth:`posterior_error` is what an optimizer of its own lowers.
+    The density model ``behaviour_posterior`` is part of the loss, so that it is saved with it, but no term
+    reaches it. A separate optimizer minimizes :meth:`posterior_error`.
 
     Args:
-        behaviour_posterior (TensorDictModule): q(e | s, a); reads observation and action, writes mean and
-            variance of the context of a transition. See :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
+        behaviour_posterior (TensorDictModule): q(e | s, a); reads observation and action and writes mean
+            and variance of a transition's context. See :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
 
     Keyword Args:
-        metric_weight (float): of FOCAL's term. Defaults to 10.
+        metric_weight (float): weight of FOCAL's term. Defaults to 10.
         club_weight (float): lambda. Defaults to 25; 0 skips the bound.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
@@ -44,12 +44,12 @@ class CSROLoss(MetricLoss):
     term             reaches
     ===============  ==============================
     ``loss_metric``  contexts (hence the encoder)
-    ``loss_club``    contexts of single transitions
+    ``loss_club``    per-transition contexts
     ===============  ==============================
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape, or the batch holds a single context.
+        ValueError: if an entry has the wrong shape, or the batch holds a single context.
 
     Source: CSRO (NeurIPS 2023), as released; the bound in closed form, see
     :func:`~ctmrl_torchrl.objectives.representation.club_bound`.
@@ -90,35 +90,35 @@ class CSROLoss(MetricLoss):
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """One draw; the guess reads observations and actions of it."""
+        """One draw, whose observations and actions the posterior reads."""
         return {"context": [self.tensor_keys.observation, self.tensor_keys.action]}
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the forward pass reads."""
+        """Keys that the forward pass reads."""
         keys = self.tensor_keys
         seen = [join_key(keys.context, key) for key in (keys.observation, keys.action)]
         return [keys.task_context, keys.task_id, keys.transition_contexts, *seen]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the guess anew."""
+        """Reinitialize the posterior."""
         self.behaviour_posterior.reset_parameters_recursive()
 
     def _guess(self, tensordict: TensorDictBase, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean, variance and mask of the guess of the contexts ``[T, L, d]``."""
+        """Mean, variance and mask of the posterior of the contexts ``[T, L, d]``."""
         keys, name = self.tensor_keys, type(self).__name__
         batch = read(tensordict, keys.context, name)
         seen = {key: read(batch, key, name) for key in (keys.observation, keys.action)}
         lead = seen[keys.action].shape[:-1]
         guess = self.behaviour_posterior(TensorDict(seen, lead))
         loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
-        hint = "one context per transition, as long as those of tasks: encoder.pool=mean."
+        hint = "one context per transition, with the size of task contexts: encoder.pool=mean."
         what = repr(keys.transition_contexts)
         require_shape(contexts, (*lead, loc.shape[-1]), reader=name, what=what, hint=hint)
         return loc, variance, batch.get(keys.mask, None)
 
     def posterior_error(self, tensordict: TensorDictBase, transition_contexts: Tensor) -> Tensor:
-        """L_q of every task, ``[T]``: what the guess's own optimizer lowers; reaches the guess alone.
+        """L_q of every task, ``[T]``, which the posterior's optimizer minimizes; reaches only the posterior.
 
         Args:
             tensordict: the meta-batch ``[T]``. transition_contexts: ``[T, L, d]``.

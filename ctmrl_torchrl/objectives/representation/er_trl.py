@@ -1,4 +1,4 @@
-"""ER-TRL's representation loss: the distance metric, and the entropy of the behaviour given the context."""
+"""ER-TRL's representation loss: the distance metric and the entropy of the behavior given the context."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ OUTPUTS = ("loss_metric", "loss_entropy", "context_distance", "behaviour_entropy
 class BehaviourEntropyLoss(MetricLoss):
     """L = w1 L_metric - w2 mean_t H_t, with H_t the entropy of generated actions of task t.
 
-    The networks that generate and judge actions are modules of the loss, with optimizers of their own: they
-    learn in :meth:`BehaviourGAN.inner_steps
-    <ctmrl_torchrl.objectives.representation.behaviour_entropy.BehaviourGAN.inner_steps>` on what
-    :meth:`behaviour` gives, and no term of this loss has a gradient to them.
+    Generator and discriminator are modules of the loss, but have separate optimizers. They learn in
+    :meth:`BehaviourGAN.inner_steps
+    <ctmrl_torchrl.objectives.representation.behaviour_entropy.BehaviourGAN.inner_steps>` on
+    the output of :meth:`behaviour`. No term of this loss has a gradient to them.
 
     Args:
-        gan (BehaviourGAN or None): imitates the behaviour; None leaves the second term out.
+        gan (BehaviourGAN or None): imitates the behavior; None disables the second term.
 
     Keyword Args:
         metric_weight, entropy_weight (float): w1 and w2. reduction (str): ``"mean"``, ``"sum"`` or ``"none"``
             over tasks.
 
     Keys (see ``set_keys``):
-        - ``task_context`` ``[T, d]``, with gradient; ``task_id`` ``[T]``: as :class:`MetricLoss`
-        - ``transitions`` ``[T, B]``, and inside it ``observation``: the states in which actions are
-          generated; ``action``: the behaviour's, which :meth:`behaviour` reads
+        - ``task_context`` ``[T, d]``, with gradient; ``task_id`` ``[T]``: see :class:`MetricLoss`
+        - ``transitions`` ``[T, B]``, and inside it ``observation``: the states for which actions are
+          generated; ``action``: the behavior's actions, which :meth:`behaviour` reads
 
     Out: ``loss_metric``, ``loss_entropy``, and detached ``context_distance``, ``behaviour_entropy`` (mean
-    H_t) and ``gan_accuracy`` (share of actions that the discriminator judged correctly in its last step;
-    0.5 means that it cannot tell them apart).
+    H_t) and ``gan_accuracy`` (the discriminator's accuracy in its last step; at 0.5 it cannot distinguish real
+    from generated actions).
 
     Gradients:
 
@@ -52,8 +52,8 @@ class BehaviourEntropyLoss(MetricLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape, the batch holds a single context, or there is an entropy
-            weight and no GAN.
+        ValueError: if an entry has the wrong shape, the batch holds a single context, or the entropy weight is
+            nonzero without a GAN.
 
     Examples:
         >>> from ctmrl_torchrl.modules.generative import (
@@ -89,7 +89,7 @@ class BehaviourEntropyLoss(MetricLoss):
         if entropy_weight and gan is None:
             raise ValueError(
                 f"{type(self).__name__}: entropy_weight={entropy_weight} needs gan=, which generates the "
-                "actions whose entropy counts; pass a BehaviourGAN or entropy_weight=0."
+                "actions; pass a BehaviourGAN or entropy_weight=0."
             )
         self.gan = gan
         self.entropy_weight = entropy_weight
@@ -98,13 +98,13 @@ class BehaviourEntropyLoss(MetricLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the forward pass reads."""
+        """Keys that the forward pass reads."""
         keys = self.tensor_keys
         states = [join_key(keys.transitions, keys.observation)] if self.entropy_weight else []
         return [keys.task_context, keys.task_id, *states]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw generator and discriminator anew."""
+        """Reinitialize generator and discriminator."""
         if self.gan is not None:
             self.gan.generator.reset_parameters_recursive()
             self.gan.discriminator.reset_parameters_recursive()
@@ -112,11 +112,11 @@ class BehaviourEntropyLoss(MetricLoss):
     def behaviour(
         self, tensordict: TensorDictBase, task_context: Tensor, *, with_actions: bool = True
     ) -> TensorDictBase:
-        """States (and actions) of the policy batch with their task's context: what the GAN reads, ``[T, B]``.
+        """The GAN's input ``[T, B]``: states (and actions) of the policy batch with their task's context.
 
         Args:
             tensordict (TensorDictBase): the meta-batch ``[T]``. task_context (Tensor): ``[T, d]``.
-            with_actions (bool): whether the behaviour's actions are needed.
+            with_actions (bool): whether to include the behavior's actions.
         """
         keys, name = self.tensor_keys, type(self).__name__
         transitions = read(tensordict, keys.transitions, name)

@@ -1,4 +1,4 @@
-"""GENTLE's representation loss: a task autoencoder, which reconstructs the very context it has encoded."""
+"""GENTLE's representation loss: a task autoencoder that reconstructs the encoded context."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class TaskAutoencoderLoss(RepresentationLoss):
 
     Keyword Args:
         weight (float): w. Published: 10.
-        reward_scale, next_observation_scale (Tensor, optional): errors count in these units; (almost) zero
-            counts as one.
+        reward_scale, next_observation_scale (Tensor, optional): units of the errors. A scale near zero is
+            replaced by one.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]``, with gradient
-        - ``prediction``: the sub-tensordict ``[T, L]`` that is reconstructed; default ``"context"``
+        - ``prediction``: the sub-tensordict ``[T, L]`` to reconstruct; default ``"context"``
         - inside it ``observation``, ``action``, ``reward`` ``[T, L, 1]``, ``next_observation`` (if the decoder
-          predicts it) and (optional) ``mask`` ``[T, L]``, true where a transition counts
+          predicts it) and (optional) ``mask`` ``[T, L]``, true for valid transitions
 
     Out: ``loss_reconstruction`` and the detached ``reward_error`` (mean squared, in units of its scale).
 
@@ -49,7 +49,7 @@ class TaskAutoencoderLoss(RepresentationLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry or a prediction has another shape than said here.
+        ValueError: if an entry or a prediction has the wrong shape.
 
     Examples:
         >>> from ctmrl_torchrl.modules.decoders import make_transition_decoder
@@ -95,18 +95,18 @@ class TaskAutoencoderLoss(RepresentationLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the forward pass reads."""
+        """Keys that the forward pass reads."""
         keys = self.tensor_keys
         leaves = (keys.observation, keys.action, *self._targets)
         return [keys.task_context, *(join_key(keys.prediction, leaf) for leaf in leaves)]
 
     @property
     def reward_predictor(self) -> TensorDictModuleBase:
-        """The decoder, as far as it predicts rewards."""
+        """The decoder, restricted to rewards."""
         return TensorDictSequential(self.decoder, selected_out_keys=self.decoder.out_keys[:1])
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the decoder anew."""
+        """Reinitialize the decoder."""
         self.decoder.reset_parameters_recursive()
 
     @dispatch
@@ -131,7 +131,7 @@ class TaskAutoencoderLoss(RepresentationLoss):
                 guess.shape,
                 reader=name,
                 what=repr(key),
-                hint="as the prediction; a reward is [T, L, 1].",
+                hint="the shape of the prediction; a reward is [T, L, 1].",
             )
             pairs.append((guess / scale, target / scale))
         mask = batch.get(keys.mask, None)

@@ -1,4 +1,4 @@
-"""Terms that ask contexts to explain transitions: UNICORN's likelihood, GENTLE's error, a classifier."""
+"""Terms that make contexts explain transitions: UNICORN's likelihood, GENTLE's error, a classifier."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch.nn import functional
 
 
 def gaussian_error(loc: Tensor, log_variance: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """UNICORN's NLL of one target, without factor 1/2 and constant: ``(loc - y)^2 / v + log v``.
+    """UNICORN's NLL of one target without the factor 1/2 and the constant: ``(loc - y)^2 / v + log v``.
 
-    Add ``0.01`` times :meth:`~ctmrl_torchrl.modules.decoders.GaussianHead.bound_width`. The sharper the fit,
-    the larger the gradient (it grows with ``1 / v``), which may drown the metric loss: watch both.
+    Add ``0.01`` times :meth:`~ctmrl_torchrl.modules.decoders.GaussianHead.bound_width`. The gradient
+    grows with ``1 / v`` as the fit improves and may dominate the metric loss, so monitor both.
 
     Args:
         loc, log_variance (Tensor): the prediction, ``[T, L, k]``.
         target (Tensor): reward ``[T, L, 1]`` or change of the observation ``[T, L, k]``.
-        mask (Tensor, optional): ``[T, L]`` boolean, true where a transition counts.
+        mask (Tensor, optional): ``[T, L]`` boolean, true for valid transitions.
 
     Returns:
         ``[T]``, means over transitions and dimensions.
@@ -38,12 +38,12 @@ def autoencoder_error(
 ) -> Tensor:
     """GENTLE's L_tae before its weight of 10: mean squared error over all dimensions of (r, s') together.
 
-    The reward thus has a part of ``1 / (1 + n_s)`` in it where next observations are predicted too.
+    If next observations are predicted too, the reward therefore has weight ``1 / (1 + n_s)``.
 
     Args:
         reward (pair of Tensor): prediction and target, ``[T, L, 1]``.
-        next_observation (pair of Tensor, optional): prediction and target, ``[T, L, n_s]``; where dynamics
-            vary.
+        next_observation (pair of Tensor, optional): prediction and target, ``[T, L, n_s]``; for varying
+            dynamics.
         mask (Tensor, optional): ``[T, L]`` boolean, true where a transition counts.
 
     Returns:
@@ -62,7 +62,7 @@ def autoencoder_error(
 
 
 def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Tensor:
-    """UNICORN-SUP: cross-entropy of a classifier of training tasks on the context.
+    """UNICORN-SUP: cross-entropy of classifying training tasks from the context.
 
     Args:
         logits (Tensor): ``[T, tasks]``.
@@ -71,7 +71,7 @@ def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Te
     Returns:
         ``[T]``.
 
-    Source: UNICORN (NeurIPS 2024), the supervised variant; the release does not have it.
+    Source: UNICORN (NeurIPS 2024), the supervised variant, which is not in the released code.
 
     Examples:
         >>> error = task_classification(torch.zeros(2, 4), torch.tensor([9, 3]), torch.tensor([3, 5, 7, 9]))
@@ -83,7 +83,7 @@ def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Te
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean ``[T]`` of ``[T, L]`` over the transitions that count.
+    """Mean ``[T]`` of ``[T, L]`` over valid transitions.
 
     Examples:
         >>> masked_mean(torch.tensor([[1.0, 3.0, torch.inf]]), torch.tensor([[True, True, False]]))

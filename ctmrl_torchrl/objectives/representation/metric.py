@@ -1,4 +1,4 @@
-"""Distance metric learning on task contexts: the loss of FOCAL, which later methods keep."""
+"""Distance metric learning on task contexts: the loss of FOCAL, which later methods also use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 
-#: keeps the root's slope finite, and the quotients where there are no pairs
+#: keeps the square root's gradient and quotients without pairs finite
 _SMALL = 1e-3
 
 
@@ -22,15 +22,15 @@ def metric_loss(task_context: Tensor, task_id: Tensor | None = None) -> Tensor:
     """FOCAL's L_dml: contexts of one task attract, those of different tasks repel each other.
 
     With ``D`` the mean squared difference of two contexts, pairs of one task cost ``sqrt(D + 0.001)`` and
-    pairs of different tasks ``1 / (D + 0.1)``, each kind divided by its number of pairs. Where tasks are
-    drawn without replacement there is no pair of the first kind, and contexts only repel each other.
+    pairs of different tasks ``1 / (D + 0.1)``, each averaged over its pairs. If tasks are sampled
+    without replacement there are no pairs of the first kind, and contexts only repel each other.
 
     Args:
         task_context (Tensor): ``[T, d]``; receives gradient.
-        task_id (Tensor, optional): ``[T]``; without it all rows count as different tasks.
+        task_id (Tensor, optional): ``[T]``; if None, all rows are different tasks.
 
     Returns:
-        ``[T]``: what each context has part in, so that the mean is the loss.
+        ``[T]``: the contribution of each context; the mean is the loss.
 
     Source: FOCAL (Li, Yang, Luo; ICLR 2021), equation of the distance metric loss, as released.
 
@@ -48,7 +48,7 @@ def metric_loss(task_context: Tensor, task_id: Tensor | None = None) -> Tensor:
         (same & other, (distance + _SMALL).sqrt()),
         (~same & other, (distance + 100 * _SMALL).reciprocal()),
     ):
-        # Every pair is met twice, once from either side.
+        # Every pair occurs twice, once from either side.
         total = total + (cost * pairs).sum(-1) / (pairs.sum() + 2 * _SMALL)
     return total * tasks
 
@@ -57,14 +57,14 @@ class MetricLoss(RepresentationLoss):
     """FOCAL's representation loss: the distance metric term alone; see :func:`metric_loss`.
 
     Keyword Args:
-        metric_weight (float): of the term. Defaults to 1.
+        metric_weight (float): weight of the term. Defaults to 1.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
         - ``task_context`` ``[T, d]``, with gradient
         - ``task_id`` ``[T]``: rows of one task attract each other
 
-    Out: ``loss_metric`` and the detached ``context_distance``, the mean distance of contexts.
+    Out: ``loss_metric`` and the detached ``context_distance``, the mean distance between contexts.
 
     Gradients:
 
@@ -76,7 +76,7 @@ class MetricLoss(RepresentationLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape, or the batch holds a single context.
+        ValueError: if an entry has the wrong shape, or the batch holds a single context.
 
     Examples:
         >>> loss = MetricLoss()
@@ -101,11 +101,11 @@ class MetricLoss(RepresentationLoss):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the forward pass reads."""
+        """Keys that the forward pass reads."""
         return [self.tensor_keys.task_context, self.tensor_keys.task_id]
 
     def reset_parameters_recursive(self) -> None:
-        """Nothing to draw: the loss has no parameters."""
+        """Do nothing: the loss has no parameters."""
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -113,12 +113,12 @@ class MetricLoss(RepresentationLoss):
         return self._distances(tensordict)
 
     def _distances(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The metric term, and how far contexts are apart."""
+        """The metric term and the mean distance between contexts."""
         keys, name = self.tensor_keys, type(self).__name__
         context, task_id = (read(tensordict, key, name) for key in (keys.task_context, keys.task_id))
         hint = "one context per task."
         require_shape(context, ("T", "d"), reader=name, what=repr(keys.task_context), hint=hint)
-        hint = "one number per context."
+        hint = "one id per context."
         require_shape(task_id, context.shape[:1], reader=name, what=repr(keys.task_id), hint=hint)
         if context.shape[0] < 2:
             raise ValueError(f"{name}: the batch holds one context, but distances need at least two.")

@@ -1,4 +1,4 @@
-"""What a context predicts of its task: rewards and next observations, as a piece that any loss can hold."""
+"""Predicts rewards and next observations of a task from its context; any loss can use this module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ctmrl_torchrl.scales import usable_scale
 
 @dataclass
 class PredictionKeys:
-    """Names of what is read of transitions ``[T, L]``; a loss's ``tensor_keys`` have them too.
+    """Keys of transitions ``[T, L]``; a loss's ``tensor_keys`` have the same fields.
 
     Examples:
         >>> PredictionKeys(reward=("next", "sparse_reward")).reward
@@ -39,20 +39,20 @@ class TransitionPredictors(nn.Module):
     Args:
         reward_predictor, next_observation_predictor (TensorDictModule or None): read (some of)
             ``observation``, ``action`` and ``task_context`` and write their prediction under their last
-            out-key. Without the second, only rewards are predicted.
-        reader (str): the loss that holds them, for error messages.
+            out-key. If the second is None, only rewards are predicted.
+        reader (str): the loss that uses them, for error messages.
 
     Keyword Args:
-        reward_scale, next_observation_scale (Tensor, optional): spread of the targets; errors count in its
-            units; (almost) zero counts as one, as in the predictors.
+        reward_scale, next_observation_scale (Tensor, optional): scales of the targets, in whose units
+            errors are measured. A scale near zero is replaced by one, as in the predictors.
 
-    Keys: those of :class:`PredictionKeys`, or any object with the same fields, passed to each method.
+    Keys: each method receives :class:`PredictionKeys` or any object with the same fields.
 
-    Gradients: errors reach the predictors, and the context that is passed in.
+    Gradients: errors reach the predictors and the given context.
 
     Raises:
-        KeyError: by the methods, if an entry is missing.
-        ValueError: by the methods, if an entry or a prediction has another shape than said there.
+        KeyError: raised by the methods if an entry is missing.
+        ValueError: raised by the methods if an entry or a prediction has the wrong shape.
 
     Examples:
         >>> from ctmrl_torchrl.modules import make_reward_predictor
@@ -88,18 +88,18 @@ class TransitionPredictors(nn.Module):
         return [(name, predictor) for name, predictor in both if predictor is not None]
 
     def targets(self, keys: PredictionKeys) -> list[NestedKey]:
-        """The keys that are predicted."""
+        """The predicted keys."""
         return [getattr(keys, name) for name, _ in self._named()]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the predictors anew."""
+        """Reinitialize the predictors."""
         for _, predictor in self._named():
             predictor.reset_parameters_recursive()
 
     def predict(
         self, batch: TensorDictBase, context: Tensor, keys: PredictionKeys
     ) -> dict[NestedKey, Tensor]:
-        """Rewards and next observations of transitions ``[T, B]`` in the tasks of the contexts ``[T, d]``."""
+        """Predict rewards and next observations of transitions ``[T, B]`` under the contexts ``[T, d]``."""
         observation = read(batch, keys.observation, self.reader)
         action = read(batch, keys.action, self.reader)
         lead, hint = (*context.shape[:1], *observation.shape[1:2]), "the transitions [T, L] of every task."
@@ -118,9 +118,9 @@ class TransitionPredictors(nn.Module):
         return predictor(inputs.copy()).get(predictor.out_keys[-1])
 
     def answer(self, transitions: TensorDictBase, context: Tensor, keys: PredictionKeys) -> TensorDictBase:
-        """The transitions with the outcomes that the predictors expect, written into them."""
+        """The transitions with outcomes replaced by the predictors' outputs."""
         for key, answer in self.predict(transitions, context, keys).items():
-            if transitions.get(key, None) is not None:  # not every encoder is shown both
+            if transitions.get(key, None) is not None:  # some encoders read only one of them
                 transitions.set(key, answer)
         return transitions
 
@@ -129,7 +129,7 @@ class TransitionPredictors(nn.Module):
     ) -> list[Tensor]:
         """L_r and L_s of every task, ``[T]`` each: CTMRL Eq. (4)-(5) with c_spe, Eq. (7)-(8) with c_cro.
 
-        Mean squares in units of the targets' spread or, ``as_written``, sums of norms in raw units.
+        Mean squares in units of the targets' scale or, if ``as_written``, sums of norms in raw units.
         """
         spreads = {keys.reward: self.reward_spread, keys.next_observation: self.next_observation_spread}
         mask = batch.get(keys.mask, None)
@@ -147,7 +147,7 @@ class TransitionPredictors(nn.Module):
         ]
 
     def _target(self, batch: TensorDictBase, key: NestedKey, prediction: Tensor) -> Tensor:
-        hint = "as the prediction of it; a scalar reward is [T, L, 1]."
+        hint = "the shape of its prediction; a scalar reward is [T, L, 1]."
         return self._shaped(read(batch, key, self.reader), prediction.shape, key, hint)
 
     def _shaped(self, value: Tensor, expected: tuple[int | str, ...], key: NestedKey, hint: str) -> Tensor:

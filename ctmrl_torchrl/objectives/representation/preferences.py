@@ -1,4 +1,4 @@
-"""ANOLE's terms: a reward model taught by preferences, and a prior on the table of tasks."""
+"""ANOLE's terms: a reward model trained with preferences, and a prior on the task table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ctmrl_torchrl.modules.draws import uniform
 def preference_error(first: Tensor, second: Tensor, first_better: Tensor) -> Tensor:
     """ANOLE's L_pref before its weight of 10: Bradley-Terry likelihood of the better fragment.
 
-    Summed rewards reach the length of a fragment (64), so the logit is their difference and no exponential
-    is taken of either.
+    Summed rewards can be as large as a fragment is long (64). The logit is therefore their difference, which
+    avoids the exponential of either sum.
 
     Args:
         first, second (Tensor): ``[T]``, predicted rewards of the fragments, summed; receive gradient.
@@ -34,13 +34,13 @@ def preference_error(first: Tensor, second: Tensor, first_better: Tensor) -> Ten
 
 
 def table_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
-    """ANOLE's L_kl before its weight of 0.1: KL of the tasks' Gaussians to a standard normal.
+    """ANOLE's L_kl before its weight of 0.1: KL divergence of the tasks' Gaussians from a standard normal.
 
     Args:
-        mean, log_std (Tensor): ``[T, d]``, as ``TaskTable.lookup`` gives them.
+        mean, log_std (Tensor): ``[T, d]``, as returned by ``TaskTable.lookup``.
 
     Returns:
-        ``[T]``, means over dimensions (PEARL has sums).
+        ``[T]``, means over dimensions (PEARL uses sums).
 
     Source: ANOLE (NeurIPS 2022), as released.
 
@@ -54,18 +54,19 @@ def table_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
 def draw_fragments(
     lengths: Tensor, count: int, steps: int, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Where fragments begin: within one episode each, all places equally likely.
+    """Sample the starts of fragments uniformly, each within one episode.
 
     Args:
-        lengths (Tensor): ``[T, J]``, steps of every episode of every task; 0 where there is none.
-        count (int): fragments per task. steps (int): of a fragment; at most those of some episode of a task.
-        generator (torch.Generator, optional): draws them.
+        lengths (Tensor): ``[T, J]``, length of every episode of every task; 0 for missing episodes.
+        count (int): fragments per task. steps (int): length of a fragment, at most the longest episode of each
+            task.
+        generator (torch.Generator, optional): samples them.
 
     Returns:
         episode and first step of each fragment, ``[T, count]`` int64 each.
 
     Raises:
-        ValueError: if no episode of a task is long enough; it says how many steps would be.
+        ValueError: if all episodes of a task are too short; the message contains the maximum length.
 
     Source: ANOLE (NeurIPS 2022); the release lets fragments cross episodes.
 
@@ -79,7 +80,7 @@ def draw_fragments(
     if (total[:, -1] == 0).any():
         longest = int(lengths.amax(-1).min())
         raise ValueError(
-            f"draw_fragments: no episode of some task has {steps} steps; ask for at most {longest}."
+            f"draw_fragments: for some task no episode has {steps} steps; use at most {longest}."
         )
     share = uniform((len(lengths), count), generator, total.device)
     place = (share * total[:, -1:]).long()

@@ -1,8 +1,8 @@
-"""Contexts in which other tasks' behaviours take part, with what the task at hand would have answered them.
+"""Mixes relabeled transitions of other tasks into contexts.
 
-In offline data every good trajectory ends where its own task is solved, so an encoder may take the place for
-the evidence. At test time the agent's own episodes end where it *believes* the goal to be, and would confirm
-any belief. Trajectories of other tasks, relabelled by the predictors, teach it to read the rewards instead.
+In offline data, good trajectories end where their task is solved, so an encoder may infer the task from the
+visited states alone. At test time the agent goes where it *believes* the goal to be, and such an encoder would
+confirm any belief. Trajectories of other tasks, relabeled by the predictors, teach it to use the rewards.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Relabel = Callable[[TensorDictBase, Tensor], TensorDictBase]
 def mix_other_tasks(
     context: TensorDictBase, task_context: Tensor, relabel: Relabel, fraction: float
 ) -> TensorDictBase:
-    """Replace some transitions of some contexts by relabelled ones of another task in the batch.
+    """Replace some transitions of some contexts with relabeled transitions of another task in the batch.
 
     Args:
         context: entries ``[T, L, ...]`` in TorchRL's layout, with or without a ``mask``.
-        task_context: ``[T, d]``, what is known of each task from other data; detached here.
-        relabel: ``(transitions [T, L], task contexts [T, d]) -> transitions``, answered as in those tasks.
-        fraction: probability of a task to be mixed; of its transitions a uniformly drawn share is replaced.
+        task_context: ``[T, d]``, contexts of the tasks from other data; detached here.
+        relabel: ``(transitions [T, L], task contexts [T, d]) -> transitions`` with the outcomes of those tasks.
+        fraction: probability of mixing a task. The replaced fraction of its transitions is sampled uniformly.
 
     Returns:
-        the mixed contexts ``[T, L]``; the input is left alone.
+        the mixed contexts ``[T, L]``; the input is not modified.
     """
     tasks, device = task_context.shape[0], task_context.device
     if context.batch_dims < 2:

@@ -1,4 +1,4 @@
-"""The objective of CTMRL's released code, which is not the paper's: CSRO's terms, a cycle, and contrast."""
+"""The objective of CTMRL's released code, which differs from the paper: CSRO's terms, a cycle and contrast."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ TERMS = (
 
 
 class ReleasedCTMRLLoss(CodebookLoss):
-    """What CTMRL's released code minimises, as far as it is well defined; :class:`CQVAELoss` is the paper's.
+    """The objective of CTMRL's released code, where it is well defined; see :class:`CQVAELoss` for the paper's.
 
     - ``loss_metric``: FOCAL's distance metric loss; reaches the contexts.
-    - ``loss_club``, ``loss_guess``: CSRO's bound on what behaviour alone tells of a transition's context
+    - ``loss_club``, ``loss_guess``: CSRO's bound on the behavior information in per-transition contexts
       (reaches the encoder), and the adversary's fit (reaches ``behaviour_posterior``).
     - ``loss_prediction``: errors of the predictors, given the detached contexts; reaches the predictors.
-    - after the warm-up ``loss_cycle``: the context's rewards (and next observations, where the encoder reads
-      them) are predicted from the matched code and encoded again; squared distance of code and result.
+    - after the warm-up ``loss_cycle``: the context's rewards (and next observations, if the encoder reads
+      them) are predicted from the matched code and encoded again; squared distance between code and result.
       Reaches codes, predictors and encoder.
-    - ``loss_commitment``: squared distance of the contexts to their codes; reaches the contexts.
-    - ``loss_code_contrast``: InfoNCE of the codes with themselves; reaches the codes.
+    - ``loss_commitment``: squared distance between contexts and their codes; reaches the contexts.
+    - ``loss_code_contrast``: InfoNCE of each code with itself as the positive; reaches the codes.
     - ``loss_contrastive``: InfoNCE among the tasks of a code, summed over codes; reaches the contexts of both
       draws.
 
-    The last two compare by ``x W y`` without a temperature. W stays as it is given: no optimiser of the
-    released code owns it.
+    The last two use the similarity ``x W y`` without a temperature. W is constant, because no optimizer of the
+    released code includes it.
 
     Gradients:
 
@@ -61,7 +61,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
     term                    reaches
     ======================  ============================================================
     ``loss_metric``         contexts (hence the encoder)
-    ``loss_club``           contexts of single transitions
+    ``loss_club``           per-transition contexts
     ``loss_guess``          ``behaviour_posterior``
     ``loss_prediction``     predictors
     ``loss_cycle``          codes, predictors, encoder
@@ -70,26 +70,26 @@ class ReleasedCTMRLLoss(CodebookLoss):
     ``loss_contrastive``    contexts of both draws
     ======================  ============================================================
 
-    Departures from the release: it contrasts all training tasks, with contexts drawn for this alone, and here
-    the tasks of the meta-batch are contrasted; a task alone on its code gets drawn negatives, where there it
-    costs nothing; its W is random, here the identity unless given; its cycle compares the code with every
-    reconstructed transition, here with their mean; its commitment reaches the codes too; its predictors learn
-    from the policy batch, here from the context; its codes follow running counts that overwrite their
-    gradient step, here Eq. (2).
+    Differences from the released code, which is named first. The contrast covers all training tasks with
+    separately sampled contexts; here it covers the tasks of the meta-batch. A task alone on its code costs
+    nothing; here it gets sampled negatives. W is random; here it is the identity unless given. The cycle
+    compares the code with every reconstructed transition; here with their mean. The commitment also reaches
+    the codes; here it does not. Predictors learn from the policy batch; here from the context. Codes follow
+    running counts that overwrite their gradient step; here they follow Eq. (2).
 
     Args:
         codebook (Codebook): matches contexts with codes.
         reward_predictor, next_observation_predictor (TensorDictModule): as for
             :class:`~ctmrl_torchrl.objectives.CQVAELoss`; the second may be None.
         behaviour_posterior (TensorDictModule): reads ``observation`` and ``action`` and writes mean and variance
-            of the context of a transition; see :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
+            of a transition's context; see :func:`~ctmrl_torchrl.modules.make_behaviour_posterior`.
 
     Keyword Args:
         metric_weight, club_weight, posterior_weight, prediction_weight, cycle_weight, commitment_weight,
-            code_contrast_weight, contrastive_weight (float): of the terms; 10, 25, 10, 1, 1, 0.25, 1, 1. A
-            weight of 0 switches a term off and skips its work (of bound and guess: only both together).
+            code_contrast_weight, contrastive_weight (float): weights of the terms; 10, 25, 10, 1, 1, 0.25, 1,
+            1. A weight of 0 disables a term and skips its computation (bound and posterior only together).
         bilinear (Tensor, optional): W, ``[d, d]``; the identity by default.
-        extra_negatives (int): for tasks alone on their code. Defaults to 4.
+        extra_negatives (int): negatives of tasks alone on their code. Defaults to 4.
         reward_scale, next_observation_scale, reduction: as for
             :class:`~ctmrl_torchrl.objectives.CQVAELoss`.
 
@@ -97,16 +97,16 @@ class ReleasedCTMRLLoss(CodebookLoss):
         - ``context``, ``context_positive``: the draws that :meth:`contexts` encodes
         - ``task_context``, ``task_context_positive`` ``[T, d]``, ``task_id`` ``[T]`` (optional): as for
           :class:`~ctmrl_torchrl.objectives.CQVAELoss`
-        - ``transition_contexts`` ``[T, L, d]``: what the encoder makes of single transitions, with gradient
-        - ``task_context_reconstructed`` ``[T, d]``: contexts of what :meth:`reconstructed` returned
+        - ``transition_contexts`` ``[T, L, d]``: per-transition contexts, with gradient
+        - ``task_context_reconstructed`` ``[T, d]``: contexts of the output of :meth:`reconstructed`
         - ``prediction``: the context ``[T, L]`` that was encoded, with ``observation``, ``action``,
           ``reward``, ``next_observation`` and (optional) ``mask`` inside
 
     Out: the terms above and the detached ``perplexity``, ``dead_codes``, ``reward_error``.
 
     Raises:
-        KeyError: if an entry that is needed is missing.
-        ValueError: if an entry, or W, has another shape than said here.
+        KeyError: if a required entry is missing.
+        ValueError: if an entry or W has the wrong shape.
 
     Source: released code of CTMRL (AAAI 2026), and of CSRO and FOCAL, from which it descends.
 
@@ -171,7 +171,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw codes, predictors and the guess anew."""
+        """Reinitialize codes, predictors and the posterior."""
         super().reset_parameters_recursive()
         self.behaviour_posterior.reset_parameters_recursive()
 
@@ -189,14 +189,14 @@ class ReleasedCTMRLLoss(CodebookLoss):
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """The draws that are encoded now, and what the cycle reads of them."""
+        """The draws to encode in this phase, with the keys that the cycle reads."""
         keys = self.tensor_keys
         draws = {"context": [keys.observation, keys.action] if self._cycles else []}
         return draws | ({"context_positive": []} if self._uses_positive else {})
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the coming forward pass reads."""
+        """Keys that the next forward pass reads."""
         keys = self.tensor_keys
         needed = [
             (keys.task_context, True),
@@ -210,7 +210,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         return [key for key, used in needed if used] + [join_key(keys.prediction, leaf) for leaf in leaves]
 
     def contexts(self, encoding: ContextEncoding) -> dict[str, Tensor]:
-        """Encode both draws, and again what the predictors expect under the matched codes."""
+        """Encode both draws, and the predicted transitions under the matched codes."""
         contexts, context = {}, encoding.draw("context")
         if self._uses_positive:
             contexts["task_context_positive"] = encoding(encoding.draw("context_positive")).task_context
@@ -224,19 +224,19 @@ class ReleasedCTMRLLoss(CodebookLoss):
         return contexts
 
     def reconstructed(self, context: TensorDictBase, task_context: Tensor) -> TensorDictBase:
-        """The context with the outcomes that the predictors expect under the matched codes."""
+        """The context with outcomes predicted under the matched codes."""
         index = match_codes(task_context.detach(), self.codebook.codes.detach())[1]
         return self._answer(context.copy(), self.codebook.codes[index])
 
     def _club(self, tensordict: TensorDictBase, batch: TensorDictBase) -> dict[str, Tensor]:
-        """The bound that the encoder lowers, and the error that its adversary lowers."""
+        """The bound that the encoder minimizes and the error that its adversary minimizes."""
         keys = self.tensor_keys
         contexts, mask = self._read(tensordict, keys.transition_contexts), batch.get(keys.mask, None)
         seen = {key: self._read(batch, key) for key in (keys.observation, keys.action)}
         lead = seen[keys.action].shape[:-1]
         guess = self.behaviour_posterior(TensorDict(seen, lead))
         loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
-        hint = "one context per transition, as long as those of tasks: encoder.pool=mean."
+        hint = "one context per transition, with the size of task contexts: encoder.pool=mean."
         self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, hint)
         club = club_bound(loc.detach(), variance.detach(), contexts, mask)
         error = posterior_error(loc, variance, contexts.detach(), mask)

@@ -1,4 +1,4 @@
-"""Terms around the codebook that CTMRL's released code has in place of the paper's equations."""
+"""Codebook terms that CTMRL's released code uses instead of the paper's equations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ctmrl_torchrl.objectives.representation.terms import contrast_within_codes
 
 
 def squared_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared difference over the last dimension: of the cycle and of the commitment.
+    """Mean squared difference over the last dimension, used for the cycle and the commitment.
 
     Examples:
         >>> squared_distance(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2))
@@ -20,7 +20,7 @@ def squared_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def code_contrast(codes: Tensor, bilinear: Tensor) -> Tensor:
-    """InfoNCE of the codes with themselves: each should be closer to itself than to the others.
+    """InfoNCE of the codes: each should be closer to itself than to the others.
 
     Args:
         codes (Tensor): ``[N, d]``; receives gradient.

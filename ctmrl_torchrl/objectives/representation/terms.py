@@ -1,6 +1,6 @@
-"""The terms of the CQ-VAE objective, one function per equation of CTMRL.
+"""Terms of the CQ-VAE objective, one function per equation of CTMRL.
 
-Each returns one value per task, ``[T]``, whose plain mean is the loss: a loss module may apply any reduction.
+Each returns one value per task, ``[T]``, whose mean is the loss, so that a loss module may apply any reduction.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def code_classification(
 
 
 def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One half of Eq. (4)-(6) and of Eq. (7)-(9): squared error in units of the target's spread.
+    """One half of Eq. (4)-(6) and of Eq. (7)-(9): squared error in units of the target's scale.
 
-    The equations differ only in the context that the predictor was given (task-specific or cross-task) and in
-    the target (reward or next observation). Mean over transitions and dimensions.
+    The equations differ only in the context of the predictor (task-specific or cross-task) and in the target
+    (reward or next observation). Mean over transitions and dimensions.
 
     Args:
         prediction (Tensor): ``[T, L, k]``.
@@ -48,7 +48,7 @@ def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Te
         mask (Tensor, optional): ``[T, L]`` boolean, ``True`` where a transition counts.
 
     Raises:
-        ValueError: if the scale has another number of features than the target.
+        ValueError: if scale and target have different numbers of features.
 
     Returns:
         ``[T]``.
@@ -59,7 +59,7 @@ def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Te
     """
     if scale.shape[-1] not in (1, target.shape[-1]):
         raise ValueError(
-            f"prediction_error: a scale of {scale.shape[-1]} features cannot measure a target of "
+            f"prediction_error: the scale has {scale.shape[-1]} features, but the target has "
             f"{target.shape[-1]}; give one standard deviation per feature of the target."
         )
     error = ((prediction - target) / scale).square().mean(-1)
@@ -85,7 +85,7 @@ def prediction_norm(prediction: Tensor, target: Tensor, mask: Tensor | None = No
         tensor([6.])
     """
     difference = prediction - target
-    if mask is not None:  # a norm has no slope at zero, and padding must not have one either
+    if mask is not None:  # the gradient of a norm at zero is undefined, so padding is replaced before it
         difference = difference.masked_fill(~mask.unsqueeze(-1), 1.0)
     norm = torch.linalg.vector_norm(difference, dim=-1)
     return norm.sum(-1) if mask is None else (norm * mask).sum(-1)
@@ -105,7 +105,7 @@ def hard_contrastive(
     """Eq. (10), L_contra: InfoNCE among the tasks of a code, averaged per code, then over non-empty codes.
 
     The negatives of a task are the positives of the other tasks of its code; a task alone on its code is
-    contrasted with ``extra_negatives`` randomly drawn other tasks. One masked ``[T, T]`` logit matrix; the
+    contrasted with ``extra_negatives`` randomly sampled other tasks. Uses one masked ``[T, T]`` logit matrix. The
     weight of a row is ``T / (non-empty codes x tasks on its code)``, so that the mean over rows is Eq. (10).
 
     Args:
@@ -114,11 +114,11 @@ def hard_contrastive(
         code_index (Tensor): ``[T]`` int64.
         temperature (float): tau.
         extra_negatives (int): M; at most T - 1 are available.
-        task_id (Tensor, optional): ``[T]``; rows of one task are never each other's negatives. Without it
-            all rows count as different tasks.
-        generator (torch.Generator, optional): draws the extra tasks.
-        num_codes (int, optional): N, to average over all codes as the equation is written; by default over
-            the non-empty ones.
+        task_id (Tensor, optional): ``[T]``; rows of one task are never each other's negatives. If None,
+            all rows are different tasks.
+        generator (torch.Generator, optional): samples the extra tasks.
+        num_codes (int, optional): N, to average over all codes as in the published equation; by default over
+            the non-empty codes.
 
     Returns:
         ``[T]``.

@@ -1,4 +1,4 @@
-"""CORRO: transitions contrasted with others that share state and action, and what makes those others."""
+"""CORRO: contrasts transitions with negatives that share state and action, and generates these negatives."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from ctmrl_torchrl.modules.draws import normal_like, uniform
 from ctmrl_torchrl.modules.keys import read
 
-#: where negatives come from, as ``negatives=NAME`` chooses
+#: sources of negatives, as in ``negatives=NAME``
 NEGATIVES = ("generative", "reward_noise", "other_tasks")
 
 
 def transition_contrastive(query: Tensor, key: Tensor, negatives: Tensor, temperature: float = 0.1) -> Tensor:
-    """CORRO's InfoNCE: the query's code is closer to another transition's of its task than to the negatives'.
+    """CORRO's InfoNCE: pulls the query's code towards a transition of its task and away from negatives.
 
     Args:
         query, key (Tensor): ``[*, d]``, codes of unit length; both receive gradient.
-        negatives (Tensor): ``[*, M, d]``, codes of unit length; they receive gradient too.
+        negatives (Tensor): ``[*, M, d]``, codes of unit length; also receive gradient.
         temperature (float): tau.
 
     Returns:
@@ -54,7 +54,7 @@ def vae_error(
 
     Args:
         outcome, prediction (pair of Tensor): next observation ``[*, n_s]`` and reward ``[*, 1]``.
-        mean, log_variance (Tensor): of the latent, ``[*, d]``.
+        mean, log_variance (Tensor): parameters of the latent, ``[*, d]``.
         weight (float): beta.
 
     Returns:
@@ -73,7 +73,7 @@ def vae_error(
 
 
 def draw_latent(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A reparameterised draw from the latent's Gaussian, ``[*, d]``.
+    """A reparameterized sample from the latent's Gaussian, ``[*, d]``.
 
     Examples:
         >>> draw_latent(torch.ones(2, 3), torch.full((2, 3), -80.0))
@@ -92,14 +92,14 @@ def noisy_rewards(
     reward: NestedKey = ("next", "reward"),
     generator: torch.Generator | None = None,
 ) -> TensorDictBase:
-    """Negatives for tasks that differ in reward: the same transitions with noise on their rewards.
+    """Negatives for tasks with different rewards: the same transitions with noise on their rewards.
 
     Args:
-        transitions (TensorDictBase): ``[*]``; left as they are.
+        transitions (TensorDictBase): ``[*]``; not modified.
         count (int): M, per transition.
-        deviation (float): of the noise.
+        deviation (float): standard deviation of the noise.
         reward (NestedKey): ``[*, 1]``.
-        generator (torch.Generator, optional): draws the noise.
+        generator (torch.Generator, optional): samples the noise.
 
     Returns:
         ``[*, M]``.
@@ -128,21 +128,21 @@ def generated_outcomes(
     next_observation: NestedKey = ("next", "observation"),
     generator: torch.Generator | None = None,
 ) -> TensorDictBase:
-    """Negatives for any tasks: the same states and actions with outcomes decoded from the VAE's prior.
+    """Negatives for arbitrary tasks: the same states and actions with outcomes decoded from the VAE's prior.
 
     Args:
-        transitions (TensorDictBase): ``[*]``; left as they are.
-        count (int): M, per transition, each with a latent of its own.
-        decoder (TensorDictModule): as :func:`~ctmrl_torchrl.modules.generative.make_outcome_vae` makes it;
-            its last input is the latent, its outputs are next observation and reward.
-        latent_dim (int): of that latent.
-        reward, next_observation (NestedKey): what is replaced.
-        generator (torch.Generator, optional): draws the latents.
+        transitions (TensorDictBase): ``[*]``; not modified.
+        count (int): M, per transition, each with a separate latent.
+        decoder (TensorDictModule): created by :func:`~ctmrl_torchrl.modules.generative.make_outcome_vae`; its
+            last input is the latent, its outputs are next observation and reward.
+        latent_dim (int): size of the latent.
+        reward, next_observation (NestedKey): keys to replace.
+        generator (torch.Generator, optional): samples the latents.
 
     Returns:
         ``[*, M]``.
 
-    Source: CORRO (ICML 2022), generative relabelling, as released.
+    Source: CORRO (ICML 2022), generative relabeling, as released.
 
     Examples:
         >>> from ctmrl_torchrl.modules.generative import make_outcome_vae
@@ -168,12 +168,12 @@ def generated_outcomes(
 def draw_queries_and_keys(
     transitions: TensorDictBase, count: int, generator: torch.Generator | None = None
 ) -> tuple[TensorDictBase, TensorDictBase]:
-    """Pairs of transitions of one random task each, from any of its trajectories and times.
+    """Sample pairs of transitions, each from one random task with any of its trajectories and time steps.
 
     Args:
         transitions (TensorDictBase): ``[N, M]``, of every training task.
         count (int): B; released 64.
-        generator (torch.Generator, optional): draws them.
+        generator (torch.Generator, optional): samples them.
 
     Returns:
         queries and keys, ``[B]`` each.
@@ -195,12 +195,12 @@ def draw_queries_and_keys(
 def draw_other_transitions(
     transitions: TensorDictBase, count: int, negatives: int, generator: torch.Generator | None = None
 ) -> TensorDictBase:
-    """Negatives that share nothing with the query: real transitions of random tasks, ``[count, negatives]``.
+    """Unrelated negatives: real transitions of random tasks, ``[count, negatives]``.
 
     Args:
         transitions (TensorDictBase): ``[N, M]``, of every training task.
         count, negatives (int): B and M of the contrast.
-        generator (torch.Generator, optional): draws them.
+        generator (torch.Generator, optional): samples them.
 
     Source: CORRO (ICML 2022), ``none``, the release's choice on Hopper.
 
@@ -223,15 +223,15 @@ def contrast_of_transitions(
     in_keys: Sequence[NestedKey] = ("observation", "action", ("next", "reward"), ("next", "observation")),
     temperature: float = 0.1,
 ) -> Tensor:
-    """:func:`transition_contrastive` of transitions that an encoder reads, all in one stacked pass.
+    """:func:`transition_contrastive` of transitions, encoded in one stacked forward pass.
 
     Args:
-        encoder (nn.Module): E1, from concatenated features ``[*, F]`` to codes of unit length ``[*, d]``.
+        encoder (nn.Module): E1, maps concatenated features ``[*, F]`` to codes of unit length ``[*, d]``.
         query, key (TensorDictBase): ``[B]``. negatives (TensorDictBase): ``[B, M]``.
-        in_keys: the features, in this order. temperature (float): tau.
+        in_keys: the features, in order. temperature (float): tau.
 
     Returns:
-        ``[B]``; queries, keys and negatives all teach the encoder.
+        ``[B]``; queries, keys and negatives all have gradients to the encoder.
 
     Examples:
         >>> from ctmrl_torchrl.modules.pooling import UnitSphere

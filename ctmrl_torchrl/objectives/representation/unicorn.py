@@ -1,4 +1,4 @@
-"""UNICORN's representation losses: contexts that differ and explain transitions, or that name their task."""
+"""UNICORN's representation losses: metric loss with likelihood, or classification of the task."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import gaussian_error, task_classification
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 
-#: weight of the distance between a decoder's learned bounds of its log-variance
+#: weight of the distance between the learned bounds of a decoder's log-variance
 BOUND_WEIGHT = 0.01
 
 
 class UNICORNLoss(MetricLoss):
     """``beta L_met + NLL(s' - s) + NLL(r)``: contexts of tasks repel each other and explain their transitions.
 
-    Two Gaussian decoders read observation, action and the context that was made of these very transitions.
-    Without decoders FOCAL's term is left alone.
+    Two Gaussian decoders read observation, action and the context that was encoded from these transitions.
+    Without decoders, only FOCAL's term remains.
 
     Args:
         change_decoder, reward_decoder (TensorDictModule or None): predict the change of the observation and the
-            reward; see :func:`~ctmrl_torchrl.modules.decoders.make_gaussian_predictor`. Both or none.
+            reward; see :func:`~ctmrl_torchrl.modules.decoders.make_gaussian_predictor`. Give both or
+            neither.
 
     Keyword Args:
-        metric_weight (float): beta, of FOCAL's term. Defaults to 0.15.
-        change_statistics, reward_statistics (Statistics, optional): by which the targets are standardized, so
-            that beta means the same in every environment. Released: targets as they are.
+        metric_weight (float): beta, the weight of FOCAL's term. Defaults to 0.15.
+        change_statistics, reward_statistics (Statistics, optional): standardize the targets, so that beta is
+            comparable across environments. The released code uses raw targets.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
@@ -51,12 +52,12 @@ class UNICORNLoss(MetricLoss):
     term                              reaches
     ================================  ========================================
     ``loss_metric``                   contexts (hence the encoder)
-    ``loss_change``, ``loss_reward``  contexts, and the decoder of that target
+    ``loss_change``, ``loss_reward``  contexts and the decoder of the target
     ================================  ========================================
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape, the batch holds a single context, or only one decoder is
+        ValueError: if an entry has the wrong shape, the batch holds a single context, or only one decoder is
             given.
 
     Source: UNICORN (NeurIPS 2024), as released.
@@ -97,7 +98,7 @@ class UNICORNLoss(MetricLoss):
     ) -> None:
         super().__init__(metric_weight=metric_weight, reduction=reduction)
         if (change_decoder is None) != (reward_decoder is None):
-            raise ValueError(f"{type(self).__name__}: give it decoders of both outcomes, or of none.")
+            raise ValueError(f"{type(self).__name__}: give both decoders or neither.")
         self.change_decoder, self.reward_decoder = change_decoder, reward_decoder
         self.standardise_change = _standardise(change_statistics)
         self.standardise_reward = _standardise(reward_statistics)
@@ -113,7 +114,7 @@ class UNICORNLoss(MetricLoss):
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
-        """One draw; the decoders read and explain it."""
+        """One draw, whose transitions the decoders read and predict."""
         return {"context": self._leaves}
 
     @property
@@ -123,7 +124,7 @@ class UNICORNLoss(MetricLoss):
         return [keys.task_context, keys.task_id, *(join_key(keys.context, leaf) for leaf in self._leaves)]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the decoders anew."""
+        """Reinitialize the decoders."""
         for decoder in (self.change_decoder, self.reward_decoder):
             if decoder is not None:
                 decoder.reset_parameters_recursive()
@@ -140,7 +141,9 @@ class UNICORNLoss(MetricLoss):
         observation, action, reward, following = (read(batch, leaf, name) for leaf in self._leaves)
         lead = (context.shape[0], observation.shape[1])
         for leaf, value in zip(self._leaves, (observation, action, reward, following), strict=True):
-            hint = "the transitions [T, L] that the contexts were made of; a scalar reward is [T, L, 1]."
+            hint = (
+                "the transitions [T, L] from which the contexts were encoded; a scalar reward is [T, L, 1]."
+            )
             require_shape(value, (*lead, "features"), reader=name, what=repr(leaf), hint=hint)
         repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
         mask = batch.get(keys.mask, None)
@@ -175,14 +178,14 @@ def _standardise(statistics: Statistics | None) -> nn.Module:
 
 
 class TaskClassificationLoss(RepresentationLoss):
-    """UNICORN-SUP's loss: a classifier of the training tasks on the context, cross-entropy.
+    """UNICORN-SUP's loss: cross-entropy of classifying the training task from the context.
 
     Args:
         classifier (TensorDictModule): reads ``task_context``, writes one logit per task.
         task_ids (sequence of int): the tasks of the logits.
 
     Keyword Args:
-        weight (float): of the term. Defaults to 1.
+        weight (float): weight of the term. Defaults to 1.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"`` over tasks.
 
     Keys (see ``set_keys``):
@@ -200,9 +203,9 @@ class TaskClassificationLoss(RepresentationLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has another shape.
+        ValueError: if an entry has the wrong shape.
 
-    Source: UNICORN (NeurIPS 2024), the supervised variant; the release does not have it.
+    Source: UNICORN (NeurIPS 2024), the supervised variant, which is not in the released code.
 
     Examples:
         >>> classifier = TensorDictModule(nn.Linear(4, 3), ["task_context"], ["task_logits"])
@@ -241,7 +244,7 @@ class TaskClassificationLoss(RepresentationLoss):
         return [self.tensor_keys.task_context, self.tensor_keys.task_id]
 
     def reset_parameters_recursive(self) -> None:
-        """Draw the classifier anew."""
+        """Reinitialize the classifier."""
         self.classifier.reset_parameters_recursive()
 
     @dispatch
@@ -251,7 +254,7 @@ class TaskClassificationLoss(RepresentationLoss):
         context, task_id = (read(tensordict, key, name) for key in self.in_keys)
         hint = "one context per task."
         require_shape(context, ("T", "d"), reader=name, what=repr(keys.task_context), hint=hint)
-        hint = "one number per context."
+        hint = "one id per context."
         require_shape(task_id, context.shape[:1], reader=name, what=repr(keys.task_id), hint=hint)
         shown = TensorDict({self.classifier.in_keys[0]: context}, context.shape[:1])
         logits = self.classifier(shown).get(self.classifier.out_keys[-1])
