@@ -53,7 +53,8 @@ def check_sweep(overrides: Sequence[str]) -> None:
             )
             raise ConfigError(
                 f"run_dir: the jobs of this sweep that differ in {', '.join(dict.fromkeys(differing))} would "
-                f"share the folder {folder}. Include the swept fields in its name: 'run_dir={_told_apart(folder, jobs)}'."
+                f"share the folder {folder}. Include the swept fields in its name: "
+                f"'run_dir={_told_apart(folder, jobs)}'."
             )
         folders[folder] = job
 
