@@ -140,6 +140,7 @@ class MetaTestCollector:
               episodes up to this one
             - ``first_path``, ``last_path`` ``[n, H+1, observation]``: the first collected and the last
               measured episode
+            - ``first_return`` ``[n]``: return of the first collected episode
             - ``collected`` ``[n, k, H]``, with ``keep_episodes``: the k episodes that were collected, with
               their ``mask``
 
@@ -171,6 +172,7 @@ class MetaTestCollector:
                 **kept,
                 "task_id": self.task_ids,
                 **{name: torch.stack([entry[name] for entry in entries], 1) for name in entries[0]},
+                "first_return": state.episode_return(first),
                 "first_path": _path(first, observation_key),
                 "last_path": _path(measured, observation_key),
             },

@@ -14,9 +14,11 @@ from torchrl._utils import logger as torchrl_logger
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.mujoco.render import RenderingUnavailableError, render_robot
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
-from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed
+from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed, save_film
 
+#: moments in the figure, and in the film with the size of its frames
 FRAMES = 7
+FILM_FRAMES, FILM_SIZE = 32, (216, 162)
 #: number of tasks in the speed figure
 SPEED_TASKS = 5
 TITLES = ("Before: the first collected episode", "After adaptation")
@@ -31,7 +33,7 @@ def draw_robot(
     means: Mapping[str, float],
     subtitle: str,
 ) -> None:
-    """Write ``folder/film.png`` (if this machine can render) and, for speed tasks, ``folder/speed.png``.
+    """Write ``folder/film.png`` and ``film.gif`` (if this machine can render), for speed tasks ``speed.png``.
 
     Args:
         task_set: tasks of a MuJoCo family. runs: ``{protocol: [tasks, repeats]}``, see
@@ -68,23 +70,57 @@ def _draw_speed(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str)
 
 
 def _draw_film(task_set: TaskSet, episode: TensorDict, folder: Path, subtitle: str) -> None:
+    """``film.png`` with a few moments, ``film.gif`` with more; both episodes are shown at equal times."""
     task = int(episode["task_id"])
-    robot = ROBOTS[task_set.name]
+    subject = f"task {task}{_asked_for(task_set, task)}"
+    names = tuple(
+        f"{title}, return {_number(float(value))}"
+        for title, value in zip(TITLES, (episode["first_return"], episode["returns"][-1]), strict=True)
+    )
+    rows, captions = _moments(task_set, episode, FRAMES, (320, 240))
+    plot_film(rows, names, captions, folder / "film.png", subtitle=f"{subtitle}, {subject}")
+    rows, captions = _moments(task_set, episode, FILM_FRAMES, FILM_SIZE)
+    short = tuple(name.replace(": the first collected episode", "") for name in names)
+    save_film(rows, short, captions, folder / "film.gif", title=f"{task_set.name}, {subject}")
+
+
+def _moments(
+    task_set: TaskSet, episode: TensorDict, count: int, size: tuple[int, int]
+) -> tuple[list[np.ndarray], list[list[str]]]:
+    """Frames and captions of the first and the last episode at ``count`` equal times of the longer one."""
+    robot, task = ROBOTS[task_set.name], int(episode["task_id"])
+    paths = [episode[key].cpu() for key in ("first_path", "last_path")]
+    ends = [_last_step(path) for path in paths]
+    steps = np.linspace(0, max(ends), count).round().astype(int)
     rows, captions = [], []
-    for key in ("first_path", "last_path"):
-        path = episode[key].cpu()
-        steps = np.linspace(0, _last_step(path), FRAMES).round().astype(int)
-        positions = robot.positions(path.double().numpy())[steps]
-        rows.append(render_robot(task_set, task, positions))
+    for path, end in zip(paths, ends, strict=True):
+        positions = robot.positions(path.double().numpy())[np.minimum(steps, end)]
+        frames = render_robot(task_set, task, positions, width=size[0], height=size[1])
+        frames[steps > end] = frames[steps > end] // 3 + 170  # faded: the episode is over
+        rows.append(frames)
         captions.append(
             [
-                f"{step * robot.control_step:.1f} s at {x:.1f} m".replace("-", "\u2212")
-                for step, x in zip(steps, positions[:, 0].round(1) + 0.0, strict=True)
+                f"ended at {end * robot.control_step:.1f} s"
+                if step > end
+                else f"{step * robot.control_step:.1f} s{place}"
+                for step, place in zip(steps, _places(task_set, task, positions), strict=True)
             ]
         )
-    returned = f"{TITLES[1]}, return {float(episode['returns'][-1]):.1f}".replace("-", "\u2212")
-    shown = f"{subtitle}, task {task}{_asked_for(task_set, task)}"
-    plot_film(rows, (TITLES[0], returned), captions, folder / "film.png", subtitle=shown)
+    return rows, captions
+
+
+def _places(task_set: TaskSet, task: int, positions: np.ndarray) -> list[str]:
+    """Where the robot is: the distance to the goal of its task, or how far it has come."""
+    goals = task_set.family.goal_positions
+    if goals is None:
+        return [f" at {_number(x)} m" for x in positions[:, 0]]
+    goal = goals(task_set.parameters[[task]])[0].numpy()
+    return [f", {_number(np.hypot(*(place - goal)))} m to go" for place in positions[:, :2]]
+
+
+def _number(value: float) -> str:
+    """One decimal, a real minus sign, and no negative zero."""
+    return f"{round(float(value), 1) + 0.0:.1f}".replace("-", "\u2212")
 
 
 def _asked_for(task_set: TaskSet, task: int) -> str:

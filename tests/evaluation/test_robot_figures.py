@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_figures import check
 
-from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed
+from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed, save_film
 
 
 def places(seed, speeds, steps=100, step=0.05):
@@ -39,6 +40,20 @@ def test_film(tmp_path):
         plot_film(list(frames), ("Before", "After"), captions, tmp_path / "film.png", subtitle="hopper")
     )
     assert (pixels < 128).mean() > 0.05
+
+
+def test_an_animated_film_is_small_and_shows_every_moment(tmp_path):
+    frames = np.zeros((2, 6, 60, 80, 3), dtype=np.uint8)
+    frames[1] = np.arange(6)[:, None, None, None] * 40
+    captions = [[f"{k}.0 s" for k in range(6)]] * 2
+    path = save_film(
+        list(frames), ("Before", "After"), captions, tmp_path / "film.gif", title="hopper", seconds=3.0
+    )
+    with Image.open(path) as film:
+        assert film.n_frames == 6 and film.info["duration"] == 500 and film.info["loop"] == 0
+        film.seek(5)
+        shown = np.asarray(film.convert("RGB"))
+    assert abs(int(shown[70, 130, 0]) - 200) < 25 and shown[70, 40, 0] < 25
 
 
 def test_film_errors(tmp_path):

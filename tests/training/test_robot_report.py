@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
@@ -23,6 +24,7 @@ def played(name):
     path = torch.cat([episode["observation"][:, :1], episode["next", "observation"]], 1)
     fields = {"task_id": torch.tensor([2, 6]), "first_path": path, "last_path": path}
     fields["returns"] = episode["next", "reward"].sum(1)
+    fields["first_return"] = fields["returns"][:, 0] - 1.0
     return TensorDict(fields, [2]).unsqueeze(1)
 
 
@@ -37,6 +39,27 @@ def draw(name, folder):
 def test_speed_and_film(tmp_path):
     draw("half_cheetah_vel", tmp_path)
     assert (tmp_path / "speed.png").exists()
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames > 5
+
+
+def test_both_episodes_are_shown_at_equal_times_with_place_and_end():
+    episode = played("hopper_rand_params")[0, 0]
+    episode["first_path"] = torch.cat(
+        [episode["first_path"][:11], episode["first_path"][10:11].expand(20, -1)]
+    )
+    rows, captions = robot_report._moments(make_task_set("hopper_rand_params"), episode, 4, (80, 60))
+    assert [frames.shape for frames in rows] == [(4, 60, 80, 3)] * 2
+    assert captions[0][2:] == ["ended at 0.2 s"] * 2 and captions[1][3].startswith("0.6 s at ")
+    assert rows[0][3].min() >= 170 and (rows[0][3] == rows[0][2]).all()
+
+
+def test_the_film_of_a_goal_says_how_far_it_is():
+    tasks = make_task_set("ant_goal")
+    goal = tasks.parameters[6]
+    at_the_goal = torch.cat([goal, torch.zeros(13)]).numpy()[None]
+    assert robot_report._places(tasks, 6, at_the_goal) == [", 0.0 m to go"]
+    assert robot_report._places(tasks, 6, 0 * at_the_goal) == [f", {goal.norm():.1f} m to go"]
 
 
 def test_no_film_without_a_way_to_draw_but_a_warning(tmp_path, monkeypatch):

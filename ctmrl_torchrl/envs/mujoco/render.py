@@ -47,7 +47,7 @@ def render_robot(
     *,
     width: int = 320,
     height: int = 240,
-    distance: float = 3.0,
+    distance: float | None = None,
 ) -> np.ndarray:
     """Pictures of a task's robot in given positions, from the side, with a camera that follows it.
 
@@ -56,7 +56,8 @@ def render_robot(
         task: id of the task; it decides the robot's body in families whose tasks differ in it.
         qpos: positions ``[n, nq]``.
         width, height: size of a picture in pixels.
-        distance: distance of the camera in meters.
+        distance: distance of the camera in meters; by default 3, or 6 if the task has a goal, which is drawn
+            as a red post.
 
     Returns:
         uint8 ``[n, height, width, 3]``.
@@ -76,16 +77,21 @@ def render_robot(
         for name, values in task_fields(model, task_set.parameters[[task]].numpy()).items():
             getattr(model, name)[:] = values[0]
     model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+    family = task_set.family
+    goal = None
+    if family.goal_positions is not None:
+        goal = family.goal_positions(task_set.parameters[[task]])[0].numpy()
+    distance = distance or (3.0 if goal is None else 6.0)
     context = _make_context(width, height)
     try:
-        return _draw(model, qpos, (width, height), _follow(distance))
+        return _draw(model, qpos, (width, height), _follow(distance, -12.0 if goal is None else -35.0), goal)
     finally:
         context.free()
 
 
-def _follow(distance: float) -> Callable[[mujoco.MjData], mujoco.MjvCamera]:
+def _follow(distance: float, elevation: float) -> Callable[[mujoco.MjData], mujoco.MjvCamera]:
     camera = mujoco.MjvCamera()
-    camera.distance, camera.azimuth, camera.elevation = distance, 90.0, -12.0
+    camera.distance, camera.azimuth, camera.elevation = distance, 90.0, elevation
 
     def look(data: mujoco.MjData) -> mujoco.MjvCamera:
         x, y, _ = data.xpos[1]  # the first body is the torso
@@ -100,6 +106,7 @@ def _draw(
     qpos: np.ndarray,
     size: tuple[int, int],
     look: Callable[[mujoco.MjData], mujoco.MjvCamera],
+    goal: np.ndarray | None,
 ) -> np.ndarray:
     data, options = mujoco.MjData(model), mujoco.MjvOption()
     scene = mujoco.MjvScene(model, maxgeom=1000)
@@ -113,7 +120,19 @@ def _draw(
         mujoco.mjv_updateScene(
             model, data, options, None, look(data), mujoco.mjtCatBit.mjCAT_ALL.value, scene
         )
+        if goal is not None:
+            _add_post(scene, goal)
         mujoco.mjr_render(view, scene, graphics)
         mujoco.mjr_readPixels(frame, None, view, graphics)
     graphics.free()
     return frames[:, ::-1].copy()  # OpenGL's first row is the lowest
+
+
+def _add_post(scene: mujoco.MjvScene, place: np.ndarray) -> None:
+    """Draw a red post at ``place`` ``[2]`` in the plane."""
+    post = scene.geoms[scene.ngeom]
+    size, center = np.array([0.12, 0.5, 0.0]), np.array([*place, 0.5])
+    color = np.array([0.85, 0.1, 0.1, 1.0], dtype=np.float32)
+    mujoco.mjv_initGeom(post, mujoco.mjtGeom.mjGEOM_CYLINDER, size, center, np.eye(3).ravel(), color)
+    post.emission = 1.0
+    scene.ngeom += 1

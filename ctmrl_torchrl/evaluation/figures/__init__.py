@@ -9,7 +9,7 @@ from ctmrl_torchrl.evaluation.figures.comparison import (
 )
 from ctmrl_torchrl.evaluation.figures.context_shift import plot_context_shift
 from ctmrl_torchrl.evaluation.figures.contexts import plot_context_map
-from ctmrl_torchrl.evaluation.figures.film import plot_film
+from ctmrl_torchrl.evaluation.figures.film import plot_film, save_film
 from ctmrl_torchrl.evaluation.figures.learning import plot_learning, read_metrics
 from ctmrl_torchrl.evaluation.figures.snapshots import plot_snapshot_returns
 from ctmrl_torchrl.evaluation.figures.speed import plot_speed
@@ -22,6 +22,7 @@ __all__ = [
     "plot_context_map",
     "plot_context_shift",
     "plot_film",
+    "save_film",
     "plot_intervals",
     "plot_learning",
     "plot_profiles",
