@@ -50,7 +50,7 @@ def test_both_episodes_are_shown_at_equal_times_with_place_and_end():
     )
     rows, captions = robot_report._moments(make_task_set("hopper_rand_params"), episode, 4, (80, 60))
     assert [frames.shape for frames in rows] == [(4, 60, 80, 3)] * 2
-    assert captions[0][2:] == ["ended at 0.2 s"] * 2 and captions[1][3].startswith("0.6 s at ")
+    assert captions[0][2:] == ["ended at 0.2 s"] * 2 and captions[1][3].startswith("0.5 s at ")
     assert rows[0][3].min() >= 170 and (rows[0][3] == rows[0][2]).all()
 
 
