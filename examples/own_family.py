@@ -13,22 +13,29 @@ from __future__ import annotations
 import sys
 
 import gymnasium
+import numpy as np
+from gymnasium.wrappers import TransformAction
 
 import ctmrl_torchrl
 from ctmrl_torchrl.envs import from_gymnasium
 
 
-def make_pendulum(mass: float, length: float) -> gymnasium.Env:
+def make_pendulum(mass: float, length: float, motor: float) -> gymnasium.Env:
     """The pendulum of one task; ``m`` and ``l`` are what gymnasium calls its mass and its length."""
     env = gymnasium.make("Pendulum-v1")
     env.unwrapped.m, env.unwrapped.l = mass, length
-    return env
+    return TransformAction(env, lambda torque: motor * torque, env.action_space)
+
+
+def draw_motor(generator: np.random.Generator) -> float:
+    """Which way round the motor is wired: at -1 it turns against the action."""
+    return generator.choice([-1.0, 1.0])
 
 
 from_gymnasium(
     "pendulum",
     make_pendulum,
-    parameters={"mass": (0.5, 1.5), "length": (0.5, 1.5)},
+    parameters={"mass": (0.5, 1.5), "length": (0.5, 1.5), "motor": draw_motor},
     train_tasks=30,
     test_tasks=10,
     discount=0.95,
