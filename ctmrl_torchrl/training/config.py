@@ -304,8 +304,9 @@ def register_configs() -> None:
 def _env_node(name: str) -> dict[str, Any]:
     """What ``env=NAME`` sets for a family without a file.
 
-    Where episodes are long there are few of them, and IQL takes the place of BRAC-SAC: on pendulums (preset
-    quick, seed 0) ``np`` returns -361 on training tasks with standardized rewards, BRAC-SAC -1,328.
+    Where episodes are long there are few of them, and IQL takes the place of BRAC-SAC: on pendulums of
+    different mass and length (preset quick, seed 0) ``np`` returns -361 on training tasks with standardized
+    rewards, BRAC-SAC -1,328, whose critics overrate actions that the data lack.
     """
     if name == DATA_ALONE:
         return {"env": name, "evaluation": {"protocols": []}}
