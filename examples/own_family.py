@@ -5,7 +5,8 @@ python examples/own_family.py preset=quick method=ctmrl seed=1  # any override o
 ctmrl --plugin own_family train env=pendulum preset=smoke       # the same from the console, in this folder
 
 docs/howto/own_family.md has the command that learns, and what it returns. The motor is what makes a task worth
-knowing: one policy serves pendulums of any mass and length, but none serves both ways to wire a motor.
+knowing: one policy serves all these masses and lengths nearly as well as one that is told them, but none
+serves both ways to wire a motor.
 
 A family needs a function that makes a gymnasium environment for given task parameters, and how these
 parameters are drawn. Everything else is found out: sizes, action bounds, horizon.
