@@ -308,8 +308,9 @@ def register_configs() -> None:
 def _env_node(name: str) -> dict[str, Any]:
     """The settings of ``env=NAME`` for a family without a YAML file.
 
-    Families with long episodes get fewer episodes, and IQL replaces BRAC-SAC: on pendulums (preset
-    quick, seed 0) ``np`` returns -361 on training tasks with standardized rewards, BRAC-SAC -1,328.
+    Families with long episodes get fewer episodes, and IQL replaces BRAC-SAC: on pendulums of different mass
+    and length (preset quick, seed 0) ``np`` returns -361 on training tasks with standardized rewards.
+    BRAC-SAC returns -1,328, because its critics overestimate actions that are not in the data.
     """
     if name == DATA_ALONE:
         return {"env": name, "evaluation": {"protocols": []}}

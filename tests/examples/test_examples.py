@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -202,31 +200,6 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
 def data(tmp_path_factory):
     """The folder in which the programs make their data, once."""
     return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture
-def program(monkeypatch, capsys, tmp_path):
-    """Runs ``python examples/NAME.py ARGUMENTS`` in this process, in an empty folder; returns what it prints.
-
-    Hydra looks for the configuration beside the program, wherever it is started.
-    """
-    logger, threads = logging.getLogger(), torch.get_num_threads()
-    handlers, level = list(logger.handlers), logger.level
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-
-    def start(name, *arguments):
-        file = str(EXAMPLES / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [file, *arguments])
-        capsys.readouterr()
-        with torch.random.fork_rng():
-            runpy.run_path(file, run_name="__main__")
-        return capsys.readouterr().out
-
-    yield start
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    torch.set_num_threads(threads)
 
 
 def test_collecting_a_dataset_reports_it(program, data):

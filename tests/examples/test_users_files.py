@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ctmrl_torchrl.cli import main
+from ctmrl_torchrl.envs import from_gymnasium
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -68,6 +72,7 @@ class OneRandom(AdaptationProtocol):
     def collect(self, run):
         run.add(run.play_randomly())
 '''
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_family.py"
 SMALL = [
     "preset=smoke",
     "schedule.updates=12",
@@ -122,3 +127,38 @@ def test_slips_are_told_in_one_line_with_the_guest_among_the_choices(outside, ca
     done = ctmrl("--plugin", "nowhere", "train")
     assert done.returncode == 2 and "module not found" in done.stderr
     assert not (outside / "runs").exists() and not (outside / "datasets").exists()
+
+
+def test_the_pendulums_of_the_example(program, registered, monkeypatch, tmp_path):
+    """The program in a folder outside of the repository, with fewer pendulums and half of their time."""
+
+    def fewer(*arguments, **options):
+        return from_gymnasium(*arguments, **options | {"train_tasks": 8, "test_tasks": 2, "horizon": 100})
+
+    monkeypatch.setattr("ctmrl_torchrl.envs.from_gymnasium", fewer)
+    text = program(
+        "own_family", *SMALL, "evaluation.protocols=[np,none]", "output.figures=false", "run_dir=run"
+    )
+    assert "np: mean return of the unseen pendulums -" in text
+    assert Path.cwd().is_relative_to(tmp_path)
+    summary = json.loads(Path("run", "summary.json").read_text())
+    # episodes of at least 100 steps: what families without a file learn by
+    assert summary["policy_loss"] == "iql_standardised"
+    assert {len(result["per_task"]) for result in summary["returns"]["test"].values()} == {2}
+    manifest = json.loads(Path("datasets", "pendulum-repo-smoke-seed0", "manifest.json").read_text())
+    assert {motor for _, _, motor in manifest["tasks"]["parameters"]} == {-1.0, 1.0}
+
+
+def test_the_method_of_the_example(program, registered):
+    program("own_method", *SMALL, "evaluation.protocols=[np]", "output.figures=false", "run_dir=run")
+    assert json.loads(Path("run", "summary.json").read_text())["method"] == "spherical"
+
+
+def test_a_motor_that_is_wired_the_other_way_round_mirrors_the_action(registered):
+    make = runpy.run_path(str(EXAMPLE))["make_pendulum"]
+    straight, reversed_ = make(mass=0.6, length=1.2, motor=1.0), make(mass=0.6, length=1.2, motor=-1.0)
+    assert np.array_equal(straight.reset(seed=3)[0], reversed_.reset(seed=3)[0])
+    for torque in np.float32([[2.0], [-0.5], [1.0]]):
+        there, back = straight.step(torque), reversed_.step(-torque)
+        assert np.array_equal(there[0], back[0]) and there[1] == back[1]
+    assert not np.array_equal(straight.step(torque)[0], reversed_.step(torque)[0])
