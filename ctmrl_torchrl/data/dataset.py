@@ -34,7 +34,7 @@ from ctmrl_torchrl.storage import expanded
 class TaskDataset:
     """Offline data of a set of tasks: one flat TensorDict of transitions, sorted, with a manifest.
 
-    Rows are task-major, then by snapshot (behaviour policy), then by trajectory, then time. Keys, with ``n``
+    Rows are task-major, then by snapshot (behavior policy), then by trajectory, then time. Keys, with ``n``
     transitions:
 
     - ``observation``, ``action`` (in [-1, 1]), ``("next", "observation")``: float32 ``[n, d]``;
