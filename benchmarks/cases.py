@@ -69,7 +69,7 @@ def make_config(overrides: list[str]) -> ExperimentConfig:
 
 
 def random_dataset(task_set: TaskSet, transitions_per_task: int, snapshots: int = 14) -> TaskDataset:
-    """Random numbers in the layout of an offline dataset: full episodes of ``snapshots`` behaviours."""
+    """Random numbers in the layout of an offline dataset: full episodes of ``snapshots`` behaviors."""
     family = task_set.family
     trajectories = max(transitions_per_task // family.horizon, snapshots)
     total = trajectories * family.horizon * task_set.n_tasks

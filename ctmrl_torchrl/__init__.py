@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-#: public names and where they are; imported on first use, so that the package itself imports at once
+#: public names and their modules, imported on first use, so that importing the package is fast
 _PUBLIC = {
     "Agent": "ctmrl_torchrl.agents",
     "run": "ctmrl_torchrl.training.commands",

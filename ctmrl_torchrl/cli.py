@@ -1,4 +1,4 @@
-"""The console command ``ctmrl``: train, collect, tables. Nothing heavy is imported before it is needed."""
+"""The console command ``ctmrl``: train, collect and tables. Heavy modules are imported on demand."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from importlib import import_module
 
 from ctmrl_torchrl.stopping import Stopped, stop_signals
 
-#: command to where it is and what it does
+#: module and description of each command
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": (
         "ctmrl_torchrl.commands.train:main",
-        "make the data if there are none, meta-train, adapt to unseen tasks, write summary and figures",
+        "collect data if needed, meta-train, adapt to unseen tasks, write summary and figures",
     ),
     "collect": (
         "ctmrl_torchrl.commands.collect:main",
-        "make the offline dataset of an environment family and report what is in it",
+        "collect the offline dataset of an environment family and report its contents",
     ),
     "study": ("ctmrl_torchrl.commands.study:main", "plan, run, watch and report a grid of runs"),
     "table": ("ctmrl_torchrl.commands.table:main", "print the summary of one or more runs"),
@@ -27,7 +27,7 @@ _USAGE = """usage: ctmrl [--plugin MODULE_OR_FILE ...] COMMAND [OPTIONS | NAME=V
 
 {commands}
 
-  --plugin M    import a module or a .py file first, so that what it registers can be chosen; may be repeated
+  --plugin M    import a module or a .py file first, which can register choices; may be repeated
   --version     print the version
   --help        print this; ctmrl COMMAND --help prints the choices and fields of a command
 
@@ -39,19 +39,19 @@ examples:
 
 
 class UsageError(ValueError):
-    """The command line itself is wrong."""
+    """The command line is invalid."""
 
 
 def usage() -> str:
-    """What ``ctmrl --help`` prints."""
+    """The output of ``ctmrl --help``."""
     lines = [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()]
     return _USAGE.format(commands="\n".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status.
+    """Run the command and return the exit status.
 
-    A slip of the user's is told in a line or two without a traceback; ``HYDRA_FULL_ERROR=1`` shows it.
+    User errors are reported in one or two lines without a traceback; ``HYDRA_FULL_ERROR=1`` shows it.
 
     Examples:
         >>> main(["trian"])
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether an error tells the user what to do differently."""
+    """Whether an error is a user error."""
     if isinstance(error, UsageError):
         return True
     from ctmrl_torchrl.errors import USER_ERRORS
@@ -110,7 +110,7 @@ def _run(arguments: list[str]) -> int:
         raise UsageError(
             f"unknown command {command!r}.{nearest(command, COMMANDS)} Known: {', '.join(COMMANDS)}."
         )
-    while "--plugin" in rest:  # after the command, too
+    while "--plugin" in rest:  # also after the command
         at = rest.index("--plugin")
         if at + 1 == len(rest):
             raise UsageError("--plugin needs a module or the path of a .py file.")

@@ -1,4 +1,4 @@
-"""The errors that tell a user what to do differently: shown as a line or two, without a traceback."""
+"""User errors, which are shown in one or two lines without a traceback."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ USER_ERRORS: tuple[type[Exception], ...] = (
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """End the program over an error of the user's: two lines on stderr, exit status 2, no traceback.
+    """Exit after a user error: two lines on stderr, exit status 2, no traceback.
 
-    With ``HYDRA_FULL_ERROR=1`` in the environment the error is raised as it is.
+    With ``HYDRA_FULL_ERROR=1`` in the environment, the original error is raised.
 
     Examples:
         >>> with told_plainly():

@@ -1,4 +1,4 @@
-"""What numbers depend on beside the command and the versions: the processor that computed them."""
+"""The processor, on which results depend in addition to the command and the versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def processor() -> str:
-    """Return the name of this machine's processor, as exactly as the system tells it."""
+    """Return the name of this machine's processor as reported by the system."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -19,9 +19,9 @@ def processor() -> str:
 
 
 def processor_facts() -> dict[str, str]:
-    """Name of the processor, and the instructions that torch uses on it.
+    """Name of the processor and the instruction set that torch uses on it.
 
-    The same command gives the same bits where both are the same, and the versions of the packages are.
+    The same command gives bit-identical results if both and the package versions are equal.
 
     Examples:
         >>> sorted(processor_facts())

@@ -1,4 +1,4 @@
-"""Where the package's own files are; imports nothing heavy."""
+"""Locations of the package's files, without heavy imports."""
 
 from __future__ import annotations
 

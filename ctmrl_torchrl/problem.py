@@ -1,4 +1,4 @@
-"""What modules and losses must know of an environment and its data, as plain numbers."""
+"""The description of an environment and its data that modules and losses need."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Problem:
     Args:
         observation_dim, action_dim (int): sizes of observation and policy-side action.
         discount (float): gamma.
-        reward_key (NestedKey): the reward shown to the encoder and predicted from the context, e.g.
+        reward_key (NestedKey): the reward that the encoder reads and that is predicted from the context, e.g.
             ``("next", "reward")``; the policy always learns from ``("next", "reward")``.
         context_next_observation (bool): whether contexts include the next observation.
         statistics (dict): mean and standard deviation, each ``[features]``, of ``observation``, ``action``,
             ``("next", "observation")``, ``"observation_change"`` (next minus present) and ``reward_key``.
-        num_tasks (int): number of tasks, those of both splits.
+        num_tasks (int): number of tasks in both splits.
         task_parameters (Tensor or None): ``[num_tasks, k]``, the parameters of every task by ``task_id``, with
-            mean 0 and deviation 1 over the training tasks: privileged information, for oracles only.
-        train_ids (tuple of int): the training tasks among them; none if they are not known.
+            mean 0 and standard deviation 1 over the training tasks: privileged information, only for oracles.
+        train_ids (tuple of int): ids of the training tasks; empty if unknown.
     """
 
     observation_dim: int

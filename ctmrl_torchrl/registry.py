@@ -1,4 +1,4 @@
-"""One small mechanism for every choice: a name, what it stands for, and an error that helps."""
+"""Registries of named choices with helpful error messages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class UnknownChoiceError(ValueError):
-    """A name that no choice has; the message lists the choices and the nearest name."""
+    """An unknown name; the message lists the choices and the nearest name."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """``" Did you mean 'iql'?"`` where a known name is close to the one given, else nothing.
+    """``" Did you mean 'iql'?"`` if a known name is close to the given one, else an empty string.
 
     Examples:
         >>> nearest("iqll", ["brac_sac", "iql"])
@@ -27,17 +27,17 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """Named choices of one kind, filled by decorators or calls and looked up when they are needed.
+    """Named choices of one kind, registered by decorators or calls and looked up on demand.
 
-    Nothing freezes the names: what a user's file registers is a choice from then on, in every check, error
-    message and table.
+    The names are never frozen: choices that a user's file registers are immediately available in every check,
+    error message and table.
 
     Args:
-        kind (str): what the choices are, as error messages call one: ``"policy loss"``.
+        kind (str): name of the kind in error messages: ``"policy loss"``.
 
     Raises:
-        UnknownChoiceError: by :meth:`get`, for a name that is not registered.
-        ValueError: by :meth:`register`, for a name that is taken by another choice.
+        UnknownChoiceError: raised by :meth:`get` for an unknown name.
+        ValueError: raised by :meth:`register` if another choice has the name.
 
     Examples:
         >>> shapes = Registry("shape")
@@ -58,16 +58,16 @@ class Registry(Generic[T]):
     def register(self, name: str, choice: T) -> T: ...
 
     def register(self, name: str, choice: T | None = None) -> T | Callable[[T], T]:
-        """Add a choice; without one, a decorator that adds what it decorates.
+        """Register a choice; without one, return a decorator that registers the decorated object.
 
-        Registering the same object again changes nothing, so that a file may be imported twice.
+        Registering the same object again has no effect, so a file may be imported twice.
         """
         if choice is None:
             return lambda decorated: self.register(name, decorated)
         if not isinstance(name, str) or not name:
             raise ValueError(f"The name of a {self.kind} must be a non-empty string, got {name!r}.")
         if self._choices.get(name, choice) is not choice:
-            raise ValueError(f"The {self.kind} {name!r} is registered already; choose another name.")
+            raise ValueError(f"The {self.kind} {name!r} is already registered; choose another name.")
         self._choices[name] = choice
         return choice
 

@@ -1,8 +1,7 @@
-"""What a configuration's field may hold, said beside the field, and the walk that checks it.
+"""Rules for configuration fields, defined next to the fields, and functions that check them.
 
-A field carries its rule as metadata: ``rate: float = ruled(3e-4, NOT_NEGATIVE)``. Checks of several fields
-together are methods ``check`` of the configuration class they concern. :func:`check_fields` walks any
-dataclass, the package's own or a user's.
+A field has its rule as metadata: ``rate: float = ruled(3e-4, NOT_NEGATIVE)``. Checks across fields are methods
+``check`` of the configuration class. :func:`check_fields` checks any dataclass, including user-defined ones.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ _RULE = "rule"
 
 
 class ConfigError(ValueError):
-    """A configuration value is not allowed; the message names the field, the value and what is allowed."""
+    """A configuration value is not allowed; the message contains the field, the value and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be.
+    """A condition on a value.
 
     Args:
         allows: whether a value is allowed.
-        description: what is allowed, as an error message says it; a function where that changes with what is
-            registered.
-        names: the allowed names, where the value is one of them; for "did you mean".
+        description: description of allowed values for error messages; a function if it depends on
+            registered choices.
+        names: the allowed names, if the value is a name; for "did you mean".
     """
 
     allows: Callable[[Any], bool]
@@ -37,7 +36,7 @@ class Rule:
     names: Callable[[], Iterable[str]] | None = None
 
     def describe(self) -> str:
-        """What is allowed."""
+        """The description of allowed values."""
         return self.description if isinstance(self.description, str) else self.description()
 
 
@@ -58,27 +57,27 @@ def ruled(default: Any, rule: Rule) -> Any:
 
 
 def rule_of(configuration: Any, name: str) -> Rule | None:
-    """The rule of a field, if it has one."""
+    """The rule of a field, or None."""
     found = next((each for each in fields(configuration) if each.name == name), None)
     return None if found is None else found.metadata.get(_RULE)
 
 
 def require(condition: bool, name: str, value: Any, description: str, hint: str = "") -> None:
-    """Refuse a field's value unless the condition holds.
+    """Raise an error for a field's value unless the condition holds.
 
     Raises:
-        ConfigError: naming the field, what was given and what is allowed.
+        ConfigError: with the field, its value and what is allowed.
     """
     if not condition:
         raise ConfigError(f"config field {name}: got {value!r}, allowed is {description}.{hint}")
 
 
 def check_fields(configuration: Any, path: str = "") -> None:
-    """Check every field that has a rule, in this dataclass and in those it holds.
+    """Check every field that has a rule in this dataclass and in nested ones.
 
     Args:
         configuration: a dataclass instance.
-        path (str): its own name, which goes before those of its fields: ``"policy_loss"``.
+        path (str): name of the configuration, used as a prefix of its fields: ``"policy_loss"``.
 
     Raises:
         ConfigError: for the first value that is not allowed.
@@ -103,7 +102,7 @@ def check_fields(configuration: Any, path: str = "") -> None:
 
 
 def _allowed(rule: Rule, value: Any) -> bool:
-    """Whether a rule allows a value; what it cannot even judge, such as a text for a number, it does not."""
+    """Whether a rule allows a value; values of wrong types, such as a string for a number, are not allowed."""
     try:
         return bool(rule.allows(value))
     except (TypeError, ValueError, AttributeError):
@@ -118,12 +117,12 @@ def _hint(value: Any, names: Iterable[str]) -> str:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is an integer and not a truth value."""
+    """Whether it is an integer and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number and not a truth value."""
+    """Whether it is a finite number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -136,7 +135,7 @@ def _is_list_of(values: Any, rule: Rule, least: int) -> bool:
 
 
 def whole(least: int) -> Rule:
-    """A whole number of at least ``least``."""
+    """An integer of at least ``least``."""
     return Rule((lambda value: is_whole(value) and value >= least), f"a whole number of at least {least}")
 
 
@@ -146,7 +145,7 @@ def among(*names: str) -> Rule:
 
 
 def registered(registry: Registry[Any]) -> Rule:
-    """A name that is in the registry at the moment of the check."""
+    """A name that is registered at the time of the check."""
     return Rule(
         lambda value: value in registry,
         lambda: "one of " + ", ".join(sorted(registry)),
@@ -155,14 +154,14 @@ def registered(registry: Registry[Any]) -> Rule:
 
 
 def or_none(rule: Rule) -> Rule:
-    """What the rule allows, or nothing."""
+    """A value that the rule allows, or None."""
     return Rule(
         lambda value: value is None or rule.allows(value), lambda: f"{rule.describe()}, or null", rule.names
     )
 
 
 def list_of(rule: Rule, least: int) -> Rule:
-    """A list of at least ``least`` values, each as the rule says."""
+    """A list of at least ``least`` values that the rule allows."""
     return Rule(
         lambda values: _is_list_of(values, rule, least),
         lambda: f"a list of at least {least}, each {rule.describe()}",
@@ -171,7 +170,7 @@ def list_of(rule: Rule, least: int) -> Rule:
 
 
 def different(rule: Rule) -> Rule:
-    """What the rule allows of a list, with no value twice."""
+    """A list that the rule allows, without duplicates."""
     return Rule(
         lambda values: rule.allows(values) and len(set(values)) == len(values),
         lambda: f"{rule.describe()}, none of them twice",

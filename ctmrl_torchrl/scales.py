@@ -1,28 +1,28 @@
-"""When a spread of values is a spread at all, judged relative to the values and never in absolute units."""
+"""Distinguishes real variation from rounding error, relative to the magnitude of the values."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: a spread of at most this share of the values' magnitude can be rounding noise of float32 (8 units of it)
+#: a standard deviation of at most this fraction of the magnitude can be float32 rounding noise (8 units of it)
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 
 def varies(spread: Tensor, magnitude: Tensor) -> Tensor:
-    """Whether values really vary, or are constant but for the rounding of float32.
+    """Whether values vary, or are constant up to float32 rounding.
 
-    The unit does not matter: rewards of 1e-9 that differ by 1e-9 vary, and a clock of float32 seconds near
-    1000 whose steps differ by 1e-5 does not.
+    The test does not depend on the unit: rewards of 1e-9 that differ by 1e-9 vary, but a float32 clock near
+    1000 s whose steps differ by 1e-5 s does not.
 
     Args:
         spread: standard deviations, any shape.
-        magnitude: of the values that were rounded, broadcastable to ``spread``: the largest absolute value or
-            the absolute mean. For differences of rounded values (the change of an observation) it is the
-            magnitude of what was subtracted, not of the differences, since that is where rounding happened.
+        magnitude: magnitude of the rounded values, broadcastable to ``spread``: the largest absolute value or the
+            absolute mean. For differences of rounded values (the change of an observation), it is the magnitude
+            of the operands rather than of the differences, because that is where rounding happened.
 
     Returns:
-        bool, with the shape of ``spread``. NaN counts as varying, so that it is not hidden.
+        bool, with the shape of ``spread``. NaN counts as varying, so that it remains visible.
 
     Examples:
         >>> varies(torch.tensor([1e-9, 1e-5, 0.0]), magnitude=torch.tensor([1e-9, 1e3, 0.0])).tolist()
@@ -33,15 +33,15 @@ def varies(spread: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def usable_scale(mean: Tensor, spread: Tensor, magnitude: Tensor | None = None) -> Tensor:
-    """What to divide by: the spread, and one where the values are constant.
+    """The divisor for standardization: the standard deviation, or one for constant values.
 
-    A constant carries no information. Divided by one it stays (almost) zero after its mean is subtracted;
-    divided by its rounding noise it would become noise of unit variance.
+    A constant carries no information. Divided by one, it is (almost) zero after centering. Divided by its
+    rounding noise, it would become noise of unit variance.
 
     Args:
         mean: mean of each feature.
         spread: standard deviation of each feature, same shape.
-        magnitude: see :func:`varies`; None takes the absolute mean.
+        magnitude: see :func:`varies`; None means the absolute mean.
 
     Returns:
         A new tensor with the shape of ``spread``.
@@ -54,7 +54,7 @@ def usable_scale(mean: Tensor, spread: Tensor, magnitude: Tensor | None = None) 
         >>> usable_scale(mean, spread).log2().tolist()
         [-23.0, 0.0]
 
-        The steps of a clock of 0.05 s, which differ by rounding alone:
+        The steps of a 0.05 s clock, which differ only by rounding:
 
         >>> step, noise = torch.tensor([0.05]), torch.tensor([2e-5])
         >>> usable_scale(step, noise, magnitude=torch.tensor([1000.0])).tolist()

@@ -1,4 +1,4 @@
-"""Files of tensors and plain values that carry their checksum: written whole, loaded without running code."""
+"""Files of tensors and plain values with a checksum, written atomically and loaded without executing code."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class SealError(ValueError):
 
 
 def save_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write a file: whole and synced, or not at all.
+    """Write a file atomically and sync it to disk.
 
     Args:
-        path: where to; its folder must exist. content: tensors, numbers, strings, lists and dictionaries.
+        path: output file; its folder must exist. content: tensors, numbers, strings, lists and dictionaries.
 
     Raises:
-        StorageError: if the disk is full; an earlier file stays.
+        StorageError: if the disk is full; an existing file is kept.
     """
     with storage.atomic_write(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch's zip writer does not say why it could not write
+        except RuntimeError as error:  # torch's zip writer does not report the reason
             storage.require_space(temporary, tensor_bytes(content))
             reason = str(error).splitlines()[0]
             raise storage.StorageError(
@@ -47,7 +47,7 @@ def save_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read what :func:`save_sealed` has written.
+    """Read a file of :func:`save_sealed`.
 
     Raises:
         SealError: if the file cannot be read, has no checksum, or is not what was written.
@@ -71,13 +71,13 @@ def load_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
             return torch.load(file, map_location=device, weights_only=True)
     except SealError:
         raise
-    except Exception as error:  # the unpickler may raise anything on bytes that nobody has written
+    except Exception as error:  # the unpickler may raise any exception on damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SealError(reason) from error
 
 
 def tensor_bytes(state: Any) -> int:
-    """Bytes of all tensors in nested dictionaries and lists, and a little for what is around them.
+    """Bytes of all tensors in nested dictionaries and lists, plus a small overhead.
 
     Examples:
         >>> tensor_bytes([torch.zeros(1000)]) // 1000
@@ -93,7 +93,7 @@ def tensor_bytes(state: Any) -> int:
 
 
 def _seal(file: BinaryIO) -> None:
-    """Give the archive a comment that holds the checksum of everything before it."""
+    """Add a comment to the archive with the checksum of everything before it."""
     end = file.seek(-_END_SIZE, os.SEEK_END)
     if file.read(4) != _END_RECORD:
         raise RuntimeError("torch.save has written another format than a plain zip archive.")

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is under way is brought to a point from which it can go on, then it ends."""
+"""Handles SIGTERM and Ctrl-C: work continues to a point from which it can be resumed, and then stops."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: seconds between a first Ctrl-C and one that means "now"
+#: minimum seconds between a first Ctrl-C and a second one that stops immediately
 _INSISTS_AFTER = 1.0
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class Stopped(SystemExit):
-    """The process was asked to stop, and has stopped; what it was doing can go on later.
+    """The process was stopped by a signal; its work can be resumed later.
 
     Args:
-        number (int): of the signal.
-        message (str): two lines: where it stopped, and how to go on.
+        number (int): number of the signal.
+        message (str): two lines: where it stopped and how to resume.
 
     Attributes:
         code (int): exit status, 130 after Ctrl-C and 143 after SIGTERM. message (str): as given.
@@ -34,7 +34,7 @@ class Stopped(SystemExit):
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(128 + number)
         self.number = number
-        self.message = message or f"stopped by {_NAMES.get(number, number)}\nThe same command begins anew."
+        self.message = message or f"stopped by {_NAMES.get(number, number)}\nThe same command starts again."
 
     def __str__(self) -> str:
         return self.message
@@ -43,9 +43,8 @@ class Stopped(SystemExit):
 class StopRequests:
     """The handler of both signals.
 
-    By default a signal ends what is under way by :class:`Stopped`, wherever it is. Within
-    :func:`deferred` it is only remembered, and :func:`stop_requested` tells of it; a second Ctrl-C ends it
-    nevertheless.
+    By default, a signal raises :class:`Stopped` immediately. Within :func:`deferred` it is only recorded, and
+    :func:`stop_requested` reports it; a second Ctrl-C still stops immediately.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class StopRequests:
         self._since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         if os.getpid() != self.process:  # a forked worker: its parent stops it
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
@@ -65,7 +64,7 @@ class StopRequests:
             self.number, self._since = number, time.monotonic()
             if not self.deferring:
                 raise Stopped(number)
-        # A wrapper may pass the same signal on once more: only a later Ctrl-C is the user's second one.
+        # A wrapper may forward the same signal again; only a later Ctrl-C counts as the second one.
         elif number == signal.SIGINT and time.monotonic() - self._since > _INSISTS_AFTER:
             raise Stopped(number, "stopped by a second Ctrl-C\nThe last checkpoint, if any, is from before.")
 
@@ -77,9 +76,9 @@ def _installed() -> StopRequests | None:
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Have SIGTERM and Ctrl-C raise :class:`Stopped` within; elsewhere they do what they did before.
+    """Make SIGTERM and Ctrl-C raise :class:`Stopped` inside the block; restore the handlers afterwards.
 
-    Only the main thread can take signals; in another one, and within another such block, nothing changes.
+    Only the main thread can handle signals; in other threads and in nested blocks this has no effect.
 
     Examples:
         >>> with stop_signals():
@@ -93,7 +92,7 @@ def stop_signals() -> Iterator[None]:
         yield
         return
     handler = StopRequests()
-    # What ignores Ctrl-C already (a background job of a shell) goes on ignoring it.
+    # A process that already ignores Ctrl-C (a shell's background job) continues to ignore it.
     taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in taken}
     try:
@@ -105,7 +104,7 @@ def stop_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, a first signal is only remembered: see :func:`stop_requested`."""
+    """Inside the block, a first signal is only recorded; see :func:`stop_requested`."""
     handler = _installed()
     if handler is None:
         yield
@@ -119,10 +118,10 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Within, a signal ends what is under way at once, also inside of :func:`deferred`.
+    """Inside the block, a signal stops immediately, even within :func:`deferred`.
 
     Raises:
-        Stopped: if a signal comes, or has come already.
+        Stopped: if a signal arrives or has already arrived.
     """
     handler = _installed()
     if handler is None:
@@ -138,7 +137,7 @@ def at_once() -> Iterator[None]:
 
 
 def stop_requested() -> int | None:
-    """Number of the signal that has asked this process to stop, None if there was none.
+    """Number of the signal that requested a stop, or None.
 
     Examples:
         >>> stop_requested() is None
@@ -149,7 +148,7 @@ def stop_requested() -> int | None:
 
 
 def signal_name(number: int) -> str:
-    """What a user calls the signal.
+    """The user-facing name of a signal.
 
     Examples:
         >>> signal_name(signal.SIGINT)

@@ -1,11 +1,11 @@
-"""Make the behaviour data of an environment, and report how good each stage of the behaviour is.
+"""Make the behavior data of an environment, and report how good each stage of the behavior is.
 
 python examples/collect_dataset.py env=half_cheetah_vel                 # as train_ctmrl.py does on first use
 python examples/collect_dataset.py env=half_cheetah_vel dataset=paper   # every checkpoint, 50 episodes each
 python examples/collect_dataset.py env=ant_goal dataset.seed=1 dataset.root=/big/disk
 
 An interrupted collection goes on where it was when the same command is given again. Beside the data it leaves
-report.json and returns.png, and the return of the last behaviour without noise.
+report.json and returns.png, and the return of the last behavior without noise.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python examples/draw_results.py
 
-Adaptation curves of every setting, the behaviour in the data and the sweeps over the size of the codebook
+Adaptation curves of every setting, the behavior in the data and the sweeps over the size of the codebook
 go to results/figures/, the comparison of ways to draw training contexts to docs/figures/context-shift.png.
 """
 

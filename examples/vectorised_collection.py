@@ -1,4 +1,4 @@
-"""Batched environments under a TorchRL collector, and a task dataset of a behaviour policy of your own.
+"""Batched environments under a TorchRL collector, and a task dataset of a behavior policy of your own.
 
 python examples/vectorised_collection.py datasets/walkers --episodes 20
 python examples/train_ctmrl.py dataset.path=datasets/walkers
@@ -24,7 +24,7 @@ FLAGS = (("next", "done"), ("next", "terminated"), ("next", "truncated"))
 
 
 class NoisyWalk(nn.Module):
-    """Walks towards each row's goal, with noise: a behaviour policy that knows its tasks."""
+    """Walks towards each row's goal, with noise: a behavior policy that knows its tasks."""
 
     def __init__(self, goals: torch.Tensor, noise: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def play(env, policy, episodes: int, horizon: int) -> TensorDictBase:
 
 
 def main() -> None:
-    """One behaviour after the other on all tasks at once; then one file for all."""
+    """One behavior after the other on all tasks at once; then one file for all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +66,7 @@ def main() -> None:
         walk = TensorDictModule(NoisyWalk(goals, noise or 0.0), ["observation"], ["action"])
         policy = RandomPolicy(env.action_spec) if noise is None else walk
         behaviours.append(play(env, policy, arguments.episodes, horizon))
-    data = torch.stack(behaviours, 1)  # [tasks, behaviours, episodes, time], the order of a dataset
+    data = torch.stack(behaviours, 1)  # [tasks, behaviors, episodes, time], the order of a dataset
     grid = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
     data["task_id"], data["snapshot_id"] = grid[0], grid[1]
     data["trajectory_id"] = (grid[0] * data.shape[1] + grid[1]) * data.shape[2] + grid[2]

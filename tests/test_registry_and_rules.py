@@ -34,7 +34,7 @@ def test_an_unknown_choice_lists_the_known_ones(name):
 def test_a_taken_or_empty_name_is_refused():
     registry = Registry("loss")
     registry.register("iql", int)
-    with pytest.raises(ValueError, match="'iql' is registered already"):
+    with pytest.raises(ValueError, match="'iql' is already registered"):
         registry.register("iql", str)
     with pytest.raises(ValueError, match="non-empty"):
         registry.register("", str)

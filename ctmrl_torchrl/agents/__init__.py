@@ -1,4 +1,4 @@
-"""Trained agents that outlive their run: saved with a card, loaded without data or training code."""
+"""Saved agents with a card, which can be loaded without data or training code."""
 
 from __future__ import annotations
 

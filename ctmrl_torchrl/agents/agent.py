@@ -1,4 +1,4 @@
-"""An agent by itself: context encoder and policy, saved, loaded, and adapted to tasks."""
+"""A standalone agent: context encoder and policy, which can be saved, loaded and adapted to tasks."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole
 from ctmrl_torchrl.storage import atomic_write_bytes, atomic_write_text, resolved
 
-#: widths up to this are built, whatever the weights are
+#: widths up to this size are always built
 _ALWAYS_BUILT = 8192
 CARD, WEIGHTS = "agent.json", "agent.safetensors"
 
 
 @dataclass
 class Adaptation:
-    """What an agent has made of an environment's tasks.
+    """The result of adapting an agent to an environment's tasks.
 
     Args:
-        task_context (Tensor): ``[n, d]``, the contexts at the end.
+        task_context (Tensor): ``[n, d]``, the final contexts.
         returns (Tensor): ``[n, E]``; entry k was measured after k collected episodes.
         episodes (TensorDict): ``[n, E - 1, H]``, the collected episodes with their ``mask``.
-        run (TensorDict): ``[n]``, everything that :meth:`MetaTestCollector.run
-            <ctmrl_torchrl.collectors.MetaTestCollector.run>` returns.
+        run (TensorDict): ``[n]``, the complete output of :meth:`MetaTestCollector.run
+            <ctmrl_torchrl.collectors.MetaTestCollector.run>`.
     """
 
     task_context: Tensor
@@ -51,12 +51,12 @@ class Adaptation:
 
 
 class Agent:
-    """A trained agent: encodes evidence about a task, and acts on the context.
+    """A trained agent that encodes evidence about a task and acts on the context.
 
     Args:
-        card (AgentCard): what it is.
-        context_encoder (TensorDictModule): reads keys below ``context`` (and ``task_id``, where it is told
-            the task), writes ``task_context``.
+        card (AgentCard): description of the agent.
+        context_encoder (TensorDictModule): reads keys below ``context`` (and ``task_id`` if it has privileged
+            task information), writes ``task_context``.
         actor (TensorDictModule): ``(observation, task_context) -> action``.
         candidates (Tensor, optional): ``[N, d]``, contexts that protocol ``codes`` tries.
 
@@ -98,13 +98,13 @@ class Agent:
         transition_key: str | None = None,
         **card: Any,
     ) -> Agent:
-        """An untrained agent of these sizes.
+        """Create an untrained agent with these sizes.
 
         Args:
-            method, env (str): for the card. problem (Problem): sizes and keys.
+            method, env (str): entries of the card. problem (Problem): sizes and keys.
             encoder, policy_loss: configurations that build encoder and actor.
-            transition_key (str, optional): as for the encoder.
-            card: further fields of :class:`AgentCard`, such as ``horizon``.
+            transition_key (str, optional): the encoder's key of per-transition contexts.
+            card: other fields of :class:`AgentCard`, such as ``horizon``.
         """
         plain = plain_problem(problem)
         description = AgentCard(
@@ -116,12 +116,12 @@ class Agent:
 
     @classmethod
     def load(cls, folder: str | Path) -> Agent:
-        """An agent from a finished run's folder, or from one that :meth:`save` has written.
+        """Load an agent from a finished run's folder or from a folder written by :meth:`save`.
 
-        Neither data nor training code are needed, and nothing is unpickled.
+        Loading needs neither data nor training code, and does not use pickle.
 
         Raises:
-            AgentError: if the folder holds no agent, or card and weights do not fit.
+            AgentError: if the folder contains no agent, or card and weights do not match.
         """
         folder = Path(folder).expanduser()
         if not (folder / CARD).exists() and (folder / "agent" / CARD).exists():
@@ -150,7 +150,7 @@ class Agent:
             and (own[name].shape, own[name].dtype) != (weights[name].shape, weights[name].dtype)
         ]
         if wrong:
-            raise AgentError(f"{file} does not fit its card: {', '.join(wrong[:4])} differ.")
+            raise AgentError(f"{file} does not match its card: {', '.join(wrong[:4])} differ.")
         broken = [name for name, value in weights.items() if not value.isfinite().all()]
         if broken:
             raise AgentError(f"{file}: {', '.join(broken[:4])} are not finite.")
@@ -158,13 +158,13 @@ class Agent:
             own[name].data.copy_(value)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write card and weights into ``folder``; returns it. An agent that is there is replaced.
+        """Write card and weights to ``folder`` and return it. An existing agent is replaced.
 
         Args:
-            folder: made where it is missing. overwrite: replace whatever has the names of the two files.
+            folder: created if missing. overwrite: replace any files with the same names.
 
         Raises:
-            AgentError: if the folder cannot be used, or holds files of these names that are no agent's.
+            AgentError: if the folder cannot be used, or contains other files with these names.
         """
         folder = _writable(folder, overwrite)
         weights = {
@@ -180,7 +180,7 @@ class Agent:
         return folder
 
     def to(self, device: torch.device | str) -> Agent:
-        """Move the networks; returns the agent itself."""
+        """Move the networks to a device or dtype and return the agent."""
         self.context_encoder.to(device)
         self.actor.to(device)
         return self
@@ -222,25 +222,25 @@ class Agent:
         random_episodes: int | None = None,
         seed: int = 0,
     ) -> Adaptation:
-        """Adapt to the tasks of an environment, all rows side by side.
+        """Adapt to the tasks of an environment, with all rows in parallel.
 
         Args:
-            env (EnvBase): batched, e.g. ``make_env("point_robot", [2, 6])``, or an environment of your own
-                with the keys of the data that the agent has learned from.
+            env (EnvBase): batched, e.g. ``make_env("point_robot", [2, 6])``, or a custom environment
+                with the same keys as the agent's training data.
             protocol (str): a registered adaptation protocol that needs no offline data.
             task_ids (Tensor, optional): ``[n]``, the task of each row; by default ``env.task_ids``, or 0, 1,
                 ... where the environment has none.
-            episodes, random_episodes (int, optional): budget; by default those of the agent's own tests.
-            seed (int): of the environment and of what the protocol draws.
+            episodes, random_episodes (int, optional): budget; defaults to that of the agent's meta-test.
+            seed (int): seed of the environment and the protocol.
 
         Raises:
             UnknownChoiceError: for an unknown protocol.
-            ValueError: for one that needs offline data, or an environment of other sizes.
+            ValueError: for a protocol that needs offline data, or an environment with other sizes.
         """
         choice = PROTOCOLS.get(protocol)
         if choice.needs_offline_data:
             raise ValueError(
-                f"protocol {protocol!r} needs the task's own offline data, which an agent does not carry; "
+                f"protocol {protocol!r} needs the task's offline data, which an agent does not have; "
                 "choose np, np_refine, online or codes."
             )
         rows = task_ids
@@ -269,7 +269,7 @@ class Agent:
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
 
     def with_card(self, **changes: Any) -> Agent:
-        """The same networks with other fields on the card."""
+        """The same networks with changed fields of the card."""
         return Agent(replace(self.card, **changes), self.context_encoder, self.actor, self.candidates)
 
     def __repr__(self) -> str:
@@ -278,7 +278,7 @@ class Agent:
 
 
 def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of both networks, by name; the tensors themselves."""
+    """Parameters and buffers of both networks, by name, without copies."""
     return {
         f"{part}.{name}": value
         for part, module in (("encoder", encoder), ("actor", actor))
@@ -287,24 +287,24 @@ def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
 
 
 def _weights(file: Path, card: AgentCard) -> dict[str, Tensor]:
-    """The tensors of an agent's file, if it is the one that was saved with the card."""
+    """The tensors of an agent's file, after checking that it was saved with the card."""
     try:
         content = file.read_bytes()
         weights = load(content)
     except (OSError, SafetensorError) as error:
         raise AgentError(f"{file} cannot be read as an agent's weights: {error}") from error
-    if card.weights not in ("", hashlib.sha256(content).hexdigest()):  # earlier cards say nothing
+    if card.weights not in ("", hashlib.sha256(content).hexdigest()):  # earlier cards have no checksum
         raise AgentError(
-            f"{file} is not what was saved with its card (the sha256 differs); restore both files from a copy, "
+            f"{file} was not saved with its card (the sha256 differs); restore both files from a copy, "
             "or save the agent again."
         )
     return weights
 
 
 def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> None:
-    """No network is built that is much larger than the weights it is to hold."""
+    """Reject a card that describes networks much larger than the weights."""
     largest = max((size for value in weights.values() for size in value.shape), default=0)
-    largest = max(largest, _ALWAYS_BUILT)  # a width that this encoder does not use may be any
+    largest = max(largest, _ALWAYS_BUILT)  # the card may contain unused widths
     asked = {f"problem.{name}": card.problem.get(name) for name in ("observation_dim", "action_dim")}
     for section in ("encoder", "policy_loss"):
         for name, value in getattr(card, section).items():
@@ -314,16 +314,16 @@ def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> 
     wrong = [name for name, size in asked.items() if is_whole(size) and size > largest]
     if wrong:
         raise AgentError(
-            f"{file}: {', '.join(wrong)} is beyond the weights; the agent does not fit its card."
+            f"{file}: {', '.join(wrong)} exceeds the weights; the agent does not match its card."
         )
 
 
 def _writable(folder: str | Path, overwrite: bool) -> Path:
-    """The folder of an agent, made where it is missing; nothing in it is anybody else's."""
+    """Create the folder of an agent if missing, and check that no other files would be replaced."""
     try:
         folder = resolved(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # StorageError is one
+    except OSError as error:  # including StorageError
         raise AgentError(f"{folder} cannot be used for an agent: {error}") from error
     there = [folder / name for name in (CARD, WEIGHTS) if lexists(folder / name)]
     if there and not overwrite:

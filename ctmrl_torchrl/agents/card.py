@@ -1,4 +1,4 @@
-"""The card of a saved agent: what it is, where it comes from, and how its networks are built."""
+"""The card of a saved agent: its description, its origin, and the configuration of its networks."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import is_whole
 
 FORMAT_VERSION = 1
-#: a size beyond this is no size of a problem
+#: maximum plausible size of a problem
 _LARGEST = 10**8
 
 
 class AgentError(ValueError):
-    """A saved agent cannot be used; the message says what is wrong and how to mend it."""
+    """A saved agent cannot be used; the message contains the problem and how to fix it."""
 
 
 @dataclass(frozen=True)
 class AgentCard:
-    """What is known of an agent besides its weights, as plain JSON.
+    """The description of an agent as plain JSON.
 
     Args:
-        method, env (str): what was trained, and where.
+        method, env (str): method and environment of the training.
         problem (dict): sizes and keys, see :class:`~ctmrl_torchrl.problem.Problem`.
         encoder, policy_loss (dict): fields of the configurations that build encoder and actor.
-        transition_key (str or None): where the encoder writes contexts of single transitions.
+        transition_key (str or None): key of the encoder's per-transition contexts.
         horizon (int): steps of an episode. random_episodes, episodes (int): protocol defaults.
         data (str): fingerprint of the dataset. returns (dict): mean return by split and protocol.
-        versions (dict): of the packages it was trained with.
-        license (str): of the weights.
-        weights (str): sha256 of the weights' file; filled in when saved, compared when loaded.
-        format_version (int): of the card.
+        versions (dict): versions of the packages used for training.
+        license (str): license of the weights.
+        weights (str): sha256 of the weights' file; filled in on saving and compared on loading.
+        format_version (int): format version of the card.
 
     Examples:
         >>> card = AgentCard("ctmrl", "point_robot", {}, {}, {}, horizon=20)
@@ -67,10 +67,10 @@ class AgentCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AgentCard:
-        """Inverse of :meth:`to_dict`.
+        """Create a card from the output of :meth:`to_dict`.
 
         Raises:
-            AgentError: naming the field that is missing, unknown or of a wrong type.
+            AgentError: with the field that is missing, unknown or of a wrong type.
         """
         known = {each.name: each for each in fields(cls)}
         unknown = sorted(set(values) - set(known))
@@ -107,13 +107,13 @@ class AgentCard:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise AgentError(
-                f"{path.parent} holds no agent ({path.name} is missing); give a finished run's folder, or a "
-                "folder that Agent.save has written."
+                f"{path.parent} contains no agent ({path.name} is missing); give a finished run's folder, or a "
+                "folder written by Agent.save."
             ) from error
-        except (OSError, ValueError, RecursionError) as error:  # no text, no JSON, numbers beyond reason
+        except (OSError, ValueError, RecursionError) as error:  # invalid text or JSON, or excessive numbers
             raise AgentError(f"{path} cannot be read as an agent's card: {error}") from error
         if not isinstance(values, dict):
-            raise AgentError(f"{path} must hold a JSON object, got a {type(values).__name__}.")
+            raise AgentError(f"{path} must contain a JSON object, got a {type(values).__name__}.")
         try:
             return cls.from_dict(values)
         except AgentError as error:
@@ -121,7 +121,7 @@ class AgentCard:
 
 
 def plain_problem(problem: Problem) -> dict[str, Any]:
-    """Sizes and keys of a problem as plain values; statistics travel with the networks as buffers."""
+    """Sizes and keys of a problem as plain values; statistics are buffers of the networks."""
     return {
         "observation_dim": problem.observation_dim,
         "action_dim": problem.action_dim,
@@ -134,7 +134,7 @@ def plain_problem(problem: Problem) -> dict[str, Any]:
 
 
 def problem_of(values: Mapping[str, Any]) -> Problem:
-    """A problem of these sizes; its statistics are placeholders of the right shape.
+    """Create a problem with these sizes; its statistics are placeholders of the right shape.
 
     Raises:
         AgentError: if a size is missing or wrong.

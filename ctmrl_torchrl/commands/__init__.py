@@ -1,1 +1,1 @@
-"""What the subcommands of ``ctmrl`` do; each has a ``main(arguments) -> exit status``."""
+"""The subcommands of ``ctmrl``; each has a ``main(arguments) -> exit status``."""

@@ -1,4 +1,4 @@
-"""``ctmrl collect``: make a dataset and say what is in it."""
+"""``ctmrl collect``: collect a dataset and report its contents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ctmrl_torchrl.places import config_folder
 
 _USAGE = """usage: ctmrl collect [env=NAME] [tasks=NAME] [dataset=CHOICE | dataset.FIELD=VALUE ...]
 
-Make the offline dataset that `ctmrl train` with the same choices would use, and report what is in it. An
-interrupted collection goes on with the same command. Fields: dataset.root, dataset.recipe, dataset.seed.
+Collect the offline dataset that `ctmrl train` with the same choices would use, and report its contents. An
+interrupted collection resumes with the same command. Fields: dataset.root, dataset.recipe, dataset.seed.
 
 environments: {envs}
 datasets:     {datasets}
@@ -19,10 +19,10 @@ datasets:     {datasets}
 
 
 def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
-    """Make the dataset, or find it; write ``report.json`` and ``returns.png`` beside it, print a table.
+    """Collect or load the dataset, write ``report.json`` and ``returns.png`` next to it, and print a table.
 
     Args:
-        arguments: overrides. program: how the command is called, for records.
+        arguments: overrides. program: name of the command, for records.
 
     Returns:
         the exit status.

@@ -1,4 +1,4 @@
-"""The fields of a configuration as help text, read from the source: nothing heavy is imported for it."""
+"""Help text for the fields of a configuration, read from the source without heavy imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-#: section of the configuration to the class that describes it, and its file
+#: the class of each section of the configuration, and its file
 SECTIONS = {
     "": ("ExperimentConfig", "training/config.py"),
     "dataset": ("DatasetConfig", "training/config.py"),
@@ -24,16 +24,16 @@ SECTIONS = {
     "evaluation": ("EvaluationConfig", "training/config.py"),
     "output": ("OutputConfig", "training/config.py"),
 }
-#: groups of choices, as folders of ``configs/``
+#: configuration groups, which are folders of ``configs/``
 GROUPS = ("env", "dataset", "method", "policy_loss", "preset")
 
 
 def described_fields(section: str) -> list[tuple[str, str]]:
-    """Name and description of each field of a section, as the class's docstring has them.
+    """Name and description of each field of a section, from the class's docstring.
 
     Examples:
         >>> dict(described_fields("batch"))["transitions"]
-        'B, policy transitions of each task.'
+        'B, policy transitions per task.'
     """
     name, file = SECTIONS[section]
     tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def choices_of(folder: Path, group: str) -> list[str]:
 
 
 def help_text(folder: Path, program: str) -> str:
-    """What ``ctmrl train --help`` prints: groups with their choices, then every field."""
+    """The output of ``ctmrl train --help``: groups with their choices, then every field."""
     lines = [
         f"usage: {program} [GROUP=CHOICE | FIELD=VALUE ...]",
         "",

@@ -9,7 +9,7 @@ from ctmrl_torchrl.studies.command import study_command
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Carry out one action on a study; see :data:`ctmrl_torchrl.studies.command.HELP`.
+    """Run one action on a study; see :data:`ctmrl_torchrl.studies.command.HELP`.
 
     Args:
         arguments: action, study and changes.

@@ -10,10 +10,10 @@ from ctmrl_torchrl.places import config_folder
 
 
 def main(arguments: Sequence[str], program: str = "ctmrl train") -> int:
-    """Train and meta-test what the overrides describe; prints the summary's table.
+    """Train and meta-test according to the overrides and print the summary table.
 
     Args:
-        arguments: overrides and options. program: how the command is called, for help and records.
+        arguments: overrides and options. program: name of the command, for help and records.
 
     Returns:
         the exit status.

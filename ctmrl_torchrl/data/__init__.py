@@ -1,4 +1,4 @@
-"""Offline data: datasets on disk, context draws, meta-batches, and import of released data."""
+"""Offline data: datasets on disk, context sampling, meta-batches, and import of released data."""
 
 from ctmrl_torchrl.data.behaviour import (
     BehaviourAgents,

@@ -1,4 +1,4 @@
-"""The replay buffer of a dataset: samples are meta-batches, and checkpoints leave the data out."""
+"""The replay buffer of a dataset, whose samples are meta-batches and whose checkpoints exclude the data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PARTS = ("transitions", "context", "context_positive")
 
 
 class MetaBatchSampler(Protocol):
-    """What a buffer must know of its sampler; :class:`~ctmrl_torchrl.data.TaskSampler` is one.
+    """The sampler interface of the buffer, implemented by :class:`~ctmrl_torchrl.data.TaskSampler`.
 
     Attributes:
-        dataset: the dataset whose rows are drawn.
-        sections: how the columns of an index split: transitions, then each context.
+        dataset: the dataset whose rows are sampled.
+        sections: sizes of the column blocks of an index: transitions, then each context.
         batch_size: number of rows of one sample, over all tasks.
     """
 
@@ -35,31 +35,31 @@ class MetaBatchSampler(Protocol):
         """Number of rows of one sample."""
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw the index ``[T, columns]``, with ``task_id`` and ``mask`` of the same shape."""
+        """Sample the index ``[T, columns]``, with ``task_id`` and ``mask`` of the same shape."""
 
 
 class DatasetStorage(TensorStorage):
-    """A storage whose state is its length only: a checkpoint must neither hold nor overwrite a dataset."""
+    """A storage whose state is only its length, because checkpoints must not contain or overwrite a dataset."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of rows."""
         return {"_len": len(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that the state is of a dataset with as many rows.
+        """Check that the state belongs to a dataset of equal length.
 
         Raises:
-            ValueError: if it is not.
+            ValueError: if the lengths differ.
         """
         if state_dict["_len"] != len(self):
             raise ValueError(
-                f"the state is of a buffer on a dataset with {state_dict['_len']} transitions, this one has "
+                f"the state belongs to a dataset with {state_dict['_len']} transitions, but this one has "
                 f"{len(self)}; load the dataset that the run was started with"
             )
 
 
 def take_rows(data: TensorDictBase, rows: Tensor) -> TensorDictBase:
-    """``data[rows]`` leaf by leaf: ``index_select`` of the flat rows takes half the time.
+    """``data[rows]``, computed per leaf with ``index_select`` on flat rows, which takes half the time.
 
     Args:
         data: ``[n]``.
@@ -76,21 +76,20 @@ def take_rows(data: TensorDictBase, rows: Tensor) -> TensorDictBase:
 class MetaReplayBuffer(TensorDictReplayBuffer):
     """A :class:`~torchrl.data.TensorDictReplayBuffer` whose samples are meta-batches.
 
-    Made by :meth:`TaskDataset.replay_buffer`; the meta-batch is described at :class:`TaskSampler`. Unlike in
-    its parent, rows are gathered once and split before the transform, which so sees the meta-batch;
-    ``index`` is only returned by ``sample(return_info=True)``; ``state_dict`` holds no data, only where the
-    draws stand.
+    Created by :meth:`TaskDataset.replay_buffer`; see :class:`TaskSampler` for the meta-batch. Unlike in its
+    parent, rows are gathered once and split before the transform, which therefore receives the meta-batch.
+    ``index`` is only returned by ``sample(return_info=True)``. ``state_dict`` contains no data, only the
+    sampling state.
 
-    ``buffer.only = loss.in_keys`` gathers only the entries that a loss reads; the draws stay the same. A
-    sample then has ``task_id``, the contexts' ``mask`` and these entries of the meta-batch, named as they are
-    before the transform. None, the default, gathers all entries. Batches that ``prefetch`` drew earlier keep
-    the entries that were selected then.
+    ``buffer.only = loss.in_keys`` gathers only the entries that a loss reads, without changing the sampled
+    rows. A sample then has ``task_id``, the contexts' ``mask`` and these entries, under their names before
+    the transform. None, the default, gathers all entries. Prefetched batches keep their earlier selection.
 
     Args:
         data: the transitions, batch size ``[n]``.
-        sampler: where the rows come from.
-        generator: the generator of all draws.
-        prefetch: batches drawn ahead in threads.
+        sampler: samples the rows.
+        generator: the generator of all sampling.
+        prefetch: number of batches sampled ahead in threads.
         transform: a callable or TorchRL transform for the meta-batch.
 
     Examples:
@@ -131,13 +130,13 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
 
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
         """Return a meta-batch, or ``(meta-batch, {"index": [T, B + num_contexts * L]})``."""
-        # The sampler may have been set to draw fewer contexts since: its size is the one that counts.
+        # The sampler may have been changed to fewer contexts, so its current size is used.
         self._batch_size = self._sampler.batch_size
         batch, info = ReplayBuffer.sample(self, batch_size, return_info=True)
         return (batch, info) if return_info else batch
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the state was taken; the generator stays the same object, for others may share it."""
+        """Restore the state; the generator remains the same object, because it may be shared."""
         generator = self._rng
         super().load_state_dict(state_dict)
         if generator is not None and state_dict["_rng"] is not None:
@@ -154,7 +153,7 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
 
     @property
     def only(self) -> list[NestedKey] | None:
-        """The entries of the meta-batch that are gathered; None for all."""
+        """The entries of the meta-batch to gather; None for all."""
         return self._only
 
     @only.setter

@@ -1,4 +1,4 @@
-"""The offline meta-RL dataset: transitions of many tasks in one TensorDict, and its manifest."""
+"""The offline meta-RL dataset: transitions of many tasks in one TensorDict, with a manifest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ctmrl_torchrl.storage import expanded
 class TaskDataset:
     """Offline data of a set of tasks: one flat TensorDict of transitions, sorted, with a manifest.
 
-    Rows are task-major, then by snapshot (behaviour policy), then by trajectory, then time. Keys, with ``n``
+    Rows are task-major, then by snapshot (behavior policy), then by trajectory, then time. Keys, with ``n``
     transitions:
 
     - ``observation``, ``action`` (in [-1, 1]), ``("next", "observation")``: float32 ``[n, d]``;
@@ -42,20 +42,20 @@ class TaskDataset:
     - ``("next", "done")``, ``("next", "terminated")``, ``("next", "truncated")``: bool ``[n, 1]``;
     - ``task_id``, ``trajectory_id``, ``snapshot_id``: int64 ``[n]``.
 
-    Build one with :meth:`load` (memory-mapped) or :meth:`from_tensordict` (in memory). The transitions are
-    locked and to be read only: writing into a loaded dataset in place would change its files.
+    Create one with :meth:`load` (memory-mapped) or :meth:`from_tensordict` (in memory). The transitions are
+    locked and read-only, because in-place writes to a loaded dataset would change its files.
 
     Attributes:
         transitions: the locked TensorDict, batch size ``[n]``.
-        manifest: what the data are.
-        path: the folder it was loaded from, or None.
+        manifest: description of the data.
+        path: the folder of a loaded dataset, or None.
         task_ids: sorted ids of the tasks that have data, ``[n_tasks]``.
         snapshot_ids: sorted ids of the snapshots that have data.
         trajectory_start, trajectory_length, trajectory_task, trajectory_snapshot: int64 ``[n_trajectories]``;
             first row, number of rows, task id and snapshot id of each trajectory.
 
     Raises:
-        DatasetError: from the constructors, for anything wrong with the data.
+        DatasetError: raised by the constructors if the data are invalid.
 
     Examples:
         >>> end = torch.tensor([[False], [True]])
@@ -84,14 +84,14 @@ class TaskDataset:
 
     @classmethod
     def from_tensordict(cls, transitions: TensorDictBase, manifest: DatasetManifest) -> TaskDataset:
-        """Validate ``transitions`` and wrap them, in memory, without a copy.
+        """Validate ``transitions`` and wrap them in memory, without a copy.
 
         Args:
             transitions: batch size ``[n]``, keys and order as above.
-            manifest: what the data are; ``counts`` and ``keys`` are filled in.
+            manifest: description of the data; ``counts`` and ``keys`` are filled in.
 
         Raises:
-            DatasetError: naming the key, task or row that is wrong.
+            DatasetError: with the invalid key, task or row.
         """
         check_batch_size(transitions)
         with torch.device("cpu"):
@@ -118,7 +118,7 @@ class TaskDataset:
                 ``"full"`` also compares every file with its checksum.
 
         Raises:
-            DatasetError: naming the file, key, task or row that is wrong, and what to do.
+            DatasetError: with the invalid file, key, task or row, and how to fix it.
         """
         if verify not in ("quick", "full"):
             raise ValueError(f'verify must be "quick" or "full", got {verify!r}')
@@ -127,12 +127,12 @@ class TaskDataset:
             with torch.device("cpu"):
                 transitions, manifest = read_folder(place, check_checksums=verify == "full")
                 return cls._checked(transitions, manifest, place)
-        except OSError as error:  # a folder that may not be entered, a disk that is gone
+        except OSError as error:  # no permission, or the disk is gone
             raise DatasetError(f"{path}: cannot be read ({error})") from error
 
     @classmethod
     def _checked(cls, transitions: TensorDict, manifest: DatasetManifest, path: Path) -> TaskDataset:
-        """Wrap what was read from ``path``, if it is sound."""
+        """Validate and wrap the data read from ``path``."""
         try:
             check_batch_size(transitions)
             check_keys(transitions)
@@ -144,22 +144,22 @@ class TaskDataset:
         except DatasetError as error:
             raise DatasetError(
                 f"{path}: {error}. The data were changed after they were saved; restore them from a copy, or "
-                "make the dataset again."
+                "collect the dataset again."
             ) from None
         return dataset
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Write the dataset into the folder ``path`` and return it.
+        """Write the dataset to the folder ``path`` and return it.
 
-        The dataset appears complete or not at all. Space on the disk is reserved before anything is written.
+        Writing is atomic. Disk space is reserved before anything is written.
 
         Args:
-            path: the folder to make; ``~`` is the home folder, and links are followed.
-            overwrite: replace a dataset that is there, in place, once the new one is complete. Only the
+            path: the folder to create; ``~`` is the home folder, and links are followed.
+            overwrite: replace an existing dataset in place once the new one is complete. Only the
                 dataset's own files are deleted. A folder that is not a dataset is never changed.
 
         Raises:
-            DatasetError: if ``path`` cannot be used or may not be replaced, or the disk is full.
+            DatasetError: if ``path`` cannot be used or must not be replaced, or the disk is full.
         """
         return write_folder(path, self.transitions, self.manifest, overwrite=overwrite)
 
@@ -175,7 +175,7 @@ class TaskDataset:
 
     @property
     def horizon(self) -> int:
-        """The longest that a trajectory can be."""
+        """The maximum length of a trajectory."""
         return self.manifest.horizon
 
     def __len__(self) -> int:
@@ -192,7 +192,7 @@ class TaskDataset:
         """Return the positions of ``task_ids`` in :attr:`task_ids`.
 
         Raises:
-            ValueError: if none are given, one is no whole number, or the dataset has no data of one.
+            ValueError: if none are given, one is not an integer, or the dataset has no data for one.
         """
         ids = whole_numbers(task_ids, "task_ids")
         if not ids.numel():
@@ -214,13 +214,13 @@ class TaskDataset:
         """Return the mean and standard deviation per feature, over all transitions of some tasks.
 
         Args:
-            task_ids: the tasks to count (the training tasks, for standardizing); None counts all.
+            task_ids: the tasks to include (the training tasks for standardization); None includes all.
 
         Returns:
             ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation,
             rewards, and ``"observation_change"``: the next observation minus the observation. The standard
-            deviation is the population's, in any unit; where it is not above the rounding of the stored
-            numbers, the feature is constant and its deviation 0.
+            deviation is the population's. If it does not exceed the rounding error of the stored numbers,
+            the feature is constant and its standard deviation is 0.
         """
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
         counts, firsts = self.rows.task_row_count[index], self.rows.task_row_start[index]
@@ -229,7 +229,7 @@ class TaskDataset:
         )
 
     def sizes(self) -> DatasetSizes:
-        """Return what modules and losses must know of the problem, as far as the data say it."""
+        """Return the problem description for modules and losses, as far as the data define it."""
         rewards = tuple(key for key in REWARD_KEYS if key in self.transitions.keys(include_nested=True))
         return DatasetSizes(
             observation_dim=self.transitions["observation"].shape[-1],
@@ -253,11 +253,11 @@ class TaskDataset:
 
         Args:
             sampler: a :class:`~ctmrl_torchrl.data.TaskSampler` of this dataset.
-            generator: the CPU generator all draws come from; None uses torch's global one.
-            prefetch: batches drawn ahead in threads. More than 1 may reorder seeded batches.
+            generator: the CPU generator of all sampling; None uses torch's global generator.
+            prefetch: number of batches sampled ahead in threads. More than 1 may reorder seeded batches.
             transform: a callable or TorchRL transform for the meta-batch.
-            in_memory: copy the data into memory first, instead of reading the memory-mapped files.
-            device: put the data (and so the batches) on this device; implies a copy if it is not the CPU.
+            in_memory: copy the data into memory instead of reading the memory-mapped files.
+            device: device of the data and the batches; implies a copy unless it is the CPU.
 
         Raises:
             ValueError: if the sampler was made for another dataset.
@@ -273,7 +273,7 @@ class TaskDataset:
 
     @functools.cached_property
     def rows(self) -> RowTable:
-        """Where the trajectories of each task and snapshot are; made on first use."""
+        """The index of trajectories by task and snapshot, created on first use."""
         return RowTable.of(
             self.trajectory_task, self.trajectory_snapshot, self.trajectory_length, horizon=self.horizon
         )

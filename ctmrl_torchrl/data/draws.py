@@ -1,4 +1,4 @@
-"""How contexts are drawn: what makes up the context of a task."""
+"""Settings for sampling contexts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from ctmrl_torchrl.rules import is_number, is_whole
 
 @dataclass(frozen=True)
 class ContextDraw:
-    """What a context is made of.
+    """Defines how a context is sampled.
 
     Args:
-        kind: ``"trajectories"``: whole trajectories of a few behaviours, as at test time;
-            ``"transitions"``: single transitions from anywhere in the task's data, as in the released code.
+        kind: ``"trajectories"``: complete trajectories of a few behaviors, as at test time;
+            ``"transitions"``: single transitions from the task's data, as in the released code.
         length: transitions per context, for ``kind="transitions"``.
-        trajectories: least and most trajectories of a context, uniform per task. Contexts are padded to
-            ``most * horizon`` transitions, with ``("context", "mask")`` False.
-        behaviours: least and most different snapshots that a context mixes (all of them where a task has
-            fewer); each trajectory comes from one of them at random. None: every trajectory from any.
-        near_random_fraction: with this probability the first behaviour is drawn among the near-random
-            snapshots only, otherwise among all of the task's.
-        near_random_snapshots: how many of a task's lowest snapshot ids count as near random.
-        different: whether no two trajectories of a task's draws in one batch are the same, within a context
-            and between the two contexts; needs ``kind="trajectories"`` and ``behaviours=None``.
+        trajectories: minimum and maximum number of trajectories in a context, sampled uniformly per task.
+            Contexts are padded to ``most * horizon`` transitions, with ``("context", "mask")`` False.
+        behaviours: minimum and maximum number of different snapshots in a context (or all snapshots of a task
+            with fewer); each trajectory comes from a random one of them. None: any trajectory.
+        near_random_fraction: probability with which the first behavior is one of the near-random snapshots;
+            otherwise it is any snapshot of the task.
+        near_random_snapshots: number of a task's lowest snapshot ids that count as near-random.
+        different: whether all trajectories of a task in one batch are different, within a context and between
+            the two contexts; requires ``kind="trajectories"`` and ``behaviours=None``.
 
     Raises:
-        ValueError: naming the field that is out of range.
+        ValueError: with the field that is out of range.
 
     Examples:
         >>> ContextDraw(trajectories=(5, 20)).context_length(horizon=20)
@@ -49,8 +49,8 @@ class ContextDraw:
             raise ValueError(f'ContextDraw.kind must be "trajectories" or "transitions", got {self.kind!r}')
         if self.different and (self.kind != "trajectories" or self.behaviours is not None):
             raise ValueError(
-                "ContextDraw.different needs kind='trajectories' and behaviours=None: whole trajectories, drawn "
-                "from all of a task's"
+                "ContextDraw.different needs kind='trajectories' and behaviours=None: complete trajectories, "
+                "sampled from all of a task"
             )
         for name in ("length", "near_random_snapshots"):
             value = getattr(self, name)

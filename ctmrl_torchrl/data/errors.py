@@ -1,4 +1,4 @@
-"""The error that every part of the data room raises for data that cannot be used."""
+"""The error for data that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 class DatasetError(ValueError):
     """A dataset on disk or in memory is missing, damaged, or not laid out as the library expects.
 
-    The message names the file, task, key or row concerned, what was expected, and what to do about it.
+    The message contains the affected file, task, key or row, what was expected, and how to fix it.
 
     Examples:
         >>> raise DatasetError("transitions/action.memmap is missing")

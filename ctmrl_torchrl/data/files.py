@@ -1,9 +1,9 @@
-"""Writing a dataset's folder: all or nothing, and nothing of anybody else's.
+"""Writes a dataset's folder atomically and without touching other files.
 
-The manifest names the folder of the tensors, so that a dataset is replaced by one rename: new tensors are
-written into a folder of their own beside the old ones, then the new manifest takes the place of the old one,
-and only then are the files of the old dataset deleted. Killed at any of these steps, one whole dataset
-remains, and the next save clears what is left over.
+The manifest names the folder of the tensors, so a dataset is replaced by one rename: new tensors are written to
+a separate folder next to the old ones, then the new manifest replaces the old one, and only then are the files of
+the old dataset deleted. If the process is killed at any step, one complete dataset remains, and the next save
+removes leftovers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from ctmrl_torchrl.data.reading import read_manifest
 
 
 def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Check that a dataset may be written to ``path``, and return the resolved place. Nothing is changed.
+    """Check that a dataset may be written to ``path`` and return the resolved path. Nothing is changed.
 
     Raises:
-        DatasetError: if the place cannot be used, or holds anything that may not be replaced.
+        DatasetError: if the path cannot be used, or contains files that must not be replaced.
     """
     try:
         place = storage.resolved(path)
@@ -72,16 +72,15 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 def write_folder(
     path: str | os.PathLike[str], transitions: TensorDictBase, manifest: DatasetManifest, *, overwrite: bool
 ) -> Path:
-    """Write the tensors and ``manifest.json`` to ``path``, whole or not at all.
+    """Write the tensors and ``manifest.json`` to ``path`` atomically.
 
-    A dataset that is there is replaced in place: links to it, and files in it that are not the dataset's,
-    stay.
+    An existing dataset is replaced in place: links to it and other files in its folder are kept.
 
     Returns:
         ``path``, with ``~`` expanded.
 
     Raises:
-        DatasetError: if ``path`` cannot be used or may not be replaced, or the disk is full.
+        DatasetError: if ``path`` cannot be used or must not be replaced, or the disk is full.
     """
     place = check_target(path, overwrite)
     try:
@@ -102,7 +101,7 @@ def write_folder(
 
 
 def _write_into(place: Path, transitions: TensorDictBase, manifest: DatasetManifest) -> None:
-    """Replace the dataset in a folder that exists, or fill the folder if it is empty."""
+    """Replace the dataset in an existing folder, or fill the folder if it is empty."""
     old = read_manifest(place) if (place / MANIFEST_FILE).is_file() else None
     _clear_inside(place, old)
     name = f"{TRANSITIONS_FOLDER}-{storage.owner_tag()}"
@@ -128,7 +127,7 @@ def _write_tensors(folder: Path, transitions: TensorDictBase, manifest: DatasetM
 
 def _write_node(folder: Path, node: TensorDictBase) -> None:
     folder.mkdir()
-    # the description that TensorDict.load_memmap reads; it also says which files here are the dataset's
+    # the description that TensorDict.load_memmap reads; it also lists the dataset's files
     description: dict[str, Any] = {
         key: {
             "device": "cpu",
@@ -176,7 +175,7 @@ def _current_folder(place: Path) -> str | None:
 
 
 def _clear_inside(place: Path, manifest: DatasetManifest | None) -> None:
-    """Delete what killed saves into an existing folder have left: tensors that no manifest names."""
+    """Delete leftovers of killed saves: tensor folders that no manifest names."""
     current = None if manifest is None else manifest.folder
     storage.clear_leftovers(place / MANIFEST_FILE)
     for folder in sorted(place.iterdir()):
@@ -188,7 +187,7 @@ def _clear_inside(place: Path, manifest: DatasetManifest | None) -> None:
 
 
 def _left_over(path: Path, current: str | None) -> bool:
-    """Whether something in a dataset's folder was left by a killed save: tensors that no manifest names."""
+    """Whether a dataset's folder has leftovers of a killed save: tensor folders that no manifest names."""
     if path.name.startswith(f"{MANIFEST_FILE}.tmp-") and storage.owned_by_dead_process(path):
         return True
     if path.is_symlink() or not path.is_dir() or path.name == current:
@@ -201,7 +200,7 @@ def _left_over(path: Path, current: str | None) -> bool:
 
 
 def _holds_only_ours(folder: Path) -> bool:
-    """Whether all files below a folder are such as a dataset consists of."""
+    """Whether a folder contains only files of a dataset."""
     for place, folders, files in os.walk(folder):
         if any(Path(place, each).is_symlink() for each in (*folders, *files)):
             return False
@@ -212,10 +211,10 @@ def _holds_only_ours(folder: Path) -> bool:
 
 
 def _delete_tensors(folder: Path) -> None:
-    """Delete a dataset's files in ``folder``, as ``meta.json`` lists them; all others stay.
+    """Delete a dataset's files in ``folder``, as listed in ``meta.json``; all others are kept.
 
-    What is reached through a link is not touched. ``meta.json`` goes last, so that a killed deletion is
-    finished by the next save. What cannot be deleted stays: the new dataset is complete already.
+    Files behind links are not touched. ``meta.json`` is deleted last, so that the next save can finish an
+    interrupted deletion. Files that cannot be deleted remain, because the new dataset is already complete.
     """
     if folder.is_symlink():
         _remove(folder, os.unlink)
@@ -244,6 +243,6 @@ def _entries(folder: Path) -> dict[str, Any]:
 
 
 def _remove(path: Path, act: Callable[[Path], None]) -> None:
-    """Delete a file or an empty folder, if that is what is there."""
+    """Delete a file or an empty folder if it exists."""
     with contextlib.suppress(OSError):
         act(path)

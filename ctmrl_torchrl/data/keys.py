@@ -1,4 +1,4 @@
-"""Names of a dataset's tensors in a TensorDict, in the manifest and on the disk; dtypes that can be kept."""
+"""Names of a dataset's tensors in a TensorDict, in the manifest and on disk; supported dtypes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.data.errors import DatasetError
 
-#: dtypes that come back from the disk as they went in, by the manifest's name
+#: dtypes that can be stored without loss, by their name in the manifest
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -20,7 +20,7 @@ DTYPES = {
     )
 }
 _LONGEST_NAME = 200
-#: names of which something else is made: the description beside the files, and the mask of a context
+#: reserved names: the description next to the files and the mask of a context
 _RESERVED = ("shape", "device", "_type", "mask")
 
 Key = str | tuple[str, ...]
@@ -64,13 +64,13 @@ def parse_dtype(name: object) -> torch.dtype:
 
 
 def storable(transitions: TensorDictBase) -> TensorDict:
-    """Return the entries on the CPU, checked so that each comes back from the disk as it is.
+    """Return the entries on the CPU after checking that each can be stored without loss.
 
     Args:
         transitions: batch size ``[n]``. Tensor classes become TensorDicts; nothing is copied on the CPU.
 
     Raises:
-        DatasetError: naming the entry that cannot be kept, and what to do about it.
+        DatasetError: with the entry that cannot be stored and how to fix it.
     """
     try:
         tree = transitions.to_dict()

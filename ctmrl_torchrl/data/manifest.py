@@ -53,12 +53,12 @@ class DatasetManifest:
         horizon: steps after which an episode is truncated; no trajectory may be longer.
         tasks: ``parameters`` (one row per task), ``parameter_names``, ``train_ids``, ``test_ids``;
             ``TaskSet.to_dict()`` has them.
-        snapshots: one dictionary per behaviour policy with at least ``id``; usually also ``step`` and
-            ``mean_return``. The id 0 is the least trained behaviour.
+        snapshots: one dictionary per behavior policy with at least ``id``; usually also ``step`` and
+            ``mean_return``. The id 0 is the least trained behavior.
         seeds: the seeds the data were made with.
         versions: versions of the packages the data were made with, see :func:`library_versions`.
         recipe: how the data were made, enough to make them again.
-        oracle: mean returns of the last behaviour without noise, where it was measured: ``train``, ``test``,
+        oracle: mean returns of the last behavior without noise, where it was measured: ``train``, ``test``,
             ``task_returns`` (by task id), ``episodes`` (per task).
         counts: numbers of ``transitions``, ``trajectories``, ``tasks``, ``snapshots``; filled in by
             :class:`~ctmrl_torchrl.data.TaskDataset`.

@@ -1,4 +1,4 @@
-"""Reading a dataset's folder: memory-mapped, after its files were checked."""
+"""Reads a dataset's folder memory-mapped after checking its files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifes
 T = TypeVar("T")
 
 _HINT = "Restore that file from a copy, or make the dataset again."
-#: how often a folder is read anew because another process replaced the dataset meanwhile
+#: number of retries if another process replaces the dataset during reading
 _ATTEMPTS = 3
 
 
 def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, DatasetManifest]:
-    """Check the files of a dataset and map them into memory.
+    """Check the files of a dataset and memory-map them.
 
-    Files that are not the dataset's are left alone.
+    Other files are ignored.
 
     Raises:
-        DatasetError: naming the file that is missing, truncated or changed.
+        DatasetError: with the file that is missing, truncated or changed.
     """
     if not path.is_dir():
         raise DatasetError(
@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> DatasetManifest:
     """Read the manifest of the dataset in a folder.
 
     Raises:
-        DatasetError: naming the file and what is wrong with it.
+        DatasetError: with the file and the problem.
     """
     file = path / MANIFEST_FILE
     if not file.is_file():

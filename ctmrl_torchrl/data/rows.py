@@ -1,4 +1,4 @@
-"""Where the trajectories of each task and snapshot are, and draws of rows among them."""
+"""An index of trajectories by task and snapshot, and sampling of rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ctmrl_torchrl.data.draws import ContextDraw
 
 @dataclass(frozen=True)
 class RowTable:
-    """Offsets into a sorted dataset, so that draws need no search: compressed rows, as in a sparse matrix.
+    """Offsets into a sorted dataset for sampling without search, as in a compressed sparse matrix.
 
     A "group" is all trajectories of one task from one snapshot; groups of a task are consecutive and sorted
-    by snapshot, trajectories of a group are consecutive. Tasks, here, are positions among the tasks that have
-    data, in the order of their ids. The table knows tensors only, not datasets.
+    by snapshot, trajectories of a group are consecutive. Tasks are positions among the tasks with data, in the
+    order of their ids. The table only depends on tensors, not on datasets.
 
     Attributes:
-        task_row_start, task_row_count: first transition of a task, and how many; ``[tasks]``.
+        task_row_start, task_row_count: first transition of a task and their number; ``[tasks]``.
         task_trajectory_start, task_trajectory_count: the same for trajectories; ``[tasks]``.
         task_group_start, task_group_count: the same for groups; ``[tasks]``.
         group_trajectory_start, group_trajectory_count: trajectories of a group; ``[groups]``.
@@ -73,13 +73,13 @@ class RowTable:
         )
 
     def draw_rows(self, task: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        """Draw ``count`` rows of each task, uniform and with replacement: ``[T, count]``."""
+        """Sample ``count`` rows of each task uniformly with replacement: ``[T, count]``."""
         return self.task_row_start[task, None] + _uniform(self.task_row_count[task, None], count, generator)
 
     def draw_context(
         self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Draw the context rows of each task, and their mask: int64 and bool ``[T, L]``.
+        """Sample the context rows of each task and their mask: int64 and bool ``[T, L]``.
 
         Rows where the mask is False are valid rows of the same task that belong to no context.
         """
@@ -102,7 +102,7 @@ class RowTable:
     def draw_contexts(
         self, task: Tensor, draw: ContextDraw, number: int, generator: torch.Generator | None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Draw ``number`` contexts of each task, as :meth:`draw_context` does."""
+        """Sample ``number`` contexts of each task with :meth:`draw_context`."""
         if not draw.different or number == 1:
             return [self.draw_context(task, draw, generator) for _ in range(number)]
         least, most = draw.trajectories
@@ -112,12 +112,12 @@ class RowTable:
         return [self._rows_of(*each) for each in zip(drawn, used, strict=True)]
 
     def _draw_different(self, task: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-        """Draw trajectories of each task without replacement: ``[T, count]``."""
+        """Sample trajectories of each task without replacement: ``[T, count]``."""
         available = self.task_trajectory_count[task, None]
         if count > int(available.min()):
             raise ValueError(
-                f"ContextDraw.different: {count} different trajectories per task are asked for, a task has only "
-                f"{int(available.min())}; draw fewer trajectories, or different=False"
+                f"ContextDraw.different: needs {count} different trajectories per task, but a task has only "
+                f"{int(available.min())}; use fewer trajectories, or different=False"
             )
         position = torch.arange(int(available.max()), device=task.device)
         rank = torch.rand(task.numel(), position.numel(), generator=generator, device=task.device)
@@ -125,7 +125,7 @@ class RowTable:
         return self.task_trajectory_start[task, None] + order[:, :count]
 
     def _rows_of(self, trajectory: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and mask of trajectories ``[T, most]``, of which the first ``used`` ``[T, 1]`` count."""
+        """Rows and mask of trajectories ``[T, most]``, of which the first ``used`` ``[T, 1]`` are valid."""
         most = trajectory.shape[1]
         step = torch.arange(self.horizon, device=trajectory.device)
         length = self.trajectory_length[trajectory][..., None]
@@ -134,12 +134,12 @@ class RowTable:
         return rows.flatten(1), mask.flatten(1)
 
     def _draw_groups(self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None) -> Tensor:
-        """Draw the group of each of the most possible trajectories: ``[T, most]``."""
+        """Sample the group of each of the ``most`` trajectories: ``[T, most]``."""
         least, most = draw.behaviours
         of_task = {"device": task.device, "dtype": torch.float32}
         available = self.task_group_count[task, None]
         position = torch.arange(int(available.max()), device=task.device)
-        # The groups of a task in random order: groups it does not have sort last, the first behaviour first.
+        # A random order of the task's groups: the first behavior comes first, missing groups last.
         rank = torch.rand(task.numel(), position.numel(), generator=generator, **of_task)
         rank = rank.masked_fill(position >= available, 2.0)
         near_random = torch.rand(task.numel(), 1, generator=generator, **of_task) < draw.near_random_fraction
@@ -152,7 +152,7 @@ class RowTable:
 
 
 def _uniform(bound: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw ``count`` integers from 0 to below ``bound`` in each row: bound ``[T, 1]`` or ``[T, count]``."""
+    """Sample ``count`` integers in [0, ``bound``) in each row: bound ``[T, 1]`` or ``[T, count]``."""
     shape = (bound.shape[0], count)
     fraction = torch.rand(shape, dtype=torch.float64, generator=generator, device=bound.device)
     return torch.minimum((fraction * bound).long(), bound - 1)

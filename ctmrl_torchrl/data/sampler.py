@@ -1,4 +1,4 @@
-"""Meta-batches: which tasks, which transitions for the policy, and which contexts."""
+"""Samples the tasks, policy transitions and contexts of meta-batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ctmrl_torchrl.rules import is_whole
 
 
 class TaskSampler(Sampler):
-    """Draw the rows of a meta-batch: T tasks, B policy transitions and one or two contexts of L for each.
+    """Samples the rows of a meta-batch: T tasks, with B policy transitions and one or two contexts of L each.
 
     Used by :meth:`TaskDataset.replay_buffer`, whose ``sample()`` is a TensorDict of batch size ``[T]``:
 
@@ -32,21 +32,21 @@ class TaskSampler(Sampler):
     ``context_positive``  TD [T, L]     a second, independent draw, with ``num_contexts=2``
     ===================== ============= ==========================================================
 
-    The sampler itself returns one index tensor ``[T, B + num_contexts * L]``; all randomness comes from the
-    buffer's generator, so that the buffer's ``state_dict`` resumes the draws exactly.
+    The sampler returns one index tensor ``[T, B + num_contexts * L]``. All randomness comes from the buffer's
+    generator, so the buffer's ``state_dict`` resumes sampling exactly.
 
     Args:
-        dataset: the dataset to draw from.
-        task_ids: the tasks to draw from.
-        tasks_per_batch: T; None takes all of ``task_ids``, in their order.
+        dataset: the dataset to sample from.
+        task_ids: the tasks to sample from.
+        tasks_per_batch: T; None uses all of ``task_ids``, in order.
         transitions_per_task: B.
-        context: how contexts are drawn.
+        context: settings of context sampling.
         num_contexts: 1, or 2 for losses that compare two contexts of a task.
-        repeat_tasks: draw tasks with replacement. (Not called ``replacement``: TorchRL's sampler metaclass
-            takes that argument for itself.)
+        repeat_tasks: sample tasks with replacement. (Not called ``replacement``, because TorchRL's sampler
+            metaclass uses that argument.)
 
     Raises:
-        ValueError: naming the argument that is out of range, or the task without data.
+        ValueError: with the argument that is out of range, or the task without data.
 
     Examples:
         >>> from ctmrl_torchrl.data import CollectionRecipe, ContextDraw, collect_task_dataset
@@ -96,7 +96,7 @@ class TaskSampler(Sampler):
 
     @property
     def task_ids(self) -> Tensor:
-        """The tasks that batches are drawn from."""
+        """The tasks from which batches are sampled."""
         return self.dataset.task_ids[self._tasks]
 
     @property
@@ -106,7 +106,7 @@ class TaskSampler(Sampler):
 
     @property
     def sections(self) -> list[int]:
-        """How the columns of the index split: B, then L for each context."""
+        """Sizes of the column blocks of the index: B, then L for each context."""
         return [self.transitions_per_task, *[self.context_length] * self.num_contexts]
 
     @property
@@ -116,7 +116,7 @@ class TaskSampler(Sampler):
         return tasks * sum(self.sections)
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw one meta-batch.
+        """Sample one meta-batch.
 
         Args:
             storage: a storage with the rows of the dataset.
@@ -127,7 +127,7 @@ class TaskSampler(Sampler):
         """
         if batch_size != self.batch_size:
             raise ValueError(
-                f"batch_size {batch_size}: this sampler draws {self.batch_size} rows at a time; "
+                f"batch_size {batch_size}: this sampler returns {self.batch_size} rows at a time; "
                 "change tasks_per_batch, transitions_per_task or context instead"
             )
         if len(storage) != self.dataset.n_transitions:
@@ -146,7 +146,7 @@ class TaskSampler(Sampler):
     def sample_context(
         self, task_ids: Sequence[int] | Tensor, generator: torch.Generator | None = None
     ) -> TensorDict:
-        """Draw a context of each of ``task_ids``, the sampler's or not; see :func:`draw_context`."""
+        """Sample a context of each of ``task_ids``, which may be any tasks; see :func:`draw_context`."""
         return draw_context(self.dataset, task_ids, self.context, generator)
 
     def _draw_tasks(self, generator: torch.Generator | None) -> Tensor:
@@ -162,7 +162,7 @@ class TaskSampler(Sampler):
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return an empty dictionary: all state is in the buffer's generator."""
+        """Return an empty dictionary, because all state is in the buffer's generator."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,10 +172,10 @@ class TaskSampler(Sampler):
         """Write nothing; see :meth:`state_dict`."""
 
     def loads(self, path: str | Path) -> None:
-        """Read nothing; see :meth:`state_dict`."""
+        """Do nothing; see :meth:`state_dict` (there is no state to load)."""
 
     def _empty(self) -> None:
-        """Keep everything: the dataset cannot be emptied."""
+        """Do nothing, because the dataset cannot be emptied."""
 
     def __repr__(self) -> str:
         return (
@@ -191,19 +191,19 @@ def draw_context(
     draw: ContextDraw,
     generator: torch.Generator | None = None,
 ) -> TensorDict:
-    """Draw a context of each task, as for the evaluation of test tasks from their offline data.
+    """Sample a context of each task, e.g. for evaluating test tasks with their offline data.
 
     Args:
-        dataset: the dataset to draw from.
+        dataset: the dataset to sample from.
         task_ids: task ids ``[T]``; may repeat, for several contexts of a task.
-        draw: what a context is made of.
-        generator: where the randomness comes from; None uses torch's global generator.
+        draw: settings of context sampling.
+        generator: source of randomness; None uses torch's global generator.
 
     Returns:
         TensorDict ``[T, L]``: ``observation``, ``action``, ``next`` and ``mask`` (bool ``[T, L]``).
 
     Raises:
-        ValueError: if the dataset has no data of a task.
+        ValueError: if the dataset has no data for a task.
 
     Examples:
         >>> from ctmrl_torchrl.data import CollectionRecipe, ContextDraw, collect_task_dataset

@@ -1,4 +1,4 @@
-"""What a dataset says of its problem, and whole numbers as they must be."""
+"""Problem sizes inferred from a dataset, and validation of integers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ctmrl_torchrl.rules import is_whole
 
 @dataclass(frozen=True)
 class DatasetSizes:
-    """What a dataset says of its problem, without any environment.
+    """Problem sizes inferred from a dataset, without an environment.
 
     Args:
         observation_dim, action_dim: numbers of features.
-        reward_keys: the rewards that are there; the last is the one whose sum is reported.
-        horizon: the longest that a trajectory can be.
-        discount: gamma, where the manifest says it.
+        reward_keys: the available rewards; the sum of the last one is reported.
+        horizon: maximum trajectory length.
+        discount: gamma, if the manifest defines it.
     """
 
     observation_dim: int
@@ -32,7 +32,7 @@ class DatasetSizes:
 
     @property
     def return_key(self) -> NestedKey:
-        """The reward whose sum is reported: the sparse one, where the data have both."""
+        """The reward whose sum is reported: the sparse one if the data have both."""
         return self.reward_keys[-1]
 
 
@@ -40,7 +40,7 @@ def whole_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
     """Return ``values`` as int64 ``[n]`` on the CPU; numbers are never rounded.
 
     Raises:
-        ValueError: naming the argument and the first value that is not a whole number.
+        ValueError: with the argument and the first value that is not an integer.
 
     Examples:
         >>> whole_numbers([2, 5], "task_ids")

@@ -1,4 +1,4 @@
-"""Means and spreads of a dataset's features, read block by block: the data may be larger than memory."""
+"""Means and standard deviations of a dataset's features, computed in blocks for data larger than memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def statistics_of(
 ) -> dict[NestedKey, Statistics]:
     """Return mean and standard deviation of every feature over some rows.
 
-    A spread counts as 0 where it may be the rounding of the numbers that it was computed from, as
-    :func:`ctmrl_torchrl.scales.varies` judges: a clock at 1000 s, stored in float32, advances by the same
-    step each time, whatever the last digits say.
+    A standard deviation within the rounding error of the stored numbers is set to 0, as determined by
+    :func:`ctmrl_torchrl.scales.varies`. For example, a clock at 1000 s in float32 has a constant change per step
+    up to rounding.
 
     Args:
         transitions: the rows of a dataset.
-        ranges: first and one past the last row of each stretch to count.
+        ranges: start and end (exclusive) of each range of rows.
 
     Returns:
         by key, with ``"observation_change"`` for the next observation minus the observation.

@@ -46,7 +46,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``ENV_NAMES`` as it was called: the names registered at this moment; use ``family_names()``."""
+    """Support the former ``ENV_NAMES``, the currently registered names; use ``family_names()`` instead."""
     if name == "ENV_NAMES":
         return family_names()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What all batched environments share: rows with a task each, their keys and their checks."""
+"""The base class of batched environments, in which each row has a task."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ENDS = ("done", "terminated", "truncated")
 
 
 class BatchedTaskEnv(EnvBase):
-    """Rows of one family's environment, each with a task of its own; the base class of all of them.
+    """Base class of batched environments of one family, in which each row has its own task.
 
     Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``; ``observation`` ``[n, features]``
     float32; ``task_id`` ``[n]`` int64; every reward ``[n, 1]`` float32; ``done``, ``terminated``,
-    ``truncated`` and every further flag ``[n, 1]`` bool.
+    ``truncated`` and every additional flag ``[n, 1]`` bool.
 
     A subclass implements ``_reset``, ``_step`` and ``_set_seed`` as for any ``EnvBase``, and
-    :meth:`_start_tasks`, which it calls at the end of its constructor.
+    :meth:`_start_tasks`, and calls the latter at the end of its constructor.
 
     Args:
         task_set: the tasks.
-        task_ids: the task of each row; ids may repeat. None is every task once, in order.
-        horizon: steps until truncation. None takes the family's.
+        task_ids: the task of each row; ids may repeat. None means every task once, in order.
+        horizon: steps until truncation. None means the family's horizon.
         rewards: names of the reward entries.
-        flags: names of further boolean entries of the observation.
-        device: of everything that is returned.
+        flags: names of additional boolean entries of the observation.
+        device: device of all outputs.
 
     Attributes:
         task_set (TaskSet): the tasks.
@@ -62,7 +62,7 @@ class BatchedTaskEnv(EnvBase):
         self.task_set = task_set
         self.horizon = task_set.family.episode_length(horizon)
         self._make_specs(len(ids), rewards, flags)
-        # State is kept in buffers, so that `to` moves it; checkpoints should not hold it.
+        # State is kept in non-persistent buffers, so that `to` moves it and checkpoints exclude it.
         self.register_buffer("_task_id", torch.tensor(ids, device=self.device), persistent=False)
 
     def _make_specs(self, n: int, rewards: Sequence[str], flags: Sequence[str]) -> None:
@@ -93,36 +93,36 @@ class BatchedTaskEnv(EnvBase):
         return self.task_set.parameters[self._task_id.cpu()]
 
     def set_task(self, task_ids: Sequence[int] | Tensor) -> None:
-        """Gives every row a task and ends its episode; call ``reset()`` before the next step.
+        """Assign a task to every row and end its episode; call ``reset()`` before the next step.
 
         Args:
             task_ids: one id per row; ids may repeat.
 
         Raises:
-            ValueError: if the number of ids is not the number of rows, or an id is not in the task set.
+            ValueError: if the numbers of ids and rows differ, or an id is not in the task set.
         """
         ids = self.task_set.validate_ids(task_ids)
         if len(ids) != self.batch_size[0]:
             raise ValueError(
                 f"set_task got {len(ids)} task ids for an environment with {self.batch_size[0]} rows; "
-                "make another environment to change the number of rows."
+                "create another environment to change the number of rows."
             )
         self._task_id = torch.tensor(ids, device=self.device)
         self._start_tasks()
 
     @abstractmethod
     def _start_tasks(self) -> None:
-        """Takes over the tasks that ``_task_id`` names, from the start of an episode."""
+        """Apply the tasks in ``_task_id`` at the start of an episode."""
 
     def _output(self, **values: Tensor) -> TensorDict:
-        """What ``_reset`` and ``_step`` return: these entries, and the task of each row."""
+        """The output of ``_reset`` and ``_step``: these entries and the task of each row."""
         return TensorDict(
             {**values, "task_id": self._task_id}, batch_size=self.batch_size, device=self.device
         )
 
 
 def to_tensors(values: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """A simulator's arrays as tensors on the CPU, float64 turned into float32 first."""
+    """Convert a simulator's arrays to CPU tensors, with float64 converted to float32."""
     return {
         name: torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""Counts of simulations that broke down, by task, and what is said about them."""
+"""Counts unstable simulations by task and logs warnings about them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
-#: episodes in a row that must break down in every row of a task before the task is called broken
+#: consecutive unstable episodes in every row of a task after which a warning is logged
 REPEATED = 5
 _SHOWN_TASKS = 3
 
 
 class BreakdownCounts:
-    """How often the simulation of each task became unstable.
+    """Counts how often the simulation of each task became unstable.
 
-    The first breakdown is logged as a warning, and so is the first time that every row of a task has broken
-    down in its last ``REPEATED`` episodes. Later ones are only counted.
+    The first instability is logged as a warning, and also the first time that all rows of a task were unstable
+    in their last ``REPEATED`` episodes. Later ones are only counted.
 
     Args:
         task_set: the tasks.
         task_ids: the task of each row, ``[n]``.
 
     Attributes:
-        counts (np.ndarray): breakdowns by task id, int64 ``[tasks]``.
+        counts (np.ndarray): unstable simulations by task id, int64 ``[tasks]``.
     """
 
     def __init__(self, task_set: TaskSet, task_ids: np.ndarray) -> None:
@@ -33,16 +33,16 @@ class BreakdownCounts:
         self.follow(task_ids)
 
     def follow(self, task_ids: np.ndarray) -> None:
-        """Watches rows with other tasks; the counts so far are kept."""
+        """Change the tasks of the rows; the counts so far are kept."""
         self._task_ids = task_ids
         self._in_a_row = np.zeros(len(task_ids), dtype=np.int64)
 
     def record(self, unstable: np.ndarray, ended: np.ndarray) -> None:
-        """Adds one step of all rows.
+        """Record one step of all rows.
 
         Args:
-            unstable: rows whose simulation broke down in this step, bool ``[n]``.
-            ended: rows whose episode ended in it, bool ``[n]``.
+            unstable: rows whose simulation became unstable in this step, bool ``[n]``.
+            ended: rows whose episode ended in this step, bool ``[n]``.
         """
         if unstable.any():
             first = not self.counts.any()
@@ -52,7 +52,7 @@ class BreakdownCounts:
                 torchrl_logger.warning(
                     f"A simulation of {self.task_set.name!r} became unstable: "
                     f"{self.task_set.describe(int(self._task_ids[unstable][0]))}. The episode is truncated. "
-                    "Further breakdowns are counted and not reported one by one."
+                    "Further cases are counted but not reported individually."
                 )
             self._warn_of_broken_tasks(self._task_ids[unstable])
         if self._in_a_row.any():
@@ -68,7 +68,7 @@ class BreakdownCounts:
                 )
 
     def describe(self) -> str:
-        """The tasks with the most breakdowns in words, for messages; empty if there were none."""
+        """The tasks with the most unstable simulations as text for messages; empty if there were none."""
         worst = [task for task in np.argsort(-self.counts, kind="stable") if self.counts[task]]
         named = [f"{self.task_set.describe(int(task))}: {self.counts[task]}" for task in worst[:_SHOWN_TASKS]]
         if len(worst) > _SHOWN_TASKS:

@@ -1,4 +1,4 @@
-"""Environment families: what the library knows about each of them without loading its simulator."""
+"""Environment families: static descriptions that do not load a simulator."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ctmrl_torchrl.registry import Registry
 
-#: something to call: itself, or a ``"module:attribute"`` string that is imported on first use
+#: a callable, or a ``"module:attribute"`` string that is imported on first use
 EntryPoint = str | Callable[..., Any]
 
-#: the ``simulator`` of a family that cannot be played
+#: the ``simulator`` of a family without an environment
 NO_SIMULATOR = "none"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -28,46 +28,45 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 class EnvFamily:
     """A family of tasks that share spaces and a simulator and differ in a few parameters.
 
-    The first seven fields have no default; :func:`~ctmrl_torchrl.envs.from_gymnasium` fills them in for a
-    gymnasium environment. Entry points given as ``"module:attribute"`` strings are imported on first use, so
-    that looking up a family never loads a simulator.
+    The first seven fields are required; :func:`~ctmrl_torchrl.envs.from_gymnasium` fills them in for a gymnasium
+    environment. Entry points given as ``"module:attribute"`` strings are imported on first use, so looking up a
+    family never loads a simulator.
 
     Args:
-        name: the family's name, as used in configurations: letters, digits, ``_``, ``-`` and ``.``.
+        name: name of the family in configurations: letters, digits, ``_``, ``-`` and ``.``.
         observation_dim: size of the observation.
-        action_dim: size of the action that the policy gives, which lies in ``[-1, 1]``.
+        action_dim: size of the policy's action, which lies in ``[-1, 1]``.
         horizon: steps until an episode is truncated.
         parameter_names: one name per column of the task parameters.
-        sample_parameters: number of tasks to float64 parameters ``[tasks, len(parameter_names)]``; the same
-            number must give the same parameters.
+        sample_parameters: maps a number of tasks to float64 parameters ``[tasks, len(parameter_names)]``; the
+            same number must give the same parameters.
         env_builder: ``(task_set, task_ids, device, **options) -> EnvBase``, an entry point; the result is a
             :class:`~ctmrl_torchrl.envs.BatchedTaskEnv` or has the same keys and methods.
-        simulator: what steps it, e.g. ``"torch"``, ``"mujoco"`` or ``"gymnasium"``; ``"none"`` if there are
-            data and no environment, and then possibly no test tasks either.
-        context_next_observation: whether tasks differ in their dynamics, so that a context needs the next
-            observation too.
-        return_key: the reward that is reported as the return and shown to the context encoder.
-        discount: discount factor of the learner.
-        presets: name of a preset to ``(number of training tasks, number of test tasks)``.
-        inert_parameters: those of the parameters that have no effect, because their nominal value is zero.
+        simulator: the simulator, e.g. ``"torch"``, ``"mujoco"`` or ``"gymnasium"``; ``"none"`` for data without
+            an environment, which may also have no test tasks.
+        context_next_observation: whether tasks differ in their dynamics, so that contexts need the next
+            observation.
+        return_key: the reward that is reported as the return and read by the context encoder.
+        discount: discount factor of the policy loss.
+        presets: maps names of presets to ``(number of training tasks, number of test tasks)``.
+        inert_parameters: parameters without effect, because their nominal value is zero.
         terminates: whether an episode can end before the horizon.
         gymnasium_id: id of the single environment in gymnasium's registry; None registers none.
         gymnasium_class: the single environment, an entry point; takes ``family``, ``task`` and ``preset``.
         optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, an entry point; None
             if unknown.
-        task_rewards: ``(task_set, task_ids [n], transitions [M, L]) -> [n, M, L]``, the rewards that transitions
-            would have in other tasks, an entry point; None where all tasks share one reward function, or it is
-            not known.
-        random_return: preset to split to the measured mean return of uniformly random actions.
-        plane: which two features of the observation are a position in the plane, if two are.
-        goal_positions: task parameters ``[tasks, parameters]`` to the goals ``[tasks, 2]`` in that plane;
-            None if the tasks have none.
-        goal_radius: the distance from the goal within which reward is paid; None if it is paid everywhere.
-        figures: what draws the family's own pictures at the end of a run, entry points that are called as
+        task_rewards: ``(task_set, task_ids [n], transitions [M, L]) -> [n, M, L]``, the rewards of transitions in
+            other tasks, an entry point; None if all tasks share one reward function, or it is unknown.
+        random_return: maps presets and splits to the measured mean return of uniformly random actions.
+        plane: indices of the two observation features that are a position in the plane, or None.
+        goal_positions: maps task parameters ``[tasks, parameters]`` to the goals ``[tasks, 2]`` in that plane;
+            None if the tasks have no goals.
+        goal_radius: the distance from the goal within which rewards are given; None if there is no limit.
+        figures: entry points that draw the family's figures at the end of a run, called as
             ``figure(task_set, runs, folder, protocol=..., means=..., subtitle=...)``.
 
     Raises:
-        ValueError: if a field cannot be right; the message names it.
+        ValueError: if a field is invalid; the message contains it.
 
     Example:
         >>> get_family("point_robot").horizon
@@ -99,7 +98,7 @@ class EnvFamily:
     figures: tuple[EntryPoint, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks every field that can be judged without the simulator."""
+        """Check every field that does not need the simulator."""
         self._require(
             isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
             "name",
@@ -152,7 +151,7 @@ class EnvFamily:
         return self.optimum is not None
 
     def episode_length(self, horizon: int | None = None) -> int:
-        """The given horizon, or the family's.
+        """The given horizon, or the family's horizon if None.
 
         Raises:
             ValueError: if it is not a positive whole number.
@@ -164,12 +163,12 @@ class EnvFamily:
         return int(horizon)
 
 
-#: every family, shipped or a user's own, by name
+#: all families, built-in and user-defined, by name
 FAMILIES: Registry[EnvFamily] = Registry("environment family")
 
 
 def register_family(family: EnvFamily) -> EnvFamily:
-    """Makes a family known to ``get_family``, ``make_task_set``, ``make_env`` and ``gymnasium.make``.
+    """Register a family for ``get_family``, ``make_task_set``, ``make_env`` and ``gymnasium.make``.
 
     Registering the same object again changes nothing.
 
@@ -180,7 +179,7 @@ def register_family(family: EnvFamily) -> EnvFamily:
         The same family.
 
     Raises:
-        ValueError: if the name or the gymnasium id belongs to another family.
+        ValueError: if another family has the same name or gymnasium id.
     """
     if not isinstance(family, EnvFamily):
         raise TypeError(f"register_family expects an EnvFamily, got {type(family).__name__}.")
@@ -206,20 +205,20 @@ def register_family(family: EnvFamily) -> EnvFamily:
 
 
 def unregister_family(name: str) -> None:
-    """Removes a family and its gymnasium id, e.g. at the end of a test; an unknown name changes nothing."""
+    """Remove a family and its gymnasium id, e.g. at the end of a test; unknown names are ignored."""
     if name in FAMILIES:
         gymnasium.registry.pop(FAMILIES.get(name).gymnasium_id, None)
         FAMILIES.unregister(name)
 
 
 def get_family(name: str) -> EnvFamily:
-    """Looks a family up by name.
+    """Look up a family by name.
 
     Args:
         name: one of :func:`family_names`.
 
     Raises:
-        UnknownChoiceError: if there is no such family; the message lists the names and the nearest one.
+        UnknownChoiceError: if the family is unknown; the message lists the names and the nearest one.
 
     Example:
         >>> get_family("sparse_point_robot").return_key
@@ -229,7 +228,7 @@ def get_family(name: str) -> EnvFamily:
 
 
 def family_names() -> tuple[str, ...]:
-    """The names of all families that are registered at this moment, in the order of registration.
+    """The names of all currently registered families, in the order of registration.
 
     Example:
         >>> family_names()[:2]
@@ -239,7 +238,7 @@ def family_names() -> tuple[str, ...]:
 
 
 def load_entry_point(entry_point: EntryPoint) -> Any:
-    """What an entry point stands for: itself, or what its ``"module:attribute"`` string names.
+    """Resolve an entry point: a callable, or the object that a ``"module:attribute"`` string names.
 
     Raises:
         ValueError: if the module or the attribute does not exist.

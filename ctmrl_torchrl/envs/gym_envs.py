@@ -22,7 +22,7 @@ from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
 def checked_action(action: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarray:
-    """The action with the dtype of the space, not yet clipped.
+    """Convert the action to the dtype of the space, without clipping.
 
     Raises:
         ValueError: if its shape differs from the space's, or a number is not finite.
@@ -36,18 +36,18 @@ def checked_action(action: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarra
 
 
 class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One point robot with one task: one row of ``PointRobotEnv`` for users of gymnasium.
+    """A point robot with one task: one row of ``PointRobotEnv`` as a gymnasium environment.
 
-    The observation is the position, float32 ``[2]``; actions lie in ``[-1, 1]^2`` and are clipped to it. The
-    reward is the one that the family reports. For the sparse family that is the sparse reward, and
-    ``info["dense_reward"]`` holds the dense one. The environment itself truncates at the horizon, so it is
+    The observation is the position, float32 ``[2]``; actions are clipped to ``[-1, 1]^2``. The reward is the
+    reported reward of the family. For the sparse family this is the sparse reward, and
+    ``info["dense_reward"]`` contains the dense one. The environment truncates at the horizon, so it is
     registered without a time limit.
 
     Args:
         family: name of a point-robot family.
         task: id of the task.
-        preset: task set the id belongs to.
-        horizon: steps until truncation. None takes the family's.
+        preset: task set of the id.
+        horizon: steps until truncation. None means the family's horizon.
         sparse_rule: rule of the sparse reward; only the sparse family uses it.
         sparse_radius: radius of the sparse reward.
 
@@ -90,13 +90,13 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Puts the robot back to the origin; see ``gymnasium.Env.reset``."""
+        """Move the robot back to the origin; see ``gymnasium.Env.reset``."""
         super().reset(seed=seed)
         self._position, self._step_count = torch.zeros(2), 0
         return self._position.numpy().copy(), {"task_id": self.task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Moves the robot; see ``gymnasium.Env.step``."""
+        """Move the robot; see ``gymnasium.Env.step``."""
         action = torch.from_numpy(checked_action(action, self.action_space))
         self._position = move(self._position, action, self._wind)
         self._step_count += 1

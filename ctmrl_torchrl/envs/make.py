@@ -1,4 +1,4 @@
-"""From a family's name to a batched environment in one call."""
+"""Creates the batched environment of a family by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_env(
     seed: int | None = None,
     **options: Any,
 ) -> EnvBase:
-    """Builds the batched environment of a family, one task per row.
+    """Create the batched environment of a family, with one task per row.
 
     The result has batch size ``[rows]`` and the keys of :class:`~ctmrl_torchrl.envs.BatchedTaskEnv`:
     ``observation``, ``task_id``, ``done``, ``terminated``, ``truncated`` and, under ``"next"``, ``reward``
@@ -32,10 +32,10 @@ def make_env(
 
     Args:
         name: name of the family.
-        task_ids: the task of each row; ids may repeat. None is every task once, in order.
+        task_ids: the task of each row; ids may repeat. None means every task once, in order.
         preset: the family's task set, unless ``task_set`` is given.
         task_set: the tasks to use instead of a preset.
-        device: where the environment runs; None is the CPU.
+        device: device of the environment; None means the CPU.
         seed: passed to ``env.set_seed``.
         **options: passed to the family's builder (point robots: ``horizon``, ``sparse_rule``,
             ``sparse_radius``; MuJoCo: ``horizon``, ``threads``, ``recompute_constants``; gymnasium:
@@ -54,7 +54,7 @@ def make_env(
         task_set = make_task_set(name, preset)
     elif task_set.name != name:
         raise ValueError(
-            f"make_env({name!r}) got a task set of {task_set.name!r}; both must be of one family."
+            f"make_env({name!r}) got a task set of {task_set.name!r}; both must belong to the same family."
         )
     builder = load_entry_point(task_set.family.env_builder)
     env = builder(task_set, task_ids, "cpu" if device is None else device, **options)

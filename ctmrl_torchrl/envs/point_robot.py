@@ -1,6 +1,6 @@
 """The point robots' formulas: dynamics, rewards and exact optima, for tensors of any batch shape and device.
 
-They serve the batched environment, the gymnasium environment, the relabeling of data and the tests.
+They are used by the batched environment, the gymnasium environment, data relabeling and the tests.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 SparseRule = Literal["plus_one", "normalised"]
 
 MAX_MOVE = 0.1
-# The sparse reward jumps at the radius, and optimal paths to axis-aligned goals end exactly on it. Without
-# this margin, float32 rounding would decide about a reward of 0.8.
+# The sparse reward is discontinuous at the radius, and optimal paths to axis-aligned goals end exactly on it.
+# Without this margin, float32 rounding would determine a reward of 0.8.
 _RADIUS_MARGIN = 1e-6
 
 
@@ -28,7 +28,7 @@ def move(position: Tensor, action: Tensor, wind: Tensor | None = None) -> Tensor
     Args:
         position: ``[*, 2]``.
         action: policy-side action ``[*, 2]``.
-        wind: constant displacement per step ``[*, 2]``; None is still air.
+        wind: constant displacement per step ``[*, 2]``; None means no wind.
     """
     moved = torch.add(position, action.clamp(-1.0, 1.0), alpha=MAX_MOVE)
     return moved if wind is None else moved.add_(wind)
@@ -44,9 +44,9 @@ def sparse_reward(dense: Tensor, rule: SparseRule = "plus_one", radius: float = 
 
     Args:
         dense: dense rewards, any shape.
-        rule: inside the radius ``"plus_one"`` pays ``1 - d`` and ``"normalised"`` pays ``1 - d / radius``;
-            both pay 0 outside.
-        radius: distance up to which (inclusive) the reward is paid.
+        rule: inside the radius ``"plus_one"`` gives ``1 - d`` and ``"normalised"`` gives ``1 - d / radius``;
+            both give 0 outside.
+        radius: distance up to which (inclusive) the reward is given.
 
     Raises:
         ValueError: if the rule is unknown or the radius is not positive.
@@ -62,7 +62,7 @@ def sparse_reward(dense: Tensor, rule: SparseRule = "plus_one", radius: float = 
 
 
 def check_sparse_rule(rule: str, radius: float) -> None:
-    """Raises a ValueError unless the rule is known and the radius positive."""
+    """Raise a ValueError unless the rule is known and the radius is positive."""
     if rule not in get_args(SparseRule):
         raise ValueError(f"Unknown sparse_rule {rule!r}: expected one of {', '.join(get_args(SparseRule))}.")
     if not radius > 0:
@@ -70,7 +70,7 @@ def check_sparse_rule(rule: str, radius: float) -> None:
 
 
 def optimal_distances(goal: Tensor, wind: Tensor, horizon: int) -> Tensor:
-    """Smallest possible distance to the goal after each step; one path attains all of them.
+    """Smallest possible distance to the goal after each step; a single path attains all of them.
 
     After ``t`` steps the reachable set is a box, each coordinate in ``t * (wind - 0.1) .. t * (wind + 0.1)``.
     Moving to the goal's projection onto this box at every step is admissible and minimizes every distance.
@@ -118,7 +118,7 @@ def pays_sparse_reward(task_set: TaskSet) -> bool:
 
 
 def rewards_in_tasks(task_set: TaskSet, task_ids: Tensor, transitions: TensorDictBase) -> Tensor:
-    """The dense rewards that transitions ``[M, L]`` would have in each of some tasks, ``[n, M, L]``.
+    """The dense rewards of transitions ``[M, L]`` in each of the given tasks, ``[n, M, L]``.
 
     Example:
         >>> from tensordict import TensorDict

@@ -1,4 +1,4 @@
-"""The batched point robots as one TorchRL environment, written in torch alone."""
+"""The batched point robots as one TorchRL environment, implemented in torch."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
 class PointRobotEnv(BatchedTaskEnv):
-    """Points in the plane that start at the origin and are rewarded for being near a goal; one task per row.
+    """Points in the plane that start at the origin and are rewarded for approaching a goal; one task per row.
 
     Keys (``n`` rows): ``action`` ``[n, 2]`` float32 in ``[-1, 1]``; ``observation`` ``[n, 2]`` float32, the
     position; ``task_id`` ``[n]`` int64; ``reward`` ``[n, 1]`` float32, minus the distance after the move;
     ``sparse_reward`` ``[n, 1]`` float32, only with a ``sparse_rule``; ``done``, ``terminated``, ``truncated``
     ``[n, 1]`` bool. Episodes never terminate; they are truncated at the horizon.
 
-    ``sparse_reward`` is a second entry of the reward spec. TorchRL therefore drops it from the root like any
-    reward, so that no policy can read it, and ``RewardSum`` sums it too. In return ``env.reward_key``, which
-    expects a single reward, raises an error; use ``env.reward_keys``.
+    ``sparse_reward`` is a second entry of the reward spec. TorchRL therefore removes it from the root like any
+    reward, so that no policy can read it, and ``RewardSum`` sums it too. However, ``env.reward_key`` expects a
+    single reward and raises an error; use ``env.reward_keys``.
 
-    Position and step counter are kept in the environment and not in the tensordict: a policy must not see the
-    counter, and TorchRL's automatic resets pass only ``"_reset"``. Nothing in the environment is random, so a
-    seed changes nothing; seed torch for random actions.
+    Position and step counter are kept in the environment instead of the TensorDict: a policy must not read the
+    counter, and TorchRL's automatic resets only pass ``"_reset"``. The environment is deterministic, so a seed
+    has no effect; seed torch for random actions.
 
     Args:
         task_set: tasks of one of the point-robot families.
-        task_ids: the task of each row; ids may repeat. None is every task once, in order.
-        horizon: steps until truncation. None takes the family's.
+        task_ids: the task of each row; ids may repeat. None means every task once, in order.
+        horizon: steps until truncation. None means the family's horizon.
         sparse_rule: rule of ``sparse_reward``; None omits the entry.
         sparse_radius: radius of the sparse reward.
-        device: device of the state and of everything that is returned.
+        device: device of the state and of all outputs.
 
     Raises:
         ValueError: if a task id is not in the set, there are no rows, the horizon is not positive, or the
@@ -89,7 +89,6 @@ class PointRobotEnv(BatchedTaskEnv):
 
     def _start_tasks(self) -> None:
         self._goal = self._goals[self._task_id]
-        # Still air is the common case: None saves an addition per step.
         self._wind = self._winds[self._task_id] if self._winds.any() else None
         self._position.zero_()
         self._step_count.zero_()
@@ -103,7 +102,7 @@ class PointRobotEnv(BatchedTaskEnv):
             mask = mask.view(-1, 1)
             self._position.masked_fill_(mask, 0.0)
             self._step_count.masked_fill_(mask, 0)
-        # Done flags left out are filled with False; rows outside the mask keep the caller's values.
+        # Missing done flags are filled with False; rows outside the mask keep the caller's values.
         return self._output(observation=self._position.clone())
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -128,7 +127,7 @@ class PointRobotEnv(BatchedTaskEnv):
         return self._output(**values)
 
     def _set_seed(self, seed: int | None) -> None:
-        """Nothing is random here; every environment accepts a seed."""
+        """Accept a seed, although the environment is deterministic."""
 
 
 def build_point_robot(

@@ -1,4 +1,4 @@
-"""What uniformly random actions earn: the lower reference of families that state none."""
+"""Returns of uniformly random actions: the lower reference of families that do not define one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
 def random_returns(task_set: TaskSet, *, episodes: int = 4, seed: int = 0, **options: Any) -> Tensor:
-    """Mean return of uniformly random actions on every task, measured.
+    """Measure the mean return of uniformly random actions in every task.
 
-    Global random state is left as it was.
+    The global random state is not changed.
 
     Args:
         task_set: the tasks.
-        episodes: episodes per task; all are played at once.
-        seed: of initial states and actions.
+        episodes: episodes per task, collected in parallel.
+        seed: seed of initial states and actions.
         **options: passed to the family's builder.
 
     Returns:
-        float64 returns of shape ``[tasks]``, by the family's ``return_key``.
+        float64 returns of shape ``[tasks]`` for the family's ``return_key``.
 
     Example:
         >>> from ctmrl_torchrl.envs import make_task_set
@@ -37,6 +37,6 @@ def random_returns(task_set: TaskSet, *, episodes: int = 4, seed: int = 0, **opt
         played = env.rollout(env.horizon, break_when_any_done=False)["next"]
     env.close()
     done = played["done"].long()
-    first = done.cumsum(1) - done == 0  # rows that ended early were reset and played on
+    first = done.cumsum(1) - done == 0  # rows that ended early were reset and continued
     reward = played[task_set.family.return_key[1:]].double()
     return (reward * first).sum((1, 2)).reshape(episodes, -1).mean(0)

@@ -28,7 +28,7 @@ _ROBOT_REWARDS = "ctmrl_torchrl.envs.mujoco.relabel:rewards_in_tasks"
 _DRAW_PATHS = "ctmrl_torchrl.training.report:draw_trajectories"
 _DRAW_ROBOT = "ctmrl_torchrl.training.robot_report:draw_robot"
 
-# What the three point robots share.
+# Shared fields of the three point robots.
 _POINT_ROBOT: dict[str, Any] = {
     "observation_dim": 2,
     "action_dim": 2,
@@ -85,7 +85,7 @@ register_family(
     )
 )
 
-# What the four MuJoCo robots share.
+# Shared fields of the four MuJoCo robots.
 _MUJOCO: dict[str, Any] = {
     "horizon": 200,
     "discount": 0.99,
@@ -96,7 +96,7 @@ _MUJOCO: dict[str, Any] = {
 
 
 def _same_tasks(**returns: float) -> dict[str, dict[str, float]]:
-    """Returns that hold for both presets, which have the same 30 + 10 tasks."""
+    """Returns for both presets, which have the same 30 + 10 tasks."""
     return {"repo": returns, "paper": returns}
 
 
@@ -105,9 +105,9 @@ def _numbered(counts: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _bodies(**sizes: int) -> dict[str, Any]:
-    """The fields of a family whose tasks differ in the robot's body, for a model of these sizes."""
+    """Fields of a family whose tasks differ in the robot's body, for a model of these sizes."""
     counts = multiplier_sizes(**sizes)
-    # Body 0 is the world, the first three joints move the robot through the plane undamped.
+    # Body 0 is the world; the first three joints move the robot through the plane without damping.
     inert = {"body_mass": 1, "body_inertia": 3, "dof_damping": 3}
     return {
         "inert_parameters": frozenset(_numbered(inert)),

@@ -1,4 +1,4 @@
-"""How the tasks of each shipped family are laid out: from a number of tasks to one row of parameters each."""
+"""Task parameters of each built-in family: functions from a number of tasks to one row of parameters each."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: distance up to which the sparse point robot is rewarded
+#: distance within which the sparse point robot is rewarded
 SPARSE_RADIUS = 0.2
-#: the one goal of the wind family
+#: the goal of the wind family
 WIND_GOAL = (1.0, 0.0)
 WIND_SEED = 1337
 WIND_BOUND = 0.05
 BODY_SEED = 1234
-#: the model fields that differ between tasks of the hopper and walker families, in the order of drawing
+#: the model fields that differ between tasks of the hopper and walker families, in the order of sampling
 RANDOMIZED_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
 #: base of a field's multipliers, whose exponents lie in [-3, 3]
 _MULTIPLIER_BASES = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
 
 
 def half_circle_goals(num_tasks: int) -> Tensor:
-    """Goals on the upper unit half circle, evenly spaced, both ends included.
+    """Evenly spaced goals on the upper unit half circle, including both ends.
 
     Args:
         num_tasks: number of goals.
@@ -39,7 +39,7 @@ def half_circle_goals(num_tasks: int) -> Tensor:
 def uniform_winds(num_tasks: int) -> Tensor:
     """Constant winds, uniform in the square of half width 0.05.
 
-    All x components are drawn before the first y component, so a task's wind depends on ``num_tasks``. Only
+    All x components are sampled before the first y component, so a task's wind depends on ``num_tasks``. Only
     NumPy's legacy generator reproduces the published task sets.
 
     Args:
@@ -74,7 +74,7 @@ def wind_goals(parameters: Tensor) -> Tensor:
 
 
 def target_velocities(num_tasks: int) -> Tensor:
-    """Velocities in m/s on an even grid from 1 to 3, both ends included, ``[num_tasks, 1]`` float64.
+    """Evenly spaced velocities from 1 to 3 m/s, including both ends, ``[num_tasks, 1]`` float64.
 
     Example:
         >>> target_velocities(3).flatten().tolist()
@@ -84,7 +84,7 @@ def target_velocities(num_tasks: int) -> Tensor:
 
 
 def circle_goals(num_tasks: int) -> Tensor:
-    """Goals evenly spaced on the circle of radius 2, ``[num_tasks, 2]`` float64, the first on the x axis.
+    """Evenly spaced goals on the circle of radius 2, ``[num_tasks, 2]`` float64, the first on the x axis.
 
     Example:
         >>> circle_goals(4).round(decimals=3).abs().tolist()
@@ -103,9 +103,9 @@ def multiplier_sizes(bodies: int, velocities: int, geoms: int) -> dict[str, int]
 def log_multipliers(num_tasks: int, *, bodies: int, velocities: int, geoms: int) -> Tensor:
     """Logarithms of the multipliers of a task's model fields, ``[num_tasks, parameters]`` float64.
 
-    The multiplier is 1.5 (for dampings 1.3) to a power that is uniform in [-3, 3]. It is drawn also for
-    elements that are zero in the nominal model (the world's mass, undamped joints), since NumPy's legacy
-    generator gives the published tasks only if no draw is left out.
+    The multiplier is 1.5 (1.3 for dampings) to a power that is uniform in [-3, 3]. It is also sampled for
+    elements that are zero in the nominal model (the world's mass, undamped joints), because NumPy's legacy
+    generator only reproduces the published tasks if no sample is skipped.
 
     Example:
         >>> log_multipliers(1, bodies=5, velocities=6, geoms=5)[0, :3].exp().round(decimals=6).tolist()

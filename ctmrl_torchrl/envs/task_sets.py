@@ -16,25 +16,25 @@ from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.scales import usable_scale
 
 _FIELDS = ("name", "preset", "parameters", "parameter_names", "train_ids", "test_ids")
-#: parameters that the description of a task shows
+#: number of parameters in the description of a task
 _SHOWN_PARAMETERS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSet:
-    """The tasks of one family, with a fixed order, since the split is by index.
+    """The tasks of one family in a fixed order, because the split is by index.
 
     Args:
-        family: the family the tasks belong to.
-        preset: where the tasks come from: a preset of the family, or ``"<train>+<test>"`` for other counts.
+        family: the family of the tasks.
+        preset: a preset of the family, or ``"<train>+<test>"`` for other counts.
         parameters: ``[tasks, parameters]``, one row per task; stored as float64.
         train_ids: ids of the training tasks, at least one, in any order; stored in increasing order.
-        test_ids: ids of the test tasks, none of them a training task; at least one, unless the family has data
-            and no environment.
+        test_ids: ids of the test tasks, disjoint from the training tasks; at least one, unless the family has
+            data but no environment.
 
     Raises:
-        ValueError: if the parameters do not fit the family or are not finite, or if the ids are not whole
-            numbers, are outside the set, repeat, overlap, or one of the two splits is empty.
+        ValueError: if the parameters do not match the family or are not finite, or if the ids are not integers,
+            are outside the set, repeat or overlap, or one of the two splits is empty.
 
     Example:
         >>> tasks = make_task_set("point_robot")
@@ -49,7 +49,7 @@ class TaskSet:
     test_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Checks the parameters and the split, and stores both in one form."""
+        """Validate the parameters and the split, and store both in a canonical form."""
         object.__setattr__(self, "parameters", self._checked_parameters())
         for split in ("train", "test"):
             object.__setattr__(self, f"{split}_ids", self._checked_split(split))
@@ -112,10 +112,10 @@ class TaskSet:
         return self.n_tasks
 
     def validate_ids(self, task_ids: Iterable[int] | Tensor) -> tuple[int, ...]:
-        """Returns the ids as integers.
+        """Return the ids as integers.
 
         Raises:
-            ValueError: if an id is not a whole number or not in the set; the message names it and the valid
+            ValueError: if an id is not an integer or not in the set; the message contains it and the valid
                 range.
         """
         given = _listed(task_ids)
@@ -132,7 +132,7 @@ class TaskSet:
         return ids
 
     def describe(self, task: int) -> str:
-        """A task in words, for messages.
+        """Describe a task for messages.
 
         Example:
             >>> make_task_set("point_robot").describe(0)
@@ -151,10 +151,10 @@ class TaskSet:
         return None if goals is None else goals(self.parameters)
 
     def standardized_parameters(self) -> Tensor:
-        """Parameters with mean 0 and deviation 1 over the training tasks, float32 ``[tasks, parameters]``.
+        """Parameters with mean 0 and standard deviation 1 over the training tasks, ``[tasks, parameters]``.
 
-        A parameter that all training tasks share is only centered. Whether they share it does not depend on
-        its unit, see :func:`~ctmrl_torchrl.scales.usable_scale`.
+        A parameter with the same value in all training tasks is only centered. This test does not depend on the
+        unit; see :func:`~ctmrl_torchrl.scales.usable_scale`.
 
         Example:
             >>> make_task_set("half_cheetah_vel").standardized_parameters().shape
@@ -166,7 +166,7 @@ class TaskSet:
         return ((self.parameters - mean) / usable_scale(mean, spread)).float()
 
     def to_dict(self) -> dict[str, Any]:
-        """The task set as plain JSON data; ``from_dict`` reads it back."""
+        """The task set as plain JSON data for ``from_dict``."""
         return {
             "name": self.name,
             "preset": self.preset,
@@ -178,10 +178,10 @@ class TaskSet:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskSet:
-        """Builds a task set from what ``to_dict`` wrote.
+        """Create a task set from the output of ``to_dict``.
 
         Raises:
-            ValueError: if the family is unknown, a field is missing or the parameters have other names.
+            ValueError: if the family is unknown, a field is missing or the parameter names differ.
         """
         missing = [key for key in _FIELDS if key not in data]
         if missing:
@@ -196,7 +196,7 @@ class TaskSet:
 
 
 def _listed(task_ids: Iterable[int] | Tensor) -> list[Any]:
-    """The ids one by one; tensors and arrays keep what their dtype says of them."""
+    """The ids as a list; tensors and arrays keep their element type."""
     if isinstance(task_ids, (Tensor, np.ndarray)):
         if task_ids.ndim != 1:
             raise ValueError(f"Task ids must have one dimension, got the shape {list(task_ids.shape)}.")
@@ -213,10 +213,10 @@ def _is_whole(task: Any) -> bool:
 
 
 def gap_split(num_train: int, num_test: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Spreads the test tasks evenly over the indices.
+    """Spread the test tasks evenly over the indices.
 
-    The indices are cut into ``num_test`` stretches of equal length, and the task in the middle of each is a
-    test task.
+    The indices are divided into ``num_test`` ranges of equal length, and the task in the middle of each is a test
+    task.
 
     Args:
         num_train: number of training tasks.
@@ -249,11 +249,11 @@ def gap_split(num_train: int, num_test: int) -> tuple[tuple[int, ...], tuple[int
 def make_task_set(
     name: str, preset: str = "repo", *, num_train: int | None = None, num_test: int | None = None
 ) -> TaskSet:
-    """Builds a family's tasks and their split.
+    """Build a family's tasks and their split.
 
     Args:
         name: name of the family.
-        preset: of the shipped families ``"repo"`` (30 training and 10 test tasks) or ``"paper"`` (80 and 20;
+        preset: for the built-in families ``"repo"`` (30 training and 10 test tasks) or ``"paper"`` (80 and 20;
             40 and 10 for the wind; 30 and 10 for ant, hopper and walker).
         num_train: overrides the preset's number of training tasks.
         num_test: overrides the preset's number of test tasks.
@@ -282,7 +282,7 @@ def make_task_set(
 
 
 def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
-    """Exact optimal value of the reported, undiscounted return of every task.
+    """The exact optimum of the reported, undiscounted return of every task.
 
     Args:
         task_set: the tasks.
@@ -302,6 +302,6 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
     """
     if not task_set.family.has_optimum:
         raise ValueError(
-            f"No exact optimum is known for {task_set.name!r}; compare with a trained oracle instead."
+            f"The exact optimum of {task_set.name!r} is unknown; compare with a trained oracle instead."
         )
     return load_entry_point(task_set.family.optimum)(task_set, **options)

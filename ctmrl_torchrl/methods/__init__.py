@@ -1,4 +1,4 @@
-"""Methods: one page per published method, and the contract of their parts."""
+"""Methods: one module per published method, and the base class of their parts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""ANOLE (NeurIPS 2022): a table of task contexts, and a search among them by questions to a noisy oracle.
+"""ANOLE (NeurIPS 2022): a table of task contexts and a search among them with queries to a noisy oracle.
 
-- encoder: :class:`~ctmrl_torchrl.modules.TaskTable`, a learned Gaussian per training task; nothing is encoded
+- encoder: :class:`~ctmrl_torchrl.modules.TaskTable`, a learned Gaussian per training task instead of an encoder
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.anole.PreferenceLoss`
-- part: :class:`SearchedTable`, which gives the search its candidates
+- part: :class:`SearchedTable`, which provides the candidates of the search
 - protocol: ``anole``, :class:`~ctmrl_torchrl.collectors.PreferenceSearchProtocol`
 - policy loss as published: ``brac_sac`` without a behavior penalty
 """
@@ -26,10 +26,10 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, ruled, whole
 
 
 class SearchedTable(Part):
-    """Candidates of the search: the mean context of every training task, then draws from their Gaussians.
+    """Provides the search candidates: the mean context of every training task, then samples of their Gaussians.
 
     Args:
-        table (TaskTable): of the agent. setting (Setting): of the run.
+        table (TaskTable): the agent's table. setting (Setting): the run's components.
     """
 
     name = "searched_table"
@@ -45,7 +45,7 @@ class SearchedTable(Part):
         return self.table.candidates(wanted, generator, self.task_ids)
 
     def protocol_options(self) -> dict[str, Callable[[int], Tensor]]:
-        """``search_candidates``: from a number to at least as many contexts ``[N, d]``."""
+        """``search_candidates``: a function from a number to at least that many contexts ``[N, d]``."""
         return {"search_candidates": self._candidates}
 
 
@@ -55,12 +55,12 @@ class ANOLEConfig(RepresentationConfig):
     """Configuration of :class:`PreferenceLoss`.
 
     Args:
-        preference_weight, divergence_weight (float): of the terms.
-        fragment (int): steps of the fragments that are compared, or whole episodes where they are shorter.
-        reward_hidden (list of int): widths of the reward model.
+        preference_weight, divergence_weight (float): weights of the terms.
+        fragment (int): length of the compared fragments in steps; shorter episodes are used completely.
+        reward_hidden (list of int): hidden layers of the reward model.
 
-    Where all tasks share one reward function, preferences carry no task information: the table then learns
-    from the critic alone (``critic_gradient: all``).
+    If all tasks share one reward function, preferences carry no task information. The table then learns only
+    from the critic (``critic_gradient: all``).
 
     Examples:
         >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, {})
@@ -77,7 +77,7 @@ class ANOLEConfig(RepresentationConfig):
     reward_hidden: list[int] = ruled([200, 200, 200], WIDTHS)
 
     def build(self, problem: Problem, context_dim: int) -> PreferenceLoss:
-        """Build the reward model and the loss; labels are made of the rewards that the policy learns from."""
+        """Build the reward model and the loss; labels use the rewards that the policy learns from."""
         reward = make_preference_reward(
             observation_dim=problem.observation_dim,
             action_dim=problem.action_dim,
@@ -93,6 +93,6 @@ class ANOLEConfig(RepresentationConfig):
         )
 
     def parts(self, setting: Setting) -> list[Part]:
-        """The candidates, if the encoder is a table; else they are contexts of the training tasks' data."""
+        """The part with the candidates if the encoder is a table; otherwise candidates come from the data."""
         encoder: Any = setting.loss.context_encoder
         return [SearchedTable(encoder, setting)] if isinstance(encoder, TaskTable) else []

@@ -1,4 +1,4 @@
-"""What a method is: a configuration that builds its representation loss and names its parts."""
+"""The base configuration of methods, which builds the representation loss and the parts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
 from ctmrl_torchrl.rules import among, ruled
 
-#: configurations of representation losses by the name that ``representation.name`` has
+#: configurations of representation losses by ``representation.name``
 REPRESENTATIONS: Registry[type[RepresentationConfig]] = Registry("representation")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks of a method may look at besides its own fields.
+    """Facts about the run that a method's checks may use.
 
     Args:
-        training_tasks (int): how many there are.
-        representation_updates (float): updates in which the representation learns.
+        training_tasks (int): number of training tasks.
+        representation_updates (float): number of updates in which the representation learns.
         encoder (ContextEncoderConfig): the chosen encoder.
-        transitions (int): policy transitions of each task in a meta-batch.
+        transitions (int): policy transitions per task in a meta-batch.
     """
 
     training_tasks: int
@@ -37,18 +37,18 @@ class Facts:
 
 @dataclass
 class RepresentationConfig:
-    """Base of the representation configurations; register a subclass with ``REPRESENTATIONS.register(name)``.
+    """Base class of representation configurations. Register subclasses with ``REPRESENTATIONS.register(name)``.
 
     Args:
-        name (str): the choice.
-        critic_gradient (str): what the critic's gradient reaches of the encoder, ``none``, ``pooling`` or
+        name (str): name of the choice.
+        critic_gradient (str): part of the encoder that the critic's gradient reaches, ``none``, ``pooling`` or
             ``all``; see :class:`~ctmrl_torchrl.objectives.MetaLoss`.
 
     Attributes:
-        uses_transition_contexts (bool): whether the loss is ever shown contexts of single transitions.
-        num_candidates (int or None): how many contexts the method offers to protocol ``codes``; None if it
-            has none of its own.
-        protocol_options (tuple of str): names of what its parts give adaptation protocols; see
+        uses_transition_contexts (bool): whether the loss reads per-transition contexts.
+        num_candidates (int or None): number of contexts that the method provides for protocol ``codes``, or
+            None.
+        protocol_options (tuple of str): names of the options that its parts provide for protocols; see
             :meth:`Part.protocol_options`.
 
     Examples:
@@ -69,37 +69,37 @@ class RepresentationConfig:
 
     @property
     def num_candidates(self) -> int | None:
-        """None: the method has no candidates of its own."""
+        """None, because the method has no candidates."""
         return None
 
     def build(self, problem: Problem, context_dim: int) -> RepresentationLoss:
-        """Build the loss with all of its modules."""
+        """Build the loss with all its modules."""
         raise ValueError(
-            f"representation.name={self.name!r} names no representation loss; choose one of "
+            f"representation.name={self.name!r} is not a registered representation loss; choose one of "
             f"{', '.join(sorted(REPRESENTATIONS))}, or a method (method=ctmrl)."
         )
 
     def parts(self, setting: Setting) -> list[Part]:
-        """What happens around an update; nothing by default."""
+        """The parts of the method; none by default."""
         return []
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
-        """What is optimized beside the policy: encoder and representation loss, at one rate."""
+        """The parameter groups besides the policy: encoder and representation loss, with one learning rate."""
         modules = [loss.context_encoder, loss.representation]
         return [ParameterGroup.of("representation", modules, schedule="representation")]
 
     def check(self, facts: Facts) -> None:
-        """Refuse values that do not fit each other or the run.
+        """Reject values that do not match each other or the run.
 
         Raises:
-            ConfigError: naming the field.
+            ConfigError: with the field.
         """
 
 
 @REPRESENTATIONS.register("nothing")
 @dataclass
 class NoRepresentationConfig(RepresentationConfig):
-    """No representation loss: for encoders that have nothing to learn, or learn from the critic.
+    """No representation loss: for encoders without parameters or that learn from the critic.
 
     Examples:
         >>> NoRepresentationConfig().build(None, 4).out_keys

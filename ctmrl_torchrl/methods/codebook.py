@@ -1,4 +1,4 @@
-"""What the methods with a codebook share: its configuration, and the part that schedules the codes."""
+"""Shared code of methods with a codebook: the configuration and the part that schedules the codes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from ctmrl_torchrl.rules import (
 
 @dataclass
 class CodebookConfig(RepresentationConfig):
-    """Base of the configurations of losses with a codebook.
+    """Base configuration of losses with a codebook.
 
     Args:
         codes (int): N.
-        prediction_weight, contrastive_weight (float): of those terms.
+        prediction_weight, contrastive_weight (float): weights of these terms.
         extra_negatives (int): M, for tasks alone on their code. update_rate (float): eta of Eq. (2).
-        predictor_hidden (list of int): widths of the reward and next-observation predictors.
-        observation_gain (float or None): as for the policy's networks, for the predictors.
-        kmeans (bool): false keeps random initial codes and never refreshes (the paper's ablation).
-        kmeans_epochs (int): the representation phase is divided into so many epochs; at the end of each,
-            contexts of all training tasks are collected for K-means.
-        kmeans_from (float): share of the representation phase from which contexts are collected.
-        kmeans_at (float): share of it at which K-means initializes the codes and the codebook terms begin;
-            before, the encoder warms up on the prediction term alone.
-        kmeans_refreshes (int): how often in the representation phase K-means refreshes the codes afterwards.
+        predictor_hidden (list of int): hidden layers of the reward and next-observation predictors.
+        observation_gain (float or None): scale of the predictors' observations, as in the policy's networks.
+        kmeans (bool): false keeps random initial codes and disables refreshes (the paper's ablation).
+        kmeans_epochs (int): number of epochs in the representation phase. At the end of each, contexts of all
+            training tasks are collected for K-means.
+        kmeans_from (float): fraction of the representation phase after which contexts are collected.
+        kmeans_at (float): fraction of it after which K-means initializes the codes and the codebook terms
+            begin. Before that, the encoder is trained only with the prediction term.
+        kmeans_refreshes (int): number of later K-means refreshes in the representation phase.
         kmeans_contexts (int): contexts collected per task and epoch.
     """
 
@@ -64,15 +64,15 @@ class CodebookConfig(RepresentationConfig):
 
     @property
     def num_candidates(self) -> int:
-        """The codes."""
+        """The number of codes."""
         return self.codes
 
     def build_codebook(self, context_dim: int, *, follows: bool = True) -> Codebook:
-        """The codes; whether they follow in the forward pass, see :class:`Codebook`."""
+        """Build the codebook; for updates in the forward pass see :class:`Codebook`."""
         return Codebook(self.codes, context_dim, update_rate=self.update_rate, follows=follows)
 
     def network_sizes(self, problem: Problem, context_dim: int) -> dict[str, Any]:
-        """What every network on observation and action is built with, but its widths."""
+        """Arguments of every network on observation and action, except its hidden layers."""
         return {
             "observation_dim": problem.observation_dim,
             "action_dim": problem.action_dim,
@@ -98,7 +98,7 @@ class CodebookConfig(RepresentationConfig):
         ]
 
     def check(self, facts: Facts) -> None:
-        """K-means needs a representation phase and at least as many contexts as codes."""
+        """Check that K-means has a representation phase and at least as many contexts as codes."""
         if not self.kmeans:
             return
         length = max(facts.representation_updates, 1.0)
@@ -120,6 +120,6 @@ class CodebookConfig(RepresentationConfig):
             self.codes <= contexts,
             "representation.codes",
             self.codes,
-            f"at most {contexts}, the contexts that K-means sees in one epoch ({facts.training_tasks} training "
+            f"at most {contexts}, the contexts that K-means gets in one epoch ({facts.training_tasks} training "
             f"tasks x representation.kmeans_contexts={self.kmeans_contexts}), or representation.kmeans=false",
         )

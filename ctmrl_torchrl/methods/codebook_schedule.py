@@ -30,10 +30,10 @@ class CodebookSchedule(Part):
         updates (float): length of the representation phase.
         kmeans (bool): false keeps random initial codes and never refreshes.
         epochs (int): number of collections in the whole phase.
-        collect_from, initialize_at (float): shares of the phase.
+        collect_from, initialize_at (float): fractions of the phase.
         refreshes (int): K-means refreshes in the whole phase.
         contexts_per_epoch (int): contexts collected per task and epoch.
-        seed (int): of K-means' seeding.
+        seed (int): seed of the K-means initialization.
     """
 
     name = "codebook"
@@ -68,14 +68,14 @@ class CodebookSchedule(Part):
 
     @property
     def codebook(self) -> Codebook:
-        """The codebook that is scheduled."""
+        """The scheduled codebook."""
         return self.loss.representation.codebook
 
     def before_update(self, update: int) -> None:
-        """Decide whether the codebook terms are on, and initialize or refresh the codes when it is time."""
+        """Switch the codebook terms, and initialize or refresh the codes when due."""
         progress = update / self.length
         if not self.kmeans:
-            # The terms begin when they would with K-means, so that the two differ in the codes alone.
+            # The terms begin at the same time as with K-means, so that only the codes differ.
             self.loss.representation.warm_up = progress < self.initialize_at
             return
         if progress >= 1.0:
@@ -98,15 +98,15 @@ class CodebookSchedule(Part):
         return [self.loss.encode(self.collect(), key) for _ in range(self.contexts_per_epoch)]
 
     def candidates(self) -> Tensor:
-        """The codes, live."""
+        """The current codes."""
         return self.codebook.codes.detach()
 
     def milestones(self) -> dict[str, float]:
-        """Where the codes begin."""
+        """The update at which the codes begin."""
         return {"codes begin": self.initialize_at * self.length}
 
     def summary(self) -> dict[str, Any]:
-        """How the codes are used at the end."""
+        """Code usage at the end of training."""
         return {
             "codebook": {
                 "perplexity": self.codebook.perplexity().item(),
@@ -115,7 +115,7 @@ class CodebookSchedule(Part):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Contexts collected so far, and whether there are codes yet."""
+        """The collected contexts and whether codes are initialized."""
         return {"collected": list(self.collected), "initialized": self.initialized}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,13 +126,13 @@ class CodebookSchedule(Part):
 
 
 def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
-    """K-means on directions: cluster the normalised contexts, return each cluster's mean raw context.
+    """Spherical K-means: clusters the normalized contexts and returns each cluster's mean raw context.
 
-    scikit-learn's K-means with k-means++ seeding. Where contexts coincide, fewer clusters than asked for may
-    come out; the rest are seeded with contexts drawn at random, never with zeros.
+    Uses scikit-learn's K-means with k-means++ initialization. If contexts coincide, there may be fewer clusters
+    than requested; the rest are filled with random contexts, never with zeros.
 
     Args:
-        contexts (Tensor): ``[n, d]``, n at least ``clusters``.
+        contexts (Tensor): ``[n, d]`` with n at least ``clusters``.
         clusters (int): N.
 
     Raises:

@@ -1,10 +1,10 @@
-"""CORRO (Yuan, Lu; ICML 2022): transitions contrasted with others that share state and action, then pooled.
+"""CORRO (Yuan, Lu; ICML 2022): a contrast of transitions with equal state and action, followed by pooling.
 
-- encoder: codes of unit length of single transitions (E1), pooled by attention (E2)
-- part: :class:`TransitionPretraining`, which teaches E1 before meta-training and fixes it
-- representation loss: none in meta-training; the critic's gradient teaches the pooling
+- encoder: per-transition codes of unit length (E1), pooled with attention (E2)
+- part: :class:`TransitionPretraining`, which trains E1 before meta-training and freezes it
+- representation loss: none in meta-training; the critic's gradient trains the pooling
   (``representation.critic_gradient=pooling``)
-- a context is one whole trajectory; tasks are drawn with replacement
+- a context is one complete trajectory; tasks are sampled with replacement
 - policy loss as published: ``sac``
 """
 
@@ -34,11 +34,11 @@ from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, require, ruled,
 
 
 class TaskRows:
-    """Draws transitions of random training tasks, from any trajectory and time.
+    """Samples transitions of random training tasks from any trajectory and time step.
 
     Args:
         setting (Setting): dataset, tasks and device.
-        keys (sequence of NestedKey): the entries that are gathered.
+        keys (sequence of NestedKey): entries to gather.
     """
 
     def __init__(self, setting: Setting, keys: Sequence[NestedKey]) -> None:
@@ -47,22 +47,22 @@ class TaskRows:
         self.tasks = setting.dataset.task_index(setting.train_ids)
 
     def __call__(self, tasks: int, rows: int, generator: torch.Generator) -> TensorDictBase:
-        """Transitions ``[tasks, rows]``; all of a row are of one task."""
+        """Sample transitions ``[tasks, rows]``; each row of the batch belongs to one task."""
         drawn = torch.randint(self.tasks.numel(), (tasks,), generator=generator, device=generator.device)
         index = self.rows.draw_rows(self.tasks[drawn.to(self.tasks.device)], rows, generator)
         return take_rows(self.data, index).to(self.device)
 
 
 class TransitionPretraining(Part):
-    """Before the first update: the VAE, where negatives are generated, then the transition encoder.
+    """Pretrains the VAE, if negatives are generated, and then the transition encoder.
 
-    Training tasks alone are used, as in the paper; the released script shows the VAE the test tasks as well.
+    Only training tasks are used, as in the paper; the released script also trains the VAE on test tasks.
 
     Args:
-        setting (Setting): of the run. config (CORROConfig): sizes and steps.
+        setting (Setting): the run's components. config (CORROConfig): sizes and steps.
 
     Attributes:
-        stages (dict): the :class:`~ctmrl_torchrl.objectives.pretraining.Pretraining` of each, in order.
+        stages (dict): the :class:`~ctmrl_torchrl.objectives.pretraining.Pretraining` stages, in order.
         checkpoint_steps (int): steps of a stage between checkpoints.
     """
 
@@ -112,7 +112,7 @@ class TransitionPretraining(Part):
         )
 
     def prepare(self, checkpoint: Callable[[], None]) -> None:
-        """Run what remains of the stages, then fix the transition encoder."""
+        """Run the remaining stages, then freeze the transition encoder."""
         for stage in self.stages.values():
             while not stage.done:
                 stage.run(self.checkpoint_steps)
@@ -125,7 +125,7 @@ class TransitionPretraining(Part):
         return {"pretraining": {name: None if math.isnan(error) else error for name, error in errors.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of the stages."""
+        """The states of the stages."""
         return {name: stage.state_dict() for name, stage in self.stages.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,20 +137,20 @@ class TransitionPretraining(Part):
 @REPRESENTATIONS.register("corro")
 @dataclass
 class CORROConfig(RepresentationConfig):
-    """Configuration of what CORRO learns before meta-training; in it the critic teaches the pooling.
+    """Configuration of CORRO's pretraining; in meta-training the critic trains the pooling.
 
     Args:
-        critic_gradient (str): as for every method, ``pooling`` by default.
-        negatives (str): where negatives come from, ``generative`` (a conditional VAE), ``reward_noise`` or
+        critic_gradient (str): see the base class; ``pooling`` by default.
+        negatives (str): source of negatives, ``generative`` (a conditional VAE), ``reward_noise`` or
             ``other_tasks``. Released: noise on point robots and ant, a VAE on cheetah and walker, other tasks
             on hopper.
         queries, negatives_per_query (int): B and M. temperature (float): tau.
-        reward_noise (float): deviation of the noise on rewards, in their own units.
-        contrast_steps, vae_steps (int): of the stages. vae_batch (int): transitions of a step of the VAE.
-        pretraining_rate (float): of both.
+        reward_noise (float): standard deviation of the noise on rewards, in raw units.
+        contrast_steps, vae_steps (int): steps of the stages. vae_batch (int): transitions per VAE step.
+        pretraining_rate (float): learning rate of both stages.
         vae_latent (int), vae_hidden (list of int): sizes. Released: 5 and 64, or 64 and 128 on ant, hopper and
             walker.
-        standardised_outcomes (bool): whether the VAE works in units of deviations; released: no.
+        standardised_outcomes (bool): whether the VAE uses standardized outcomes; released: no.
 
     Examples:
         >>> CORROConfig().build(None, 4).out_keys, CORROConfig().critic_gradient
@@ -177,7 +177,7 @@ class CORROConfig(RepresentationConfig):
         return NoRepresentationLoss()
 
     def build_vae(self, problem: Problem, seed: int) -> OutcomeVAE:
-        """The conditional VAE; ``seed`` decides its initial parameters."""
+        """Build the conditional VAE; ``seed`` determines its initial parameters."""
         statistics = {
             "observation_statistics": problem.statistics["observation"],
             "change_statistics": problem.statistics["observation_change"],
@@ -195,22 +195,22 @@ class CORROConfig(RepresentationConfig):
             )
 
     def parts(self, setting: Setting) -> list[Part]:
-        """What is learned before the first update."""
+        """The pretraining part."""
         return [TransitionPretraining(setting, self)]
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
-        """The pooling alone: the transition encoder is fixed in meta-training."""
+        """Only the pooling, because the transition encoder is frozen in meta-training."""
         pooling = [] if loss.context_encoder.pooling is None else [loss.context_encoder.pooling]
         return [ParameterGroup.of("representation", pooling, schedule="representation")]
 
     def check(self, facts: Facts) -> None:
-        """Codes of transitions have unit length, and nothing but the pooling comes after them."""
+        """Check that transition codes have unit length and are followed only by the pooling."""
         for name, allowed in (("pool", ("attention", "mean")), ("last", ("unit",))):
             found = getattr(facts.encoder, name, facts.encoder.name)
             require(
                 found in allowed,
                 f"encoder.{name}",
                 found,
-                f"{' or '.join(map(repr, allowed))} with representation=corro, which contrasts the codes of "
-                "single transitions",
+                f"{' or '.join(map(repr, allowed))} with representation=corro, which contrasts "
+                "per-transition codes",
             )

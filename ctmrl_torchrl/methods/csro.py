@@ -1,10 +1,10 @@
-"""CSRO (Gao et al.; NeurIPS 2023): FOCAL's contexts, from which the behavior is pushed out.
+"""CSRO (Gao et al.; NeurIPS 2023): FOCAL with a penalty on behavior information in contexts.
 
 - encoder: mean of transition contexts
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.csro.CSROLoss`, the metric loss and
-  CLUB's bound on what a transition's context shares with state and action
+  CLUB's bound on the information that a transition's context shares with state and action
 - part: :class:`PosteriorTraining`, the inner steps of the bound's density model
-- tasks are drawn without replacement, as released: contexts only repel each other
+- tasks are sampled without replacement, as released, so contexts only repel each other
 - protocol as published: ``np_csro``
 - policy loss as published: ``brac_sac`` with the behavior penalty
 """
@@ -28,12 +28,12 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, require, ruled
 
 
 class PosteriorTraining(Part):
-    """One step of the density model before every update, on the update's own contexts.
+    """Makes one step of the density model before every update, on the same contexts.
 
     Args:
         loss (MetaLoss): its representation loss is a
             :class:`~ctmrl_torchrl.objectives.representation.csro.CSROLoss`.
-        rate (float): of Adam.
+        rate (float): learning rate of Adam.
     """
 
     name = "behaviour_posterior"
@@ -44,7 +44,7 @@ class PosteriorTraining(Part):
         self.optimizer = torch.optim.Adam(loss.representation.behaviour_posterior.parameters(), rate)
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
-        """Lower the error of the guess; nothing once the encoder is fixed, for then nothing asks it."""
+        """Make one step of the density model, unless the encoder is frozen and the bound is not used."""
         if self.loss.representation_frozen:
             return
         self.optimizer.zero_grad(set_to_none=True)
@@ -53,7 +53,7 @@ class PosteriorTraining(Part):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's; the model is saved with the loss."""
+        """The optimizer's state; the model is saved with the loss."""
         return {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -64,12 +64,12 @@ class PosteriorTraining(Part):
 @REPRESENTATIONS.register("csro")
 @dataclass
 class CSROConfig(RepresentationConfig):
-    """Configuration of CSRO's loss and of its density model.
+    """Configuration of CSRO's loss and density model.
 
     Args:
-        metric_weight (float): of FOCAL's term.
+        metric_weight (float): weight of FOCAL's term.
         club_weight (float): lambda. Released: 25 (point robots, hopper, walker), 10 (half cheetah), 50 (ant).
-        posterior_hidden (list of int): widths of the density model.
+        posterior_hidden (list of int): hidden layers of the density model.
         posterior_rate (float): its learning rate.
 
     Examples:
@@ -100,19 +100,19 @@ class CSROConfig(RepresentationConfig):
         return CSROLoss(guess, metric_weight=self.metric_weight, club_weight=self.club_weight)
 
     def parts(self, setting: Setting) -> list[Part]:
-        """The density model's inner steps, if there is a bound that asks it."""
+        """The density model's inner steps, if the bound is enabled."""
         return [PosteriorTraining(setting.loss, self.posterior_rate)] if self.club_weight else []
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
-        """The encoder alone: the density model has an optimizer of its own."""
+        """Only the encoder, because the density model has a separate optimizer."""
         return [ParameterGroup.of("representation", [loss.context_encoder], schedule="representation")]
 
     def check(self, facts: Facts) -> None:
-        """The guess is compared with contexts of single transitions."""
+        """Check that per-transition contexts have the size of task contexts."""
         require(
             facts.encoder.compares_transitions,
             "encoder.pool",
             getattr(facts.encoder, "pool", facts.encoder.name),
-            "'mean' with representation=csro, whose bound is on contexts of single transitions that are as "
-            "long as those of tasks",
+            "'mean' with representation=csro, whose bound needs per-transition contexts with the size of task "
+            "contexts",
         )

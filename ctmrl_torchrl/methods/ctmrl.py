@@ -1,10 +1,10 @@
-"""CTMRL (AAAI 2026): contexts quantised by a codebook (CQ-VAE) and contrasted within each code.
+"""CTMRL (AAAI 2026): contexts quantized by a codebook (CQ-VAE) and contrasted within each code.
 
 - encoder: mean of transition contexts (``method=ctmrl``), or with layers after it (``ctmrl_deep``)
 - representation loss: :class:`~ctmrl_torchrl.objectives.CQVAELoss`, L_pre_spe + L_pre_cro + L_C + L_contra
 - part: :class:`~ctmrl_torchrl.methods.codebook_schedule.CodebookSchedule`, warm-up and K-means of the codes
-- ``ctmrl_paper`` is the letter of the paper: contexts of one trajectory, equations as written, end to end
-- ``ctmrl_relabel`` mixes transitions of other tasks, relabelled by the predictors, into the contexts
+- ``ctmrl_paper`` follows the paper exactly: contexts of one trajectory, equations as written, trained end to end
+- ``ctmrl_relabel`` mixes transitions of other tasks, relabeled by the predictors, into the contexts
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class CQVAEConfig(CodebookConfig):
     """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
 
     Args:
-        cross_prediction_weight, code_weight (float): w2 and w3; w1 and w4 are in :class:`CodebookConfig`,
-            with what else losses with a codebook have.
+        cross_prediction_weight, code_weight (float): w2 and w3; w1, w4 and other codebook settings are in
+            :class:`CodebookConfig`.
         temperature (float): tau.
         predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
             policy batch of the same task.
-        as_written (bool): the equations to the letter, see :class:`CQVAELoss`; Eq. (2) then follows after the
-            gradient step, not before the losses.
-        relabelled_fraction (float): share of the contexts with transitions of another task, relabelled.
+        as_written (bool): use the equations as published, see :class:`CQVAELoss`. Eq. (2) is then applied after
+            the gradient step instead of before the losses.
+        relabelled_fraction (float): fraction of contexts with relabeled transitions of another task.
 
     Examples:
         >>> import torch
@@ -81,13 +81,13 @@ class CQVAEConfig(CodebookConfig):
         return loss
 
     def parts(self, setting: Setting) -> list[Part]:
-        """The schedule of the codes and, to the letter, Eq. (2) after the gradient step."""
+        """The schedule of the codes and, with ``as_written``, Eq. (2) after the gradient step."""
         parts = super().parts(setting)
         return [*parts, FollowingCodes(setting.loss)] if self.as_written else parts
 
 
 class FollowingCodes(Part):
-    """Eq. (2) at the end of an update: matched codes move towards the contexts that the update has seen.
+    """Applies Eq. (2) after an update: matched codes move towards the contexts of the update.
 
     Args:
         loss (MetaLoss): its representation loss has a ``codebook`` and a ``warm_up`` switch.
@@ -100,11 +100,11 @@ class FollowingCodes(Part):
         self._contexts: Tensor | None = None
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
-        """Keep the contexts as they are before the gradient step."""
+        """Store the contexts from before the gradient step."""
         self._contexts = contexts["task_context"]
 
     def after_update(self, update: int) -> None:
-        """Move the codes, once they are in use and while the representation learns."""
+        """Update the codes if they are in use and the representation learns."""
         representation = self.loss.representation
         if self._contexts is None or representation.warm_up or self.loss.representation_frozen:
             return

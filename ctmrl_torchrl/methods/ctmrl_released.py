@@ -1,4 +1,4 @@
-"""CTMRL as its released code has it, which is not the paper's method.
+"""CTMRL as implemented in its released code, which differs from the paper.
 
 - encoder: mean of transition contexts, which the loss compares with each other
 - representation loss: :class:`~ctmrl_torchrl.objectives.ReleasedCTMRLLoss`, FOCAL's metric, CSRO's bound, a
@@ -23,16 +23,16 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, WIDTHS, require, ruled
 @REPRESENTATIONS.register("released")
 @dataclass
 class ReleasedConfig(CodebookConfig):
-    """Configuration of :class:`ReleasedCTMRLLoss`; a weight of 0 switches a term off.
+    """Configuration of :class:`ReleasedCTMRLLoss`; a weight of 0 disables a term.
 
-    Next observations are predicted only where contexts hold them: elsewhere nothing reads the prediction.
+    Next observations are predicted only if contexts contain them, because otherwise nothing reads the prediction.
 
     Args:
         metric_weight, club_weight, posterior_weight, cycle_weight, commitment_weight, code_contrast_weight
-            (float): of the terms; others, and what else losses with a codebook have, are in
+            (float): weights of the terms; others, and the codebook settings, are in
             :class:`CodebookConfig`. Released for the bound: 25 (point robots, hopper, walker), 10 (half
             cheetah), 50 (ant).
-        posterior_hidden (list of int): widths of the guess of contexts from behaviour.
+        posterior_hidden (list of int): hidden layers of the posterior of contexts given the behavior.
 
     Examples:
         >>> import torch
@@ -84,7 +84,7 @@ class ReleasedConfig(CodebookConfig):
         return loss
 
     def check(self, facts: Facts) -> None:
-        """Contexts of single transitions are compared with those of tasks."""
+        """Check that per-transition contexts have the size of task contexts."""
         super().check(facts)
         require(
             facts.encoder.compares_transitions,

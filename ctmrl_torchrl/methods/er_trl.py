@@ -1,4 +1,4 @@
-"""ER-TRL (AAAI 2025): FOCAL's metric, and contexts that leave the behaviour's actions open.
+"""ER-TRL (AAAI 2025): FOCAL's metric and an entropy term that removes behavior information from contexts.
 
 - encoder: mean of transition contexts
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.er_trl.BehaviourEntropyLoss`, the
@@ -27,10 +27,10 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, require, ruled, 
 
 
 class BehaviourImitation(Part):
-    """The inner loop: discriminator and generator learn by their own optimizers before every update.
+    """The inner loop: discriminator and generator learn with separate optimizers before every update.
 
-    Their parameters are kept in the loss's state, their optimizers in the part's. Once the encoder is fixed
-    they rest.
+    The loss's state holds their parameters, and the part's state holds their optimizers. They are not trained
+    while the encoder is frozen.
 
     Args:
         loss (MetaLoss): its representation loss is a :class:`BehaviourEntropyLoss`.
@@ -45,7 +45,7 @@ class BehaviourImitation(Part):
         self.loss = loss
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
-        """Rounds of both networks on the behaviour in the batch, given its contexts."""
+        """Train both networks on the behavior in the batch, given its contexts."""
         if self.loss.representation_frozen:
             return
         representation = self.loss.representation
@@ -68,12 +68,12 @@ class ERTRLConfig(RepresentationConfig):
     """Configuration of :class:`BehaviourEntropyLoss`; an entropy weight of 0 is FOCAL.
 
     Args:
-        metric_weight, entropy_weight (float): of the terms; published 10, and 2.5 (half cheetah) or 5 (ant,
-            hopper, walker).
+        metric_weight, entropy_weight (float): weights of the terms; published 10, and 2.5 (half cheetah) or 5
+            (ant, hopper, walker).
         noise_dim (int): size of the generator's noise.
         rounds (int): steps of discriminator and generator before every update.
-        gan_rate (float): learning rate of both.
-        generator_hidden, discriminator_hidden (list of int): widths.
+        gan_rate (float): learning rate of both networks.
+        generator_hidden, discriminator_hidden (list of int): hidden layers.
 
     Examples:
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
@@ -95,7 +95,8 @@ class ERTRLConfig(RepresentationConfig):
     def build(self, problem: Problem, context_dim: int) -> BehaviourEntropyLoss:
         """Build the loss with generator and discriminator.
 
-        They are drawn apart, so that the term changes nothing else of an agent with the same seed.
+        They are initialized separately, so that the term does not change other parts of an agent with the same
+        seed.
         """
         gan = None
         if self.entropy_weight:
@@ -115,15 +116,15 @@ class ERTRLConfig(RepresentationConfig):
         return BehaviourEntropyLoss(gan, metric_weight=self.metric_weight, entropy_weight=self.entropy_weight)
 
     def parts(self, setting: Setting) -> list[Part]:
-        """The inner loop, if the entropy counts."""
+        """The inner loop, if the entropy weight is not 0."""
         return [BehaviourImitation(setting.loss)] if self.entropy_weight else []
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
-        """The encoder alone: generator and discriminator have optimizers of their own."""
+        """Only the encoder, because generator and discriminator have separate optimizers."""
         return [ParameterGroup.of("representation", [loss.context_encoder], schedule="representation")]
 
     def check(self, facts: Facts) -> None:
-        """An entropy needs several actions of a task."""
+        """Check that the entropy is computed from several actions per task."""
         require(
             facts.transitions > 1 or not self.entropy_weight,
             "batch.transitions",

@@ -2,7 +2,7 @@
 
 - encoder: mean of transition contexts
 - representation loss: :class:`~ctmrl_torchrl.objectives.MetricLoss`, the distance metric loss alone
-- tasks are drawn with replacement (``batch.repeat_tasks=true``): only so are there pairs of one task
+- tasks are sampled with replacement (``batch.repeat_tasks=true``), which is necessary for pairs of one task
 - policy loss as published: ``brac_sac`` with the behavior penalty
 """
 
@@ -22,7 +22,7 @@ class FOCALConfig(RepresentationConfig):
     """Configuration of the distance metric loss.
 
     Args:
-        metric_weight (float): of the only term.
+        metric_weight (float): weight of the only term.
 
     Examples:
         >>> FOCALConfig().build(None, 4).out_keys
@@ -33,5 +33,5 @@ class FOCALConfig(RepresentationConfig):
     metric_weight: float = ruled(1.0, POSITIVE)
 
     def build(self, problem: Problem, context_dim: int) -> MetricLoss:
-        """Build the loss; it has no modules of its own."""
+        """Build the loss, which has no modules."""
         return MetricLoss(metric_weight=self.metric_weight)

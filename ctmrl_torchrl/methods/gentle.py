@@ -1,9 +1,9 @@
-"""GENTLE (AAAI 2024): a task autoencoder fed with transitions that the present policy would see.
+"""GENTLE (AAAI 2024): a task autoencoder on transitions that the current policy would generate.
 
 - encoder: mean of transition contexts
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.gentle.TaskAutoencoderLoss`
-- part: :class:`PseudoContexts`, which fits an ensemble of models to every training task beforehand, and fills
-  most of every context with transitions that they make up
+- part: :class:`PseudoContexts`, which first fits an ensemble of models to every training task and then fills
+  most of every context with transitions that the models generate
 - policy loss as published: ``td3_bc`` with sampled actions and the smallest critic
 """
 
@@ -40,7 +40,7 @@ from ctmrl_torchrl.rules import POSITIVE, SHARE_BELOW_ONE, WIDTHS, require, rule
 
 
 def outcome_statistics(problem: Problem) -> Statistics:
-    """Mean and deviation of what is predicted: the reward and, where dynamics vary, the change.
+    """Mean and standard deviation of the targets: the reward and, for varying dynamics, the change.
 
     Examples:
         >>> one = torch.zeros(1), torch.ones(1)
@@ -54,14 +54,14 @@ def outcome_statistics(problem: Problem) -> Statistics:
 
 
 class PseudoContexts(Part):
-    """Task models, the store of transitions that they make up, and contexts that are mixed from it.
+    """Task models, the store of generated transitions, and contexts that use the store.
 
     Args:
-        setting (Setting): of the run. config (GENTLEConfig): sizes and schedule.
+        setting (Setting): the run's components. config (GENTLEConfig): sizes and schedule.
 
     Attributes:
-        models (TaskModels): one ensemble per training task. fitted (bool): whether they are.
-        store (TensorDictBase or None): made-up transitions ``[training tasks, (1 + others) * store_rows]``.
+        models (TaskModels): one ensemble per training task. fitted (bool): whether they are fitted.
+        store (TensorDictBase or None): generated transitions ``[training tasks, (1 + others) * store_rows]``.
         checkpoint_epochs (int): epochs of the models' fit between checkpoints.
     """
 
@@ -91,7 +91,7 @@ class PseudoContexts(Part):
         self._train_ids = torch.as_tensor(list(setting.train_ids), device=setting.device)
 
     def prepare(self, checkpoint: Callable[[], None]) -> None:
-        """Fit the models of all tasks to their tasks' data, as one computation."""
+        """Fit the models of all tasks to their data in one computation."""
         if self.fitted:
             return
         config = self.config
@@ -121,12 +121,12 @@ class PseudoContexts(Part):
         checkpoint()
 
     def _data(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs and targets of the models ``[tasks, rows, features]``, and how many rows a task has."""
+        """Inputs and targets of the models ``[tasks, rows, features]``, and the number of rows per task."""
         dataset, device = self.setting.dataset, self.setting.device
         index = dataset.task_index(self.setting.train_ids)
         count, first = dataset.rows.task_row_count[index], dataset.rows.task_row_start[index]
         most = int(count.max())
-        # A generator of its own: an interrupted run draws the same rows again.
+        # A separate generator, so that an interrupted run samples the same rows again.
         apart = torch.Generator().manual_seed(self.setting.seed)
         luck = torch.rand(len(index), most, generator=apart)
         order = luck.masked_fill_(torch.arange(most) >= count.unsqueeze(-1), 2.0).argsort(-1)
@@ -140,13 +140,13 @@ class PseudoContexts(Part):
         return inputs, targets, count.clamp(max=self.config.model_rows)
 
     def before_update(self, update: int) -> None:
-        """Make the store anew when it is time."""
+        """Rebuild the store when due."""
         if update % self.config.store_every == 0:
             self.store = self._made_up()
 
     @torch.no_grad()
     def _made_up(self) -> TensorDictBase:
-        """What the present policy would see in every training task, as the models have it."""
+        """Transitions of the current policy in every training task, as predicted by the models."""
         setting, config = self.setting, self.config
         index = setting.dataset.task_index(setting.train_ids)
         rows = setting.dataset.rows.draw_rows(index, config.store_rows, self.generator)
@@ -164,14 +164,14 @@ class PseudoContexts(Part):
             reward=setting.problem.reward_key,
             generator=self.generator,
         )
-        for key, value in flags.items():  # nothing that is made up ends an episode
+        for key, value in flags.items():  # generated transitions never end an episode
             store.set(
                 key, torch.zeros((*store.shape, *value.shape[2:]), dtype=torch.bool, device=store.device)
             )
         return store
 
     def _act(self, batch: TensorDictBase) -> Tensor:
-        """Actions without noise: of the target actor where the policy loss has one, else of the actor."""
+        """Deterministic actions of the target actor, or of the actor if there is no target."""
         policy = self.setting.loss.policy
         if hasattr(policy, "act"):
             return policy.act(batch, target=True)
@@ -179,7 +179,7 @@ class PseudoContexts(Part):
             return ActingPolicy(policy)(batch).get("action")
 
     def batch(self, batch: TensorDictBase) -> TensorDictBase:
-        """Contexts of as many transitions as were sampled, most of them made up."""
+        """Contexts of the sampled size in which most transitions are generated."""
         key = self.setting.loss.tensor_keys
         context = batch.get(key.context)
         real, made_up = real_and_made_up(context.shape[1], self.config.made_up_share)
@@ -194,11 +194,11 @@ class PseudoContexts(Part):
         return batch.set(key.context, mixed.set("mask", torch.ones_like(used)))
 
     def summary(self) -> dict[str, Any]:
-        """How the models were fit: epochs and mean squared error on held-out rows, in units of the spread."""
+        """Fit statistics: epochs and mean squared hold-out error in standardized units."""
         return {"task_models": {"epochs": self.epochs, "holdout_error": self.holdout_error}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The models, or where their fit stands; the store; the generator."""
+        """The models or the state of their fit, the store, and the generator."""
         return {
             "fitted": self.fitted,
             "epochs": self.epochs,
@@ -229,18 +229,18 @@ class GENTLEConfig(RepresentationConfig):
     """Configuration of :class:`TaskAutoencoderLoss` and :class:`PseudoContexts`.
 
     Args:
-        reconstruction_weight (float): of the only term.
-        decoder_hidden (list of int): widths.
-        made_up_share (float): share of a context's transitions that are made up; 0 leaves a plain task
-            autoencoder, without models and store.
+        reconstruction_weight (float): weight of the only term.
+        decoder_hidden (list of int): hidden layers of the decoder.
+        made_up_share (float): fraction of generated transitions in a context; 0 gives a plain task
+            autoencoder without models and store.
         store_every (int): updates between rebuilds of the store.
-        store_rows (int): real transitions of each task in whose states the policy acts for the store.
-        others (int): how many other tasks' states and actions each task's model answers.
+        store_rows (int): real transitions per task whose states are used for the store.
+        others (int): number of other tasks whose states and actions each task's model evaluates.
         members (int), model_hidden (list of int): size of each task's ensemble.
-        model_rate (float), model_batch, model_patience (int): of its fit; see
+        model_rate (float), model_batch, model_patience (int): settings of its fit; see
             :class:`~ctmrl_torchrl.objectives.stacked_fit.StackedFit`.
-        model_steps (int): gradient steps after which the fit ends in any case.
-        model_rows (int): transitions of each task that it is fitted to, at most.
+        model_steps (int): maximum number of gradient steps of the fit.
+        model_rows (int): maximum number of transitions per task for the fit.
 
     Examples:
         >>> keys = ("observation", "action", ("next", "reward"), "observation_change")
@@ -268,7 +268,7 @@ class GENTLEConfig(RepresentationConfig):
     model_rows: int = ruled(10_000, whole(2))
 
     def build(self, problem: Problem, context_dim: int) -> TaskAutoencoderLoss:
-        """Build the decoder and the loss; errors count in units of the targets' deviations."""
+        """Build the decoder and the loss; errors are in units of the targets' standard deviations."""
         decoder = make_transition_decoder(
             observation_dim=problem.observation_dim,
             action_dim=problem.action_dim,
@@ -288,11 +288,11 @@ class GENTLEConfig(RepresentationConfig):
         return loss
 
     def parts(self, setting: Setting) -> list[Part]:
-        """Models, store and mixed contexts, if anything is made up."""
+        """Models, store and mixed contexts, if any transitions are generated."""
         return [PseudoContexts(setting, self)] if self.made_up_share else []
 
     def check(self, facts: Facts) -> None:
-        """A task cannot exchange states with more tasks than there are."""
+        """Check that there are enough other tasks for exchanging states."""
         require(
             self.others < facts.training_tasks or not self.made_up_share,
             "representation.others",

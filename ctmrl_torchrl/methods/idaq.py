@@ -1,8 +1,8 @@
-"""IDAQ (Wang et al.; ICML 2023): FOCAL in training, and an adaptation that believes only what looks familiar.
+"""IDAQ (Wang et al.; ICML 2023): FOCAL's training with adaptation that only accepts in-distribution episodes.
 
-- encoder, representation loss, draws, policy loss: FOCAL's, bit for bit
+- encoder, representation loss, sampling, policy loss: identical to FOCAL
 - protocol: ``idaq``, :class:`~ctmrl_torchrl.collectors.InDistributionProtocol`
-- part: :class:`OutcomeModels`, an ensemble on the detached contexts, where its two judges are wanted
+- part: :class:`OutcomeModels`, an ensemble on the detached contexts for its two model-based judges
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, ruled, whole
 
 
 class OutcomeModels(Part):
-    """The ensemble behind IDAQ's judges: it learns beside the agent and never touches it.
+    """The ensemble of IDAQ's judges, which is trained alongside the agent without affecting it.
 
-    Every update, each member learns the outcomes of rows that it draws from the policy batch, given the
-    contexts as they are. Rewards, observations and their changes are in units of their deviation, so that both
-    judges weigh reward and dynamics alike.
+    In every update, each member learns the outcomes of rows sampled from the policy batch, given the current
+    contexts. Rewards, observations and their changes are standardized, so that both judges weight reward and
+    dynamics equally.
 
     Args:
         setting (Setting): sizes, statistics, device and seed.
 
     Keyword Args:
-        members (int): K. hidden (sequence of int): widths. rate (float): of Adam.
+        members (int): K. hidden (sequence of int): hidden layers. rate (float): learning rate of Adam.
     """
 
     name = "outcome_models"
@@ -70,11 +70,11 @@ class OutcomeModels(Part):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The policy batch with its outcomes, also while the policy does not learn."""
+        """Keys of the policy batch with its outcomes, needed even while the policy does not learn."""
         return [join_key(self.loss.tensor_keys.transitions, leaf) for leaf in self._leaves]
 
     def _entries(self, transitions: TensorDictBase, context: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-        """Inputs and outcomes of transitions ``[*, B]`` under contexts ``[*, d]``, in standard units."""
+        """Standardized inputs and outcomes of transitions ``[*, B]`` under contexts ``[*, d]``."""
         observation, action, reward, following = (
             read(transitions, leaf, type(self).__name__) for leaf in self._leaves
         )
@@ -83,7 +83,7 @@ class OutcomeModels(Part):
         return inputs, (self.reward(reward), self.change(following - observation))
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
-        """One step of all members."""
+        """Make one step of all members."""
         rows = batch.get(self.loss.tensor_keys.transitions)
         inputs, outcome = self._entries(rows, contexts["task_context"])
         self.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +107,7 @@ class OutcomeModels(Part):
         return {name: getattr(self, name) for name in self.judges}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, and where the draws stand."""
+        """Weights, optimizer and generator state."""
         return {
             "ensemble": self.ensemble.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -124,13 +124,13 @@ class OutcomeModels(Part):
 @REPRESENTATIONS.register("idaq")
 @dataclass
 class IDAQConfig(FOCALConfig):
-    """Configuration of FOCAL's loss and of the ensemble behind the judges by models.
+    """Configuration of FOCAL's loss and of the ensemble for model-based judges.
 
     Args:
-        ensemble (bool): whether there is one; without it ``evaluation.judge`` must be ``return``.
-        members (int): K, pairs of networks.
-        predictor_hidden (list of int): their widths.
-        ensemble_rate (float): their learning rate.
+        ensemble (bool): whether to train the ensemble; without it ``evaluation.judge`` must be ``return``.
+        members (int): K, number of pairs of networks.
+        predictor_hidden (list of int): hidden layers of the networks.
+        ensemble_rate (float): learning rate of the networks.
 
     Examples:
         >>> config = IDAQConfig(ensemble=True)
@@ -146,11 +146,11 @@ class IDAQConfig(FOCALConfig):
 
     @property
     def protocol_options(self) -> tuple[str, ...]:
-        """The judges, if there is an ensemble to ask."""
+        """The judges, if there is an ensemble."""
         return OutcomeModels.judges if self.ensemble else ()
 
     def parts(self, setting: Setting) -> list[Part]:
-        """The ensemble, if it is wanted."""
+        """The ensemble, if enabled."""
         if not self.ensemble:
             return []
         options = {"members": self.members, "hidden": self.predictor_hidden, "rate": self.ensemble_rate}

@@ -1,10 +1,10 @@
-"""The oracle: a policy that is told the task's parameters in place of a context.
+"""The oracle: a policy with the task's parameters as its context.
 
-- encoder: :class:`~ctmrl_torchrl.modules.TaskParameters`, looked up by ``task_id``; nothing to learn
+- encoder: :class:`~ctmrl_torchrl.modules.TaskParameters`, looked up by ``task_id``, without trainable parameters
 - representation loss: none
-- protocol: ``told``, one episode with nothing collected
+- protocol: ``told``, one measured episode without collection
 
-What separates its return from the optimum is the policy's share of the missing return; the rest is the
-context's. The method has no configuration of its own: it composes ``encoder.name=task_parameters`` with
+The gap between its return and the optimum is due to the policy; the rest of a method's gap is due to its
+context. The method has no separate configuration: it combines ``encoder.name=task_parameters`` with
 ``representation.name=nothing``.
 """

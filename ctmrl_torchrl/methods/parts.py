@@ -1,4 +1,4 @@
-"""Parts: what a method does around an update. The trainer calls their moments and knows no method by name."""
+"""Parts: hooks of a method around an update. The trainer calls the hooks without knowing the method."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What parts are handed once, when they are made.
+    """The run's components that a part receives when it is created.
 
     Args:
         loss (MetaLoss): the agent.
         problem (Problem): sizes, keys and statistics.
         dataset (TaskDataset): the offline data of all tasks.
-        train_ids (sequence of int): the tasks to learn from.
-        draw_contexts (callable): a meta-batch with one context of every training task, on ``device``.
-        updates (int): gradient updates in all.
-        representation_updates (float): those in which the representation learns.
-        seed (int): of the run.
-        generator (torch.Generator): of all sampling, shared with the replay buffer and checkpointed with it.
-        device (torch.device): of the loss.
+        train_ids (sequence of int): ids of the training tasks.
+        draw_contexts (callable): returns a meta-batch with one context per training task, on ``device``.
+        updates (int): total number of gradient updates.
+        representation_updates (float): number of updates in which the representation learns.
+        seed (int): seed of the run.
+        generator (torch.Generator): generator of all sampling, shared and checkpointed with the replay buffer.
+        device (torch.device): device of the loss.
         context_dim (int): d, the size of a task context.
     """
 
@@ -52,13 +52,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What parts are handed to draw from at the end of a run.
+    """The inputs for a part's figures at the end of a run.
 
     Args:
-        folder (Path): where pictures go.
+        folder (Path): output folder.
         runs (mapping): ``{split: {protocol: TensorDict [tasks, repeats]}}``.
         summary (mapping): the run's summary.
-        subtitle (str): second line of every picture.
+        subtitle (str): second title line of every figure.
     """
 
     folder: Path
@@ -68,17 +68,17 @@ class Drawing:
 
 
 class Part:
-    """Base of the parts of a method: every moment is optional and does nothing by default.
+    """Base class of a method's parts. Every hook is optional and does nothing by default.
 
-    In the order of an update: :meth:`before_update`, :meth:`batch`, :meth:`inner_steps`, then the trainer's
-    gradient step and target update, then :meth:`after_update`. :meth:`prepare` comes before the first update.
+    Each update calls :meth:`before_update`, :meth:`batch` and :meth:`inner_steps`, then makes the gradient step
+    and the target update, and then calls :meth:`after_update`. :meth:`prepare` is called before the first update.
 
     Attributes:
-        name (str): under which the state is kept in checkpoints; unique among the parts of a run.
+        name (str): name of the state in checkpoints, unique within a run.
         stackable (bool): whether several seeds can be trained as one computation with this part.
-        metric_groups (mapping): output of the losses to the group under which ``metrics.csv`` has it.
-        in_keys (sequence of NestedKey): entries of the meta-batch that the part reads besides those that the
-            losses read.
+        metric_groups (mapping): maps outputs of the losses to their group in ``metrics.csv``.
+        in_keys (sequence of NestedKey): entries of the meta-batch that the part reads in addition to those of
+            the losses.
 
     Examples:
         >>> class Counter(Part):
@@ -101,60 +101,60 @@ class Part:
     in_keys: Sequence[NestedKey] = ()
 
     def prepare(self, checkpoint: Callable[[], None]) -> None:
-        """Do what comes before the first update, such as pretraining.
+        """Run steps before the first update, such as pretraining.
 
-        A resumed run calls this again after :meth:`load_state_dict`: go on from the state that was loaded,
-        and return at once if everything is done.
+        A resumed run calls this again after :meth:`load_state_dict`. Continue from the loaded state, and return
+        immediately if everything is done.
 
         Args:
-            checkpoint: writes a checkpoint with the state of all parts; call it from time to time.
+            checkpoint: writes a checkpoint with the state of all parts; call it regularly.
         """
 
     def before_update(self, update: int) -> None:
-        """Called with the number of the coming update, from 0."""
+        """Called with the number of the next update, from 0."""
 
     def batch(self, batch: TensorDictBase) -> TensorDictBase:
-        """The meta-batch that the losses read: the sampled one, added to or replaced."""
+        """Return the meta-batch for the losses: the sampled one, extended or replaced."""
         return batch
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
-        """Steps of optimizers of the part's own, such as those of adversaries.
+        """Make steps with the part's optimizers, such as those of adversaries.
 
         Args:
-            batch: what :meth:`batch` returned.
-            contexts: ``task_context`` ``[T, d]`` and, where the encoder writes them, ``transition_contexts``
+            batch: the output of :meth:`batch`.
+            contexts: ``task_context`` ``[T, d]`` and, if the encoder writes them, ``transition_contexts``
                 ``[T, L, d]`` with their ``context_mask``, without gradient.
         """
 
     def after_update(self, update: int) -> None:
-        """Called with the number of the update that has been made, from 0."""
+        """Called with the number of the completed update, from 0."""
 
     def candidates(self) -> Tensor | None:
         """Contexts ``[N, d]`` that an agent may try on an unknown task, or None."""
         return None
 
     def protocol_options(self) -> dict[str, Any]:
-        """What the part gives adaptation protocols, as
+        """Options for adaptation protocols, passed as
         :attr:`ProtocolSettings.options <ctmrl_torchrl.collectors.ProtocolSettings>`, by name.
 
-        Asked when a meta-test begins. What is given here is announced by
-        :attr:`RepresentationConfig.protocol_options`, so that settings can be checked before there is a part.
+        Called when a meta-test begins. :attr:`RepresentationConfig.protocol_options` must list the names, so
+        that settings can be checked before the part exists.
         """
         return {}
 
     def milestones(self) -> dict[str, float]:
-        """Updates at which something begins or ends, by name, for the figures."""
+        """Updates at which a phase begins or ends, by name, for the figures."""
         return {}
 
     def summary(self) -> dict[str, Any]:
-        """What the part adds to ``summary.json``, under names of its own."""
+        """Fields that the part adds to ``summary.json``."""
         return {}
 
     def draw(self, drawing: Drawing) -> None:
-        """Draw pictures of the part's own into ``drawing.folder``."""
+        """Draw the part's figures into ``drawing.folder``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: tensors and plain values."""
+        """The state for resuming: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class Part:
 
 @dataclass
 class Parts:
-    """The parts of a run, called in order; see :class:`Part` for the moments.
+    """The parts of a run, called in order; see :class:`Part` for the hooks.
 
     Raises:
         ValueError: if two parts have the same name.
@@ -179,12 +179,12 @@ class Parts:
         names = [part.name for part in self.parts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"Several parts are named {', '.join(twice)}; give each part a name of its own.")
+            raise ValueError(f"Several parts are named {', '.join(twice)}; give each part a unique name.")
         self._inner = [part for part in self.parts if type(part).inner_steps is not Part.inner_steps]
 
     @property
     def stackable(self) -> bool:
-        """Whether all parts are."""
+        """Whether all parts are stackable."""
         return all(part.stackable for part in self.parts)
 
     @property
@@ -194,7 +194,7 @@ class Parts:
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the parts read of the meta-batch besides the losses."""
+        """Entries of the meta-batch that the parts read in addition to the losses."""
         return [key for part in self.parts for key in part.in_keys]
 
     def prepare(self, checkpoint: Callable[[], None]) -> None:
@@ -208,13 +208,13 @@ class Parts:
             part.before_update(update)
 
     def batch(self, batch: TensorDictBase) -> TensorDictBase:
-        """See :meth:`Part.batch`; each part is given what the one before it returned."""
+        """See :meth:`Part.batch`; each part receives the output of the previous one."""
         for part in self.parts:
             batch = part.batch(batch)
         return batch
 
     def inner_steps(self, batch: TensorDictBase, contexts: Callable[[], TensorDictBase]) -> None:
-        """See :meth:`Part.inner_steps`; ``contexts`` is only called if some part has inner steps."""
+        """See :meth:`Part.inner_steps`; ``contexts`` is only called if a part has inner steps."""
         if self._inner:
             encoded = contexts()
             for part in self._inner:
@@ -226,7 +226,7 @@ class Parts:
             part.after_update(update)
 
     def candidates(self) -> Tensor | None:
-        """Those of the first part that has some."""
+        """Candidates of the first part that has some."""
         found = (part.candidates() for part in self.parts)
         return next((candidates for candidates in found if candidates is not None), None)
 

@@ -1,11 +1,11 @@
-"""UNICORN (Li et al.; NeurIPS 2024): contexts bounded from both sides by what they share with the task.
+"""UNICORN (Li et al.; NeurIPS 2024): upper and lower bounds on the task information in contexts.
 
 - encoder: mean of tanh of noisy transition codes (``encoder.last=noisy``), from transitions with next
   observation and ``terminated``
 - representation loss: :class:`~ctmrl_torchrl.objectives.representation.unicorn.UNICORNLoss`, FOCAL's metric loss
   and the Gaussian likelihood of reward and change of the observation
-- ``unicorn_sup``: :class:`~ctmrl_torchrl.objectives.representation.unicorn.TaskClassificationLoss` in their place
-- tasks are drawn with replacement; a context is one whole trajectory as published
+- ``unicorn_sup``: :class:`~ctmrl_torchrl.objectives.representation.unicorn.TaskClassificationLoss` instead
+- tasks are sampled with replacement; a context is one complete trajectory, as published
 - policy loss as published: ``sac``
 """
 
@@ -27,14 +27,13 @@ from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, list_of, ruled, whole
 @REPRESENTATIONS.register("unicorn")
 @dataclass
 class UNICORNConfig(RepresentationConfig):
-    """Configuration of UNICORN's loss and of its decoders.
+    """Configuration of UNICORN's loss and decoders.
 
     Args:
         metric_weight (float): beta. Released: 0.15 (cheetah, ant), 1.5 (hopper), 0.7 (walker).
-        decode (bool): whether there are decoders; without them the metric loss is left alone.
-        predictor_hidden (list of int): widths of the decoders.
-        standardised_targets (bool): whether rewards and changes are learned in units of their deviation;
-            released: no.
+        decode (bool): whether to use decoders; without them only the metric loss remains.
+        predictor_hidden (list of int): hidden layers of the decoders.
+        standardised_targets (bool): whether to standardize rewards and changes; released: no.
 
     Examples:
         >>> import torch
@@ -83,8 +82,8 @@ class UNICORNSupConfig(RepresentationConfig):
     """Configuration of UNICORN's supervised variant.
 
     Args:
-        classification_weight (float): of the only term.
-        classifier_hidden (list of int): widths of the classifier; none for a linear one.
+        classification_weight (float): weight of the only term.
+        classifier_hidden (list of int): hidden layers of the classifier; an empty list for a linear one.
 
     Examples:
         >>> problem = Problem(1, 1, 0.9, ("next", "reward"), False, {}, num_tasks=5, train_ids=(0, 3))

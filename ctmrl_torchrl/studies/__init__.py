@@ -1,6 +1,6 @@
-"""Grids of runs: planned, carried out anywhere, aggregated, and reported as tables, figures and a page.
+"""Studies: grids of runs that are planned, run locally or on clusters, aggregated and reported.
 
-Names are imported when they are first used, so that a worker process loads no more than its work needs.
+Names are imported on first use, so that a worker process only loads what it needs.
 """
 
 from __future__ import annotations

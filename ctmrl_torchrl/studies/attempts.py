@@ -1,4 +1,4 @@
-"""One attempt at a run, and the preparation of one dataset: what a worker process does."""
+"""The work of a worker process: one attempt at a run, or the preparation of one dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Prepare = Callable[[Sequence[str]], str]
 
 
 def quoted(value: str | Path) -> str:
-    """A text as a value on Hydra's command line.
+    """Quote a string as a value on Hydra's command line.
 
     Examples:
         >>> quoted("runs/a-1"), quoted("my runs/b=1")
@@ -39,11 +39,11 @@ def quoted(value: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Carry out a run once: from the start, or from its checkpoint.
+    """Attempt a run once, from the start or from its checkpoint.
 
     Args:
-        execute: called with the overrides of the run, among them ``run_dir`` and, where there is a
-            checkpoint, ``resume``. It must leave a ``summary.json`` in the run's folder.
+        execute: called with the overrides of the run, including ``run_dir`` and, if there is a checkpoint,
+            ``resume``. It must write a ``summary.json`` to the run's folder.
         wait: seconds to wait for another process that holds the run.
     """
 
@@ -51,7 +51,7 @@ class Attempt:
     wait: float = 30.0
 
     def __call__(self, job: Job) -> Outcome:
-        """Never raises for what goes wrong within the run."""
+        """Run the attempt. Errors within the run are returned, not raised."""
         with locked(job.store, job.key, self.wait) as free:
             if not free:
                 return Outcome(job.key, "busy", f"another process works on {job.label or job.key}")
@@ -66,7 +66,7 @@ class Attempt:
         overrides = [*job.overrides, f"run_dir={quoted(folder)}", "output.progress=false"]
         if attempt["resumed"]:
             overrides.append(f"resume={quoted(folder)}")
-        elif held:  # going on from this checkpoint has failed: start anew
+        elif held:  # resuming from this checkpoint failed, so start again
             overrides.append("overwrite=true")
         try:
             self.execute(overrides)
@@ -75,7 +75,7 @@ class Attempt:
             record.end("failed", _said(error), peak_memory=_peak_memory())
             write_json(folder.with_name(f"{folder.name}.error.json"), {"traceback": traceback.format_exc()})
             return Outcome(job.key, "failed", _said(error), peak_memory=_peak_memory())
-        except SystemExit as error:  # the run was asked to stop, and has written its checkpoint
+        except SystemExit as error:  # the run was stopped and has written its checkpoint
             record.end("lost")
             return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
         record.end("done", peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
@@ -84,7 +84,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Make sure that a dataset is there.
+    """Prepare a dataset.
 
     Args:
         prepare: called with the overrides of a run that needs the dataset; returns a fingerprint of its
@@ -98,7 +98,7 @@ class Preparation:
     progress: bool = False
 
     def __call__(self, job: Job) -> Outcome:
-        """Never raises for what goes wrong within the preparation."""
+        """Run the preparation. Errors within it are returned, not raised."""
         with locked(job.store, f"data-{job.key}", self.wait) as free:
             if not free:
                 return Outcome(job.key, "busy", f"another process prepares the data of {job.label}")

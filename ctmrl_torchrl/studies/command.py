@@ -1,4 +1,4 @@
-"""``ctmrl study``: plan, run, look at and report a study from the command line."""
+"""``ctmrl study``: plan, run, monitor and report a study from the command line."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ __all__ = ["HELP", "study_command"]
 HELP = """ctmrl study ACTION NAME [CHANGES]
 
 Actions:
-  plan    say what there is to do, and how many core hours it will take
-  run     carry out what is not done yet, then write the report; can be stopped and called again
-  status  say how many runs are done, running, interrupted, waiting and failed
-  report  write tables, figures and the page from the runs that are done
-  list    name the studies
+  plan    show the remaining runs and the estimated core hours
+  run     run everything that is not done yet, then write the report; can be stopped and called again
+  status  show how many runs are done, running, interrupted, waiting and failed
+  report  write tables, figures and the page from the finished runs
+  list    list the studies
 
 NAME is a study of configs/study, or a YAML file.
-CHANGES: envs=[point_robot] seeds=[0,1,2] choose levels; runner=ray and runner.workers=4 say where;
-  +schedule.updates=2000 is an override of every run; root=studies is the folder of all studies;
-  retry_failed=true tries runs again that are recorded as failed; progress=false shows no progress."""
+CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;
+  +schedule.updates=2000 is an override for every run; root=studies is the folder of all studies;
+  retry_failed=true retries failed runs; progress=false hides the progress."""
 
 _ACTIONS = ("plan", "run", "status", "report", "list")
 _SWITCHES = {"true": True, "false": False}
 
 
 def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], Study] | None = None) -> str:
-    """Carry out one action and say what came of it.
+    """Run one action and return its output.
 
     Args:
-        arguments: what follows ``ctmrl study`` on the command line.
-        make: builds the study, given its configuration and the folder of all studies.
+        arguments: the arguments after ``ctmrl study`` on the command line.
+        make: creates the study from its configuration and the folder of all studies.
 
     Returns:
         Text for the terminal.
 
     Raises:
-        StudyError: for an action or a study that does not exist, and whatever the study refuses.
+        StudyError: for an unknown action or study, and for errors of the study.
         ConfigError: for a change that is not allowed.
 
     Examples:
@@ -54,7 +54,7 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
     action, *rest = arguments
     if action not in _ACTIONS:
         raise StudyError(
-            f"There is no action {action!r}.{nearest(action, _ACTIONS)} Known: {', '.join(_ACTIONS)}."
+            f"Unknown action {action!r}.{nearest(action, _ACTIONS)} Known: {', '.join(_ACTIONS)}."
         )
     if action == "list":
         return "\n".join(f"{name}: {load_study(name).description}" for name in study_names())

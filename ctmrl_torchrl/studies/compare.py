@@ -1,4 +1,4 @@
-"""Comparisons over all environments of a study: aggregates of normalised scores."""
+"""Comparisons over all environments of a study: aggregates of normalized scores."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ENV = "env"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The compared levels over the environments that all of them have runs of.
+    """The compared levels over the environments for which all of them have runs.
 
     Args:
         group: levels of the other row factors; results of different groups are never mixed.
-        split, protocol: of the returns.
-        environments: that entered. left_out: ``{environment: why}``.
-        scores: ``{level: {environment: normalised scores}}``.
-        baseline: the level that others are compared with.
+        split, protocol: split and protocol of the returns.
+        environments: the included environments. left_out: ``{environment: reason}``.
+        scores: ``{level: {environment: normalized scores}}``.
+        baseline: the level with which others are compared.
     """
 
     group: Mapping[str, str]
@@ -54,7 +54,7 @@ class Comparison:
         }
 
     def improvements(self) -> dict[str, Estimate]:
-        """For every level but the baseline, the probability that the baseline scores higher."""
+        """For every level except the baseline, the probability that the baseline scores higher."""
         if self.baseline not in self.scores:
             return {}
         return {
@@ -66,7 +66,7 @@ class Comparison:
     def profiles(
         self, points: int = 101
     ) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray | None]]]:
-        """Thresholds, and every level's share of runs above each with its interval."""
+        """Thresholds, and every level's fraction of runs above each with its interval."""
         every = np.concatenate([each for scores in self.scores.values() for each in scores.values()])
         low, high = float(every.min()), float(every.max())
         margin = 0.05 * max(high - low, 1e-3)
@@ -77,7 +77,7 @@ class Comparison:
 
 
 def compare_levels(results: StudyResults, split: str, protocol: str) -> Iterator[Comparison]:
-    """One comparison for every combination of the row factors other than the environment."""
+    """One comparison per combination of the row factors other than the environment."""
     groups = [{name: level for name, level in row.items() if name != ENV} for row in results.rows()]
     for group in [group for index, group in enumerate(groups) if group not in groups[:index]]:
         comparison = _compare(results, group, split, protocol)

@@ -1,4 +1,4 @@
-"""What a study is: a grid of runs, what is compared, and what is reported; read from a YAML file."""
+"""The configuration of a study, read from a YAML file: the grid of runs, the comparison and the report."""
 
 from __future__ import annotations
 
@@ -85,17 +85,16 @@ def _is_choice(value: Any) -> bool:
 
 @dataclass
 class ReportConfig:
-    """What the report of a study shows.
+    """Settings of a study's report.
 
     Args:
         splits (list of str): ``test`` (unseen tasks) and ``train``.
-        paper (str or None): table of the paper to print beside: ``methods``, ``ablations`` or ``codes``.
-        paper_columns (dict): what the paper's table calls a level, where that differs: ``{full: ctmrl}``.
-        baseline (str or None): the level against which probabilities of improvement are computed; the first
-            one by default.
+        paper (str or None): table of the paper to show for comparison: ``methods``, ``ablations`` or ``codes``.
+        paper_columns (dict): names of levels in the paper's table, if different: ``{full: ctmrl}``.
+        baseline (str or None): the level for probabilities of improvement; the first one by default.
         digits (int): decimals of returns.
         profiles (bool): draw performance profiles.
-        notes (list of str): remarks that go with every table.
+        notes (list of str): notes for every table.
     """
 
     splits: list[str] = ruled(["test"], different(list_of(among("test", "train"), 1)))
@@ -109,19 +108,19 @@ class ReportConfig:
 
 @dataclass
 class StudyConfig:
-    """A study: many runs, and how they are compared.
+    """A study: a grid of runs and their comparison.
 
     Args:
-        name (str): names the folder of its report.
+        name (str): name of the study and of its report's folder.
         description (str): one sentence for the report.
-        factors (dict): the grid. A field of the configuration with its values, ``{seed: [0, 1]}``, or a name
-            with levels that are lists of overrides:
+        factors (dict): the grid. A configuration field with its values, ``{seed: [0, 1]}``, or a name with
+            levels that are lists of overrides:
             ``{variant: {full: [], plain: [representation.kmeans=false]}}``.
-        fixed (list of str): overrides of every run.
-        compare (str): the factor whose levels are compared; the others but ``seed`` make the table's rows.
-        protocols (list of str): adaptation protocols of every run; empty leaves them to the configuration.
-        exclude (list of dict): combinations that are left out: ``{env: ant_goal, method: [focal, csro]}``.
-        report (ReportConfig): what the report shows.
+        fixed (list of str): overrides for every run.
+        compare (str): the factor to compare; the others except ``seed`` are the table's rows.
+        protocols (list of str): adaptation protocols of every run; empty uses the configuration's protocols.
+        exclude (list of dict): excluded combinations: ``{env: ant_goal, method: [focal, csro]}``.
+        report (ReportConfig): settings of the report.
         runner (dict): ``name`` of the runner and its options.
     """
 
@@ -136,7 +135,7 @@ class StudyConfig:
     runner: dict[str, Any] = ruled({"name": "local"}, _RUNNER)
 
     def check(self) -> None:
-        """Check every field, and the fields against each other.
+        """Check every field and the combination of fields.
 
         Raises:
             ConfigError: for the first value that is not allowed.
@@ -176,11 +175,11 @@ class StudyConfig:
             )
 
     def levels(self, factor: str) -> tuple[str, ...]:
-        """The levels of a factor as texts, in their order."""
+        """The levels of a factor as strings, in order."""
         return tuple(_labels(list(self.factors[factor])))
 
     def overrides(self, factor: str, level: str) -> tuple[str, ...]:
-        """The overrides that a level stands for."""
+        """The overrides of a level."""
         levels = self.factors[factor]
         if isinstance(levels, Mapping):
             return tuple(next(value for key, value in levels.items() if as_text(key) == level))
@@ -188,12 +187,12 @@ class StudyConfig:
 
     @property
     def baseline(self) -> str:
-        """The level that others are compared with."""
+        """The level with which others are compared."""
         return self.report.baseline or self.levels(self.compare)[0]
 
 
 def as_text(value: Any) -> str:
-    """A value as Hydra reads it on the command line.
+    """Format a value for Hydra's command line.
 
     Examples:
         >>> as_text(True), as_text(0.1), as_text("focal")
@@ -207,18 +206,18 @@ def _labels(value: Any) -> list[str]:
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterable[Path] = ()) -> StudyConfig:
-    """Read a study and change it from the command line.
+    """Read a study and apply overrides.
 
     Args:
         name: a study of ``configs/study``, or a YAML file.
-        overrides: ``seeds=[0,1]`` (a factor's levels; its plural is understood), ``runner=ray`` or
+        overrides: ``seeds=[0,1]`` (a factor's levels; the plural is accepted), ``runner=ray`` or
             ``runner.workers=4``, ``report.digits=3``, any other field, and ``+field=value`` for an override
             of every run.
-        folders: further folders to look for studies in.
+        folders: additional folders with studies.
 
     Raises:
-        StudyError: if there is no such study or the file cannot be read.
-        ConfigError: for a field that does not exist or a value that is not allowed.
+        StudyError: if the study does not exist or the file cannot be read.
+        ConfigError: for an unknown field or a value that is not allowed.
 
     Examples:
         >>> study = load_study("quick", ["seeds=[7]", "+schedule.updates=80"])
@@ -229,7 +228,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
     if file is None:
         names = study_names(folders)
         raise StudyError(
-            f"There is no study {str(name)!r}.{nearest(name, names)} Name a YAML file or one of: "
+            f"Unknown study {str(name)!r}.{nearest(name, names)} Give a YAML file or one of: "
             f"{', '.join(names)}."
         )
     try:
@@ -249,10 +248,10 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
 
 
 def study_from(content: Mapping[str, Any]) -> StudyConfig:
-    """A checked study from plain values, as a YAML file holds them.
+    """Create and check a study from plain values, as in a YAML file.
 
     Raises:
-        ConfigError: for a field that does not exist or a value that is not allowed.
+        ConfigError: for an unknown field or a value that is not allowed.
     """
     values = copy.deepcopy(dict(content))
     _refuse_unknown(values, StudyConfig, "")
@@ -265,7 +264,7 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
 
 
 def study_text(study: StudyConfig) -> str:
-    """A study as YAML, from which :func:`load_study` makes the same study."""
+    """Format a study as YAML for :func:`load_study`."""
     return yaml.safe_dump(asdict(study), sort_keys=False, width=100)
 
 
@@ -302,7 +301,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     for step in path:
         place = place.setdefault(step, {"name": "local"} if step == "runner" else {})
         if not isinstance(place, dict):
-            raise StudyError(f"The override {override!r} leads nowhere: {step!r} is not a section.")
+            raise StudyError(f"The override {override!r} is invalid: {step!r} is not a section.")
     known = [each.name for each in fields(StudyConfig)]
     if not path and name not in known:
         choices = [*known, *(f"{each}s" for each in factors)]
@@ -314,7 +313,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 def _prune_exclusions(content: dict[str, Any]) -> None:
-    """Forget exclusions of levels that overrides have taken out of the grid."""
+    """Remove exclusions of levels that overrides removed from the grid."""
     kept = []
     for each in content.get("exclude") or []:
         left = {
@@ -327,7 +326,7 @@ def _prune_exclusions(content: dict[str, Any]) -> None:
 
 
 def _chosen(factor: str, levels: Any, wanted: list[Any]) -> Any:
-    """The levels that were asked for; those with overrides of their own are chosen by name."""
+    """The selected levels; levels with overrides are selected by name."""
     if not isinstance(levels, Mapping):
         return wanted
     named = {as_text(name): overrides for name, overrides in levels.items()}

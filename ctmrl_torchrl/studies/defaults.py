@@ -1,4 +1,4 @@
-"""How the package itself resolves, prepares and carries out a run; a study can be given other ways."""
+"""The default functions for resolving, preparing and executing a run; a study can use others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resolve_run(overrides: Sequence[str]) -> Mapping[str, Any]:
 
 
 def prepare_data(overrides: Sequence[str]) -> str:
-    """Make the dataset of a run where it is missing; return a fingerprint of its content."""
+    """Collect the dataset of a run if missing, and return a fingerprint of its content."""
     from ctmrl_torchrl.training.build import obtain_dataset
     from ctmrl_torchrl.training.compose import compose_config
     from ctmrl_torchrl.training.identity import fingerprint
@@ -31,7 +31,7 @@ def prepare_data(overrides: Sequence[str]) -> str:
 
 
 def execute_run(overrides: list[str]) -> Any:
-    """Carry out a run; see ``ctmrl_torchrl.run``."""
+    """Execute a run; see ``ctmrl_torchrl.run``."""
     import ctmrl_torchrl
 
     return ctmrl_torchrl.run(overrides)

@@ -1,4 +1,4 @@
-"""What can go wrong with a study, said to people."""
+"""The error of studies."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ __all__ = ["StudyError"]
 
 
 class StudyError(ValueError):
-    """A study, or a set of results, cannot be used as it is; the message says what to change."""
+    """A study or a set of results cannot be used; the message contains the required change."""

@@ -1,4 +1,4 @@
-"""How long the rest of a study will take, from the runs that have finished."""
+"""Estimates the remaining time of a study from its finished runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["seconds_left"]
 
 
 def seconds_left(runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> float | None:
-    """Seconds of one processor for the runs that are neither done nor failed.
+    """Core seconds for the runs that are neither done nor failed.
 
-    A run is expected to take as long as the finished ones that differ from it in the fewest factors (the seed
-    does not count). What interrupted runs have done already is not subtracted.
+    The estimate for a run is the time of the finished runs that differ from it in the fewest factors
+    (ignoring the seed). The progress of interrupted runs is not subtracted.
 
     Args:
         runs: all runs of a study with their records.

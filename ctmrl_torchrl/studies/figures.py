@@ -18,7 +18,7 @@ from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["ReportFigure", "study_figures"]
 
-#: pictures of single runs that are shown side by side, if the runs have drawn them
+#: figures of single runs that are shown side by side, if available
 _OF_RUNS = {"context_map": "Context map", "code_distances": "Distances between codes"}
 _MOST_OF_RUNS = 12
 
@@ -28,8 +28,8 @@ class ReportFigure:
     """A figure of the report.
 
     Args:
-        file: the PNG. title, caption: for readers.
-        small (bool): shown beside others, not across the page.
+        file: the PNG. title, caption: text for the page.
+        small (bool): shown next to others instead of at full width.
     """
 
     file: Path
@@ -39,7 +39,7 @@ class ReportFigure:
 
 
 def study_figures(results: StudyResults, folder: str | Path) -> list[ReportFigure]:
-    """Draw the figures of a study, and name those of its runs that are shown."""
+    """Draw the figures of a study and select figures of its runs."""
     folder, figures = Path(folder), []
     for protocol in results.protocols():
         figures += _intervals(results, protocol, folder / f"intervals-{_slug(protocol)}.png")
@@ -134,7 +134,7 @@ def _profiles(results: StudyResults, folder: Path) -> list[ReportFigure]:
 
 
 def _of_runs(results: StudyResults) -> list[ReportFigure]:
-    """The pictures that the first finished seed of each cell has drawn."""
+    """Figures of the first finished seed of each cell."""
     figures: list[ReportFigure] = []
     for stem, title in _OF_RUNS.items():
         found = []

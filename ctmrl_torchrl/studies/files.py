@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writes files atomically."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["read_json", "write_json", "write_text"]
 
 
 def write_text(file: str | Path, text: str) -> Path:
-    """Write a text file whole or not at all; its folder is made where it is missing.
+    """Write a text file atomically; its folder is created if missing.
 
-    A link is followed and stays a link.
+    Links are followed and kept.
 
     Raises:
-        StorageError: if the place cannot be used, or the disk is full.
+        StorageError: if the path cannot be used, or the disk is full.
     """
     file = storage.expanded(file)
     storage.resolved(file).parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def write_text(file: str | Path, text: str) -> Path:
 
 
 def write_json(file: str | Path, value: Any, indent: int | None = 1) -> Path:
-    """Write plain values as JSON; NaN is refused."""
+    """Write plain values as JSON; NaN is not allowed."""
     return write_text(file, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(file: str | Path) -> Mapping[str, Any] | None:
-    """What a JSON file holds; ``None`` if there is no such file or it is not whole."""
+    """The contents of a JSON file; ``None`` if it is missing or incomplete."""
     try:
         value = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

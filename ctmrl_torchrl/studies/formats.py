@@ -19,7 +19,7 @@ _SPECIAL = {
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, the table and its notes; the best in bold, what is within its interval underlined."""
+    """A heading, the table and its notes; the best value is bold, values within its interval are underlined."""
     rows = [[_marked(cell, table.digits, "**{}**", "<ins>{}</ins>") for cell in row] for row in table.rows]
     header = [_piped(name) for name in table.header]
     notes = "\n".join(f"- {note}" for note in table.notes)
@@ -27,7 +27,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line per row; each number has columns for its interval and its runs beside it. Full precision."""
+    """One line per row in full precision; each number has columns for its interval and runs."""
     numeric = [
         any(row[column].value is not None or row[column].planned for row in table.rows)
         for column in range(len(table.header))
@@ -78,7 +78,7 @@ def to_latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""A text for LaTeX.
+    r"""Escape a string for LaTeX.
 
     Examples:
         >>> escaped("95 % of np_refine")

@@ -1,4 +1,4 @@
-"""The results of a study's runs, checked to be comparable before anything is computed from them."""
+"""Collects the results of a study's runs and checks that they are comparable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ctmrl_torchrl.studies.records import RunRecord
 
 __all__ = ["RunResult", "StudyResults", "gather"]
 
-#: what must be said if it differs between compared levels: data, budgets, task set, policy loss
+#: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss
 _SAID = (
     "tasks",
     "dataset.recipe",
@@ -38,11 +38,11 @@ class RunResult:
     """One run and what came of it.
 
     Args:
-        run: as it was planned.
+        run: the planned run.
         state: see :meth:`~ctmrl_torchrl.studies.records.RunRecord.state`.
-        key: its identity, empty while its data are not known.
-        folder: its folder. error: what went wrong.
-        summary: of a run that is done.
+        key: its identity, empty while its data are unknown.
+        folder: its folder. error: the error, if any.
+        summary: summary of a finished run.
     """
 
     run: PlannedRun
@@ -58,8 +58,8 @@ class StudyResults:
     """All runs of a study with their results.
 
     Args:
-        config: the study. runs: all of its grid.
-        notes: what must be said beside every table of them.
+        config: the study. runs: all runs of its grid.
+        notes: notes for every table of the results.
     """
 
     config: StudyConfig
@@ -68,16 +68,16 @@ class StudyResults:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The levels that are compared."""
+        """The compared levels."""
         return self.config.levels(self.config.compare)
 
     @property
     def row_factors(self) -> tuple[str, ...]:
-        """The factors whose combinations make the rows of a table."""
+        """The factors whose combinations are the rows of a table."""
         return tuple(name for name in self.config.factors if name not in (self.config.compare, SEED))
 
     def rows(self) -> list[dict[str, str]]:
-        """The combinations of the row factors that have runs, in the order of the grid."""
+        """The combinations of row factors with runs, in the order of the grid."""
         found = [{name: each.run.levels[name] for name in self.row_factors} for each in self.runs]
         return [row for index, row in enumerate(found) if row not in found[:index]]
 
@@ -89,7 +89,7 @@ class StudyResults:
         ]  # fmt: skip
 
     def scores(self, row: Mapping[str, str], level: str, split: str, protocol: str) -> list[float]:
-        """The mean final return of every run of a cell that is done and has the protocol."""
+        """The mean final return of every finished run of a cell with this protocol."""
         entries = (
             each.summary["returns"].get(split, {}).get(protocol)
             for each in self.cell(row, level)
@@ -98,7 +98,7 @@ class StudyResults:
         return [float(entry["mean"]) for entry in entries if entry is not None]
 
     def protocols(self) -> list[str]:
-        """The protocols of the study, or all that its runs have."""
+        """The protocols of the study, or all protocols of its runs."""
         if self.config.protocols:
             return list(self.config.protocols)
         found = {
@@ -110,11 +110,11 @@ class StudyResults:
         return list(found)
 
     def done(self) -> list[RunResult]:
-        """The runs that are done."""
+        """The finished runs."""
         return [each for each in self.runs if each.summary is not None]
 
     def references(self, row: Mapping[str, str], split: str) -> tuple[float | None, str, float | None]:
-        """Return of the random policy; what the best known return is called; that return."""
+        """Return of the random policy, name of the best known return, and that return."""
         for each in self.done():
             if all(each.run.levels[name] == level for name, level in row.items()):
                 reference = each.summary["reference"]
@@ -125,11 +125,11 @@ class StudyResults:
 
 
 def gather(config: StudyConfig, runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> StudyResults:
-    """Read the summaries of the runs that are done, and check that they are what was planned.
+    """Read the summaries of the finished runs and check that they match the plan.
 
     Raises:
-        StudyError: if a run's configuration or dataset differs from the others' in what is not a factor of
-            the study; the message names the field.
+        StudyError: if a run's configuration or dataset differs from the others in a field that is not a factor
+            of the study; the message contains the field.
     """
     results = tuple(_result(run, record) for run, record in runs)
     found = StudyResults(config, results)
@@ -154,7 +154,7 @@ def _result(run: PlannedRun, record: RunRecord | None) -> RunResult:
 
 
 def _refuse_other_configurations(done: list[RunResult]) -> None:
-    """What a run wrote down must be what the study asked for."""
+    """Check that a run's recorded configuration matches the study."""
     for each in done:
         planned, summary = each.run.configuration, each.summary
         file = each.folder / "config.yaml"

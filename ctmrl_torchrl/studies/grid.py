@@ -1,4 +1,4 @@
-"""The grid of a study, expanded into runs."""
+"""Expands the grid of a study into runs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class PlannedRun:
 
     Args:
         levels: its level of every factor.
-        overrides: what it is described by.
-        configuration: resolved from them, nested.
+        overrides: the overrides of the run.
+        configuration: the resolved configuration, nested.
         data: key of its dataset, see :func:`~ctmrl_torchrl.studies.identity.data_key`.
     """
 
@@ -34,24 +34,24 @@ class PlannedRun:
 
     @property
     def label(self) -> str:
-        """The levels as a reader sees them: ``env=point_robot method=ctmrl seed=0``."""
+        """The levels as text: ``env=point_robot method=ctmrl seed=0``."""
         return " ".join(f"{name}={level}" for name, level in self.levels.items())
 
 
 def expand(study: StudyConfig, resolve: Resolve) -> list[PlannedRun]:
-    """All runs of a study in the order of its factors, the last of which changes fastest.
+    """All runs of a study in the order of its factors; the last factor changes fastest.
 
     Args:
         study: the study.
-        resolve: turns overrides into a resolved configuration.
+        resolve: resolves overrides to a configuration.
 
     Raises:
-        StudyError: if no run is left, or a combination cannot be resolved; the message names it.
+        StudyError: if no run is left, or a combination cannot be resolved; the message contains it.
     """
     cached: dict[tuple[str, ...], Mapping[str, Any]] = {}
     runs = [_planned(study, levels, resolve, cached) for levels in _combinations(study)]
     if not runs:
-        raise StudyError(f"The study {study.name!r} has no run: 'exclude' leaves out every combination.")
+        raise StudyError(f"The study {study.name!r} has no runs: 'exclude' removes every combination.")
     return runs
 
 
@@ -85,7 +85,7 @@ def _planned(
     if key not in cached:
         try:
             cached[key] = resolve(without_seed)
-        except Exception as error:  # whatever the configuration's own checks raise
+        except Exception as error:  # any exception of the configuration's checks
             where = " ".join(f"{name}={level}" for name, level in levels.items() if name != SEED)
             raise StudyError(f"The study {study.name!r} cannot run {where}: {error}") from error
     configuration = cached[key]

@@ -1,4 +1,4 @@
-"""Which run a run is: by its resolved configuration and its data, never by the name of a folder."""
+"""The identity of a run, defined by its resolved configuration and its data instead of a folder name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["data_key", "differences", "identity_of", "what_matters"]
 
-#: fields that say where and how a run is carried out, not what it computes
+#: fields that affect how a run is executed but not its results
 _ASIDE = (
     "dataset.path",
     "dataset.root",
@@ -26,7 +26,7 @@ _ASIDE = (
 
 
 def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat fields of a configuration that results depend on.
+    """The flat fields of a configuration that affect results.
 
     Examples:
         >>> what_matters({"env": "a", "run_dir": "x", "dataset": {"recipe": "small", "root": "y"}})
@@ -40,7 +40,7 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_key(configuration: Mapping[str, Any]) -> str:
-    """What tells the datasets of two configurations apart before they have been made.
+    """A key that distinguishes the datasets of configurations before they exist.
 
     Examples:
         >>> one, other = {"env": "a", "seed": 0}, {"env": "a", "seed": 1}
@@ -56,7 +56,7 @@ def data_key(configuration: Mapping[str, Any]) -> str:
 
 
 def identity_of(configuration: Mapping[str, Any], data: str) -> str:
-    """Short text that two runs share exactly if they compute the same from the same data.
+    """A short key that two runs share exactly if they have the same settings and the same data.
 
     Args:
         configuration: resolved, nested.
@@ -66,10 +66,10 @@ def identity_of(configuration: Mapping[str, Any], data: str) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that matter and differ between two configurations, with both values.
+    """The result-affecting fields that differ between two configurations, with both values.
 
-    A field that one of them lacks is ``None`` there: a configuration that was written before a field existed
-    agrees with one where the field has no value.
+    A missing field counts as ``None``, so a configuration from before a field existed equals one without a value
+    for it.
 
     Examples:
         >>> differences({"env": "a", "seed": 0, "run_dir": "x"}, {"env": "a", "seed": 1, "run_dir": "y"})
@@ -92,7 +92,7 @@ def _flat(configuration: Mapping[str, Any], path: str = "") -> Iterator[tuple[st
 
 
 def _plain(value: Any) -> str:
-    """A value as text; a whole number is the same with and without a decimal point."""
+    """A value as text; integers are equal with and without a decimal point."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, Mapping):

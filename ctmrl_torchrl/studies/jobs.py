@@ -1,4 +1,4 @@
-"""What a runner carries out, and what comes of it."""
+"""Jobs of runners and their outcomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Job:
 
     Args:
         key: identity of the run, or key of the dataset.
-        overrides: what it is described by.
+        overrides: the overrides of the run.
         store (str): folder of the study's records and runs.
         label: for messages.
     """
@@ -28,15 +28,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job.
+    """The outcome of a job.
 
     Args:
-        key: of the job.
-        state: ``done``; ``failed`` with an error; ``lost`` where the process ended without a word; ``busy``
-            where another process works on it.
-        error: what went wrong.
-        value: what the work returned, such as the fingerprint of a dataset.
-        peak_memory: largest memory of the process in bytes, where it is known.
+        key: key of the job.
+        state: ``done``; ``failed`` with an error; ``lost`` if the process ended without an outcome; ``busy``
+            if another process works on it.
+        error: the error message.
+        value: the result of the work, such as the fingerprint of a dataset.
+        peak_memory: peak memory of the process in bytes, if known.
     """
 
     key: str
@@ -50,17 +50,17 @@ Work = Callable[[Job], Outcome]
 
 
 class Runner(Protocol):
-    """Carries out jobs somewhere: in processes of this machine, on a cluster."""
+    """Runs jobs in processes of this machine or on a cluster."""
 
     @property
     def workers(self) -> int:
-        """How many jobs can run at the same time, as far as is known."""
+        """The number of jobs that can run at the same time, as far as known."""
         ...
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Carry out every job and yield its outcome when it has one, in the order of completion.
+        """Run every job and yield the outcomes in the order of completion.
 
-        ``work`` never raises for what goes wrong within it; a process that ends without an outcome makes its
-        job ``lost``. Closing the iterator early ends what is still running.
+        ``work`` returns its errors instead of raising them; if a process ends without an outcome, its job is
+        ``lost``. Closing the iterator early stops the running jobs.
         """
         ...

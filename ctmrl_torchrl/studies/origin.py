@@ -1,4 +1,4 @@
-"""Where numbers come from: commands, commit, versions, machine."""
+"""The origin of results: commands, commit, versions and machine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Origin", "commit_of_package", "machine", "origin_of"]
 
 @dataclass(frozen=True)
 class Origin:
-    """What one must know to make the numbers again.
+    """The information needed to reproduce the results.
 
     Args:
-        command: that runs the study. commands: ``{run: its own command}``.
-        commit: of the checkout, with a mark where files differ from it; ``None`` for an installed package.
-        versions: ``{package: version}`` that the runs were made with.
-        machine: ``{what: value}`` of the machine that wrote the report.
-        core_hours: of the runs that are done.
+        command: the command of the study. commands: ``{run: command}``.
+        commit: commit of the checkout, marked if files differ from it; ``None`` for an installed package.
+        versions: ``{package: version}`` of the runs.
+        machine: ``{property: value}`` of the machine that wrote the report.
+        core_hours: core hours of the finished runs.
     """
 
     command: str
@@ -66,7 +66,7 @@ def run_command(overrides: tuple[str, ...]) -> str:
 
 
 def commit_of_package(folder: Path = Path(__file__).parents[2]) -> str | None:
-    """The commit that the package was run from; ``None`` where it is not a checkout."""
+    """The commit of the package; ``None`` if it is not a checkout."""
     if not (folder / ".git").exists():
         return None
     try:
@@ -78,7 +78,7 @@ def commit_of_package(folder: Path = Path(__file__).parents[2]) -> str | None:
 
 
 def machine() -> dict[str, str]:
-    """What this machine is, as far as the system says."""
+    """Description of this machine, as far as the system provides it."""
     found = {"system": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
     return found | {
         f"{name} here": version for name, version in package_versions().items() if name == "torch"

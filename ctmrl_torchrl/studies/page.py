@@ -1,4 +1,4 @@
-"""A self-contained HTML page: of a study, or of a single run."""
+"""A self-contained HTML page of a study or of a single run."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["study_page", "write_run_page"]
 
 _RUN_FIGURES = ("adaptation", "trajectories", "context_map", "code_distances", "learning", "speed", "data")
 
-#: says of a page who wrote it
+#: marks pages written by this library
 _GENERATOR = '<meta name="generator" content="ctmrl_torchrl">'
 
 
 def study_page(
     results: StudyResults, tables: Sequence[Table], figures: Sequence[ReportFigure], origin: Origin
 ) -> str:
-    """The page of a study; it needs no network and no other file.
+    """The page of a study, which needs no network and no other files.
 
     Args:
-        results: of the study.
-        tables, figures: what it shows.
+        results: results of the study.
+        tables, figures: contents of the page.
         origin: commands, commit, versions, machine.
     """
     study = results.config
@@ -75,14 +75,14 @@ def study_page(
 
 
 def write_run_page(folder: str | Path) -> Path:
-    """Write the page of a single run, ``report.html``, into its folder; an earlier page is replaced.
+    """Write the page of a single run, ``report.html``, to its folder; an earlier page is replaced.
 
     Args:
-        folder: of a finished run; its ``summary.json``, ``config.yaml`` and ``figures/`` are read.
+        folder: folder of a finished run; its ``summary.json``, ``config.yaml`` and ``figures/`` are read.
 
     Raises:
         SummaryError: if the summary breaks its contract.
-        StudyError: if there is a ``report.html`` of somebody else's.
+        StudyError: if there is a ``report.html`` from another source.
     """
     folder = Path(folder).expanduser()
     page = folder / "report.html"
@@ -152,7 +152,7 @@ def _place(file: Path) -> tuple[int, str]:
 
 
 def _of_table(table: Table, notes: Sequence[str]) -> list[str]:
-    """The notes of one table; those of all tables stand at the top of the page."""
+    """The notes of one table; notes on all tables are at the top of the page."""
     return [note for note in table.notes if note not in notes]
 
 

@@ -53,7 +53,7 @@ summary { cursor: pointer; color: var(--accent); margin-bottom: .4rem; }
 @media print { .wide { overflow: visible; } details > * { display: block; } }
 """
 
-# A click on a heading sorts by it, numbers as numbers; cells without a value stay last.
+# A click on a heading sorts by that column, numerically for numbers; cells without a value come last.
 SCRIPT = """
 for (const table of document.querySelectorAll("table.sort")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];

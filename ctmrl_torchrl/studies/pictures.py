@@ -1,4 +1,4 @@
-"""Pictures of results files: adaptation curves, data, sweeps over the size of the codebook, context shift."""
+"""Figures of results files: adaptation curves, data, sweeps over the codebook size, context shift."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _SHIFTED = ("offline", "np", "np_refine")
 
 
 def draw_results(results: str | Path, output: str | Path) -> list[Path]:
-    """Draw everything that a folder of results files holds.
+    """Draw all figures of a folder of results files.
 
     Args:
-        results: holds results files, and under ``datasets/`` and ``sweeps/`` those of data and of sweeps.
+        results: folder of results files; ``datasets/`` and ``sweeps/`` inside it contain those of data and
+            sweeps.
         output: folder of the figures.
 
     Returns:
-        The files that were written.
+        The written files.
     """
     results, output = Path(results), Path(output)
     drawn = [
@@ -66,7 +67,7 @@ def draw_adaptation(result: Mapping[str, Any], file: str | Path) -> Path:
 
 
 def draw_sweep(runs: Mapping[int, Mapping[str, Any]], file: str | Path) -> Path:
-    """Final returns against the number of codes.
+    """Final returns versus the number of codes.
 
     Args:
         runs: ``{number of codes: results}``.
@@ -94,10 +95,10 @@ def draw_sweep(runs: Mapping[int, Mapping[str, Any]], file: str | Path) -> Path:
 
 
 def draw_context_shift(results: Mapping[str, str | Path], file: str | Path) -> Path:
-    """Adaptation under several ways of drawing training contexts.
+    """Adaptation with several ways of sampling training contexts.
 
     Args:
-        results: ``{what the way is called: results file}``.
+        results: ``{name: results file}``.
         file: PNG to write.
     """
     settings, result = {}, {}

@@ -1,4 +1,4 @@
-"""Where the package's configurations lie, installed or in a checkout."""
+"""Locations of the package's configurations, installed or in a checkout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["config_folder", "study_file", "study_names"]
 
 
 def study_file(name: str | Path, folders: Iterable[Path] = ()) -> Path | None:
-    """The YAML file of a study: a file that was named, or one of the folders of studies."""
+    """The YAML file of a study: a given file, or one in the folders of studies."""
     if Path(name).suffix in (".yaml", ".yml"):
         return Path(name) if Path(name).is_file() else None
     places = (Path(folder) / f"{name}.yaml" for folder in (*folders, config_folder() / "study"))
@@ -19,7 +19,7 @@ def study_file(name: str | Path, folders: Iterable[Path] = ()) -> Path | None:
 
 
 def study_names(folders: Iterable[Path] = ()) -> list[str]:
-    """The names of all studies that can be found.
+    """The names of all available studies.
 
     Examples:
         >>> "quick" in study_names()

@@ -18,7 +18,7 @@ __all__ = ["Progress", "counted"]
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, in the singular or plural.
+    """Format a count with its noun in the singular or plural.
 
     Examples:
         >>> counted(1, "dataset"), counted(3, "run")
@@ -32,10 +32,10 @@ class Progress:
 
     Args:
         total: runs of the study.
-        done: those that were done before.
-        counts: says how many run at the moment, and how many have failed.
-        left: seconds that the remaining runs will take, ``None`` while that is unknown.
-        shown: false for no output.
+        done: runs that were already done.
+        counts: returns the numbers of running and failed runs.
+        left: returns the estimated remaining seconds, or ``None`` if unknown.
+        shown: false disables the output.
         stream: where a bar is drawn.
         pause: seconds between two lines where ``stream`` is not a terminal.
     """
@@ -77,13 +77,13 @@ class Progress:
             self._bar.close()
 
     def advance(self) -> None:
-        """One more run is done."""
+        """Count one more finished run."""
         self.done += 1
         if self._bar is not None:
             self._bar.update(1)
 
     def line(self) -> str:
-        """The line without a bar."""
+        """The status line without a bar."""
         running, failed = self.counts()
         return f"{self.done} of {self.total} runs done, {self._rest(running, failed)}"
 

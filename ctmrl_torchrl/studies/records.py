@@ -1,4 +1,4 @@
-"""What is known of every run: a small JSON file beside its folder, and a lock while a process works on it."""
+"""Records of runs: a small JSON file next to each run's folder, and a lock while a process works on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctmrl_torchrl.studies.jobs import Job
 
 __all__ = ["RunRecord", "data_file", "locked", "run_folder"]
 
-#: a run that failed this often is recorded as failed and not tried again
+#: number of failures after which a run is recorded as failed and not retried
 TRIES = 2
 
 
@@ -27,15 +27,15 @@ def run_folder(store: str | Path, key: str) -> Path:
 
 
 def data_file(store: str | Path, key: str) -> Path:
-    """Where it is kept what a dataset's content was when it was prepared."""
+    """The file with a dataset's fingerprint from its preparation."""
     return Path(store) / "datasets" / f"{key}.json"
 
 
 @contextmanager
 def locked(store: str | Path, key: str, wait: float = 0.0) -> Iterator[bool]:
-    """Hold the lock of a run or dataset; yields whether it could be had within ``wait`` seconds.
+    """Hold the lock of a run or dataset; yields whether it was acquired within ``wait`` seconds.
 
-    The system frees the lock of a process that has ended, however it ended.
+    The system releases the lock when its process ends for any reason.
     """
     folder = Path(store) / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def locked(store: str | Path, key: str, wait: float = 0.0) -> Iterator[bool]:
 
 
 class RunRecord:
-    """The attempts at one run. Every change is written at once, whole or not at all.
+    """The attempts at one run. Every change is written immediately and atomically.
 
     Args:
         store: folder of the study's records and runs.
@@ -72,7 +72,7 @@ class RunRecord:
         return run_folder(self.store, self.key)
 
     def start(self, job: Job) -> Mapping[str, Any]:
-        """Begin an attempt; an earlier one without an end was lost."""
+        """Begin an attempt; an earlier attempt without an end counts as lost."""
         for attempt in self.attempts:
             if attempt["state"] == "started":
                 attempt["state"] = "lost"
@@ -92,7 +92,7 @@ class RunRecord:
         return attempt
 
     def end(self, state: str, error: str = "", **numbers: float) -> None:
-        """End the attempt that was started last."""
+        """End the latest attempt."""
         attempt = self.attempts[-1]
         attempt |= {"state": state, "seconds": time.time() - attempt["started"], **numbers}
         if error:
@@ -100,12 +100,12 @@ class RunRecord:
         self._write()
 
     def give_up(self, error: str) -> None:
-        """Record a run as failed whose processes ended without a word."""
+        """Record a run as failed after its processes ended without an outcome."""
         self.about["given_up"] = error
         self._write()
 
     def forget_failures(self) -> None:
-        """Allow a failed run to be tried again."""
+        """Allow a failed run to be retried."""
         for attempt in self.attempts:
             if attempt["state"] == "failed":
                 attempt["state"] = "failed earlier"
@@ -127,13 +127,13 @@ class RunRecord:
 
     @property
     def error(self) -> str:
-        """What went wrong last."""
+        """The latest error."""
         errors = [each["error"] for each in self.attempts if each.get("error")]
         return self.about.get("given_up") or (errors[-1] if errors else "")
 
     @property
     def seconds(self) -> float:
-        """Time that the run took, all its parts together; of an unfinished one, what is known of it."""
+        """Total time of all sessions of the run; for an unfinished run, the known part."""
         known = sum(each.get("seconds", 0.0) for each in self.attempts)
         return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
 

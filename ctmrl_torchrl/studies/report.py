@@ -1,4 +1,4 @@
-"""The report of a study: tables in three formats, figures, the numbers as JSON, and the page."""
+"""The report of a study: tables in three formats, figures, results as JSON, and the page."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _RESULTS = "results.json"
 
 
 def write_report(results: StudyResults, folder: str | Path) -> Path:
-    """Write everything that the report of a study consists of.
+    """Write the complete report of a study.
 
     The folder then holds ``report.html`` (self-contained), ``tables.md``, a CSV and a LaTeX file per table,
-    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. What an earlier report has written is
-    replaced; other files are left alone.
+    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. Files of an earlier report are replaced;
+    other files are not changed.
 
     Args:
-        results: of the study.
-        folder: where to.
+        results: results of the study.
+        folder: output folder.
 
     Returns:
         The page.
 
     Raises:
-        StudyError: if no run is done, or files of these names are not of a report.
+        StudyError: if no run is done, or files with these names do not belong to a report.
     """
     if not results.done():
         failed = [each for each in results.runs if each.state == "failed"]
@@ -67,7 +67,7 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         names = [*texts, _RESULTS, *(f"figures/{file.name}" for file in pictures)]
         _check_names(folder, names)
         numbers = _numbers(results) | {"origin": dataclasses.asdict(origin), "files": names}
-        write_json(folder / _RESULTS, numbers)  # first: it says which files are the report's
+        write_json(folder / _RESULTS, numbers)  # first, because it lists the report's files
         for name, text in texts.items():
             write_text(folder / name, text)
         (folder / "figures").mkdir(exist_ok=True)
@@ -77,13 +77,13 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
 
 
 def check_report_place(folder: str | Path, name: str) -> Path:
-    """The folder of a report, if one can be written there; nothing is changed. To be asked before the runs.
+    """Check that a report can be written to a folder, before the runs start; nothing is changed.
 
     Args:
-        folder: of the report. name: of the study.
+        folder: folder of the report. name: name of the study.
 
     Raises:
-        StudyError: naming the file that is in the way.
+        StudyError: with the file that would be replaced.
     """
     try:
         place = storage.resolved(folder)
@@ -96,7 +96,7 @@ def check_report_place(folder: str | Path, name: str) -> Path:
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
-    """Refuse to replace a file that no report has written; ``results.json`` says which ones have been."""
+    """Reject replacing a file that no report has written, according to ``results.json``."""
     kept = read_json(folder / _RESULTS)
     if kept is not None and {"study", "runs"} <= kept.keys() and "files" not in kept:
         return  # a report of an earlier version
@@ -116,7 +116,7 @@ def _are_pictures(folder: Path) -> bool:
 
 
 def _numbers(results: StudyResults) -> dict[str, Any]:
-    """The returns of every run, small enough to be kept in a repository."""
+    """The returns of every run, small enough for a repository."""
     runs = []
     for each in results.runs:
         entry: dict[str, Any] = {"levels": dict(each.run.levels), "state": each.state, "identity": each.key}

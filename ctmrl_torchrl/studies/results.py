@@ -1,4 +1,4 @@
-"""Results files: the runs of one setting, aggregated over seeds into one small JSON file."""
+"""Results files: runs of one setting, aggregated over seeds into one small JSON file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COPIED = ("updates", "dataset", "reference", "versions")
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
-    """The value with every float in it rounded; four decimals keep the files small and readable.
+    """Round every float in a value to four decimals, which keeps the files small and readable.
 
     Examples:
         >>> rounded({"mean": 0.123456, "per_seed": [1, 2.000049]})
@@ -36,10 +36,10 @@ def read_summaries(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
     """The summaries of runs, in the order of their seeds.
 
     Args:
-        runs: run folders, or files that hold a summary.
+        runs: run folders or summary files.
 
     Raises:
-        StudyError: if there is none, or a folder holds no summary.
+        StudyError: if there is none, or a folder contains no summary.
     """
     files = [Path(run) / "summary.json" if Path(run).is_dir() else Path(run) for run in runs]
     missing = [str(file) for file in files if not file.is_file()]
@@ -52,14 +52,14 @@ def read_summaries(runs: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and 95 % bootstrap interval over seeds of runs that differ in the seed only.
+    """Mean and 95 % bootstrap interval over seeds of runs that differ only in the seed.
 
     Args:
         summaries: contents of their ``summary.json``.
 
     Returns:
-        What :func:`~ctmrl_torchrl.evaluation.aggregate_seeds` returns, with the commands, the data, the
-        references, the versions, and what each seed says of its contexts and its codebook; rounded.
+        The output of :func:`~ctmrl_torchrl.evaluation.aggregate_seeds`, with the commands, the data, the
+        references, the versions, and each seed's context and codebook statistics; rounded.
 
     Raises:
         ValueError: if the runs differ in more than the seed.
@@ -67,7 +67,7 @@ def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result = aggregate_seeds(summaries)
     first = summaries[0]
     result["commands"] = [summary.get("command") for summary in summaries]
-    result["random_episodes"] = first.get("random_episodes", 10)  # older summaries do not say
+    result["random_episodes"] = first.get("random_episodes", 10)  # missing in older summaries
     for field in _COPIED:
         result[field] = first[field]
     result["context_noise"] = {
@@ -82,26 +82,28 @@ def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -> list[Path]:
-    """Write one compact, rounded copy of every summary, named after its setting and seed.
+    """Write a compact, rounded copy of every summary, named after its setting and seed.
 
-    The copies can stand in for run folders later, when more seeds have been run elsewhere.
+    The copies can replace run folders later, when more seeds have been run elsewhere.
 
     Raises:
-        StudyError: if a file of that name holds the run of another command.
+        StudyError: if a file with that name contains the run of another command.
     """
     written = []
     for summary in summaries:
         names = ("env", "method", "policy_loss", "preset")
         parts = [summary[name] for name in names] + [summary["dataset"]["tasks"]]
-        name = re.sub(r"[^\w.+-]+", "_", "-".join(parts)).lstrip(".")  # an own environment may be a/b-v1
+        name = re.sub(r"[^\w.+-]+", "_", "-".join(parts)).lstrip(
+            "."
+        )  # user-defined environments may have names like a/b-v1
         file = Path(folder) / f"{name}-seed{summary['seed']}.json"
         if file.exists():
             kept = read_json(file)
             if kept is None or "returns" not in kept:
-                raise StudyError(f"{file} is no summary that was kept here; move it away.")
+                raise StudyError(f"{file} is not a summary copy; move it away.")
             if _words(kept.get("command")) != _words(summary.get("command")):
                 raise StudyError(
-                    f"{file} holds the run of another command ({kept.get('command')}); "
+                    f"{file} contains the run of another command ({kept.get('command')}); "
                     "keep this one in another folder."
                 )
         written.append(write_text(file, json.dumps(rounded(summary)) + "\n"))
@@ -109,7 +111,7 @@ def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -
 
 
 def _words(command: str | None) -> list[str] | None:
-    """A recorded command word by word; records of earlier versions are not quoted for a shell."""
+    """Split a recorded command into words; records of earlier versions are not shell-quoted."""
     try:
         return None if command is None else shlex.split(command)
     except ValueError:  # a quote that is not closed
@@ -117,12 +119,12 @@ def _words(command: str | None) -> list[str] | None:
 
 
 def write_results(result: Mapping[str, Any], file: str | Path) -> Path:
-    """Write what :func:`collect_results` returns."""
+    """Write the output of :func:`collect_results`."""
     return write_json(file, result, indent=1)
 
 
 def read_results(files: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Read results files; each gets its file's name, without the ending, as ``"name"``."""
+    """Read results files; each gets its file name without the suffix as ``"name"``."""
     results = []
     for file in map(Path, files):
         results.append({"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))})

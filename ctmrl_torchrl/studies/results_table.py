@@ -1,4 +1,4 @@
-"""The table of results in the documentation, from results files."""
+"""The documentation's results table, generated from results files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEADER = (
 
 
 def display_name(env: str) -> str:
-    """An environment family as the paper writes it; families that the paper does not have keep their name.
+    """The paper's name of an environment family; other families keep their name.
 
     Examples:
         >>> display_name("point_robot"), display_name("my_pendulum")
@@ -41,11 +41,11 @@ def display_name(env: str) -> str:
 
 
 def results_table(folder: str | Path) -> str:
-    """The Markdown table of all results files of a folder, one row per setting.
+    """The Markdown table of all results files in a folder, with one row per setting.
 
     Args:
-        folder: holds results files (see :func:`~ctmrl_torchrl.studies.results.collect_results`) and, under
-            ``oracle/``, the results of policies that are told the task.
+        folder: folder of results files (see :func:`~ctmrl_torchrl.studies.results.collect_results`); ``oracle/``
+            inside it contains results of policies with privileged task information.
     """
     folder = Path(folder)
     oracles = {
@@ -57,7 +57,7 @@ def results_table(folder: str | Path) -> str:
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of cells, the first of which is the header, as a Markdown table.
+    """Format rows of cells, of which the first is the header, as a Markdown table.
 
     Examples:
         >>> print(markdown_table([("method", "np"), ("ctmrl", "-4.50")]))
@@ -70,10 +70,10 @@ def markdown_table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_between_marks(file: str | Path, text: str, mark: str = "table") -> None:
-    """Replace what stands between ``<!-- MARK -->`` and ``<!-- /MARK -->`` in a file.
+    """Replace the text between ``<!-- MARK -->`` and ``<!-- /MARK -->`` in a file.
 
     Raises:
-        StudyError: if the file has no such marks.
+        StudyError: if the file does not contain these markers.
     """
     file = Path(file)
     opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
@@ -89,7 +89,7 @@ def write_between_marks(file: str | Path, text: str, mark: str = "table") -> Non
 
 
 def _setting(run: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a result and its oracle have in common."""
+    """The fields that a result and its oracle share."""
     return run["env"], run.get("tasks") or run["dataset"]["tasks"], run["policy_loss"], run["preset"]
 
 
@@ -127,7 +127,7 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
         *after,
         *others,
         _number(oracle),
-        _number(best) + ("" if best_name == "optimum" or best is None else " (behaviour)"),
+        _number(best) + ("" if best_name == "optimum" or best is None else " (behavior)"),
         _number(paper),
     ]
 

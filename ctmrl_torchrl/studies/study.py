@@ -1,4 +1,4 @@
-"""A study: planned, run anywhere, stopped and gone on with at any time, and reported."""
+"""A study, which can be planned, run, interrupted, resumed and reported."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ctmrl_torchrl.studies.runners import make_runner
 
 __all__ = ["Plan", "Study"]
 
-_LOSSES = 3  # a run whose process is lost this often in one go is given up
+_LOSSES = 3  # number of lost processes after which a run is given up
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study has to do.
+    """The plan of a study.
 
     Args:
         runs: all runs. states: ``{state: number of runs}``.
-        datasets: number of datasets. seconds_left: of one processor, for the runs that are not done;
-            ``None`` until a run has finished.
+        datasets: number of datasets. seconds_left: core seconds for the remaining runs; ``None`` until a run
+            has finished.
     """
 
     runs: Sequence[PlannedRun]
@@ -55,17 +55,17 @@ class Plan:
 
 
 class Study:
-    """A grid of runs with what is known of each.
+    """A grid of runs and their states.
 
-    Runs lie under ``root/store``, named by their identity, so that studies share the runs they have in
-    common; the report goes to ``root/NAME``.
+    Runs are stored under ``root/store`` by identity, so that studies share common runs. The report is written to
+    ``root/NAME``.
 
     Args:
         config: the study.
         root: folder of all studies.
-        resolve: turns overrides into a resolved configuration.
-        prepare: makes the dataset of a run; returns a fingerprint of its content.
-        execute: carries out a run, given its overrides. It is sent to other processes, like ``prepare``.
+        resolve: resolves overrides to a configuration.
+        prepare: collects the dataset of a run and returns a fingerprint of its content.
+        execute: executes a run, given its overrides. Like ``prepare``, it is sent to other processes.
 
     Examples:
         >>> from ctmrl_torchrl.studies.config import load_study
@@ -98,12 +98,12 @@ class Study:
         return expand(self.config, self.resolve)
 
     def key(self, run: PlannedRun) -> str | None:
-        """A run's identity; ``None`` while its dataset has not been prepared."""
+        """A run's identity; ``None`` until its dataset is prepared."""
         known = read_json(data_file(self.store, run.data))
         return None if known is None else identity_of(run.configuration, known["fingerprint"])
 
     def record(self, run: PlannedRun) -> RunRecord | None:
-        """What is known of a run; ``None`` while its dataset has not been prepared."""
+        """The record of a run; ``None`` until its dataset is prepared."""
         key = self.key(run)
         return None if key is None else RunRecord(self.store, key)
 
@@ -113,13 +113,13 @@ class Study:
         return ["waiting" if record is None else record.state() for record in records]
 
     def status(self) -> dict[str, int]:
-        """How many runs are ``done``, ``running``, ``interrupted``, ``waiting`` and ``failed``."""
+        """The numbers of ``done``, ``running``, ``interrupted``, ``waiting`` and ``failed`` runs."""
         counts = Counter(self.states())
         order = ("done", "running", "interrupted", "waiting", "failed")
         return {state: counts[state] for state in order if counts[state]}
 
     def plan(self) -> Plan:
-        """All runs, those done, and the core hours that the others will take."""
+        """All runs, their states, and the estimated time of the remaining ones."""
         data = {run.data for run in self.runs}
         left = seconds_left([(run, self.record(run)) for run in self.runs])
         return Plan(self.runs, self.status(), len(data), left)
@@ -127,23 +127,25 @@ class Study:
     def run(
         self, runner: Runner | None = None, *, progress: bool = True, retry_failed: bool = False
     ) -> dict[str, int]:
-        """Carry out what is not done yet. It can be stopped and called again at any time.
+        """Run everything that is not done yet. It can be stopped and called again at any time.
 
         Args:
-            runner: where; by default the one that the study names.
-            progress: show a line that says how far the study is.
-            retry_failed: try runs again that are recorded as failed.
+            runner: the runner; defaults to the study's runner.
+            progress: show the progress of the study.
+            retry_failed: retry runs that are recorded as failed.
 
         Returns:
-            The status afterwards. A failed run does not stop the others; its error stands in its record and
-            in the report.
+            The status afterwards. A failed run does not stop the others; its error is stored in its record
+            and in the report.
 
         Raises:
             StudyError: if a dataset cannot be prepared, or another process holds runs of the study.
         """
         from ctmrl_torchrl.studies.report import check_report_place
 
-        check_report_place(self.root / self.config.name, self.config.name)  # what fails at the end fails now
+        check_report_place(
+            self.root / self.config.name, self.config.name
+        )  # report errors now instead of at the end
         runner = make_runner(self.config.runner) if runner is None else runner
         runs = self.runs
         if retry_failed:
@@ -172,27 +174,27 @@ class Study:
         return self.status()
 
     def results(self) -> StudyResults:
-        """What the runs returned, checked to be comparable; see ``studies.gather``."""
+        """The results of the runs, checked to be comparable; see ``studies.gather``."""
         return gather(self.config, [(run, self.record(run)) for run in self.runs])
 
     def report(self, folder: str | Path | None = None) -> Path:
         """Write tables, figures and the page of the study.
 
         Args:
-            folder: where to; ``root/NAME`` by default.
+            folder: output folder; ``root/NAME`` by default.
 
         Returns:
             The page.
 
         Raises:
-            StudyError: if no run is done, or runs differ in what is not a factor of the study.
+            StudyError: if no run is done, or runs differ in a field that is not a factor of the study.
         """
         from ctmrl_torchrl.studies.report import write_report
 
         return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
 
     def _job(self, key: str, run: PlannedRun) -> Job:
-        """A job that finds its data from whatever folder its process runs in."""
+        """A job with absolute data paths, so that its process may run in any folder."""
         section = run.configuration.get("dataset") or {}
         places = {name: section.get(name) for name in ("root", "path")}
         absolute = tuple(
@@ -203,7 +205,7 @@ class Study:
         return Job(key, (*run.overrides, *absolute), str(self.store), run.label)
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
-        """Rounds of runs: a failed or lost one comes again in the next round."""
+        """Run in rounds: failed and lost runs are repeated in the next round."""
         losses: Counter[str] = Counter()
         busy: list[str] = []
         while jobs:
@@ -232,13 +234,13 @@ class Study:
         return record.state() not in ("done", "failed")
 
     def _prepare_data(self, runner: Runner, progress: bool = False) -> None:
-        """Every dataset that a run still needs is made once, before the runs."""
+        """Prepare every required dataset once before the runs."""
         needed: dict[str, Job] = {}
         for run, state in zip(self.runs, self.states(), strict=True):
             if state not in ("done", "failed"):
                 needed.setdefault(run.data, self._job(run.data, run))
         for _ in range(_LOSSES):
-            # Several bars at once would overwrite each other.
+            # Several simultaneous bars would overwrite each other.
             prepare = Preparation(self.prepare, progress=progress and len(needed) == 1)
             outcomes = list(runner.run(prepare, list(needed.values()))) if needed else []
             failed = [each for each in outcomes if each.state in ("failed", "busy")]

@@ -13,20 +13,20 @@ from ctmrl_torchrl.studies.results_table import display_name
 __all__ = ["Cell", "Table", "study_tables"]
 
 _SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
-#: what the row of the paper's numbers is called
+#: name of the row with the paper's results
 PUBLISHED = "published (other data)"
 _PAPER_SPLIT = {"test": "ood", "train": "id"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, or a text.
+    """One number or text of a table.
 
     Args:
-        value: the number; ``None`` for a text, or where no run is done.
-        interval: its ends.
-        text: instead of a number.
-        planned, failed (int): runs in all, and those that failed. runs (int): those that the number is of.
+        value: the number; ``None`` for a text, or if no run is done.
+        interval: the ends of its interval.
+        text: text instead of a number.
+        planned, failed (int): numbers of planned and failed runs. runs (int): number of runs of the value.
         best (bool): the best of its row. within (bool): inside the interval of the best.
     """
 
@@ -40,7 +40,7 @@ class Cell:
     within: bool = False
 
     def plain(self, digits: int) -> str:
-        """The cell as text: ``-4.50 [-5.00, -4.00]`` with a remark where runs are missing."""
+        """The cell as text: ``-4.50 [-5.00, -4.00]`` with a remark if runs are missing."""
         remark = self.remark()
         if self.value is None:
             return self.text or remark
@@ -51,7 +51,7 @@ class Cell:
         return " ".join([*parts, *([f"({remark})"] if remark else [])])
 
     def remark(self) -> str:
-        """What is missing: failed runs, and those that are not done."""
+        """The remark on failed and missing runs."""
         if self.planned == 0 or self.runs == self.planned:
             return ""
         if self.failed == self.planned:
@@ -67,7 +67,7 @@ class Table:
     """A table with a title; the first cells of a row are texts.
 
     Args:
-        name: short, for file names. title: for readers.
+        name: short name for files. title: title for readers.
         header: names of the columns. rows: as long as the header.
         digits: decimals. notes: remarks below the table.
     """
@@ -81,7 +81,7 @@ class Table:
 
 
 def study_tables(results: StudyResults) -> list[Table]:
-    """All tables of a study: for each split the returns, and the aggregates where there are any."""
+    """All tables of a study: the returns and available aggregates of each split."""
     tables = []
     for split in results.config.report.splits:
         tables.append(_returns(results, split))
@@ -96,7 +96,7 @@ def study_tables(results: StudyResults) -> list[Table]:
 
 
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """Mark the largest number, and those inside its interval.
+    """Mark the largest number and those inside its interval.
 
     Examples:
         >>> best, near, far = mark_best([Cell(3.0, (2.0, 4.0)), Cell(2.5), Cell(1.0)])

@@ -96,9 +96,9 @@ def test_wrong_use_is_named(tmp_path):
     agent, env = make_agent(), make_env("point_robot", [2])
     with pytest.raises(UnknownChoiceError, match="Did you mean 'np'"):
         agent.adapt(env, "npp")
-    with pytest.raises(ValueError, match="'offline' needs the task's own offline data"):
+    with pytest.raises(ValueError, match="'offline' needs the task's offline data"):
         agent.adapt(env, "offline")
-    with pytest.raises(AgentError, match="holds no agent"):
+    with pytest.raises(AgentError, match="contains no agent"):
         Agent.load(tmp_path)
 
 
@@ -110,7 +110,7 @@ def test_wrong_use_is_named(tmp_path):
         (lambda card: card.update(format_version=99), "format_version 99"),
         (lambda card: card["encoder"].update(name="mine"), "'mine' is not registered"),
         (lambda card: card["encoder"].update(mystery=1), "other fields"),
-        (lambda card: card["encoder"].update(context_dim=5), "does not fit its card"),
+        (lambda card: card["encoder"].update(context_dim=5), "does not match its card"),
         (lambda card: card["problem"].update(action_dim="two"), "problem is not complete"),
         (lambda card: card.update(horizon="long"), "horizon must be a int"),
         (lambda card: card.update(horizon=0), "horizon must be at least 1"),
@@ -145,7 +145,7 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
     content = bytearray(file.read_bytes())
     content[-3] ^= 1  # the lowest bits of a number: finite, and nothing else could tell
     file.write_bytes(content)
-    with pytest.raises(AgentError, match="is not what was saved with its card"):
+    with pytest.raises(AgentError, match="was not saved with its card"):
         Agent.load(tmp_path)
     card = json.loads((tmp_path / "agent.json").read_text())
     del card["weights"]  # as earlier versions have saved it
@@ -157,7 +157,7 @@ def test_weights_of_another_precision_do_not_fit(tmp_path):
     agent = make_agent()
     agent.actor.double()
     agent.save(tmp_path)
-    with pytest.raises(AgentError, match="does not fit its card"):
+    with pytest.raises(AgentError, match="does not match its card"):
         Agent.load(tmp_path)
 
 

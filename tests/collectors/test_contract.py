@@ -135,7 +135,7 @@ def test_a_protocol_without_the_contract_is_refused():
     with pytest.raises(TypeError, match="'half' lacks from_settings, check, reset, collect"):
         register_protocol("half")(Half)
     assert "half" not in PROTOCOLS
-    with pytest.raises(ValueError, match="'np' is registered already"):
+    with pytest.raises(ValueError, match="'np' is already registered"):
         register_protocol("np")(OnlineProtocol)
     assert OnlineProtocol.name == "online"
 

@@ -408,9 +408,9 @@ def test_a_file_or_a_cell_may_run_twice(define):
     define("x", make_cart, {"mass": (3, 4)}, horizon=9)
     assert make_task_set("x").parameters.min() >= 3
     assert gymnasium.make("ctmrl/x-v0").unwrapped.horizon == 9
-    with pytest.raises(ValueError, match="'x' is registered already"):
+    with pytest.raises(ValueError, match="'x' is already registered"):
         define("x", lambda mass: Cart(mass), mass, horizon=3)
-    with pytest.raises(ValueError, match="'point_robot' is registered already"):
+    with pytest.raises(ValueError, match="'point_robot' is already registered"):
         define("point_robot", make_cart, mass)
 
 

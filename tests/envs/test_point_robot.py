@@ -130,7 +130,7 @@ def test_families_without_optimum_say_so():
     unknown = TaskSet(
         replace(tasks.family, optimum=None), "repo", tasks.parameters, tasks.train_ids, tasks.test_ids
     )
-    with pytest.raises(ValueError, match="No exact optimum"):
+    with pytest.raises(ValueError, match="The exact optimum"):
         optimal_returns(unknown)
 
 

@@ -190,7 +190,7 @@ def test_errors_name_the_task_and_the_range():
 
 
 def test_other_errors():
-    with pytest.raises(ValueError, match="must be of one family"):
+    with pytest.raises(ValueError, match="must belong to the same family"):
         make_env("point_robot", task_set=make_task_set("point_robot_wind"))
     with pytest.raises(ValueError, match="horizon"):
         make_env("point_robot", horizon=0)

@@ -58,7 +58,7 @@ def test_an_animated_film_is_small_and_shows_every_moment(tmp_path):
 
 def test_film_errors(tmp_path):
     frames = np.zeros((5, 60, 80, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match="a name per row"):
+    with pytest.raises(ValueError, match="row names"):
         plot_film([frames], ("Before", "After"), [["a"] * 5], tmp_path / "film.png")
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="equal numbers"):
         plot_film([frames, frames[:3]], ("Before", "After"), [["a"] * 5] * 2, tmp_path / "film.png")

@@ -171,7 +171,7 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     )
     assert len(list(kept.glob("*.json"))) == 3
     other = summary(tmp_path, "other", 0, -9.0, extra=" representation.codes=2")
-    with pytest.raises(SystemExit, match="holds the run of another command"):
+    with pytest.raises(SystemExit, match="contains the run of another command"):
         run("collect_results", monkeypatch, tmp_path / "o.json", other, "--keep", kept)
 
     oracle = {"env": "point_robot", "tasks": "repo", "policy_loss": "brac_sac", "preset": "cpu"}

@@ -99,9 +99,7 @@ def test_a_collection_stops_and_goes_on_to_the_same_data(tmp_path, monkeypatch):
     expected = collect_task_dataset("point_robot", recipe=recipe, path=tmp_path / "whole")
     with monkeypatch.context() as patch, stop_signals():
         signalled(patch, SACAgents, "update", signal.SIGTERM, 12)
-        with pytest.raises(
-            Stopped, match="(?s)in the training of the behaviour, step 15 of 30.*goes on from"
-        ):
+        with pytest.raises(Stopped, match="(?s)in the behavior training, step 15 of 30.*resumes from"):
             collect_task_dataset("point_robot", recipe=recipe, path=tmp_path / "set")
     assert not (tmp_path / "set").exists() and (tmp_path / "set.unfinished").exists()
     got_on = collect_task_dataset("point_robot", recipe=recipe, path=tmp_path / "set")

@@ -60,7 +60,7 @@ def test_plan_run_status_report(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rum", "quick"], "no action 'rum'. Did you mean 'run'"),
+        (["rum", "quick"], "Unknown action 'rum'. Did you mean 'run'"),
         (["run"], "Name a study: ctmrl study run NAME"),
         (["run", "seeds=[0]"], "Name a study"),
         (["run", "quick", "progress=maybe"], "expected progress=true or progress=false"),

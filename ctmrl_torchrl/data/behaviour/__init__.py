@@ -1,7 +1,7 @@
-"""Who makes the data: behaviour agents, the recipes of their training, and the recording of their stages.
+"""Data collection: behavior agents, their training recipes, and the recording of snapshots.
 
-This room reads datasets and writes them; the rest of ``data`` does not import it. Importing it registers the
-kinds of agents and the recipes that come with the library.
+The rest of ``data`` does not import this package. Importing it registers the library's kinds of agents and
+recipes.
 """
 
 from ctmrl_torchrl.data.behaviour import named_recipes  # noqa: F401 (registers recipes, and their agents)

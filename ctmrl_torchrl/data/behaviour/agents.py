@@ -1,4 +1,4 @@
-"""What every kind of behaviour agents can do, and how a kind becomes a choice."""
+"""The base class and registration of behavior agents."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ctmrl_torchrl.envs import TaskSet, make_env
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Seed torch's global generators inside the block only; the caller's streams are untouched.
+    """Seed torch's global generators inside the block and restore their states afterwards.
 
-    Distributions, action specs and weight initialisation draw from the global generators.
+    Distributions, action specs and weight initialization use the global generators.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -34,17 +34,17 @@ def isolated_rng(seed: int, device: torch.device | str) -> Iterator[None]:
 def task_rows(
     tasks: TaskSet, task_ids: Sequence[int], repeats: int, *, device: torch.device | str, seed: int
 ) -> EnvBase:
-    """The environment of ``repeats`` rows for each of some tasks, ordered ``[repeat, task]``."""
+    """An environment with ``repeats`` rows per task, ordered ``[repeat, task]``."""
     rows = torch.tensor(task_ids).repeat(repeats)
     return make_env(tasks.name, rows, task_set=tasks, device=device, seed=seed)
 
 
 class BehaviourAgents(AgentsKind, ABC):
-    """Behaviour policies of the tasks of a set: trained together, cloned on the way, recorded afterwards.
+    """Behavior policies for the tasks of a set, which are trained together and saved as snapshots.
 
-    A subclass sets the attributes of :class:`AgentsKind`, ``actor``, the module whose parameters and buffers
-    a snapshot holds, and ``device``. It becomes a choice of ``CollectionRecipe.agents`` by
-    :func:`register_agents`.
+    A subclass sets the attributes of :class:`AgentsKind`, the module ``actor``, whose parameters and buffers
+    make up a snapshot, and ``device``. :func:`register_agents` makes it available for
+    ``CollectionRecipe.agents``.
     """
 
     actor: nn.Module
@@ -61,14 +61,14 @@ class BehaviourAgents(AgentsKind, ABC):
         task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> BehaviourAgents:
-        """The untrained agents of a task set.
+        """Create the untrained agents of a task set.
 
         Args:
             tasks: the task set.
             recipe: network and optimizer settings.
-            seed: of the initial weights.
-            task_ids: the tasks to learn from; None is all of them.
-            device: where parameters live.
+            seed: seed of the initial weights.
+            task_ids: the training tasks; None means all tasks.
+            device: device of the parameters.
         """
 
     @abstractmethod
@@ -82,14 +82,14 @@ class BehaviourAgents(AgentsKind, ABC):
         checkpoint: Path | None = None,
         identity: dict[str, Any] | None = None,
     ) -> list[TensorDict]:
-        """Train to the end of the recipe; one :meth:`snapshot` for each of its ``snapshot_steps``.
+        """Train according to the recipe and return one :meth:`snapshot` per entry of ``snapshot_steps``.
 
         Args:
-            tasks, recipe: those the agents were made for.
-            seed: of everything random in the training; the global generators are left as they were.
+            tasks, recipe: task set and recipe of the agents.
+            seed: seed of the training; the global generators are not changed.
             progress: show a progress bar.
-            checkpoint: file that a long training writes now and then, and resumes from if it exists.
-            identity: plain values that a checkpoint must share with this training.
+            checkpoint: file that a long training writes regularly and resumes from if it exists.
+            identity: values that a checkpoint must share with this training.
         """
 
     @abstractmethod
@@ -106,7 +106,7 @@ class BehaviourAgents(AgentsKind, ABC):
 
 
 def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgents]:
-    """Make a kind of behaviour agents a choice of ``CollectionRecipe.agents``.
+    """Register a kind of behavior agents for ``CollectionRecipe.agents``.
 
     Args:
         kind: the name of the choice.
@@ -117,7 +117,7 @@ def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgen
 
     Raises:
         TypeError: if it is not a subclass of :class:`BehaviourAgents`.
-        ValueError: if the name is taken by another class.
+        ValueError: if another class has this name.
     """
     if not (isinstance(cls, type) and issubclass(cls, BehaviourAgents)):
         raise TypeError(f"register_agents({kind!r}) needs a subclass of BehaviourAgents, got {cls!r}.")
@@ -126,9 +126,9 @@ def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgen
 
 
 def get_agents(kind: str) -> type[BehaviourAgents]:
-    """Look up a kind of behaviour agents.
+    """Look up a kind of behavior agents.
 
     Raises:
-        UnknownChoiceError: if there is none of that name; the message lists the names.
+        UnknownChoiceError: if the name is unknown; the message lists the known names.
     """
     return cast(type[BehaviourAgents], BEHAVIOUR_AGENTS.get(kind))

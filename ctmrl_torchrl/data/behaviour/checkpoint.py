@@ -1,4 +1,4 @@
-"""The file that an interrupted behaviour training resumes from."""
+"""Checkpoints of behavior training."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ctmrl_torchrl.stopping import Stopped, signal_name, stop_requested
 def write_checkpoint(
     file: Path, state: dict[str, Any], identity: dict[str, Any], device: torch.device
 ) -> None:
-    """Write a training's state with that of torch's generators, beside its place, then rename.
+    """Write a training's state and torch's generator states atomically.
 
-    A reader never sees half a file; the file carries its checksum.
+    The file contains its checksum.
 
     Args:
-        file: where to.
+        file: output file.
         state: tensors and plain values.
-        identity: what a training must share with this one to resume from the file.
-        device: of the training; the state of a GPU's generator is kept too.
+        identity: values that a training must share to resume from the file.
+        device: device of the training; the generator state of a GPU is saved too.
     """
     state = {**state, "identity": identity, "random": torch.get_rng_state()}
     if device.type == "cuda":
@@ -34,37 +34,35 @@ def write_checkpoint(
 
 
 def stopped_in_collection(file: Path | None, where: str) -> Stopped:
-    """What a training raises that a signal has asked to stop.
+    """The exception for a training that was stopped by a signal.
 
     Args:
-        file: its checkpoint, which has been written; None if it has none. where: how far it has come.
+        file: the checkpoint that was written, or None. where: the progress of the training.
     """
     number = stop_requested() or signal.SIGTERM
-    going_on = "The same command begins anew." if file is None else f"The same command goes on from {file}"
-    return Stopped(
-        number, f"stopped by {signal_name(number)} in the training of the behaviour, {where}\n{going_on}"
-    )
+    going_on = "The same command starts again." if file is None else f"The same command resumes from {file}"
+    return Stopped(number, f"stopped by {signal_name(number)} in the behavior training, {where}\n{going_on}")
 
 
 def read_checkpoint(file: Path, identity: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Read what :func:`write_checkpoint` wrote and put torch's generators into the state they had.
+    """Read a checkpoint of :func:`write_checkpoint` and restore torch's generator states.
 
     Raises:
-        DatasetError: if the file is damaged or of another training.
+        DatasetError: if the file is damaged or belongs to another training.
     """
     try:
         state = load_sealed(file, device)
         found = state["identity"]
     except Exception as error:
         raise DatasetError(
-            f"{file}: cannot be read as a checkpoint of a collection ({error}); delete it to begin anew"
+            f"{file}: cannot be read as a collection checkpoint ({error}); delete it to start again"
         ) from error
     names = sorted(found.keys() | identity)
     other = [name for name in names if found.get(name) != identity.get(name)]
     if other:
         raise DatasetError(
-            f"{file}: belongs to another collection (different: {', '.join(other)}); delete it to begin "
-            "anew, or go on with the settings it was made with"
+            f"{file}: belongs to another collection (different: {', '.join(other)}); delete it to start "
+            "again, or continue with its original settings"
         )
     torch.set_rng_state(state["random"].cpu())
     if "random_device" in state:

@@ -1,4 +1,4 @@
-"""From an environment's name to a dataset: train behaviour policies, record every snapshot, save."""
+"""Collects a dataset: trains behavior policies, records every snapshot and saves the data."""
 
 from __future__ import annotations
 
@@ -31,38 +31,37 @@ def collect_task_dataset(
     task_set: TaskSet | None = None,
     overwrite: bool = False,
 ) -> TaskDataset:
-    """Make the offline dataset of an environment family: behaviour data of all its tasks, train and test.
+    """Collect the offline dataset of an environment family with behavior data of training and test tasks.
 
-    Agents (``recipe.agents``) are trained on all tasks together; every snapshot then plays
-    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give the same data
-    bit for bit on the CPU of one machine; another processor may round differently. Global random state is
-    left as it was.
+    Agents (``recipe.agents``) are trained on all tasks together. Every snapshot then collects
+    ``recipe.trajectories_per_snapshot`` stochastic episodes per task. The same arguments give bit-identical data
+    on the CPU of one machine; other processors may round differently. The global random state is not changed.
 
-    By default the agents learn from test tasks as well, because the data of a test task stand for logged
-    behaviour of that task. They serve the ``offline`` protocol only, and meta-training never reads them.
-    ``recipe.behaviour_tasks`` has the alternatives.
+    By default the agents also learn from test tasks, because the data of a test task represent logged behavior in
+    that task. Only the ``offline`` protocol uses these data; meta-training never reads them. See
+    ``recipe.behaviour_tasks`` for alternatives.
 
-    With a ``path``, a training of more than minutes leaves a checkpoint beside it (``PATH.unfinished``) while
-    it runs; called again after an interruption, it resumes from there.
+    With a ``path``, a training that takes more than minutes writes a checkpoint next to it
+    (``PATH.unfinished``). A call after an interruption resumes from this checkpoint.
 
     Args:
-        env_name: a name of ``ctmrl_torchrl.envs.family_names()``.
+        env_name: a name from ``ctmrl_torchrl.envs.family_names()``.
         preset: the task set.
-        recipe: a :class:`CollectionRecipe` or the name of one, see :func:`get_recipe`.
-        seed: of everything random.
-        path: folder to save into; it appears complete or not at all. None keeps the dataset in memory.
-        device: where agents and environments run; the data end up on the CPU.
+        recipe: a :class:`CollectionRecipe` or its name, see :func:`get_recipe`.
+        seed: seed of all randomness.
+        path: output folder, which is written atomically. None keeps the dataset in memory.
+        device: device of agents and environments; the data are stored on the CPU.
         progress: show progress bars.
         task_set: tasks to use instead of a preset's.
-        overwrite: replace a dataset that is already at ``path``.
+        overwrite: replace an existing dataset at ``path``.
 
     Returns:
         The dataset, memory-mapped if ``path`` was given.
 
     Raises:
-        DatasetError: before any work, if there is something at ``path`` that may not be replaced, or the
-            checkpoint beside it is of another collection.
-        ValueError: if the environment, the preset or the recipe is unknown, or the task set is of another
+        DatasetError: before any work, if ``path`` exists and must not be replaced, or the checkpoint next to it
+            belongs to another collection.
+        ValueError: if the environment, the preset or the recipe is unknown, or the task set belongs to another
             environment.
 
     Examples:
@@ -138,11 +137,11 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
 
     Args:
         dataset: any dataset of a registered environment family.
-        key: the reward to sum; None takes the family's reported one.
+        key: the reward to sum; None means the family's reported reward.
 
     Returns:
         Plain lists, one entry per snapshot: ``snapshot_id``, ``step`` (None where the manifest has none),
-        ``mean``, ``train``, ``test`` and ``per_task`` (a list by ``task_id``); None where there are no data.
+        ``mean``, ``train``, ``test`` and ``per_task`` (a list by ``task_id``); None if there are no data.
         Also ``task_id``.
 
     Examples:
@@ -178,7 +177,7 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
 
 
 def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, Any]]:
-    """The manifest's entry of each snapshot, with its returns beside the optimum."""
+    """The manifest's entry of each snapshot, with its returns and the optimum."""
     returns = snapshot_returns(dataset)
     columns = {
         "id": "snapshot_id",
@@ -197,7 +196,7 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
 
 
 def _unfinished(path: str | Path) -> Path:
-    """Where an interrupted behaviour training waits."""
+    """The checkpoint file of an interrupted behavior training."""
     return Path(path).with_name(f"{Path(path).name}.unfinished")
 
 

@@ -1,4 +1,4 @@
-"""Behaviour policies as one SAC agent that is told the task: a single network for all tasks of a set."""
+"""Behavior policies as one task-conditioned SAC agent for all tasks of a set."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ctmrl_torchrl.envs import TaskSet
 
 
 def symlog(x: Tensor) -> Tensor:
-    """``sign(x) log(1 + |x|)``: the identity near zero, and no place or speed is ever out of proportion."""
+    """``sign(x) log(1 + |x|)``: the identity near zero, which compresses large positions and speeds."""
     return x.sign() * x.abs().log1p()
 
 
 class ToldNetwork(nn.Module):
-    """An MLP with layer norms that reads its inputs beside the parameters of each row's task.
+    """An MLP with layer norms that reads its inputs and the parameters of each row's task.
 
     Args:
-        task_parameters: ``[tasks, k]``, standardised.
-        in_features: size of the inputs without the parameters. out_features: of the output.
-        hidden_sizes: widths of the hidden layers.
+        task_parameters: ``[tasks, k]``, standardized.
+        in_features: size of the inputs without the parameters. out_features: size of the output.
+        hidden_sizes: hidden layers.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class ToldNetwork(nn.Module):
 
 
 class ConditionedSAC(SACAgents):
-    """One SAC agent for all tasks, told the true parameters of each: behaviour policy and oracle in one.
+    """One SAC agent for all tasks, conditioned on their true parameters: both behavior policy and oracle.
 
-    Neighbouring tasks teach each other, so it needs far fewer environment steps than an agent per task.
+    Similar tasks share data, so it needs far fewer environment steps than one agent per task.
 
     Args:
-        task_parameters: ``[tasks, k]``, standardised.
-        observation_dim, action_dim, recipe, discount, seed, task_ids, device: as for :class:`SACAgents`;
-            every task of ``task_parameters`` can be acted on, those of ``task_ids`` are learned.
+        task_parameters: ``[tasks, k]``, standardized.
+        observation_dim, action_dim, recipe, discount, seed, task_ids, device: see :class:`SACAgents`. The agent
+            can act in every task of ``task_parameters`` and learns from those in ``task_ids``.
 
-    Keys: those of :class:`SACAgents`, and ``task_id`` (int64 ``[batch, num_tasks]``), also under ``"next"``.
+    Keys: the keys of :class:`SACAgents`, and ``task_id`` (int64 ``[batch, num_tasks]``), also under ``"next"``.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -104,7 +104,7 @@ class ConditionedSAC(SACAgents):
         task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> ConditionedSAC:
-        """The agent of a task set; it is told the parameters standardised over the training tasks."""
+        """Create the agent of a task set, with parameters standardized over the training tasks."""
         family = tasks.family
         sizes = family.observation_dim, family.action_dim
         parameters = tasks.standardized_parameters()
@@ -116,7 +116,7 @@ class ConditionedSAC(SACAgents):
         return ToldNetwork(self._task_parameters, *sizes).to(self.device)
 
     def policy(self) -> TensorDictModuleBase:
-        """The current stochastic actor: rows bring their task with them."""
+        """The current stochastic actor; rows contain their task id."""
         return self.actor
 
 

@@ -1,4 +1,4 @@
-"""What is known of a kind of behaviour agents before any are made, and the registry of the kinds."""
+"""Static properties of kinds of behavior agents, and their registry."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ctmrl_torchrl.registry import Registry
 
 
 class AgentsKind:
-    """What a recipe must know of the agents that it names.
+    """Properties of a kind of agents that a recipe needs.
 
     Attributes:
         algorithm (str): name of the learning algorithm, recorded in the manifest.
-        told_parameters (bool): whether the policy reads the parameters of a row's task, so that it can act on
-            tasks it was not trained on.
-        settings_class (type, optional): dataclass of the settings that only this kind has; what
-            ``CollectionRecipe.settings`` must be.
-        unread_fields (frozenset of str): fields of :class:`CollectionRecipe` that this kind does not read;
-            a manifest leaves them out.
+        told_parameters (bool): whether the policy reads the parameters of a row's task, so that it can act in
+            tasks that it was not trained on.
+        settings_class (type, optional): dataclass of settings specific to this kind; the required type of
+            ``CollectionRecipe.settings``.
+        unread_fields (frozenset of str): fields of :class:`CollectionRecipe` that this kind does not read and
+            that a manifest omits.
     """
 
     algorithm: ClassVar[str]
@@ -26,5 +26,5 @@ class AgentsKind:
     unread_fields: ClassVar[frozenset[str]] = frozenset()
 
 
-#: the kinds of behaviour agents, by the name that a recipe's ``agents`` has
+#: kinds of behavior agents by name, as in a recipe's ``agents``
 BEHAVIOUR_AGENTS: Registry[type[AgentsKind]] = Registry("kind of behaviour agents")

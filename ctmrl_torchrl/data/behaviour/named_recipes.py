@@ -1,4 +1,4 @@
-"""The recipes that come with the library: by simulator, and by family where one needs its own."""
+"""The library's recipes, by simulator and for some families separately."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS
 from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, register_recipe
 
-# For the point robots, and for families of others that are stepped in torch.
+# For the point robots and other families that are simulated in torch.
 _TORCH: dict[str, CollectionRecipe] = {
-    # for tests and the smoke preset: seconds, and too little to learn anything from
+    # for tests and the smoke preset: takes seconds and is too small to learn from
     "smoke": CollectionRecipe(
         snapshot_steps=(10, 40, 100),
         trajectories_per_snapshot=6,
@@ -20,7 +20,7 @@ _TORCH: dict[str, CollectionRecipe] = {
         learning_rate=1.5e-2,
         batch_size=32,
     ),
-    # quick: the whole of point_robot with 40 tasks in about a minute of one core
+    # quick: all 40 tasks of point_robot in about a minute on one core
     "small": CollectionRecipe(
         snapshot_steps=(10, 30, 35, 40, 50, 80, 120, 170, 220, 300, 450, 800, 1500),
         trajectories_per_snapshot=40,
@@ -35,7 +35,7 @@ _TORCH: dict[str, CollectionRecipe] = {
 }
 
 
-# What the recipes for the MuJoCo robots share.
+# Shared settings of the recipes for MuJoCo robots.
 _TOLD: dict[str, Any] = {
     "agents": "conditioned",
     "hidden_sizes": (256, 256),
@@ -52,7 +52,7 @@ _TOLD: dict[str, Any] = {
 
 
 def geometric_steps(first: int, last: int, count: int) -> tuple[int, ...]:
-    """Steps from ``first`` to ``last`` in tens of thousands, each about the same multiple of the one before.
+    """Geometrically spaced steps from ``first`` to ``last``, rounded to tens of thousands.
 
     Examples:
         >>> geometric_steps(100_000, 800_000, 4)
@@ -63,7 +63,7 @@ def geometric_steps(first: int, last: int, count: int) -> tuple[int, ...]:
 
 
 def _ppo(steps: int, **settings: Any) -> CollectionRecipe:
-    """The PPO agent for a robot, with ten stages from before the first success to the end."""
+    """The PPO agent for a robot, with ten snapshots from before the first success to the end of training."""
     return CollectionRecipe(
         snapshot_steps=geometric_steps(150_000, steps, 10),
         trajectories_per_snapshot=4,
@@ -85,15 +85,15 @@ _MUJOCO: dict[str, CollectionRecipe] = {
     ),
     # one CPU core: six to twelve minutes, tens of megabytes
     "small": _ppo(3_000_000, entropy_coefficient=0.0005),
-    # the same by SAC, which takes longer and mostly learns to stand where standing is paid
+    # the same with SAC, which takes longer and mostly learns to stand if standing is rewarded
     "small_sac": CollectionRecipe(
         snapshot_steps=(500, 1000, 2000, 3000, 4000, 6000, 8000, 12_000, 20_000, 40_000),
         trajectories_per_snapshot=4,
         **_TOLD,
     ),
-    # nineteen checkpoints of 50 episodes, as many as were released
+    # nineteen checkpoints of 50 episodes, as in the released data
     "paper": CollectionRecipe(snapshot_steps=_MUJOCO_CHECKPOINTS, trajectories_per_snapshot=50, **_TOLD),
-    # and an agent for every task, as they were made: for a machine with a GPU
+    # one agent per task, as in the released data: for a machine with a GPU
     "paper_per_task": CollectionRecipe(
         snapshot_steps=tuple(range(50_000, 950_001, 50_000)),
         trajectories_per_snapshot=50,
@@ -108,7 +108,7 @@ _MUJOCO: dict[str, CollectionRecipe] = {
     ),
 }
 
-# For families made by from_gymnasium: one SAC agent that is told the task, sized for small control tasks.
+# For families made by from_gymnasium: one task-conditioned SAC agent, sized for small control tasks.
 _SMALL_CONTROL: dict[str, Any] = _TOLD | {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "batch_size": 16}
 _GYMNASIUM: dict[str, CollectionRecipe] = {
     "smoke": CollectionRecipe(
@@ -126,7 +126,7 @@ _GYMNASIUM: dict[str, CollectionRecipe] = {
 
 
 def _register(name: str, recipe: CollectionRecipe, **scope: str) -> None:
-    """Register a recipe and, of the default, the variants whose behaviour does not learn from test tasks."""
+    """Register a recipe and, for the default, variants whose behavior does not learn from test tasks."""
     register_recipe(name, recipe, **scope)
     if name == "small":
         told = BEHAVIOUR_AGENTS.get(recipe.agents).told_parameters

@@ -1,4 +1,4 @@
-"""One PPO agent for all tasks of a set, told the parameters of each."""
+"""One task-conditioned PPO agent for all tasks of a set."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ctmrl_torchrl.envs import TaskSet
 
 
 class PPOAgents(BehaviourAgents):
-    """One PPO agent for all tasks, told the true parameters of each.
+    """One PPO agent for all tasks, conditioned on their true parameters.
 
     TorchRL's :class:`~torchrl.objectives.ClipPPOLoss` and :class:`~torchrl.objectives.value.GAE` train a
-    Gaussian policy of the *unsquashed* action ``latent``; the environment is given its tanh, whose Jacobian
-    cancels in the probability ratio. Parameters that have no effect (``EnvFamily.inert_parameters``) are not
-    told.
+    Gaussian policy of the *unsquashed* action ``latent``; the environment receives its tanh, whose
+    Jacobian cancels in the probability ratio. Parameters without effect (``EnvFamily.inert_parameters``) are
+    not part of the input.
 
     Args:
-        task_parameters: ``[tasks, k]``, standardised.
+        task_parameters: ``[tasks, k]``, standardized.
         observation_dim: size of an observation.
         action_dim: size of an action; actions lie in [-1, 1].
         recipe: its ``settings`` are :class:`PPOSettings`.
-        discount: used when the recipe leaves it open.
-        seed: of the initial weights.
-        task_ids: the tasks to learn from; None is all of them.
-        device: where parameters live.
+        discount: used if the recipe does not set it.
+        seed: seed of the initial weights.
+        task_ids: the training tasks; None means all tasks.
+        device: device of the parameters.
 
     Keys read by :meth:`losses`, batch ``[n]``: ``features``, ``latent``, ``latent_log_prob``, ``advantage``,
     ``value_target``.
@@ -130,7 +130,7 @@ class PPOAgents(BehaviourAgents):
         task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> PPOAgents:
-        """The agent of a task set, told the parameters standardised over the training tasks."""
+        """Create the agent of a task set, with parameters standardized over the training tasks."""
         family = tasks.family
         told = [name not in family.inert_parameters for name in tasks.parameter_names]
         return cls(
@@ -145,7 +145,7 @@ class PPOAgents(BehaviourAgents):
         )
 
     def policy(self) -> TensorDictModuleBase:
-        """The current stochastic policy; rows bring their task with them."""
+        """The current stochastic policy; rows contain their task id."""
         return self.actor
 
     def train(
@@ -166,17 +166,17 @@ class PPOAgents(BehaviourAgents):
 
     @torch.no_grad()
     def evaluate(self, played: TensorDictBase) -> TensorDict:
-        """What the updates read, from steps ``[rows, time]`` that the current policy has played.
+        """Prepare the update data from steps ``[rows, time]`` of the current policy.
 
-        Rewards are multiplied by one minus the discount, so that values are about the size of a reward.
+        Rewards are multiplied by one minus the discount, so that values have the scale of a reward.
 
         Args:
             played: ``features``, ``latent``, ``task_id``, ``("next", "observation" | "reward" | "done" |
                 "terminated")`` and, optionally, ``("next", "unstable")``. A truncated episode bootstraps from
-                its last observation, a terminated one does not. Unstable steps are left out.
+                its last observation, a terminated one does not. Unstable steps are excluded.
 
         Returns:
-            Flat steps with the keys of :meth:`losses`; the advantages are standardised.
+            Flat steps with the keys of :meth:`losses`; the advantages are standardized.
         """
         following = played["next"]
         values = self.critic.module(played["features"])
@@ -216,33 +216,33 @@ class PPOAgents(BehaviourAgents):
         return flat.set("advantage", (advantage - advantage.mean()) / (advantage.std() + 1e-8))
 
     def losses(self, batch: TensorDictBase, value_variance: Tensor | float) -> TensorDictBase:
-        """The losses of a batch, with their sum under ``total``.
+        """Compute the losses of a batch, with their sum under ``total``.
 
         Args:
             batch: steps, see the class.
-            value_variance: of the value targets; the value loss is divided by it.
+            value_variance: variance of the value targets, by which the value loss is divided.
         """
         losses = self.loss(batch)
         total = losses["loss_objective"] + losses["loss_critic"] / value_variance + losses["loss_entropy"]
         return losses.set("total", total)
 
     def update(self, batch: TensorDictBase, value_variance: Tensor | float) -> Tensor:
-        """One gradient step; returns an estimate of the divergence from the policy that played the batch."""
+        """Make one gradient step and return the estimated divergence from the policy that collected the batch."""
         losses = self.losses(batch, value_variance)
         losses["total"].backward()
         nn.utils.clip_grad_norm_(list(self.loss.parameters()), self.settings.gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        # the mean of (ratio - 1) - log(ratio): never negative, of small variance
+        # the mean of (ratio - 1) - log(ratio): non-negative with low variance
         return losses["mean_ratio"] - 1.0 + losses["kl_approx"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes, as tensors and plain values."""
+        """The training state as tensors and plain values."""
         parts = {"loss": self.loss, "features": self.features, "optimizer": self.optimizer}
         return {"rate": self.rate} | {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Load the output of :meth:`state_dict`."""
         self.rate = state["rate"]
         for name in ("loss", "features", "optimizer"):
             getattr(self, name).load_state_dict(state[name])

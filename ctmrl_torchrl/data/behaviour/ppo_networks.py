@@ -1,4 +1,4 @@
-"""The networks of the PPO behaviour agent: what it reads, its Gaussian policy and its value."""
+"""The networks of the PPO behavior agent: input features, Gaussian policy and value network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LOG_DEVIATION_BOUNDS = (-2.5, 0.3)
 
 
 class ToldFeatures(nn.Module):
-    """Observations standardised by running statistics and clipped, beside the parameters of each row's task.
+    """Concatenates observations, standardized with running statistics and clipped, with task parameters.
 
     Args:
-        task_parameters: ``[tasks, k]``, standardised.
+        task_parameters: ``[tasks, k]``, standardized.
         observation_dim: size of an observation.
-        clip: bound of the standardised observation.
+        clip: bound of the standardized observation.
     """
 
-    #: observations that the running statistics remember at most
+    #: maximum sample count of the running statistics
     MEMORY = 5e6
 
     def __init__(self, task_parameters: Tensor, observation_dim: int, clip: float) -> None:
@@ -39,7 +39,7 @@ class ToldFeatures(nn.Module):
 
     @torch.no_grad()
     def observe(self, observation: Tensor) -> None:
-        """Count observations ``[*, d]`` in."""
+        """Update the statistics with observations ``[*, d]``."""
         rows = observation.flatten(0, -2).double()
         variance, mean = torch.var_mean(rows, 0, correction=0)
         total, shift = self.count + len(rows), mean - self.mean
@@ -62,12 +62,12 @@ def tanh_network(sizes: Sequence[int], last_scale: float = 1.0) -> nn.Sequential
 
 
 class GaussianNetwork(nn.Module):
-    """Mean of the unsquashed action from features, and a standard deviation that depends on the task only.
+    """Mean of the unsquashed action from features, and a standard deviation that depends only on the task.
 
-    A deviation of its own lets a task that has not yet succeeded explore on when others have become precise.
+    Separate standard deviations let a task without success keep exploring while others become precise.
 
     Args:
-        sizes: of the input, the hidden layers and the output.
+        sizes: sizes of the input, the hidden layers and the output.
         told: number of task parameters, which are the last features.
         deviation: initial standard deviation.
     """

@@ -1,4 +1,4 @@
-"""The settings that only the PPO behaviour agent has."""
+"""Settings of the PPO behavior agent."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ctmrl_torchrl.rules import (
 
 @dataclass(frozen=True)
 class PPOSettings:
-    """What only the PPO agent needs to know.
+    """Settings specific to the PPO agent.
 
     Args:
         rollout_steps: environment steps per row between two sets of updates.
-        round_steps: environment steps per row after which all rows start anew (and a checkpoint may be
-            written); episodes of the first horizon end at random times, so that rows are at different times.
+        round_steps: environment steps per row after which all rows are reset (and a checkpoint may be
+            written). The first episodes are truncated at random times, so that rows are desynchronized.
         epochs: passes over the collected steps. minibatches: updates per pass.
-        clip: of the probability ratio.
-        trace_decay: lambda of generalised advantage estimation.
-        entropy_coefficient: of the entropy bonus.
-        least_divergence, most_divergence: below the one the learning rate grows, above the other it shrinks,
-            by ``rate_factor``, once per set of updates.
-        stop_divergence: passes end early above this divergence.
+        clip: clip range of the probability ratio.
+        trace_decay: lambda of generalized advantage estimation.
+        entropy_coefficient: weight of the entropy bonus.
+        least_divergence, most_divergence: the learning rate is increased below the first and decreased above
+            the second, by ``rate_factor``, once per set of updates.
+        stop_divergence: passes stop early above this divergence.
         rate_factor: see above. least_rate, most_rate: bounds of the learning rate before annealing.
-        last_rate: share of the learning rate that annealing ends with.
-        deviation: initial standard deviation of the action before it is squashed.
-        gradient_norm: gradients are clipped to this norm.
-        observation_clip: standardised observations are clipped to this.
-        spare_rows: share of the rows that is given to the tasks with the lowest returns, anew in each round.
+        last_rate: final fraction of the learning rate after annealing.
+        deviation: initial standard deviation of the unsquashed action.
+        gradient_norm: maximum gradient norm.
+        observation_clip: bound of standardized observations.
+        spare_rows: fraction of the rows assigned to the tasks with the lowest returns, updated every round.
 
     Raises:
-        ConfigError: if a field is out of its range; the message names the field.
+        ConfigError: if a field is out of range; the message contains the field.
     """
 
     rollout_steps: int = ruled(32, whole(1))

@@ -1,4 +1,4 @@
-"""The training of the PPO behaviour agent: rounds of rows that start anew, updates, snapshots."""
+"""Training of the PPO behavior agent: rounds, updates and snapshots."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KEPT_KEYS = (
 
 
 class PPOLearner(Protocol):
-    """What the training needs of the agent; :class:`~ctmrl_torchrl.data.behaviour.ppo.PPOAgents` has it."""
+    """The agent interface for training, implemented by :class:`~ctmrl_torchrl.data.behaviour.ppo.PPOAgents`."""
 
     settings: PPOSettings
     features: ToldFeatures
@@ -51,28 +51,28 @@ class PPOLearner(Protocol):
         """The current stochastic policy of flat environment rows."""
 
     def evaluate(self, played: TensorDictBase) -> TensorDict:
-        """What updates read, from steps ``[rows, time]`` that were played."""
+        """The update data from collected steps ``[rows, time]``."""
 
     def update(self, batch: TensorDictBase, value_variance: Tensor | float) -> Tensor:
-        """One gradient step; the divergence from the policy that played."""
+        """Make one gradient step and return the divergence from the collecting policy."""
 
     def snapshot(self) -> TensorDict:
         """A detached copy of the policy."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes."""
+        """The training state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Load the output of :meth:`state_dict`."""
 
 
 def spread_rows(returns: Tensor, rows: int, spare: float) -> Tensor:
-    """How many rows each task gets: most of them evenly, the spare ones to the lower half of the returns.
+    """Assign rows to tasks: most of them evenly, and the spare rows to the tasks with the lower returns.
 
     Args:
-        returns: mean return of each task ``[tasks]``; one that is not known counts as the lowest.
-        rows: to be given, at least one per task.
-        spare: share of the rows that only the lower half gets.
+        returns: mean return of each task ``[tasks]``; unknown returns count as the lowest.
+        rows: number of rows, at least one per task.
+        spare: fraction of the rows for the lower half.
 
     Returns:
         int64 ``[tasks]``, each at least one, with the sum ``rows``.
@@ -89,23 +89,23 @@ def spread_rows(returns: Tensor, rows: int, spare: float) -> Tensor:
 
 
 class PPOTraining:
-    """Trains a PPO agent in rounds; within a round, rows play on from one set of updates to the next.
+    """Trains a PPO agent in rounds; within a round, rows continue from one set of updates to the next.
 
-    At the start of a round all rows are reset and given their tasks; a checkpoint is only written between
-    rounds, so that it needs no state of the simulation. The first episode of each row is cut at a random time
-    (a truncation, which bootstraps), so that the rows of an update are at different times of their episodes.
+    At the start of a round, all rows are reset and assigned to tasks. Checkpoints are only written between
+    rounds, so they do not need the simulator's state. The first episode of each row is truncated at a random
+    time, with bootstrapping, so that the rows of an update are at different times of their episodes.
 
     Args:
         tasks: the task set.
         agents: trained in place, on the tasks ``agents.task_ids``.
         recipe: the schedule; ``snapshot_steps`` count environment steps of all rows together.
-        seed: of everything random; the global generators are left as they were.
+        seed: seed of all randomness; the global generators are not changed.
         progress: show a progress bar over environment steps, with the mean return of the last round.
-        checkpoint: file that a long training writes between rounds, and resumes from if it exists.
-        identity: plain values that a checkpoint must share with this training.
+        checkpoint: file that a long training writes between rounds and resumes from if it exists.
+        identity: values that a checkpoint must share with this training.
 
     Raises:
-        DatasetError: by :meth:`run`, if the checkpoint is damaged or another training's.
+        DatasetError: raised by :meth:`run` if the checkpoint is damaged or belongs to another training.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class PPOTraining:
         self.task_returns = torch.full((len(agents.task_ids),), float("nan"))
 
     def run(self) -> list[TensorDict]:
-        """Train to the end; the policies at each of the recipe's ``snapshot_steps``.
+        """Train to completion and return the policies at the recipe's ``snapshot_steps``.
 
         Raises:
-            Stopped: if a signal has asked for it, after a round and with a checkpoint.
+            Stopped: after a signal, at the end of a round with a checkpoint.
         """
         total, device = self.recipe.total_steps, self.agents.device
         with (
@@ -162,9 +162,9 @@ class PPOTraining:
         return self.snapshots
 
     def _round(self) -> None:
-        """Start all rows anew; play and learn by turns."""
+        """Reset all rows, then alternate collection and updates."""
         self.rounds += 1
-        # A seed of its own for every round: what is random in the environment needs no place in a checkpoint.
+        # Every round has a separate seed, so checkpoints do not need the environment's random state.
         self.env.set_seed(self.seed + self.rounds)
         self.start_rows()
         iterations = -(-self.settings.round_steps // self.settings.rollout_steps)
@@ -178,11 +178,11 @@ class PPOTraining:
         self.task_returns = self._round_returns()
 
     def _round_returns(self) -> Tensor:
-        """Mean return of each task in this round so far; of the round before where no episode has ended."""
+        """Mean return of each task in this round, or in the previous round if no episode has ended."""
         return torch.where(self.returned[1] > 0, self.returned[0] / self.returned[1], self.task_returns)
 
     def start_rows(self) -> None:
-        """Give every row its task, reset it, and draw the time at which its first episode is cut."""
+        """Assign tasks to rows, reset them, and sample the truncation times of their first episodes."""
         device = self.agents.device
         if self.settings.spare_rows:
             counts = spread_rows(self.task_returns, self.rows, self.settings.spare_rows)
@@ -197,7 +197,7 @@ class PPOTraining:
 
     @torch.no_grad()
     def _play(self) -> TensorDict:
-        """Steps ``[rows, rollout_steps]`` of the current policy."""
+        """Collect steps ``[rows, rollout_steps]`` with the current policy."""
         policy, steps = self.agents.policy(), []
         for _ in range(self.settings.rollout_steps):
             played = self.env.step(policy(self.present))
@@ -207,7 +207,7 @@ class PPOTraining:
         return torch.stack(steps, 1)
 
     def _end_episodes(self, following: TensorDictBase) -> None:
-        """Cut first episodes where it is time, and note the returns of those that ended by themselves."""
+        """Truncate first episodes when due, and record the returns of complete episodes."""
         self.clock += 1
         self.running += following["reward"].squeeze(-1)
         whole = following["done"].squeeze(-1)
@@ -223,7 +223,7 @@ class PPOTraining:
             self.running[cut.squeeze(-1)] = 0.0
 
     def _learn(self, played: TensorDictBase) -> None:
-        """The updates of one set of steps; adapts the learning rate to how far the policy moved."""
+        """Make one set of updates and adapt the learning rate to the policy divergence."""
         agents, settings = self.agents, self.settings
         batch = agents.evaluate(played)
         variance = batch["value_target"].var() + 1e-4
@@ -245,7 +245,7 @@ class PPOTraining:
         agents.features.observe(played["observation"])
 
     def _keep_snapshots(self) -> None:
-        """Clone the policy where one of the recipe's steps has been passed."""
+        """Save a snapshot for each of the recipe's steps that was reached."""
         wanted = self.recipe.snapshot_steps
         while len(self.snapshots) < len(wanted) and self.step >= wanted[len(self.snapshots)]:
             self.snapshots.append(self.agents.snapshot())
@@ -268,4 +268,4 @@ class PPOTraining:
         self.step, self.rounds, self.task_returns = state["step"], state["rounds"], state["task_returns"]
         self.agents.load_state_dict(state["agents"])
         self.snapshots = [TensorDict.from_dict(each, batch_size=[]) for each in state["snapshots"]]
-        torchrl_logger.info(f"resuming the behaviour training of {self.checkpoint} at step {self.step:,}")
+        torchrl_logger.info(f"resuming the behavior training of {self.checkpoint} at step {self.step:,}")

@@ -1,4 +1,4 @@
-"""How behaviour data are made: the settings of a collection, and the registry of the named ones."""
+"""Recipes of behavior data collection and their registry."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ from ctmrl_torchrl.rules import (
 
 @dataclass(frozen=True)
 class CollectionRecipe:
-    """How behaviour policies are trained and which of their stages are kept as data.
+    """Settings for training behavior policies and for selecting the snapshots to record.
 
-    Snapshot 0 is the uniformly random policy when ``random_snapshot`` is set; the others are the actors after
+    Snapshot 0 is the uniformly random policy if ``random_snapshot`` is set; the others are the actors after
     ``snapshot_steps`` training steps, in that order.
 
     Args:
-        snapshot_steps: training steps at which the actors are cloned, increasing; training ends at the last.
-            SAC agents count gradient steps, the PPO agent counts environment steps of all rows together.
-        trajectories_per_snapshot: stochastic episodes that each task records with each snapshot.
-        random_snapshot: whether to begin with the uniformly random policy (recorded as step 0).
-        hidden_sizes: widths of the hidden layers of every actor and critic.
-        learning_rate: of Adam, for actors and critics.
-        annealed_fraction: last share of the training steps, over which the learning rate falls linearly (SAC:
-            to zero; PPO: to ``settings.last_rate`` of it).
+        snapshot_steps: training steps at which actors are saved, increasing; training ends at the last one. SAC
+            agents count gradient steps, the PPO agent counts environment steps of all rows.
+        trajectories_per_snapshot: stochastic episodes per task and snapshot.
+        random_snapshot: whether to start with the uniformly random policy (recorded as step 0).
+        hidden_sizes: hidden layers of every actor and critic.
+        learning_rate: learning rate of Adam, for actors and critics.
+        annealed_fraction: final fraction of training over which the learning rate decays linearly (SAC: to
+            zero; PPO: to ``settings.last_rate`` of it).
         batch_size: transitions per task in a gradient step. SAC only.
-        entropy_coefficient: SAC's alpha. It is fixed and the same for every task, because a learned one would
-            be the only parameter that independent agents share.
-        target_rate: Polyak rate of SAC's target critics.
-        discount: None takes the environment family's.
-        rows_per_task: parallel episodes per task while training; several speed up early learning.
+        entropy_coefficient: SAC's alpha. It is fixed and equal for all tasks, because a learned one would be
+            the only parameter that independent agents share.
+        target_rate: soft-update rate of SAC's target critics.
+        discount: None uses the environment family's discount.
+        rows_per_task: parallel episodes per task during training; more speed up early learning.
         random_episodes: uniformly random episodes per row before SAC's first gradient step.
-        explore: whether SAC agents learn from episodes with their noise; otherwise from their mean actions.
+        explore: whether SAC agents collect training episodes with stochastic or with mean actions.
         gradient_steps_per_episode: SAC's gradient steps after each round of episodes; None means one per
             environment step.
         replay_capacity: environment transitions kept per task. SAC only.
-        agents: what learns, a name of ``BEHAVIOUR_AGENTS``: ``"per_task"``, an independent SAC agent for each
-            task (the paper's); ``"conditioned"``, one SAC agent that is told the task's parameters;
-            ``"ppo"``, one PPO agent that is told them; or one added by :func:`register_agents`.
-        learn_entropy: whether alpha follows the entropy of minus the action's size (one for all tasks, so for
-            conditioned agents only); ``entropy_coefficient`` is then its initial value.
-        behaviour_tasks: what the behaviour learns from, and which tasks have data.
+        agents: kind of agents, a name in ``BEHAVIOUR_AGENTS``: ``"per_task"``, an independent SAC agent per task
+            (as in the paper); ``"conditioned"``, one SAC agent conditioned on the task's parameters;
+            ``"ppo"``, one PPO agent conditioned on them; or one added by :func:`register_agents`.
+        learn_entropy: whether to tune alpha to a target entropy of minus the action dimension (one alpha for
+            all tasks, so only for conditioned agents); ``entropy_coefficient`` is then its initial value.
+        behaviour_tasks: training tasks of the behavior, and tasks with data.
 
-            - ``"all"``: from training and test tasks; all have data. Meta-training reads the data of training
-              tasks only. Data of test tasks serve the ``offline`` protocol alone, which takes its contexts
-              from them, and come from a behaviour that was trained on the test tasks.
-            - ``"train"``: from training tasks only. Data of test tasks are recorded from the same policy,
-              told the test tasks' parameters; so ``agents`` must be a kind that is told them.
-            - ``"train_only"``: from training tasks only, and test tasks have no data: there is no ``offline``
-              protocol for them.
-        settings: of the kind of agents, beyond these fields (``PPOSettings`` for ``"ppo"``); None is the
-            kind's defaults.
+            - ``"all"``: trained on training and test tasks; all have data. Meta-training only reads the data of
+              training tasks. Only the ``offline`` protocol uses the data of test tasks, which come from a
+              behavior that was trained on them.
+            - ``"train"``: trained on training tasks. Data of test tasks come from the same policy, conditioned
+              on the test tasks' parameters, so ``agents`` must be a conditioned kind.
+            - ``"train_only"``: trained on training tasks; test tasks have no data, so the ``offline`` protocol
+              is not available for them.
+        settings: other settings of the kind of agents (``PPOSettings`` for ``"ppo"``); None uses its
+            defaults.
 
     Raises:
-        ConfigError: a ``ValueError``, if a field is out of its range; the message names the field.
+        ConfigError: a ``ValueError``, if a field is out of range; the message contains the field.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(10, 20), trajectories_per_snapshot=3)
@@ -108,7 +108,7 @@ class CollectionRecipe:
             bool(steps) or self.random_snapshot,
             "snapshot_steps",
             steps,
-            "at least one step, or random_snapshot=True: otherwise there is nothing to collect",
+            "at least one step, or random_snapshot=True; otherwise no data would be collected",
         )
         trajectories = self.trajectories_per_snapshot
         rule = whole(1)
@@ -121,8 +121,8 @@ class CollectionRecipe:
             self.behaviour_tasks != "train" or kind.told_parameters,
             "behaviour_tasks",
             self.behaviour_tasks,
-            f"'all' or 'train_only' with agents={self.agents!r}, which cannot act on tasks they were not "
-            "trained on; 'train' needs agents that are told the parameters",
+            f"'all' or 'train_only' with agents={self.agents!r}, which cannot act in tasks they were not "
+            "trained on; 'train' needs agents conditioned on the parameters",
         )
         expected = kind.settings_class
         require(
@@ -134,7 +134,7 @@ class CollectionRecipe:
 
     @property
     def total_steps(self) -> int:
-        """Training steps of the whole training: those of the last snapshot."""
+        """Total number of training steps: that of the last snapshot."""
         return self.snapshot_steps[-1] if self.snapshot_steps else 0
 
     @property
@@ -159,7 +159,7 @@ class CollectionRecipe:
             for each in fields(self)
             if each.name not in kind.unread_fields and each.name not in ("settings", "behaviour_tasks")
         }
-        # Said only where they say something: data of earlier versions of the library have neither.
+        # Omitted at their defaults, because data of earlier versions of the library have neither.
         if settings is not None:
             plain["settings"] = {name: _plain(value) for name, value in asdict(settings).items()}
         if self.behaviour_tasks != "all":
@@ -178,22 +178,23 @@ _OF_SIMULATORS: dict[str, Registry[CollectionRecipe]] = {}
 def register_recipe(
     name: str, recipe: CollectionRecipe, *, family: str | None = None, simulator: str | None = None
 ) -> CollectionRecipe:
-    """Make a recipe a choice of ``dataset.recipe``, for one environment family or a whole simulator.
+    """Register a recipe for ``dataset.recipe``, for one environment family or for a simulator.
 
     A family's own recipe takes precedence over its simulator's recipe of the same name.
 
     Args:
         name: the name of the choice.
         recipe: the recipe.
-        family: the environment family it is for.
-        simulator: or the simulator whose families it is for: ``"torch"``, ``"mujoco"``, ``"gymnasium"`` or
+        family: the environment family of the recipe.
+        simulator: alternatively, the simulator of the recipe: ``"torch"``, ``"mujoco"``, ``"gymnasium"`` or
             another ``EnvFamily.simulator``.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: if not exactly one of ``family`` and ``simulator`` is given, or the name is taken there.
+        ValueError: if not exactly one of ``family`` and ``simulator`` is given, or the name is already
+            registered.
 
     Examples:
         >>> mine = CollectionRecipe(snapshot_steps=(10,), trajectories_per_snapshot=3)
@@ -224,7 +225,7 @@ def _scope(family: str | None, simulator: str | None) -> tuple[dict[str, Registr
 
 
 def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
-    """The named recipes of an environment family: its simulator's, and its own.
+    """The named recipes of an environment family, including those of its simulator.
 
     Raises:
         ValueError: if the family is unknown.
@@ -242,13 +243,13 @@ def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Every name that some family or simulator has a recipe of."""
+    """All recipe names of all families and simulators."""
     every = (*_OF_SIMULATORS.values(), *_OF_FAMILIES.values())
     return tuple(dict.fromkeys(name for registry in every for name in registry))
 
 
 def recipe_name(recipe: CollectionRecipe, env_name: str) -> str:
-    """The name that a recipe has for an environment family, or ``"custom"``."""
+    """The name of a recipe for an environment family, or ``"custom"``."""
     return next((name for name, known in recipes_of(env_name).items() if known == recipe), "custom")
 
 
@@ -256,7 +257,7 @@ def get_recipe(name: str, env_name: str) -> CollectionRecipe:
     """Look up a named recipe of an environment family.
 
     Raises:
-        UnknownChoiceError: a ``ValueError``, if there is none of that name; the message lists the names.
+        UnknownChoiceError: a ``ValueError``, if the name is unknown; the message lists the known names.
 
     Examples:
         >>> len(get_recipe("small", "point_robot").all_steps)

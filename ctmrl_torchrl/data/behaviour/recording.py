@@ -1,4 +1,4 @@
-"""Behaviour policies at work: their episodes as data, and what the last of them reaches without noise."""
+"""Records episodes of behavior policies and measures the final policy without noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.progress import progress_bar
 
-#: noiseless episodes per task from which the oracle's return is measured
+#: noise-free episodes per task for measuring the oracle's return
 ORACLE_EPISODES = 8
 
 
@@ -26,19 +26,19 @@ def measure_oracle(
     seed: int,
     task_ids: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Mean return of the last behaviour policy without noise: the return with privileged task information.
+    """Mean return of the final behavior policy without noise: the return with privileged task information.
 
     Args:
         tasks: the tasks.
-        agents: its actor is loaded with the policy.
-        policy: actor parameters; None (there are random data only) gives an empty result.
-        seed: of the initial states.
-        task_ids: tasks to measure; None is all of them.
+        agents: agents into whose actor the policy is loaded.
+        policy: actor parameters; None (only random data) gives an empty result.
+        seed: seed of the initial states.
+        task_ids: tasks to measure; None means all tasks.
 
     Returns:
-        ``train`` and ``test`` (means over tasks; None where no task of the split is measured),
-        ``task_returns`` (by position in ``task_ids``), ``episodes`` per task, and ``task_ids`` where they
-        are not all.
+        ``train`` and ``test`` (means over tasks; None if no task of the split is measured),
+        ``task_returns`` (by position in ``task_ids``), ``episodes`` per task, and ``task_ids`` if they are not
+        all tasks.
     """
     if policy is None:
         return {}
@@ -49,7 +49,7 @@ def measure_oracle(
         played = env.rollout(tasks.family.horizon, agents.policy(), break_when_any_done=False)
     env.close()
     done = played["next", "done"].long()
-    first = done.cumsum(1) - done == 0  # rows that ended early play on
+    first = done.cumsum(1) - done == 0  # rows that ended early continue with another episode
     returns = (played[tasks.family.return_key] * first).sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
 
     def mean_of(split: Sequence[int]) -> float | None:
@@ -75,16 +75,16 @@ def record_snapshots(
     progress: bool = False,
     task_ids: Sequence[int] | None = None,
 ) -> TensorDict:
-    """Play every policy on every task and return the transitions in the order of :class:`TaskDataset`.
+    """Run every policy in every task and return the transitions in the order of :class:`TaskDataset`.
 
     Args:
         tasks: the tasks.
-        agents: its actor is loaded with each policy in turn.
-        policies: actor parameters by snapshot id; None is the uniformly random policy.
+        agents: agents into whose actor each policy is loaded.
+        policies: actor parameters by snapshot id; None means the uniformly random policy.
         trajectories: stochastic episodes per policy and task.
-        seed: of the action sampling.
+        seed: seed of the action sampling.
         progress: show a progress bar over policies.
-        task_ids: tasks to play, increasing; None is all of them.
+        task_ids: tasks to record, increasing; None means all tasks.
     """
     horizon = tasks.family.horizon
     ids = range(tasks.n_tasks) if task_ids is None else task_ids
@@ -107,11 +107,11 @@ def record_snapshots(
     data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
     position, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
     data = data.set("task_id", torch.tensor(ids)[position]).set("snapshot_id", snapshot)
-    # rows that ended early were reset and played on: only their first episode is whole
+    # rows that ended early were reset and continued, so only their first episode is complete
     done = data["next", "done"].squeeze(-1).long()
     kept = done.cumsum(-1) - done == 0
     unstable = data.get(("next", "unstable"), None)
-    if unstable is not None:  # an episode in which the simulation broke down is no data at all
+    if unstable is not None:  # discard episodes in which the simulation became unstable
         kept &= ~(unstable.squeeze(-1) & kept).any(-1, keepdim=True)
         data = data.exclude(("next", "unstable"))
     data = data[kept]

@@ -1,4 +1,4 @@
-"""Behaviour policies by SAC for all tasks at once: what the kinds share, and an agent per task."""
+"""SAC behavior policies for all tasks at once: the shared base class and independent agents per task."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from ctmrl_torchrl.envs import TaskSet
 
 
 class SACAgents(BehaviourAgents):
-    """Behaviour policies of all tasks of a set, trained by SAC as one computation.
+    """Behavior policies of all tasks of a set, trained with SAC as one computation.
 
-    Built from TorchRL's parts: one :class:`~torchrl.objectives.SACLoss` reads batches of shape
-    ``[batch, num_tasks]``; a subclass says what the networks are and which keys tell them the task.
+    One :class:`~torchrl.objectives.SACLoss` reads batches of shape ``[batch, num_tasks]``. A subclass defines the
+    networks and the keys that provide the task.
 
     Args:
-        num_tasks: number of tasks that are learned.
+        num_tasks: number of training tasks.
         observation_dim: size of an observation.
         action_dim: size of an action; actions lie in [-1, 1].
         recipe: network and optimizer settings.
-        discount: used when the recipe leaves it open.
-        seed: of the initial weights.
-        task_ids: the tasks that are learned; None is ``0 .. num_tasks - 1``.
-        device: where parameters live.
+        discount: used if the recipe does not set it.
+        seed: seed of the initial weights.
+        task_ids: the training tasks; None means ``0 .. num_tasks - 1``.
+        device: device of the parameters.
 
     Keys read by :meth:`update`, batch ``[batch, num_tasks]``: ``observation``, ``action``, ``("next",
-    "observation" | "reward" | "done" | "terminated")``, and what :attr:`task_keys` names, also under
-    ``"next"``. Only ``terminated`` cuts the bootstrap.
+    "observation" | "reward" | "done" | "terminated")``, and :attr:`task_keys`, also under ``"next"``. Only
+    ``terminated`` stops bootstrapping.
     """
 
     algorithm = "sac"
-    #: what the networks read besides observation and action
+    #: inputs of the networks besides observation and action
     task_keys: tuple[str, ...] = ()
 
     def __init__(
@@ -92,7 +92,7 @@ class SACAgents(BehaviourAgents):
 
     @abstractmethod
     def _network(self, in_features: int, out_features: int, recipe: CollectionRecipe) -> nn.Module:
-        """A network of the inputs of :meth:`_inputs`."""
+        """Build a network for the inputs of :meth:`_inputs`."""
 
     def train(
         self,
@@ -132,7 +132,7 @@ class SACAgents(BehaviourAgents):
         return losses.set("total", total)
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """One gradient step of every agent; returns the detached losses."""
+        """Make one gradient step of every agent and return the detached losses."""
         losses = self.objective(batch)
         losses["total"].backward()
         self.optimizer.step()
@@ -142,25 +142,25 @@ class SACAgents(BehaviourAgents):
         return losses.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes, as tensors and plain values."""
+        """The training state as tensors and plain values."""
         parts = {"loss": self.loss, "optimizer": self.optimizer, "scheduler": self.scheduler}
         return {name: part.state_dict() for name, part in parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Load the output of :meth:`state_dict`."""
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
 
 
 class BatchedSAC(SACAgents):
-    """One independent SAC agent per task with stacked parameters: no loop over tasks, nothing shared.
+    """One independent SAC agent per task with stacked parameters, without a loop over tasks.
 
     :class:`~torchrl.modules.MultiAgentMLP` without parameter sharing holds the tasks in its agent dimension.
-    The loss is summed over tasks, so each agent gets the gradient it would get alone. Arguments and keys are
+    The loss is summed over tasks, so each agent gets the same gradient as a single agent. Arguments and keys are
     those of :class:`SACAgents`; the leaves of a snapshot are ``[num_tasks, ...]``.
 
     Raises:
-        ValueError: if the recipe asks for a learned entropy coefficient, which the agents would share.
+        ValueError: if the recipe has a learned entropy coefficient, which the agents would share.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=1, hidden_sizes=(8,))
@@ -180,7 +180,7 @@ class BatchedSAC(SACAgents):
         task_ids: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> BatchedSAC:
-        """One agent for each task that is learned."""
+        """Create one agent per training task."""
         family = tasks.family
         task_ids = range(tasks.n_tasks) if task_ids is None else task_ids
         sizes = len(task_ids), family.observation_dim, family.action_dim

@@ -1,4 +1,4 @@
-"""The training of SAC behaviour agents: episodes, gradient steps, snapshots; resumed when interrupted."""
+"""Training of SAC behavior agents: episodes, gradient steps and snapshots, with resuming."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNSTABLE = ("next", "unstable")
 
 
 class SACLearner(Protocol):
-    """What the training needs of the agents; :class:`~ctmrl_torchrl.data.behaviour.sac.SACAgents` have it."""
+    """The agent interface for training, implemented by :class:`~ctmrl_torchrl.data.behaviour.sac.SACAgents`."""
 
     num_tasks: int
     device: torch.device
@@ -45,16 +45,16 @@ class SACLearner(Protocol):
         """The current stochastic policy of flat environment rows."""
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
-        """One gradient step; the detached losses."""
+        """Make one gradient step and return the detached losses."""
 
     def snapshot(self) -> TensorDict:
         """A detached copy of the policy."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes."""
+        """The training state."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Load the output of :meth:`state_dict`."""
 
 
 class SACTraining:
@@ -65,14 +65,14 @@ class SACTraining:
         agents: trained in place.
         recipe: the schedule.
         horizon: environment steps per round of collection.
-        seed: of exploration, replay and action sampling; the global generators are left as they were.
+        seed: seed of exploration, replay and action sampling; the global generators are not changed.
         progress: show a progress bar over gradient steps, with the mean return of the last round.
-        checkpoint: file that a long training writes between rounds, and resumes from if it exists.
-        identity: plain values that a checkpoint must share with this training.
+        checkpoint: file that a long training writes between rounds and resumes from if it exists.
+        identity: values that a checkpoint must share with this training.
 
     Raises:
-        ValueError: if the number of rows of ``env`` does not fit.
-        DatasetError: if the checkpoint is damaged or another training's.
+        ValueError: if the number of rows of ``env`` is wrong.
+        DatasetError: if the checkpoint is damaged or belongs to another training.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class SACTraining:
         self.last_return = float("nan")
 
     def run(self) -> list[TensorDict]:
-        """Train to the end; the actors at each of the recipe's ``snapshot_steps``.
+        """Train to completion and return the actors at the recipe's ``snapshot_steps``.
 
         Raises:
-            Stopped: if a signal has asked for it, after a round and with a checkpoint.
+            Stopped: after a signal, at the end of a round with a checkpoint.
         """
         recipe = self.recipe
         kind = ExplorationType.RANDOM if recipe.explore else ExplorationType.DETERMINISTIC
@@ -144,7 +144,7 @@ class SACTraining:
         return self.snapshots
 
     def _learn(self) -> int:
-        """The gradient steps of one round; returns how many."""
+        """Make the gradient steps of one round and return their number."""
         before, end = self.step, min(self.step + self.per_round, self.recipe.total_steps)
         while self.step < end:
             self.agents.update(self.buffer.sample())
@@ -158,19 +158,19 @@ class SACTraining:
 
     @torch.no_grad()
     def _collect(self, policy: TensorDictModuleBase | None) -> None:
-        """One episode of every row, as ``[rows_per_task * horizon, num_tasks]`` transitions."""
+        """Collect one episode of every row, as ``[rows_per_task * horizon, num_tasks]`` transitions."""
         tasks, steps = self.agents.num_tasks, self.horizon
-        # A seed of its own for every round: what is random in the environment needs no place in a checkpoint.
+        # Every round has a separate seed, so checkpoints do not need the environment's random state.
         self.rounds += 1
         self.env.set_seed(self.seed + self.rounds)
         played = self.env.rollout(steps, policy, break_when_any_done=False)
-        # Rows that fall are reset and play on: the mean is over episodes, however many there were.
+        # Rows that terminate are reset and continue, so the mean is over all their episodes.
         episodes = played["next", "done"].sum().clamp(min=1)
         self.last_return = (played["next", "reward"].sum() / episodes).item()
         rows = played.select(*_LEARNER_KEYS, _UNSTABLE, strict=False)
         slices = rows.reshape(-1, tasks, steps).permute(0, 2, 1).reshape(-1, tasks)
         unstable = slices.get(_UNSTABLE, None)
-        if unstable is not None:  # nothing is learned from a simulation that broke down
+        if unstable is not None:  # discard steps of an unstable simulation
             slices = slices[~unstable.squeeze(-1).any(1)].exclude(_UNSTABLE)
         self.buffer.extend(slices)
 
@@ -195,4 +195,4 @@ class SACTraining:
         self.buffer.extend(replay.auto_batch_size_(2))
         self.buffer.writer.load_state_dict(state["cursor"])
         self.generator.set_state(state["sampling"].cpu())
-        torchrl_logger.info(f"resuming the behaviour training of {self.checkpoint} at step {self.step}")
+        torchrl_logger.info(f"resuming the behavior training of {self.checkpoint} at step {self.step}")

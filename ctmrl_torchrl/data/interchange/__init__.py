@@ -1,4 +1,4 @@
-"""Data of other people: importers by name, and Minari in both directions."""
+"""Data exchange: importers by name, and Minari import and export."""
 
 from ctmrl_torchrl.data.interchange.minari_export import to_minari
 from ctmrl_torchrl.data.interchange.minari_import import from_minari

@@ -1,4 +1,4 @@
-"""From trajectories, read one after the other, to a dataset; larger than memory where it is saved."""
+"""Builds a dataset from a stream of trajectories; a saved dataset may be larger than memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trajectory:
     """One trajectory of an imported dataset.
 
     Args:
-        where: file or episode that it comes from, for error messages.
+        where: source file or episode, for error messages.
         task, snapshot: its ids.
         entries: arrays or tensors ``[steps, ...]`` by key, without ids; flags must be bool.
     """
@@ -40,15 +40,15 @@ class Trajectory:
 
 
 def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None) -> TensorDict:
-    """Copy trajectories, in the order of a dataset, into one TensorDict of transitions.
+    """Copy trajectories in dataset order into one TensorDict of transitions.
 
     Args:
         trajectories: sorted by task, then by snapshot; read once, one at a time.
-        rows: number of transitions of all of them.
-        folder: where the tensors are memory-mapped; None keeps them in memory.
+        rows: total number of transitions.
+        folder: folder for memory-mapped tensors; None keeps them in memory.
 
     Raises:
-        DatasetError: naming the trajectory whose entries are not those of the first one.
+        DatasetError: with the trajectory whose entries differ from those of the first one.
     """
     tensors: dict[Key, Tensor] = {}
     start = 0
@@ -95,11 +95,10 @@ def _empty(key: Key, shape: tuple[int, ...], dtype: torch.dtype, folder: Path | 
 
 @contextlib.contextmanager
 def workspace(output: str | Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """Yield a temporary folder beside ``output`` for tensors that are larger than memory; None without one.
+    """Yield a temporary folder next to ``output`` for tensors larger than memory; None if output is None.
 
     Raises:
-        DatasetError: before anything is read, if nothing may be written to ``output``; later, if the disk
-            is full.
+        DatasetError: before reading, if ``output`` cannot be written; later, if the disk is full.
     """
     if output is None:
         yield None
@@ -126,13 +125,13 @@ def finish(
     output: str | Path | None,
     overwrite: bool,
 ) -> TaskDataset:
-    """Validate imported transitions, add the snapshots' mean returns, and save them if asked to.
+    """Validate imported transitions, add the snapshots' mean returns, and optionally save them.
 
     Args:
-        transitions: in the order of a dataset.
-        manifest: without snapshots, which are added; a manifest that has some stays as it is.
-        steps: training step of each snapshot, where it is known.
-        output: folder to save into; None returns the dataset as it is in memory.
+        transitions: transitions in dataset order.
+        manifest: a manifest without snapshots, which are added; existing snapshots are kept.
+        steps: training step of each snapshot, if known.
+        output: output folder; None keeps the dataset in memory.
         overwrite: replace a dataset at ``output``.
     """
     dataset = TaskDataset.from_tensordict(transitions, manifest)

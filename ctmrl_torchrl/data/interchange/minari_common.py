@@ -1,4 +1,4 @@
-"""What Minari export and import share: the optional dependency, and entries that Minari has no place for."""
+"""Shared code of Minari export and import: the optional dependency and the names of additional entries."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.manifest import DatasetManifest
 
-#: metadata of a Minari dataset: the manifest as JSON, and the task that its episodes are of
+#: metadata of a Minari dataset: the manifest as JSON, and the task of its episodes
 MANIFEST_ENTRY = "ctmrl_manifest"
 TASK_ENTRY = "ctmrl_task_id"
 #: metadata of an episode
 SNAPSHOT_ENTRY = "snapshot_id"
 TRAJECTORY_ENTRY = "trajectory_id"
-#: group in an episode's infos that holds what Minari has no place for
+#: group in an episode's infos for entries without a place in Minari
 INFOS = "ctmrl"
-#: entries that Minari has a place for
+#: entries with a place in Minari
 CORE = {("observation",), ("action",), ("next", "observation"), ("next", "reward"), ("next", "done")}
 CORE |= {("next", "terminated"), ("next", "truncated"), ("task_id",), ("trajectory_id",), ("snapshot_id",)}
 
@@ -31,7 +31,7 @@ def require_minari() -> ModuleType:
     """Import Minari.
 
     Raises:
-        ImportError: saying how to install it.
+        ImportError: with installation instructions.
     """
     try:
         return importlib.import_module("minari")
@@ -42,22 +42,22 @@ def require_minari() -> ModuleType:
 
 
 def to_numpy(values: Tensor) -> np.ndarray:
-    """Return a NumPy array of the same bits; bfloat16, which NumPy lacks, becomes uint16."""
+    """Return a NumPy array with the same bits; bfloat16, which NumPy lacks, becomes uint16."""
     values = values.contiguous()
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def from_numpy(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """Undo :func:`to_numpy`, for the dtype that the manifest names."""
+    """Invert :func:`to_numpy` for the dtype in the manifest."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.view(torch.bfloat16) if dtype == torch.bfloat16 else tensor.to(dtype)
 
 
 def read_manifest_entry(metadata: dict[str, Any], where: str) -> DatasetManifest | None:
-    """Return the manifest that :func:`to_minari` stored, if this dataset was made by it.
+    """Return the manifest that :func:`to_minari` stored, or None for other datasets.
 
     Raises:
-        DatasetError: if it is there and cannot be read.
+        DatasetError: if it exists but cannot be read.
     """
     text = metadata.get(MANIFEST_ENTRY)
     if text is None:

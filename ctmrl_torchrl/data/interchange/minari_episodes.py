@@ -1,4 +1,4 @@
-"""Episodes of a Minari dataset as trajectories: exported ones as they were, others converted."""
+"""Reads episodes of a Minari dataset as trajectories; episodes of other sources are converted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctmrl_torchrl.data.manifest import DatasetManifest
 
 @dataclass(frozen=True)
 class OpenedMinari:
-    """A Minari dataset, the task that it is of, and which snapshot its episodes are of."""
+    """A Minari dataset with its task and the snapshots of its episodes."""
 
     name: str
     data: Any
@@ -35,7 +35,7 @@ def read_trajectories(opened: list[OpenedMinari]) -> Iterator[Trajectory]:
     """Read the episodes of all datasets, one at a time.
 
     Raises:
-        DatasetError: naming the dataset, the episode and the step that cannot be used.
+        DatasetError: with the dataset, episode and step that cannot be used.
     """
     for each in opened:
         if each.manifest is None:
@@ -70,7 +70,7 @@ def _own(opened: OpenedMinari, manifest: DatasetManifest) -> Iterator[Trajectory
 
 
 def _foreign(opened: OpenedMinari) -> Iterator[Trajectory]:
-    """The trajectories of anybody's dataset."""
+    """The trajectories of any other dataset."""
     space = opened.data.spec.action_space
     for episode in opened.data.iterate_episodes():
         where = f"{opened.name}, episode {episode.id}"
@@ -115,7 +115,7 @@ def _flat(values: Any) -> np.ndarray:
 
 
 def _scaled(actions: Any, space: Any, where: str) -> np.ndarray:
-    """Actions from the bounds of their space to [-1, 1]; those in [-1, 1] stay as they are."""
+    """Scale actions from the bounds of their space to [-1, 1]."""
     if not hasattr(space, "low") or isinstance(actions, (dict, tuple)):
         raise DatasetError(
             f"{where}: its action space is {space}, but policies need continuous actions (a Box)"

@@ -1,4 +1,4 @@
-"""Export to Minari: one Minari dataset per task, from which the whole comes back without loss."""
+"""Lossless export to Minari, with one Minari dataset per task."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ctmrl_torchrl.data.interchange.minari_common import (
     to_numpy,
 )
 
-#: episodes that are handed over at a time
+#: number of episodes passed to Minari at once
 _EPISODES = 64
 
 
 def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: Any) -> dict[int, str]:
     """Write every task's data as a Minari dataset ``NAME/task-ID-vVERSION``.
 
-    Observations, actions, rewards, terminations and truncations are stored where Minari keeps them. The
-    dataset's metadata hold the task id and the manifest (parameters, split, snapshots, recipe, versions), the
-    episodes' metadata the snapshot and trajectory ids, and the infos, under ``"ctmrl"``, all other entries.
-    :func:`~ctmrl_torchrl.data.interchange.from_minari` gives the same dataset back, bit for bit.
+    Observations, actions, rewards, terminations and truncations use Minari's standard fields. The dataset's
+    metadata contain the task id and the manifest (parameters, split, snapshots, recipe, versions), the episodes'
+    metadata the snapshot and trajectory ids, and the infos, under ``"ctmrl"``, all other entries.
+    :func:`~ctmrl_torchrl.data.interchange.from_minari` restores the same dataset bit for bit.
 
     Args:
         dataset: the dataset.
@@ -48,7 +48,7 @@ def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: 
 
     Raises:
         ImportError: if Minari is not installed.
-        DatasetError: if a Minari dataset of such a name exists already; nothing was changed.
+        DatasetError: if a Minari dataset with such a name already exists; nothing is changed.
 
     Examples:
         >>> names = to_minari(TaskDataset.load("datasets/point_robot"), "me/point-robot")  # doctest: +SKIP
@@ -91,7 +91,7 @@ def _write_task(minari: Any, dataset: TaskDataset, task: int, name: str, metadat
             created.update_dataset_from_buffer(buffer)
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Minari's advice on metadata that were not given
+            warnings.simplefilter("ignore", UserWarning)  # Minari's warnings about missing metadata
             created = minari.create_dataset_from_buffers(
                 name,
                 buffer,
@@ -115,7 +115,7 @@ def _episode(dataset: TaskDataset, trajectory: int, number: int) -> Any:
     rows = dataset.transitions[start : start + length]
     observation, following = rows["observation"], rows["next", "observation"]
     infos = _extra(rows)
-    if not _same_bits(observation[1:], following[:-1]):  # imported data may be cut between two steps
+    if not _same_bits(observation[1:], following[:-1]):  # imported data may have gaps between steps
         infos["next_observation"] = to_numpy(following)
     return EpisodeBuffer(
         id=number,
@@ -129,12 +129,12 @@ def _episode(dataset: TaskDataset, trajectory: int, number: int) -> Any:
 
 
 def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Equality that tells 0 from -0."""
+    """Equality that distinguishes 0 from -0."""
     return torch.equal(*(each.contiguous().view(torch.int32) for each in (left, right)))
 
 
 def _extra(rows: TensorDictBase) -> dict[str, Any]:
-    """Entries that Minari has no place for, by their name in the manifest."""
+    """Entries without a place in Minari, by their name in the manifest."""
     found = {}
     for key, value in rows.items(include_nested=True, leaves_only=True):
         key = key if isinstance(key, tuple) else (key,)

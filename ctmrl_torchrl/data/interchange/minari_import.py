@@ -1,4 +1,4 @@
-"""Import from Minari: what this library exported, without loss, and a user's own datasets, one per task."""
+"""Import from Minari: lossless for datasets exported by this library, and for other datasets, one per task."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def from_minari(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> TaskDataset:
-    """Make a :class:`TaskDataset` of Minari datasets, one per task; no environment is needed.
+    """Create a :class:`TaskDataset` from Minari datasets, one per task; no environment is needed.
 
-    What :func:`~ctmrl_torchrl.data.interchange.to_minari` wrote comes back as it was; arguments that are
-    given replace what its manifest says. In other datasets, observations (flattened; parts in the order of
+    Datasets of :func:`~ctmrl_torchrl.data.interchange.to_minari` are restored exactly; explicit arguments
+    override their manifest. In other datasets, observations (flattened; parts in the order of
     their names) and rewards become float32, and actions are scaled from the bounds of their space to [-1, 1].
-    Terminations and truncations stay apart; an episode that ends with neither counts as truncated.
+    Terminations and truncations are kept separate; an episode that ends with neither counts as truncated.
 
     Args:
         datasets: by task id (whole numbers from 0), the name of a local Minari dataset, the folder of its
-            data, or a ``minari.MinariDataset``; or several of these, from the least to the best trained,
+            data, or a ``minari.MinariDataset``; or a list of these, from the least to the best trained,
             which become the snapshots 0, 1, ....
-        env: name of the environment, for the manifest; None takes ``"minari"``.
-        parameters: numbers that tell the tasks apart, by task id, for figures and oracles; None takes the id.
-        parameter_names: what they are called.
-        test_ids: tasks of the test split; the others are for training.
-        horizon: longest trajectory; None takes the environment's limit if Minari knows it, else the longest.
+        env: name of the environment, for the manifest; None means ``"minari"``.
+        parameters: task parameters by task id, for figures and oracles; None means the task id.
+        parameter_names: names of the parameters.
+        test_ids: tasks of the test split; the others are training tasks.
+        horizon: maximum trajectory length; None means Minari's limit of the environment, or the longest episode.
         discount: gamma, for the manifest.
-        preset: name of the task set; None takes ``"minari"``.
+        preset: name of the task set; None means ``"minari"``.
         output: save the dataset here, memory-mapped; episodes are read one at a time. None keeps it in
             memory.
         overwrite: replace a dataset at ``output``.
 
     Raises:
         ImportError: if names or folders are given and Minari is not installed.
-        DatasetError: naming the Minari dataset, the episode and the step that cannot be used.
+        DatasetError: with the Minari dataset, episode and step that cannot be used.
 
     Examples:
         >>> dataset = from_minari(  # doctest: +SKIP
@@ -123,10 +123,10 @@ def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[OpenedM
 
 
 def _common_manifest(opened: list[OpenedMinari]) -> DatasetManifest | None:
-    """The manifest of an exported dataset; None for anybody else's data.
+    """The manifest of an exported dataset; None for other data.
 
     Raises:
-        DatasetError: if the data are of several exports, or of an export and something else.
+        DatasetError: if the data come from several exports, or from an export and another source.
     """
     own = opened[0].manifest
     other = next((each.name for each in opened if each.manifest != own), None)
@@ -148,14 +148,14 @@ def _open(source: Source) -> tuple[str, Any]:
         if isinstance(source, Path) or Path(source).expanduser().joinpath("metadata.json").is_file():
             return str(source), minari.MinariDataset(Path(source).expanduser())
         return source, minari.load_dataset(source)
-    except Exception as error:  # whatever Minari raises, the reader must learn which dataset it was
+    except Exception as error:  # report the dataset for every exception of Minari
         known = ", ".join(sorted(minari.list_local_datasets())) or "none"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{source}: no Minari dataset here ({reason}); local ones: {known}") from error
 
 
 def _limit(data: Any) -> int:
-    """The environment's own limit of steps, if Minari knows it."""
+    """The environment's step limit, if Minari knows it."""
     spec = getattr(data.spec, "env_spec", None)
     limit = getattr(spec, "max_episode_steps", None)
     return limit if is_whole(limit) else 0
@@ -195,7 +195,7 @@ def _tasks(
 
 
 def _recipe(opened: list[OpenedMinari]) -> dict[str, Any]:
-    """Where the data are from, and how their actions were scaled."""
+    """The origin of the data and the scaling of their actions."""
     space = opened[0].data.spec.action_space
     sources = [{"task": each.task, "snapshot": each.snapshot, "name": each.name} for each in opened]
     recipe = {"source": "from_minari", "datasets": sources}

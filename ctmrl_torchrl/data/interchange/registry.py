@@ -1,4 +1,4 @@
-"""Importers by name; a user's own is one registration away."""
+"""The registry of importers, which users can extend."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.registry import Registry
 
-#: functions that make a :class:`~ctmrl_torchrl.data.TaskDataset` of a source and keyword arguments
+#: functions that create a :class:`~ctmrl_torchrl.data.TaskDataset` from a source and keyword arguments
 IMPORTERS: Registry[Callable[..., TaskDataset]] = Registry("importer")
 
 
 def import_dataset(importer: str, source: Any, **options: Any) -> TaskDataset:
-    """Import data with the importer of this name.
+    """Import data with a named importer.
 
     Args:
         importer: ``"released"``, ``"unicorn"``, ``"minari"``, or a name registered in :data:`IMPORTERS`.
-        source: what the importer reads, its first argument: usually a folder.
+        source: first argument of the importer, usually a folder.
         options: the importer's keyword arguments.
 
     Raises:
-        UnknownChoiceError: if no importer has this name.
+        UnknownChoiceError: if the importer is unknown.
         DatasetError: if the data cannot be used.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Import of the data that the reference code writes: a folder per task, a pickled ``.npy`` per trajectory."""
+"""Import of data in the reference code's layout: a folder per task, a pickled ``.npy`` per trajectory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.envs import EnvFamily, TaskSet, get_family, make_task_set, sparse_reward
 from ctmrl_torchrl.storage import expanded
 
-# The only families whose episodes can end before the horizon.
+# The only families with early termination.
 FALLING_FAMILIES = ("hopper_rand_params", "walker_rand_params")
 _TASK_FOLDER = re.compile(r"goal_idx(\d+)")
 _TRAJECTORY_FILE = re.compile(r"trj_evalsample(\d+)_step(\d+)\.npy")
@@ -33,7 +33,7 @@ _CONTINUITY_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, order=True)
 class _TrajectoryFile:
-    """One file, ordered as the dataset wants it: by task, then training step, then sample."""
+    """One file; files are sorted by task, then training step, then sample."""
 
     task: int
     step: int
@@ -53,33 +53,33 @@ def import_released(
     horizon: int | None = None,
     overwrite: bool = False,
 ) -> TaskDataset:
-    """Make a :class:`TaskDataset` of data in the layout of the authors' released code.
+    """Create a :class:`TaskDataset` from data in the layout of the authors' released code.
 
     Expected are ``folder/goal_idx{task}/trj_evalsample{sample}_step{step}.npy``, each an object array of one
     trajectory in time order, whose rows are ``(observation, action, reward, next observation)``; the reward
-    is a number or an array with one element, actions are in [-1, 1]. Other files are left alone. The training
-    steps, sorted, become the snapshots 0, 1, ....
+    is a number or an array with one element, actions are in [-1, 1]. Other files are ignored. The sorted
+    training steps become the snapshots 0, 1, ....
 
-    That layout stores no flags. The last transition is ``truncated``, except that a trajectory shorter than
-    the horizon is ``terminated`` in the families that can fall (Hopper, Walker). The sparse reward is
-    computed anew from the dense one by the library's one formula, so the files must hold the dense one.
+    This layout has no flags. The last transition is ``truncated``, except that a trajectory shorter than the
+    horizon is ``terminated`` in families with early termination (Hopper, Walker). The sparse reward is recomputed
+    from the dense one, so the files must contain the dense reward.
 
     Args:
         folder: the folder with the tasks' folders.
-        env: environment family that the data are of.
-        output: save the dataset here, and return it memory-mapped; None keeps it in memory.
+        env: environment family of the data.
+        output: save the dataset here and return it memory-mapped; None keeps it in memory.
         trust_pickle: object arrays are pickles, and opening a pickle can run any code. Nothing is opened
-            unless this is True: set it only for files whose origin you trust.
-        preset: task-set preset, so that task ids, parameters and the split agree with the data.
+            unless this is True; set it only for files that you trust.
+        preset: task-set preset with the task ids, parameters and split of the data.
         task_set: the task set itself, instead of a preset.
-        horizon: longest trajectory; None takes the family's.
+        horizon: maximum trajectory length; None means the family's.
         overwrite: replace a dataset at ``output``.
 
     Returns:
         the validated dataset.
 
     Raises:
-        DatasetError: naming the file and row that is not as described, or if ``trust_pickle`` is not set.
+        DatasetError: with the invalid file and row, or if ``trust_pickle`` is not set.
         ValueError: if the family or preset is unknown.
 
     Examples:
@@ -184,7 +184,7 @@ def _read_trajectory(path: Path, family: EnvFamily, horizon: int) -> tuple[np.nd
     """Read the four columns of a trajectory, float32 ``[steps, features]``."""
     try:
         rows = np.load(path, allow_pickle=True)
-    except Exception as error:  # whatever a damaged pickle raises, the reader must learn which file it was
+    except Exception as error:  # report the file for every exception of a damaged pickle
         raise DatasetError(f"{path}: cannot be read as .npy ({type(error).__name__}: {error})") from error
     if not isinstance(rows, np.ndarray) or rows.ndim == 0 or not len(rows):
         raise DatasetError(f"{path}: expected an array of transitions, got {_describe(rows)}")

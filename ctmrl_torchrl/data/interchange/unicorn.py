@@ -1,4 +1,4 @@
-"""Import of the data that UNICORN's code reads: a folder per task, five arrays in each."""
+"""Import of data in UNICORN's layout: a folder per task with five arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class _Task:
-    """A task's folder, and what its name says."""
+    """A task's folder and the values encoded in its name."""
 
     path: Path
     seed: int | None
@@ -53,31 +53,31 @@ def import_unicorn(
     output: str | Path | None = None,
     overwrite: bool = False,
 ) -> TaskDataset:
-    """Make a :class:`TaskDataset` of data in the layout of UNICORN's released code.
+    """Create a :class:`TaskDataset` from data in the layout of UNICORN's released code.
 
     Expected are folders ``seed_{k}_goal_{parameters joined by _}`` with ``obs.npy``, ``actions.npy``,
     ``rewards.npy``, ``next_obs.npy`` and ``terminals.npy``, either ``[steps, trajectories, features]`` or
     ``[transitions, features]``. Sorted by ``k``, the folders become the tasks 0, 1, .... No pickle is opened.
 
-    A trajectory ends with ``terminated`` where the file has a terminal, and with ``truncated`` where a column
-    ends, the next row does not continue the present one, or the horizon is reached.
+    A trajectory ends with ``terminated`` at a terminal, and with ``truncated`` at the end of a column, at a row
+    that does not continue the previous one, or at the horizon.
 
     Args:
         folder: the folder with the tasks' folders.
         env: name of the environment; it need not be registered.
-        horizon: longest trajectory; None takes the length of the columns, which flat arrays do not have.
-        test_ids: tasks of the test split; the others are for training.
+        horizon: maximum trajectory length; None means the column length, which flat arrays do not have.
+        test_ids: tasks of the test split; the others are training tasks.
         parameters: one row of numbers per task, instead of those in the folders' names.
-        parameter_names: what the parameters are called.
-        snapshots: into how many stages of equal numbers of trajectories each task's data are divided, in the
-            order of collection; the layout does not say which policy acted.
+        parameter_names: names of the parameters.
+        snapshots: number of stages with equal numbers of trajectories into which each task's data are divided,
+            in the order of collection; the layout does not record the policy.
         discount: gamma, for the manifest.
         preset: name of the task set, for the manifest.
-        output: save the dataset here, and return it memory-mapped; None keeps it in memory.
+        output: save the dataset here and return it memory-mapped; None keeps it in memory.
         overwrite: replace a dataset at ``output``.
 
     Raises:
-        DatasetError: naming the file that is not as described.
+        DatasetError: with the invalid file.
 
     Examples:
         >>> dataset = import_unicorn(  # doctest: +SKIP
@@ -171,7 +171,7 @@ def _parameters(tasks: list[_Task], given: Sequence[Sequence[float]] | None) -> 
 
 
 def _open(folder: Path) -> dict[str, np.ndarray]:
-    """Map the five arrays of a task, and check that their shapes agree."""
+    """Memory-map the five arrays of a task and check that their shapes agree."""
     arrays = {}
     for name in ARRAYS:
         file = folder / f"{name}.npy"
@@ -218,7 +218,7 @@ def _column(folder: Path, arrays: dict[str, np.ndarray], column: int) -> dict[st
 
 
 def _pieces(column: dict[str, np.ndarray], horizon: int) -> Iterator[dict[tuple[str, ...], np.ndarray]]:
-    """Cut consecutive rows at terminals, at breaks, and where the horizon is reached."""
+    """Split consecutive rows at terminals, at gaps and at the horizon."""
     observation, following, terminal = column["obs"], column["next_obs"], column["terminals"]
     rows = len(observation)
     last = np.ones(rows, dtype=bool)

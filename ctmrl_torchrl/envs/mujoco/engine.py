@@ -27,15 +27,15 @@ def _log_warning(message: str) -> None:
 def keep_warnings_out_of_files() -> None:
     """Sends MuJoCo's warnings to TorchRL's logger (level debug) instead of MUJOCO_LOG.TXT and the console.
 
-    MuJoCo writes that file into the working folder whenever a simulation breaks down. A handler that the user
-    has set with ``mujoco.set_mju_user_warning`` stays.
+    MuJoCo writes that file to the working folder whenever a simulation becomes unstable. A handler that the user
+    set with ``mujoco.set_mju_user_warning`` is kept.
     """
     if mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(_log_warning)
 
 
 class Engine(ABC):
-    """Simulations of one robot, one per row; the base class of the two kinds.
+    """Base class of engines that run simulations of one robot, one per row.
 
     Args:
         model: the nominal model.
@@ -63,7 +63,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _build(self) -> None:
-        """Make the simulations."""
+        """Create the simulations."""
 
     @property
     @abstractmethod
@@ -101,7 +101,7 @@ class Engine(ABC):
 
 
 class BatchEngine(Engine):
-    """Simulations in a ``mujoco.batch.Batch``; equal to a loop over ``mj_step``, bit for bit."""
+    """Simulations in a ``mujoco.batch.Batch``; bit-identical to a loop over ``mj_step``."""
 
     def _build(self) -> None:
         from mujoco.batch import Batch
@@ -140,7 +140,7 @@ class BatchEngine(Engine):
 
 
 class RolloutEngine(Engine):
-    """Simulations by ``mujoco.rollout``, a model per row; the solver loses its warm start at each step."""
+    """Simulations with ``mujoco.rollout`` and one model per row; the solver loses its warm start at each step."""
 
     def _build(self) -> None:
         self._models = [copy.copy(self.model) for _ in range(self.rows)]
@@ -183,7 +183,7 @@ class RolloutEngine(Engine):
         models, start = [self._models[row] for row in moved], self._state[moved]
         actions = np.repeat(np.asarray(control, dtype=np.float64)[moved, None], self.frame_skip, axis=1)
         states, _ = rollout.rollout(models, self._data, start, actions)
-        # MuJoCo resets a simulation that became unstable, and its clock too.
+        # MuJoCo resets an unstable simulation including its clock.
         expected = start[:, 0] + self.frame_skip * self.model.opt.timestep
         unstable[moved] = ~np.isclose(states[:, -1, 0], expected)
         self._state[moved] = states[:, -1]
@@ -197,7 +197,7 @@ def make_engine(
     threads: int = 1,
     recompute_constants: bool = False,
 ) -> Engine:
-    """The faster engine that the installed MuJoCo supports; arguments as for :class:`Engine`.
+    """Create the fastest engine of the installed MuJoCo; see :class:`Engine` for the arguments.
 
     Raises:
         ValueError: if ``threads`` is not a positive whole number.

@@ -19,27 +19,27 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
 class MujocoEnv(BatchedTaskEnv):
-    """A robot per row, all of one family, each with its own task and, in some families, its own body.
+    """Robots of one family, one per row, each with its own task and, in some families, its own body.
 
     Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``, clipped to it; ``observation``
     ``[n, features]`` float32; ``task_id`` ``[n]`` int64; ``reward`` ``[n, 1]`` float32; ``done``,
     ``terminated`` (fallen), ``truncated`` (horizon) ``[n, 1]`` bool; ``unstable`` ``[n, 1]`` bool.
 
-    ``unstable`` is true where the simulation broke down in this step. The row is then truncated, its last
-    observation is repeated, its reward is 0, and the transition must not be learned from. Breakdowns are
-    counted by task in ``breakdowns``.
+    ``unstable`` is true if the simulation became unstable in this step. The row is then truncated, its last
+    observation is repeated, its reward is 0, and the transition must not be used for training.
+    ``breakdowns`` counts these cases by task.
 
-    Initial states are random. They follow ``set_seed``; without a seed they follow torch's global generator.
+    Initial states are random. ``set_seed`` seeds them; without a seed they use torch's global generator.
 
     Args:
         task_set: tasks of one of the MuJoCo families.
-        task_ids: the task of each row; ids may repeat. None is every task once, in order.
-        horizon: steps until truncation. None takes the family's.
-        threads: number of simulator threads. More than one helps where cores are free, but the environment
-            must then not be forked.
-        recompute_constants: whether the constants that MuJoCo derives from masses and inertias (the softness
-            of contacts and limits) are recomputed for each body. The published tasks keep the nominal values.
-        device: of everything that is returned; the simulation runs on the CPU.
+        task_ids: the task of each row; ids may repeat. None means every task once, in order.
+        horizon: steps until truncation. None means the family's horizon.
+        threads: number of simulator threads. More than one is faster on idle cores, but the environment must
+            then not be forked.
+        recompute_constants: whether to recompute the constants that MuJoCo derives from masses and inertias
+            (the softness of contacts and limits) for each body. The published tasks keep the nominal values.
+        device: device of all outputs; the simulation runs on the CPU.
 
     Attributes:
         breakdowns (BreakdownCounts): simulations that became unstable since construction, by task.
@@ -76,7 +76,7 @@ class MujocoEnv(BatchedTaskEnv):
 
     @property
     def unstable_count(self) -> int:
-        """Breakdowns of all tasks since construction."""
+        """Unstable simulations of all tasks since construction."""
         return int(self.breakdowns.counts.sum())
 
     def _start_tasks(self) -> None:
@@ -119,7 +119,7 @@ class MujocoEnv(BatchedTaskEnv):
         truncated = self._step_count >= self.horizon
         reward = self.robot.reward(before, after, action, self._row_parameters)
         observation = self.robot.observation(after, velocity)
-        if unstable.any():  # MuJoCo has replaced the broken state by one that is not part of the task
+        if unstable.any():  # MuJoCo has reset the unstable state to one outside the task
             observation = np.where(unstable[:, None], self.robot.observation(before, speed), observation)
             reward = np.where(unstable, 0.0, reward)
             fallen, truncated = fallen & ~unstable, truncated | unstable

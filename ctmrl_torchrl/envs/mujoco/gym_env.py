@@ -1,4 +1,4 @@
-"""A MuJoCo robot with one fixed task, for users of gymnasium."""
+"""A MuJoCo robot with one fixed task as a gymnasium environment."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
 class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One robot with one task: one row of ``MujocoEnv``, by the same formulas.
+    """A robot with one task: one row of ``MujocoEnv``, with the same formulas.
 
-    Observations are float32; actions lie in ``[-1, 1]`` and are clipped to it. The environment itself
-    truncates at the horizon, so it is registered without a time limit. An episode whose simulation broke down
-    is truncated too, with ``info["unstable"]`` true.
+    Observations are float32; actions are clipped to ``[-1, 1]``. The environment truncates at the horizon, so it
+    is registered without a time limit. An episode whose simulation becomes unstable is also truncated, with
+    ``info["unstable"]`` true.
 
     Args:
         family: name of a MuJoCo family.
         task: id of the task.
-        preset: task set the id belongs to.
-        horizon: steps until truncation. None takes the family's.
-        recompute_constants: as for ``MujocoEnv``.
+        preset: task set of the id.
+        horizon: steps until truncation. None means the family's horizon.
+        recompute_constants: see ``MujocoEnv``.
 
     Raises:
         ValueError: if the family, preset or task is unknown, or the horizon is not positive;
@@ -71,14 +71,14 @@ class MujocoGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Puts the robot into a random initial state; see ``gymnasium.Env.reset``."""
+        """Reset the robot to a random initial state; see ``gymnasium.Env.reset``."""
         super().reset(seed=seed)
         self.engine.set_state(np.arange(1), *self.robot.initial_state(*self._nominal, 1, self.np_random))
         self._step_count = 0
         return self._observe(), {"task_id": self.task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Moves the robot for one control step; see ``gymnasium.Env.step``."""
+        """Move the robot for one control step; see ``gymnasium.Env.step``."""
         clipped = np.clip(checked_action(action, self.action_space).astype(np.float64), -1.0, 1.0)[None]
         before, seen = self.engine.qpos.copy(), self._observe()
         unstable = bool(self.engine.step(clipped)[0])

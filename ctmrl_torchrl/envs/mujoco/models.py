@@ -1,4 +1,4 @@
-"""The published robots, made from gymnasium's assets, and the model fields that a task changes."""
+"""The published robots, built from gymnasium's assets, and the model fields that differ between tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ctmrl_torchrl.envs.mujoco.robots import Robot
 from ctmrl_torchrl.envs.task_parameters import RANDOMIZED_FIELDS
 
-#: Half Cheetah's asset rescales its mass to 14 kg by a deprecated option; this density has the same effect.
+#: Half Cheetah's asset rescales its mass to 14 kg with a deprecated option; this density has the same effect.
 _RESCALING = 'settotalmass="14"'
 _CHEETAH_DENSITY = 660.884950077473
 
@@ -19,7 +19,7 @@ def load_model(robot: Robot) -> mujoco.MjModel:
     """The nominal compiled model of a robot.
 
     Raises:
-        RuntimeError: if gymnasium's asset differs from the one behind the published tasks.
+        RuntimeError: if gymnasium's asset differs from the one used for the published tasks.
     """
     xml = (files("gymnasium") / "envs" / "mujoco" / "assets" / robot.asset).read_text(encoding="utf-8")
     rescaled = _RESCALING in xml
@@ -42,7 +42,7 @@ def load_model(robot: Robot) -> mujoco.MjModel:
 
 
 def task_fields(model: mujoco.MjModel, log_multipliers: np.ndarray) -> dict[str, np.ndarray]:
-    """The model fields of tasks whose bodies differ: nominal values times the tasks' multipliers.
+    """Model fields of tasks with different bodies: nominal values times the tasks' multipliers.
 
     Args:
         model: the nominal model; it is not changed.

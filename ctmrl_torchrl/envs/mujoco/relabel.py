@@ -1,4 +1,4 @@
-"""Rewards of stored transitions as they would be in other tasks, for robots whose tasks differ in the reward."""
+"""Rewards of stored transitions in other tasks, for robots whose tasks differ only in the reward."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
 def rewards_in_tasks(task_set: TaskSet, task_ids: Tensor, transitions: TensorDictBase) -> Tensor:
-    """The rewards that transitions ``[M, L]`` would have in each of some tasks, ``[n, M, L]``.
+    """The rewards of transitions ``[M, L]`` in each of the given tasks, ``[n, M, L]``.
 
-    Positions are taken from the observations, which hold them for these robots.
+    Positions are taken from the observations, which contain them for these robots.
 
     Raises:
-        ValueError: for a robot whose tasks differ in its body: the transitions themselves would be others.
+        ValueError: for a robot whose tasks differ in the body, because the transitions would differ too.
 
     Example:
         >>> from tensordict import TensorDict

@@ -1,4 +1,4 @@
-"""Pictures of the robots, without a screen."""
+"""Off-screen rendering of the robots."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
-#: ways to draw off-screen: with the graphics driver, then in software
+#: off-screen rendering platforms: the graphics driver, then software
 _PLATFORMS = ("egl", "osmesa")
 
 
 class RenderingUnavailableError(RuntimeError):
-    """This machine cannot draw without a screen; the message names what was tried and what to install."""
+    """This machine cannot render off-screen; the message lists the attempts and what to install."""
 
 
 def _make_context(width: int, height: int) -> Any:
@@ -29,14 +29,13 @@ def _make_context(width: int, height: int) -> Any:
         try:
             context = importlib.import_module(f"mujoco.{platform}").GLContext(width, height)
             context.make_current()
-        except Exception as error:  # every platform fails in its own way
+        except Exception as error:  # platforms raise different exceptions
             reasons.append(f"{platform}: {type(error).__name__}: {error}")
         else:
             return context
     raise RenderingUnavailableError(
-        f"found no way to draw without a screen ({'; '.join(reasons)}). Install EGL (Debian: libegl1) or "
-        "OSMesa (libosmesa6), or set MUJOCO_GL to the one that is installed. Only the pictures of robots "
-        "need it."
+        f"off-screen rendering is not available ({'; '.join(reasons)}). Install EGL (Debian: libegl1) or "
+        "OSMesa (libosmesa6), or set MUJOCO_GL to the installed one. Only figures of robots need it."
     )
 
 
@@ -49,13 +48,13 @@ def render_robot(
     height: int = 240,
     distance: float | None = None,
 ) -> np.ndarray:
-    """Pictures of a task's robot in given positions, from the side, with a camera that follows it.
+    """Render a task's robot in given positions from the side, with a tracking camera.
 
     Args:
         task_set: the tasks of a MuJoCo family.
-        task: id of the task; it decides the robot's body in families whose tasks differ in it.
+        task: id of the task, which determines the robot's body in some families.
         qpos: positions ``[n, nq]``.
-        width, height: size of a picture in pixels.
+        width, height: size of an image in pixels.
         distance: distance of the camera in meters; by default 3, or 6 if the task has a goal, which is drawn
             as a red post.
 
@@ -64,7 +63,7 @@ def render_robot(
 
     Raises:
         RenderingUnavailableError: if there is neither EGL nor OSMesa.
-        ValueError: if the task or the positions are not the robot's.
+        ValueError: if the task or the shape of the positions is wrong.
     """
     (task,) = task_set.validate_ids([task])
     robot = ROBOTS[task_set.name]

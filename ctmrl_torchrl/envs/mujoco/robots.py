@@ -1,6 +1,6 @@
-"""The formulas of the four robots: observation, reward, initial state and fall.
+"""The formulas of the four robots: observation, reward, initial state and termination.
 
-They are NumPy functions in float64 on rows ``[n, ...]`` and serve the batched and the single environments.
+They are NumPy functions in float64 on rows ``[n, ...]``, used by the batched and the single environments.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Robot(ABC):
-    """One robot; subclasses give its formulas.
+    """Base class of robots; subclasses define the formulas.
 
     Args:
         asset: file name among gymnasium's MuJoCo assets.
         frame_skip: simulation steps per control step.
-        timestep: seconds per simulation step; checked, or written into the model with ``set_timestep``.
+        timestep: seconds per simulation step; checked, or written to the model with ``set_timestep``.
         total_mass: mass of the nominal model in kg, checked when the model is loaded.
-        set_timestep: whether the asset has another timestep, which is replaced.
-        halve_margins: whether contact margins are halved. Since version 3.5 MuJoCo adds the margins of two
-            geoms; the published environments ran on a version that took the larger one.
-        position_noise, velocity_noise: spread of the initial state around the model's.
+        set_timestep: whether to replace the asset's timestep.
+        halve_margins: whether to halve contact margins. Since version 3.5, MuJoCo adds the margins of two
+            geoms; the published environments used a version that took the larger one.
+        position_noise, velocity_noise: scale of the initial state's noise.
         task_is_body: whether tasks differ in masses, inertias, dampings and frictions.
     """
 
@@ -46,7 +46,7 @@ class Robot(ABC):
 
     @abstractmethod
     def observation(self, qpos: Array, qvel: Array) -> Array:
-        """Positions and velocities as the policy sees them, ``[n, observation_dim]``."""
+        """The policy's observation of positions and velocities, ``[n, observation_dim]``."""
 
     @abstractmethod
     def positions(self, path: Array) -> Array:
@@ -54,16 +54,16 @@ class Robot(ABC):
 
     @abstractmethod
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
-        """Reward ``[n]`` of moving from positions ``before`` to ``after`` by the clipped ``action``."""
+        """Reward ``[n]`` of moving from positions ``before`` to ``after`` with the clipped ``action``."""
 
     def fallen(self, qpos: Array, qvel: Array) -> Array:
-        """Whether the robot has fallen, which terminates the episode, ``[n]``; by default never."""
+        """Whether the robot has fallen, which terminates the episode, ``[n]``; always false by default."""
         return np.zeros(qpos.shape[0], dtype=bool)
 
     def initial_state(
         self, nominal: Array, velocities: int, rows: int, generator: np.random.Generator
     ) -> tuple[Array, Array]:
-        """Positions ``[rows, nq]`` uniform around the nominal ones, normal velocities ``[rows, nv]``."""
+        """Positions ``[rows, nq]`` uniform around the nominal ones, and normal velocities ``[rows, nv]``."""
         shift = generator.uniform(-1.0, 1.0, (rows, nominal.size))
         velocity = generator.standard_normal((rows, velocities))
         return nominal + self.position_noise * shift, self.velocity_noise * velocity
@@ -97,7 +97,7 @@ class HalfCheetah(Robot):
 class Ant(Robot):
     """Walks to a goal in the plane; the reward is minus the torso's L1 distance, minus ``0.1 |a|^2``.
 
-    There is no contact cost, since it was always zero in the simulator behind the published numbers.
+    There is no contact cost, because it was always zero in the simulator of the published results.
     """
 
     control_cost: float = 0.1
@@ -123,9 +123,9 @@ class UprightRobot(Robot):
     The episode terminates when the robot falls.
 
     Args:
-        heights: lowest and highest height of an upright robot.
-        angle: largest lean of an upright robot in radians.
-        largest: bound on every other entry of the state; infinite for none.
+        heights: minimum and maximum height of an upright robot.
+        angle: maximum tilt of an upright robot in radians.
+        largest: bound on every other entry of the state; infinite for no bound.
     """
 
     heights: tuple[float, float] = (0.7, np.inf)
@@ -144,12 +144,12 @@ class UprightRobot(Robot):
         return np.concatenate(((x - x[0])[:, None], path[:, :joints]), -1)
 
     def reward(self, before: Array, after: Array, action: Array, parameters: Array) -> Array:
-        """The constant 1 is paid on the falling step too; ``parameters`` act through the model."""
+        """The constant 1 is also given in the falling step; ``parameters`` act through the model."""
         velocity = (after[:, 0] - before[:, 0]) / self.control_step
         return velocity + 1.0 - self.control_cost * np.square(action).sum(-1)
 
     def fallen(self, qpos: Array, qvel: Array) -> Array:
-        """Too low, too high, leaning too far, or a state out of bounds."""
+        """Whether height, tilt or another entry of the state is out of bounds."""
         low, high = self.heights
         upright = (qpos[:, 1] > low) & (qpos[:, 1] < high) & (np.abs(qpos[:, 2]) < self.angle)
         state = np.concatenate((qpos, qvel), -1)

@@ -99,7 +99,7 @@ def plot_profiles(
     """Plot performance profiles. A curve that is above another everywhere is better at every threshold.
 
     Args:
-        thresholds: normalised scores, ``[T]``.
+        thresholds: normalized scores, ``[T]``.
         profiles: ``{method: (fractions [T], ends of the intervals [2, T] or None)}``.
         path: PNG file to write.
         title: title of the figure.

@@ -1,4 +1,4 @@
-"""Where the runs of a study are carried out: ``local``, ``ray`` or ``slurm``, or what a user registers."""
+"""Runners of studies: ``local``, ``ray``, ``slurm``, and user-registered ones."""
 
 from ctmrl_torchrl.studies.runners.base import RUNNERS, make_runner
 from ctmrl_torchrl.studies.runners.cluster import RayRunner

@@ -1,4 +1,4 @@
-"""The registry of runners, and what they share."""
+"""The registry of runners and shared code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ONE_THREAD", "RUNNERS", "Packed", "make_runner"]
 #: a runner is a dataclass whose fields are its options
 RUNNERS: Registry[Callable[..., Runner]] = Registry("runner")
 
-#: what keeps the libraries of a worker to one thread; it must be set before they are imported
+#: environment variables that limit a worker's libraries to one thread; must be set before importing them
 ONE_THREAD = {
     name: "1"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -28,11 +28,11 @@ ONE_THREAD = {
 
 @dataclass(frozen=True)
 class Packed:
-    """Work that is sent to another process, which then finds the modules that this one can import.
+    """Work for another process, which gets this process's module search path.
 
     Args:
-        content: the work, serialised by the library that runners use for their messages anyway.
-        path: where this process looks for modules.
+        content: the work, serialized with the library that runners use for their messages.
+        path: module search path of this process.
     """
 
     content: bytes
@@ -40,24 +40,24 @@ class Packed:
 
     @classmethod
     def of(cls, work: Work) -> Packed:
-        """Pack work up."""
+        """Pack work."""
         return cls(cloudpickle.dumps(work), tuple(entry or os.getcwd() for entry in sys.path))
 
     def __call__(self, job: Job) -> Outcome:
-        """Unpack the work and do it."""
+        """Unpack and run the work."""
         sys.path += [entry for entry in self.path if entry not in sys.path and os.path.exists(entry)]
         return cloudpickle.loads(self.content)(job)
 
 
 def make_runner(options: Mapping[str, Any]) -> Runner:
-    """A runner by its name and its options.
+    """Create a runner from its name and options.
 
     Args:
         options: ``{"name": "local", "workers": 2}``.
 
     Raises:
-        UnknownChoiceError: for a name that is not registered.
-        ConfigError: for an option that the runner does not have, or a value that is not allowed.
+        UnknownChoiceError: for an unknown name.
+        ConfigError: for an unknown option, or a value that is not allowed.
 
     Examples:
         >>> make_runner({"name": "local", "workers": 2}).workers

@@ -1,4 +1,4 @@
-"""A Ray cluster: tasks of Ray Core."""
+"""The runner for Ray clusters, based on Ray Core tasks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["RayRunner"]
 @RUNNERS.register("ray")
 @dataclass
 class RayRunner:
-    """Ray Core tasks, one processor each; a task whose process dies goes on from the run's checkpoint.
+    """Runs Ray Core tasks with one processor each; a task whose process dies resumes from the run's checkpoint.
 
-    Without an address a cluster is started on this machine and ended with the study. On a cluster of several
-    machines, the folders of runs and datasets must lie on storage that all of them share.
+    Without an address, a cluster is started on this machine and stopped with the study. On a cluster of several
+    machines, the folders of runs and datasets must be on shared storage.
 
     Args:
-        address (str or None): of a running cluster, such as ``auto`` or ``ray://head:10001``.
-        workers (int or None): processors of the cluster that is started here.
-        retries (int): how often Ray repeats a task whose process died.
+        address (str or None): address of a running cluster, such as ``auto`` or ``ray://head:10001``.
+        workers (int or None): number of processors of a cluster started here.
+        retries (int): number of retries of a task whose process died.
         memory_gb (float or None): memory that a task reserves.
-        gpus (float): share of a GPU that a task reserves.
+        gpus (float): fraction of a GPU that a task reserves.
     """
 
     address: str | None = ruled(None, or_none(TEXT))
@@ -93,7 +93,7 @@ def _carry_out(work: Work, job: Job) -> Outcome:
 def _outcome(ray: Any, reference: Any, job: Job) -> Outcome:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # what was sent could not be read there
+    except ray.exceptions.RayTaskError as error:  # the worker could not deserialize the work
         return Outcome(job.key, "failed", str(error).strip().splitlines()[-1])
     except ray.exceptions.RayError as error:
         return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
@@ -101,7 +101,7 @@ def _outcome(ray: Any, reference: Any, job: Job) -> Outcome:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the block lasts; those that are set already stay."""
+    """Set environment variables inside the block; existing values are kept."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -1,4 +1,4 @@
-"""Processes of this machine, by joblib's ``loky``."""
+"""The runner for processes of this machine, based on joblib's ``loky``."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _GROWING = 30.0  # seconds in which a run may still come to need what it will
 @RUNNERS.register("local")
 @dataclass
 class LocalRunner:
-    """As many processes as there are processors, each with one thread.
+    """Runs one single-threaded process per processor.
 
-    Every process has a pool of its own, so that one that is killed takes only its own run with it. If the
-    study itself is killed, its processes end within a second.
+    Every process has a separate pool, so a killed process only affects its own run. If the study is killed, its
+    processes end within a second.
 
     Args:
-        workers (int or None): runs at the same time; by default one per processor.
-        memory_gb (float): memory that must be left before one more run is started; where a finished run
-            needed more, that much. One run is started in any case.
+        workers (int or None): number of simultaneous runs; by default one per processor.
+        memory_gb (float): free memory required for starting another run, or the peak memory of a finished
+            run if larger. At least one run is always started.
     """
 
     workers: int | None = ruled(None, or_none(whole(1)))  # type: ignore[assignment]
@@ -69,7 +69,7 @@ class LocalRunner:
 
 
 def _fits(needed: int, started: deque[float]) -> bool:
-    """Whether there is memory for one more, those counted in that have only just begun."""
+    """Whether there is memory for another run, taking recently started runs into account."""
     now = time.monotonic()
     while started and now - started[0] > _GROWING:
         started.popleft()
@@ -78,7 +78,7 @@ def _fits(needed: int, started: deque[float]) -> bool:
 
 
 class _Slot:
-    """A pool of one process, renewed when the process has died."""
+    """A pool of one process, which is replaced if the process dies."""
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
@@ -94,7 +94,7 @@ class _Slot:
         except BrokenExecutor as error:
             self.close()
             return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
-        except Exception as error:  # what was sent could not be read there
+        except Exception as error:  # the worker could not deserialize the work
             return Outcome(job.key, "failed", f"{type(error).__name__}: {error}")
 
     def close(self) -> None:

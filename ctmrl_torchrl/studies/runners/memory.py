@@ -1,4 +1,4 @@
-"""How much memory is left on this machine, or in the container that holds it."""
+"""Available memory of this machine or its container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Bytes that a new process can have; ``None`` where the system does not say."""
+    """Bytes available to a new process; ``None`` if unknown."""
     known = [each for each in (_of_machine(), _of_container(_GROUP)) if each is not None]
     return min(known, default=None)
 
@@ -40,7 +40,7 @@ def _of_container(folder: Path) -> int | None:
 
 
 def _reclaimable(limit: Path) -> int:
-    """The file cache counts as used but is given back on demand."""
+    """Size of the file cache, which counts as used but is released on demand."""
     try:
         lines = (limit.parent / "memory.stat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -49,5 +49,5 @@ def _reclaimable(limit: Path) -> int:
 
 
 def cpu_count() -> int:
-    """Processors that this process may use."""
+    """Number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""A Slurm cluster: job arrays, through submitit."""
+"""The runner for Slurm clusters, based on submitit's job arrays."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _OPTIONS = Rule(lambda value: isinstance(value, dict), "a mapping of submitit's 
 @RUNNERS.register("slurm")
 @dataclass
 class SlurmRunner:
-    """One job array for all runs; the folders of runs and datasets must lie on shared storage.
+    """Submits one job array for all runs; the folders of runs and datasets must be on shared storage.
 
     Args:
-        workers (int): tasks of the array that run at the same time.
-        minutes (int): time limit of a run. One that exceeds it is lost and goes on from its checkpoint.
+        workers (int): number of simultaneous tasks of the array.
+        minutes (int): time limit of a run. A run that exceeds it is lost and resumes from its checkpoint.
         memory_gb (float): memory of a run.
-        cluster (str): ``slurm``, or ``local`` for processes of this machine, to try things out.
-        parameters (dict): further parameters of submitit: ``{slurm_partition: cpu, slurm_account: lab}``.
-        poll (float): seconds between two looks at the jobs.
+        cluster (str): ``slurm``, or ``local`` for testing with processes of this machine.
+        parameters (dict): additional parameters of submitit: ``{slurm_partition: cpu, slurm_account: lab}``.
+        poll (float): polling interval in seconds.
     """
 
     workers: int = ruled(32, whole(1))
@@ -80,5 +80,5 @@ class SlurmRunner:
 def _outcome(task: Any, job: Job) -> Outcome:
     try:
         return task.result()
-    except Exception as error:  # the job was ended by Slurm, or its process died
+    except Exception as error:  # Slurm ended the job, or its process died
         return Outcome(job.key, "lost", f"the job {task.job_id} ended: {type(error).__name__}")

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_collection_is_refused_and_kept(tmp_path, monkey
         make_training(checkpoint=file, identity={"seed": 1}).run()
     assert file.read_bytes() == held
     file.write_bytes(held[:100])
-    with pytest.raises(DatasetError, match="cannot be read as a checkpoint"):
+    with pytest.raises(DatasetError, match="cannot be read as a collection checkpoint"):
         make_training(checkpoint=file, identity={"seed": 0}).run()
 
 

@@ -114,7 +114,7 @@ def test_a_familys_recipe_goes_before_its_simulators():
         own = register_recipe("tiny", dataclasses.replace(TINY, batch_size=5), family="point_robot_wind")
         assert get_recipe("tiny", "point_robot_wind") is own and get_recipe("tiny", "point_robot") is TINY
         assert "tiny" not in recipes_of("ant_goal") and "tiny" in recipe_names()
-        with pytest.raises(ValueError, match="'tiny' is registered already"):
+        with pytest.raises(ValueError, match="'tiny' is already registered"):
             register_recipe("tiny", TINY, family="point_robot_wind")
     finally:
         unregister_recipe("tiny", simulator="torch")
