@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
+_Choice = TypeVar("_Choice")
 
 
 class UnknownChoiceError(ValueError):
@@ -52,12 +53,12 @@ class Registry(Generic[T]):
         self._choices: dict[str, T] = {}
 
     @overload
-    def register(self, name: str) -> Callable[[T], T]: ...
+    def register(self, name: str) -> Callable[[_Choice], _Choice]: ...
 
     @overload
     def register(self, name: str, choice: T) -> T: ...
 
-    def register(self, name: str, choice: T | None = None) -> T | Callable[[T], T]:
+    def register(self, name: str, choice: Any = None) -> Any:
         """Register a choice; without one, return a decorator that registers the decorated object.
 
         Registering the same object again has no effect, so a file may be imported twice.

@@ -15,7 +15,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ctmrl_torchrl"
 
 #: small mechanisms without a room of their own, which anyone may import
-GROUND = {"machine", "progress", "registry", "rules", "scales", "sealed", "stopping", "storage", "places"}
+GROUND = {
+    "machine",
+    "places",
+    "progress",
+    "registry",
+    "rules",
+    "scales",
+    "sealed",
+    "stopping",
+    "storage",
+    "typed",
+}
 #: what each room may import of the others, besides the ground
 ALLOWED = {
     "registry": set(),
@@ -27,6 +38,7 @@ ALLOWED = {
     "storage": set(),
     "places": set(),
     "progress": set(),
+    "typed": set(),
     "problem": set(),
     "envs": set(),
     "data": {"envs"},

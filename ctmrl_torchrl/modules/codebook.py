@@ -102,6 +102,10 @@ class Codebook(TensorDictModuleBase):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+    usage: Tensor
+
     def __init__(
         self,
         num_codes: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -59,6 +59,9 @@ class ContextEncoder(TensorDictModuleBase):
         torch.Size([4, 3])
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+
     def __init__(
         self,
         transition_network: nn.Module,
@@ -106,7 +109,7 @@ class ContextEncoder(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the task-specific context of every row."""
-        entries = [read(tensordict, key, type(self).__name__) for key in self.in_keys]
+        entries = [read(tensordict, key, str(type(self).__name__)) for key in self.in_keys]
         self._check_shapes(entries)
         # Flags such as ("context", "next", "terminated") are features too.
         features = torch.cat([entry.float() if entry.dtype == torch.bool else entry for entry in entries], -1)
@@ -161,7 +164,7 @@ def make_context_encoder(
     last: Last = "tanh",
     feature_statistics: Statistics | None = None,
     relative: tuple[slice, slice] | None = None,
-    **keys: NestedKey | None,
+    **keys: Any,
 ) -> ContextEncoder:
     """Build FOCAL's encoder: a ReLU network per transition, tanh output, mean over transitions.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 
-from ctmrl_torchrl.modules.context_encoder import ContextEncoder, make_context_encoder
+from ctmrl_torchrl.modules.context_encoder import ContextEncoder, Last, Pooling, make_context_encoder
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.modules.standardise import finer
 from ctmrl_torchrl.modules.task_encoders import TaskParameters
@@ -126,14 +127,15 @@ class EncoderConfig(ContextEncoderConfig):
         means, spreads = map(list, zip(*(problem.statistics[key] for key in scaled), strict=True))
         for flag in self.flags:
             features["next", flag] = 1
-            means.append(torch.zeros(1)), spreads.append(torch.ones(1))
+            means.append(torch.zeros(1))
+            spreads.append(torch.ones(1))
         return make_context_encoder(
             feature_dims={join_key("context", key): size for key, size in features.items()},
             context_dim=self.context_dim,
             hidden=self.hidden,
-            pool=self.pool,
+            pool=cast(Pooling, self.pool),
             head_hidden=self.head_hidden,
-            last=self.last,
+            last=cast(Last, self.last),
             feature_statistics=finer((torch.cat(means), torch.cat(spreads)), self.feature_gain),
             relative=relative,
             transition_key=transition_key,

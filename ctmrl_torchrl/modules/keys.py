@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
 
 
 def join_key(*parts: NestedKey) -> NestedKey:
     """Concatenate keys into one nested key: ``join_key("context", ("next", "reward"))``."""
-    flat = tuple(piece for part in parts for piece in (part if isinstance(part, tuple) else (part,)))
-    return flat if len(flat) > 1 else flat[0]
+    flat: tuple[Any, ...] = tuple(
+        piece for part in parts for piece in (part if isinstance(part, tuple) else (part,))
+    )
+    return flat if len(flat) != 1 else flat[0]
 
 
 def rest_of_key(key: NestedKey, root: NestedKey) -> tuple[str, ...] | None:
     """The part of ``key`` after ``root``, empty if they are equal; None if ``key`` is not below ``root``."""
-    parts, root_parts = (k if isinstance(k, tuple) else (k,) for k in (key, root))
+    parts: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
+    root_parts: tuple[Any, ...] = root if isinstance(root, tuple) else (root,)
     return parts[len(root_parts) :] if parts[: len(root_parts)] == root_parts else None
 
 
-def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Tensor | TensorDictBase:
+def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Any:
     """The entry under ``key``, or an error with the reader and the missing key (``TensorDict.get`` returns None).
 
     Raises:

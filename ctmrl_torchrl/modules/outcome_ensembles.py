@@ -71,7 +71,7 @@ class TaskModels(nn.Module):
 
     def targets(self, observation: Tensor, reward: Tensor, next_observation: Tensor | None) -> Tensor:
         """Targets of the networks: the reward and, if predicted, the change of the observation."""
-        if not self.next_observation:
+        if not self.next_observation or next_observation is None:
             return self.standardise_target(reward)
         return self.standardise_target(torch.cat([reward, next_observation - observation], -1))
 
@@ -178,10 +178,10 @@ def prediction_error_judge(
         >>> prediction_error_judge(prediction, (torch.ones(1, 2, 1), torch.full((1, 2, 3), 2.0)))
         tensor([5.])
     """
-    errors = (
+    reward, following = (
         (guess - truth).square().mean(-1).mean(0) for guess, truth in zip(prediction, outcome, strict=True)
     )
-    return _mean_over_steps(sum(errors), mask)
+    return _mean_over_steps(reward + following, mask)
 
 
 def disagreement_judge(prediction: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
@@ -202,7 +202,8 @@ def disagreement_judge(prediction: tuple[Tensor, Tensor], mask: Tensor | None = 
         >>> disagreement_judge((rewards, torch.zeros(2, 1, 1, 3)))
         tensor([1.4142])
     """
-    return _mean_over_steps(sum(guess.std(0).mean(-1) for guess in prediction), mask)
+    reward, following = (guess.std(0).mean(-1) for guess in prediction)
+    return _mean_over_steps(reward + following, mask)
 
 
 def _mean_over_steps(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
 
 from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics
+from ctmrl_torchrl.typed import sequential
 
 
 def make_actor(
@@ -36,14 +37,17 @@ def make_actor(
         >>> actor(td)["action"].shape
         torch.Size([5, 2])
     """
-    network = TensorDictSequential(
+    network = sequential(
         TensorDictModule(
             StandardisedMLP(observation_dim + context_dim, 2 * action_dim, hidden, observation_statistics),
             list(in_keys),
             ["params"],
         ),
         TensorDictModule(
-            NormalParamExtractor(scale_mapping="biased_softplus_0.5", scale_lb=1e-3),
+            NormalParamExtractor(
+                scale_mapping="biased_softplus_0.5",
+                scale_lb=1e-3,  # pyright: ignore[reportArgumentType] (annotated as Number, which float is not)
+            ),
             ["params"],
             ["loc", "scale"],
         ),

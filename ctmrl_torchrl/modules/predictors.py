@@ -9,6 +9,7 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
 
 from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics, Unstandardise
+from ctmrl_torchrl.typed import sequential
 
 DEFAULT_IN_KEYS: tuple[NestedKey, ...] = ("observation", "action", "task_context")
 
@@ -24,7 +25,7 @@ def _predictor(
 ) -> TensorDictSequential:
     loc, scale = target_statistics or (torch.zeros(out_features), torch.ones(out_features))
     network = StandardisedMLP(in_features, out_features, hidden, observation_statistics)
-    return TensorDictSequential(
+    return sequential(
         TensorDictModule(network, list(in_keys), [out_key]),
         TensorDictModule(Unstandardise(loc, scale), [out_key], [out_key]),
     )
@@ -104,4 +105,4 @@ def make_next_observation_predictor(
         in_keys,
         out_key,
     )
-    return TensorDictSequential(*change, TensorDictModule(torch.add, [in_keys[0], out_key], [out_key]))
+    return sequential(*change, TensorDictModule(torch.add, [in_keys[0], out_key], [out_key]))

@@ -20,6 +20,9 @@ def finer(statistics: Statistics, gain: float | None) -> Statistics | None:
 
 
 class _Affine(nn.Module):
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
         loc, scale = torch.as_tensor(loc), torch.as_tensor(scale)

@@ -34,6 +34,10 @@ class TaskParameters(TensorDictModuleBase):
         tensor([2.0000, 0.5000, 2.0000])
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+    table: Tensor
+
     def __init__(
         self, parameters: Tensor, *, in_key: NestedKey = "task_id", out_key: NestedKey = "task_context"
     ) -> None:
@@ -43,5 +47,5 @@ class TaskParameters(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the parameters of every row's task."""
-        task_id = read(tensordict, self.in_keys[0], type(self).__name__)
+        task_id = read(tensordict, self.in_keys[0], str(type(self).__name__))
         return tensordict.set(self.out_keys[0], self.table[task_id.long()])

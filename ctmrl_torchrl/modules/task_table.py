@@ -46,6 +46,10 @@ class TaskTable(TensorDictModuleBase):
         torch.Size([4, 5])
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+    task_ids: Tensor
+
     def __init__(
         self,
         task_ids: Sequence[int],
@@ -77,7 +81,7 @@ class TaskTable(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the context of every row's task."""
-        task_id = read(tensordict, self.in_keys[0], type(self).__name__)
+        task_id = read(tensordict, self.in_keys[0], str(type(self).__name__))
         if task_id.is_floating_point():
             raise ValueError(
                 f"TaskTable: {self.in_keys[0]!r} must hold integer task ids, got {task_id.dtype}."
