@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -78,7 +79,7 @@ def checked_critic_gradient(
     return choice
 
 
-def context_for_critic(choice: str, encoder: TensorDictModuleBase, contexts: Mapping[str, Tensor]) -> Tensor:
+def context_for_critic(choice: str, encoder: Any, contexts: Mapping[str, Tensor]) -> Tensor:
     """The task contexts ``[T, d]`` through which the critic's gradient flows.
 
     Raises:

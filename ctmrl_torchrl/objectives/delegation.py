@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
-from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.objectives import LossModule
 from torchrl.objectives.value import ValueEstimatorBase
@@ -53,7 +52,7 @@ class PolicyDelegation(LossModule):
         return False
 
     @property
-    def actor_network(self) -> TensorDictModuleBase:
+    def actor_network(self) -> Any:
         """The policy loss's actor."""
         return self.policy.actor_network
 
@@ -74,4 +73,4 @@ class PolicyDelegation(LossModule):
     def reset_parameters_recursive(self) -> None:
         """Reinitialize all parameters, including the targets."""
         for child in self.children():
-            child.reset_parameters_recursive()
+            cast(LossModule, child).reset_parameters_recursive()

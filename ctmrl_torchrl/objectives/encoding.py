@@ -127,7 +127,7 @@ class ContextEncoding:
             context = read(self._tensordict, key, self._reader)
         else:  # the encoder only reads the task id
             context = self._tensordict.get(key, TensorDict({}, self._tensordict.batch_size[:1]))
-        require_entries(self._tensordict, features, type(self._encoder).__name__)
+        require_entries(self._tensordict, features, str(type(self._encoder).__name__))
         return context
 
     def __call__(self, context: Tensor | TensorDictBase) -> Encoded:

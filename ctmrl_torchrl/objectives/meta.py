@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -22,6 +22,7 @@ from ctmrl_torchrl.objectives.critic_gradient import (
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
 from ctmrl_torchrl.objectives.encoding import ContextEncoding, features_below
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.typed import dispatch
 
 #: entries passed to the representation loss that do not come from the input
 HANDED_ON = (
@@ -127,6 +128,9 @@ class MetaLoss(PolicyDelegation):
         >>> sorted(loss(meta_batch).keys())
         ['entropy', 'loss_actor', 'loss_qvalue', 'loss_value']
     """
+
+    if TYPE_CHECKING:
+        representation: Any  # a RepresentationLoss with what its method adds
 
     @dataclass
     class _AcceptedKeys:
@@ -252,7 +256,7 @@ class MetaLoss(PolicyDelegation):
     def policy_batch(self, tensordict: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions ``[T, B]`` with the context repeated over B, at this and the next step."""
         name, transitions = self.tensor_keys.task_context, self.tensor_keys.transitions
-        batch = read(tensordict, transitions, type(self).__name__).copy()
+        batch = cast(TensorDictBase, read(tensordict, transitions, type(self).__name__)).copy()
         if batch.batch_dims < task_context.ndim:
             batch.auto_batch_size_(task_context.ndim)
         tasks, size = task_context.shape
@@ -278,7 +282,7 @@ class MetaLoss(PolicyDelegation):
                 contexts = encoding(encoding.draw("context")).entries()
         else:
             work = tensordict.copy()
-            work.batch_size = tensordict.batch_size[:1]
+            work.batch_size = tensordict.batch_size[:1]  # pyright: ignore[reportAttributeAccessIssue] (a property)
             contexts = self.representation.contexts(encoding)
             for name in HANDED_ON:
                 if name in contexts:

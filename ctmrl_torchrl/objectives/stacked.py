@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ctmrl_torchrl.objectives.meta import MetaLoss
 
 _PHASES = ("representation_frozen", "policy_frozen", "representation.phase", "training")
-_GET_DATA = torch.Tensor.data.__get__
+_GET_DATA = cast(Any, torch.Tensor.data).__get__
 
 
 class SeededDraws(TorchFunctionMode):
@@ -133,7 +133,7 @@ class StackedLoss(nn.Module):
             for name, parameter in module._parameters.items()
             if parameter is not None
         ]
-        leaves = list(self.state.values(True, True))
+        leaves: list[Any] = list(self.state.values(True, True))
         self.leaves = nn.ParameterList(leaf for leaf in leaves if leaf.requires_grad)
         device = leaves[0].device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -180,7 +180,7 @@ class StackedLoss(nn.Module):
         # The first agent's modules now hold other, constant parameters; optimizers of its parts still refer
         # to the original ones.
         for module, name, parameter, learns in self._lent:
-            module._parameters[name] = parameter.requires_grad_(learns)
+            module._parameters[name] = cast(nn.Parameter, parameter.requires_grad_(learns))
         return losses
 
 
@@ -196,14 +196,14 @@ def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
         >>> stacked["weight"].shape, linears[1].weight.data_ptr() == stacked["weight"][1].data_ptr()
         (torch.Size([3, 1, 2]), True)
     """
-    states = [TensorDict.from_module(module) for module in modules]
+    states: list[Any] = [TensorDict.from_module(module) for module in modules]
     names = [set(state.keys(True, True)) for state in states]
     shapes = [
         {key: state[key].shape for key in names[0] & own} for state, own in zip(states, names, strict=True)
     ]
     if any(own != names[0] for own in names) or any(shape != shapes[0] for shape in shapes):
         raise ValueError("stack_states: the modules have different parameters; build them identically.")
-    stacked = torch.stack([state.data for state in states]).contiguous()
+    stacked: Any = torch.stack([state.data for state in states]).contiguous()
     for key in names[0]:
         leaf = stacked[key].clone()
         for state, row in zip(states, leaf, strict=True):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torchrl.objectives import LossModule
 
 
@@ -32,11 +34,14 @@ class ActingPolicy(TensorDictModuleBase):
         torch.Size([5, 2])
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+
     def __init__(self, policy_loss: LossModule) -> None:
         super().__init__()
-        self.policy_loss = policy_loss
-        self.in_keys = list(policy_loss.actor_network.in_keys)
-        self.out_keys = list(policy_loss.actor_network.out_keys)
+        self.policy_loss: Any = policy_loss
+        self.in_keys = list(self.policy_loss.actor_network.in_keys)
+        self.out_keys = list(self.policy_loss.actor_network.out_keys)
 
     @contextmanager
     def bound(self) -> Iterator[TensorDictModuleBase]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torch.distributions import Distribution
@@ -33,7 +35,7 @@ def require_action(
     )
 
 
-def sample_and_score(distribution: Distribution) -> tuple[Tensor, Tensor]:
+def sample_and_score(distribution: Any) -> tuple[Tensor, Tensor]:
     """A reparameterized action ``[*, a]`` and its log-probability ``[*]``.
 
     Computing the log-probability of a squashed action afterwards inverts a rounded tanh. Near saturation the
@@ -52,7 +54,7 @@ def magnitude(distribution: Distribution) -> Tensor:
     Raises:
         TypeError: if neither the distribution nor its base has ``loc`` and ``scale``.
     """
-    base = distribution
+    base: Any = distribution
     while not (hasattr(base, "loc") and hasattr(base, "scale")):
         if not hasattr(base, "base_dist"):
             raise TypeError(

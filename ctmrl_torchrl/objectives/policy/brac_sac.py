@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -10,7 +11,6 @@ from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModule,
     TensorDictModuleBase,
-    dispatch,
 )
 from tensordict.utils import NestedKey
 from torch import Tensor
@@ -24,6 +24,7 @@ from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence
 from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, ruled
+from ctmrl_torchrl.typed import dispatch
 
 
 class BRACSACLoss(TransitionLoss):
@@ -132,18 +133,19 @@ class BRACSACLoss(TransitionLoss):
     value_network: TensorDictModule
     value_network_params: TensorDictParams
     target_value_network_params: TensorDictParams
-    behaviour_critic: TensorDictModule | None
+    behaviour_critic: Any
+    penalty: Tensor
     behaviour_critic_params: TensorDictParams
     target_behaviour_critic_params: TensorDictParams
 
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
-        qvalue_network: TensorDictModuleBase | list[TensorDictModuleBase],
-        value_network: TensorDictModuleBase,
+        qvalue_network: Any,
+        value_network: Any,
         *,
         gamma: float = 0.99,
-        behaviour_critic: TensorDictModuleBase | None = None,
+        behaviour_critic: Any = None,
         num_qvalue_nets: int = 2,
         reward_scale: float = 1.0,
         entropy_coefficient: float = 0.01,
@@ -189,7 +191,7 @@ class BRACSACLoss(TransitionLoss):
 
     def critics(self) -> list[TensorDictModuleBase]:
         """The Q network and, if present, the behavior critic."""
-        return [self.qvalue_network] + ([] if self.behaviour_critic is None else [self.behaviour_critic])
+        return [self.qvalue_network, *([] if self.behaviour_critic is None else [self.behaviour_critic])]
 
     def _set_in_keys(self) -> None:
         super()._set_in_keys()

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.objectives import IQLLoss, ValueEstimators
 from torchrl.objectives.utils import distance_loss
@@ -18,6 +19,7 @@ from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.transitions import TransitionLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import BETWEEN_ZERO_AND_ONE, POSITIVE, among, ruled
+from ctmrl_torchrl.typed import dispatch
 
 #: choices of ``policy_loss.rewards``
 REWARDS = ("raw", "scaled", "standardised")
@@ -52,12 +54,13 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
         0.9
     """
 
+    _vmap_qvalue_networkN0: Any
     value_field = "value"
-    out_keys = ["loss_actor", "loss_qvalue", "loss_value", "entropy"]
+    out_keys: list[NestedKey] = ["loss_actor", "loss_qvalue", "loss_value", "entropy"]
 
     def __init__(
         self,
-        *networks: TensorDictModuleBase,
+        *networks: Any,
         gamma: float,
         reward_statistics: Statistics | None = None,
         **options: Any,

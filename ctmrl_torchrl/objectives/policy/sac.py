@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase, dispatch
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import SACLoss, ValueEstimators
 
@@ -18,6 +18,7 @@ from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, NUMBER, POSITIVE, SWITCH, or_none, require, ruled
+from ctmrl_torchrl.typed import dispatch
 
 
 class OfflineSACLoss(TargetCriticLoss, SACLoss):
@@ -48,9 +49,12 @@ class OfflineSACLoss(TargetCriticLoss, SACLoss):
         ['loss_actor', 'loss_qvalue', 'alpha', 'entropy']
     """
 
+    alpha_init: Tensor
+    log_alpha: Tensor
+
     def __init__(
         self,
-        *networks: TensorDictModuleBase,
+        *networks: Any,
         gamma: float,
         reward_scale: float = 1.0,
         temperature: float = 1.0,

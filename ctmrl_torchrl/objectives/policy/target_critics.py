@@ -25,10 +25,12 @@ class TargetCriticLoss(TransitionLoss):
     """
 
     value_field = "state_action_value"
-    value_network: TensorDictModuleBase | None = None
+    value_network: Any = None
     # TorchRL's losses that assign a list here do not support select_out_keys.
     out_keys = TensorDictModuleBase.out_keys
     reward_scale: float
+    loss_function: str
+    deactivate_vmap: bool
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
@@ -69,5 +71,7 @@ class TargetCriticLoss(TransitionLoss):
 
 def actor_and_critic(config: PolicyLossConfig, problem: Problem, context_dim: int) -> tuple[Any, Any]:
     """The two networks of a loss without a value network."""
-    arguments = config.network_arguments(problem, context_dim) | {"action_dim": problem.action_dim}
+    arguments: dict[str, Any] = config.network_arguments(problem, context_dim) | {
+        "action_dim": problem.action_dim
+    }
     return make_actor(**arguments), make_qvalue(**arguments)

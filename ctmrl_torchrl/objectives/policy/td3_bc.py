@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
@@ -17,6 +17,7 @@ from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, SWITCH, among, ruled, whole
+from ctmrl_torchrl.typed import dispatch
 
 #: which critic evaluates the actor's action: the first one (TD3+BC) or the minimum (GENTLE)
 JUDGES = ("first", "smallest")
@@ -53,9 +54,12 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         [True, False, True, False]
     """
 
+    min_action: Tensor
+    max_action: Tensor
+
     def __init__(
         self,
-        *networks: TensorDictModuleBase,
+        *networks: Any,
         gamma: float,
         reward_scale: float = 1.0,
         policy_delay: int = 2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -26,6 +26,19 @@ class TransitionLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     value_field = "state_value"
     gamma: float
+    if TYPE_CHECKING:  # what LossModule makes of the networks and keys at run time
+        actor_network: Any
+        qvalue_network: Any
+        value_network: Any
+        actor_network_params: Any
+        qvalue_network_params: Any
+        _stacked_qvalue: Any
+        in_keys: list[NestedKey]
+        _value_estimator: Any
+
+        @property
+        def tensor_keys(self) -> Any:
+            """The keys, under the names of the subclass's fields."""
 
     def critics(self) -> list[TensorDictModuleBase]:
         """Every network that reads an action."""
@@ -59,7 +72,7 @@ class TransitionLoss(LossModule):
         self,
         value_type: ValueEstimators | str | ValueEstimatorBase | type[ValueEstimatorBase] | None = None,
         **hyperparams: Any,
-    ) -> TransitionLoss:
+    ) -> Self:
         """Choose the estimator of Q targets.
 
         TD(0) needs single transitions. TD(1) and TD(lambda) sum rewards along the last batch dimension, which
@@ -80,7 +93,7 @@ class TransitionLoss(LossModule):
         if own_class or isinstance(value_type, ValueEstimatorBase):
             if own_class:
                 hyperparams = {"gamma": self.gamma, "value_network": self.value_network} | hyperparams
-            super().make_value_estimator(value_type, **hyperparams)
+            super().make_value_estimator(cast(Any, value_type), **hyperparams)
             self._value_estimator.set_keys(**self._estimator_keys())
             return self
         dispatch_value_estimator(

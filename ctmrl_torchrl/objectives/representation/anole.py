@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.preferences import preference_error, table_divergence
+from ctmrl_torchrl.typed import dispatch
 
 
 class PreferenceLoss(RepresentationLoss):
@@ -151,7 +152,7 @@ class PreferenceLoss(RepresentationLoss):
         repeated = context.unsqueeze(1).expand(-1, steps, -1)
         inputs = dict(zip(self.reward.in_keys, [*features, repeated], strict=True))
         predicted = self.reward(TensorDict(inputs, [lead[0], steps])).get(self.reward.out_keys[-1])
-        return tuple((value * counts).sum((1, 2)) for value in (predicted, reward))
+        return (predicted * counts).sum((1, 2)), (reward * counts).sum((1, 2))
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -164,7 +165,7 @@ class PreferenceLoss(RepresentationLoss):
         better = true_first >= true_second
         preference = self.preference_weight * preference_error(first, second, better)
         mean = tensordict.get(keys.task_context_mean, None)
-        divergence = context.new_zeros(len(context))
+        divergence = context.new_zeros((len(context),))
         if mean is not None and self.divergence_weight:
             log_std = read(tensordict, keys.task_context_log_std, name)
             divergence = self.divergence_weight * table_divergence(mean, log_std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -168,7 +169,7 @@ class BehaviourGAN(nn.Module):
         judged = self.discriminator(TensorDict(inputs, action.shape[:-1]))
         return judged.get(self.discriminator.out_keys[-1])
 
-    def _step(self, name: str, loss: Tensor, parameters: list[Tensor]) -> None:
+    def _step(self, name: str, loss: Tensor, parameters: Sequence[Tensor]) -> None:
         self.optimizers[name].zero_grad(set_to_none=True)
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, grad in zip(parameters, gradients, strict=True):
@@ -200,7 +201,7 @@ class BehaviourGAN(nn.Module):
             self._step("discriminator", loss_discriminator, judged_by)
             loss_generator = generator_error(self._judge(batch, fake)).mean()
             self._step("generator", loss_generator, made_by)
-        right = 0.5 * ((real_logit > 0).float().mean() + (fake_logit < 0).float().mean())
+        right = 0.5 * (real_logit.gt(0).float().mean() + fake_logit.lt(0).float().mean())
         return {
             "loss_discriminator": loss_discriminator.detach(),
             "loss_generator": loss_generator.detach(),

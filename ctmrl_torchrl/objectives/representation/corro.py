@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from tensordict import TensorDictBase
@@ -68,8 +69,9 @@ class OutcomeVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.reward, self.latent_dim = reward, latent_dim
-        sizes = {"observation_dim": observation_dim, "action_dim": action_dim, "latent_dim": latent_dim}
-        self.encoder, inner = make_outcome_vae(**sizes, hidden=hidden)
+        self.encoder, inner = make_outcome_vae(
+            observation_dim=observation_dim, action_dim=action_dim, latent_dim=latent_dim, hidden=hidden
+        )
         self.observation = _affine(Standardise, observation_statistics, observation_dim)
         self.standardise = nn.ModuleList(
             _affine(Standardise, each, size)
@@ -79,7 +81,7 @@ class OutcomeVAE(nn.Module):
             _affine(Unstandardise, each, size)
             for each, size in ((change_statistics, observation_dim), (reward_statistics, 1))
         ]
-        network = _RawDecoder(inner.module, self.observation, *back)
+        network = _RawDecoder(cast(nn.Module, inner.module), self.observation, *back)
         self.decoder = TensorDictModule(network, ["observation", "action", "latent"], [FOLLOWING, reward])
 
     def error(self, transitions: TensorDictBase, generator: torch.Generator | None = None) -> Tensor:
@@ -165,6 +167,8 @@ class TransitionContrast:
         if self.negatives == "reward_noise":
             return noisy_rewards(query, count, deviation=self.noise, **options)
         if self.negatives == "generative":
+            if self.vae is None:
+                raise ValueError("TransitionContrast: negatives='generative' needs vae=.")
             return generated_outcomes(query, count, self.vae.decoder, self.vae.latent_dim, **options)
         return self.draw(query.batch_size[0] * count, 1, generator).reshape(*query.batch_size, count)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
 from ctmrl_torchrl.objectives.representation.relabel import mix_other_tasks
 from ctmrl_torchrl.objectives.representation.terms import code_classification, hard_contrastive
+from ctmrl_torchrl.typed import dispatch, total
 
 TERMS = ("loss_prediction", "loss_cross_prediction", "loss_code", "loss_contrastive")
 
@@ -171,15 +172,15 @@ class CQVAELoss(CodebookLoss):
         task_context = self._contexts(tensordict, contrasted=self.contrastive_weight != 0)
         batch = self._read(tensordict, keys.prediction)
         reward_error = zeros = task_context.new_zeros(task_context.shape[0])
-        terms = dict.fromkeys(TERMS, zeros)
+        terms: dict[str, Tensor] = dict.fromkeys(TERMS, zeros)
         if self.prediction_weight:
             errors = self._prediction_errors(batch, task_context, as_written=self.as_written)
             reward_error = errors[0]
-            terms["loss_prediction"] = self.prediction_weight * sum(errors)
+            terms["loss_prediction"] = self.prediction_weight * total(errors)
         if not self.warm_up:
             code_index, cross_task_context = self._matched(task_context)
             if self.cross_prediction_weight:
-                cross = sum(self._prediction_errors(batch, cross_task_context, as_written=self.as_written))
+                cross = total(self._prediction_errors(batch, cross_task_context, as_written=self.as_written))
                 terms["loss_cross_prediction"] = self.cross_prediction_weight * cross
             if self.code_weight:
                 tasks = task_context.shape[0] if self.as_written else 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_shape
 from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
+from ctmrl_torchrl.typed import dispatch
 
 
 class CSROLoss(MetricLoss):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
+from ctmrl_torchrl.typed import dispatch
 
 OUTPUTS = ("loss_metric", "loss_entropy", "context_distance", "behaviour_entropy", "gan_accuracy")
 
@@ -67,6 +67,8 @@ class BehaviourEntropyLoss(MetricLoss):
         >>> sorted(loss(TensorDict(batch, [5])).keys())[-2:]
         ['loss_entropy', 'loss_metric']
     """
+
+    gan_accuracy: Tensor
 
     @dataclass
     class _AcceptedKeys(MetricLoss._AcceptedKeys):
@@ -133,8 +135,8 @@ class BehaviourEntropyLoss(MetricLoss):
         """Compute both terms."""
         out = self._distances(tensordict)
         context = read(tensordict, self.tensor_keys.task_context, type(self).__name__)
-        entropy = context.new_zeros(len(context))
-        if self.entropy_weight:
+        entropy = context.new_zeros((len(context),))
+        if self.entropy_weight and self.gan is not None:
             entropy = self.gan.entropy(self.behaviour(tensordict, context, with_actions=False))
         out.set("loss_entropy", self._reduce_loss(-self.entropy_weight * entropy))
         out.set("behaviour_entropy", entropy.detach().mean())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import autoencoder_error
 from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
 from ctmrl_torchrl.scales import usable_scale
+from ctmrl_torchrl.typed import dispatch, sequential
 
 
 class TaskAutoencoderLoss(RepresentationLoss):
@@ -62,6 +63,9 @@ class TaskAutoencoderLoss(RepresentationLoss):
         ['loss_reconstruction', 'reward_error']
     """
 
+    reward_scale: Tensor
+    next_observation_scale: Tensor
+
     @dataclass
     class _AcceptedKeys(PredictionKeys):
         context: NestedKey = "context"
@@ -103,7 +107,7 @@ class TaskAutoencoderLoss(RepresentationLoss):
     @property
     def reward_predictor(self) -> TensorDictModuleBase:
         """The decoder, restricted to rewards."""
-        return TensorDictSequential(self.decoder, selected_out_keys=self.decoder.out_keys[:1])
+        return sequential(self.decoder, selected_out_keys=self.decoder.out_keys[:1])
 
     def reset_parameters_recursive(self) -> None:
         """Reinitialize the decoder."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import dispatch
 from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.typed import dispatch
 
 #: keeps the square root's gradient and quotients without pairs finite
 _SMALL = 1e-3

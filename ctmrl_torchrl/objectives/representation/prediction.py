@@ -64,6 +64,9 @@ class TransitionPredictors(nn.Module):
         [torch.Size([5])]
     """
 
+    reward_spread: Tensor
+    next_observation_spread: Tensor
+
     def __init__(
         self,
         reward_predictor: TensorDictModuleBase,

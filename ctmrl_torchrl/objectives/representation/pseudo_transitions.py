@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.outcome_ensembles import TaskModels
+from ctmrl_torchrl.typed import cat_tensordicts
 
 
 def real_and_made_up(length: int, share: float) -> tuple[int, int]:
@@ -144,4 +145,4 @@ def mixed_context(
     place = (share * store.shape[1]).long()
     drawn = store[rows.unsqueeze(-1), place]
     keys = [key for key in real.keys(True, True) if store.get(key, None) is not None]
-    return torch.cat([real.select(*keys), drawn.select(*keys)], 1)
+    return cat_tensordicts([real.select(*keys), drawn.select(*keys)], 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from ctmrl_torchrl.objectives.representation.released_terms import (
     code_contrast,
     squared_distance,
 )
+from ctmrl_torchrl.typed import dispatch, total
 
 TERMS = (
     "loss_metric",
@@ -124,6 +125,8 @@ class ReleasedCTMRLLoss(CodebookLoss):
         >>> len([name for name in loss(TensorDict(batch, [5])).keys() if name.startswith("loss_")])
         8
     """
+
+    bilinear: Tensor
 
     @dataclass
     class _AcceptedKeys(CodebookLoss._AcceptedKeys):
@@ -249,7 +252,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         task_context = self._contexts(tensordict, contrasted=self.contrastive_weight != 0)
         batch, task_id = self._read(tensordict, keys.prediction), tensordict.get(keys.task_id, None)
         reward_error = zeros = task_context.new_zeros(task_context.shape[0])
-        terms = dict.fromkeys(TERMS, zeros)
+        terms: dict[str, Tensor] = dict.fromkeys(TERMS, zeros)
         if self.metric_weight:
             terms["loss_metric"] = self.metric_weight * metric_loss(task_context, task_id)
         if self._uses_transition_contexts:
@@ -257,7 +260,7 @@ class ReleasedCTMRLLoss(CodebookLoss):
         if self.prediction_weight:
             errors = self._prediction_errors(batch, task_context.detach())
             reward_error = errors[0]
-            terms["loss_prediction"] = self.prediction_weight * sum(errors)
+            terms["loss_prediction"] = self.prediction_weight * total(errors)
         if not self.warm_up:
             terms |= self._code_terms(tensordict, task_context, task_id)
         return self._reported(terms, reward_error)

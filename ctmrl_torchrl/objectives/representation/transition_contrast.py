@@ -112,7 +112,7 @@ def noisy_rewards(
         torch.Size([4, 16])
     """
     shape = (*transitions.batch_size, count)
-    repeated = transitions.unsqueeze(-1).expand(shape).clone(False)
+    repeated = transitions.unsqueeze(-1).expand(*shape).clone(False)
     value = read(repeated, reward, "noisy_rewards")
     return repeated.set(reward, value + deviation * normal_like(value, generator=generator))
 
@@ -154,7 +154,7 @@ def generated_outcomes(
         torch.Size([4, 16, 3])
     """
     shape = (*transitions.batch_size, count)
-    repeated = transitions.unsqueeze(-1).expand(shape).clone(False)
+    repeated = transitions.unsqueeze(-1).expand(*shape).clone(False)
     *given, latent_key = decoder.in_keys
     inputs = {key: read(repeated, key, "generated_outcomes") for key in given}
     like = next(iter(inputs.values()))

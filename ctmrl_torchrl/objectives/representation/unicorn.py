@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule, dispatch
+from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import gaussian_error, task_classification
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
+from ctmrl_torchrl.typed import dispatch
 
 #: weight of the distance between the learned bounds of a decoder's log-variance
 BOUND_WEIGHT = 0.01
@@ -161,7 +163,7 @@ class UNICORNLoss(MetricLoss):
 
     def _error(
         self,
-        decoder: TensorDictModule,
+        decoder: Any,
         inputs: tuple[Tensor, Tensor, Tensor],
         target: Tensor,
         mask: Tensor | None,
@@ -214,6 +216,8 @@ class TaskClassificationLoss(RepresentationLoss):
         >>> sorted(loss(TensorDict(batch, [2])).keys())
         ['loss_classification', 'task_accuracy']
     """
+
+    task_ids: Tensor
 
     @dataclass
     class _AcceptedKeys:
