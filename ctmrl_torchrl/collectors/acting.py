@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import (
@@ -39,8 +40,8 @@ def bound(actor: TensorDictModuleBase) -> AbstractContextManager[TensorDictModul
         ...     ready is actor
         True
     """
-    own = getattr(actor, "bound", None)
-    return own() if callable(own) else nullcontext(actor)
+    own: Any = getattr(actor, "bound", None)
+    return nullcontext(actor) if own is None else own()
 
 
 def direct(actor: TensorDictModuleBase) -> Act:
@@ -61,7 +62,8 @@ def direct(actor: TensorDictModuleBase) -> Act:
     """
     if type(actor) not in _WITH_DISTRIBUTION or actor.return_composite:
         return actor
-    *networks, distribution = _modules_of(actor)
+    modules: list[Any] = _modules_of(actor)
+    *networks, distribution = modules
     written = [key for key in actor.out_keys if key not in distribution.out_keys]
     if not all(map(_is_plain, networks)) or not {*distribution.in_keys} <= {*written} or _has_hooks(actor):
         return actor
@@ -80,7 +82,7 @@ def direct(actor: TensorDictModuleBase) -> Act:
     return act
 
 
-def _modules_of(module: nn.Module) -> list[nn.Module]:
+def _modules_of(module: Any) -> list[nn.Module]:
     """The modules of nested sequences in order; a sequence that cannot be unwrapped counts as one module."""
     whole = type(module) not in (*_WITH_DISTRIBUTION, TensorDictSequential, SafeSequential)
     if whole or module.partial_tolerant or module.inplace is False or _has_hooks(module):

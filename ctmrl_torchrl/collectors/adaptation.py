@@ -19,6 +19,7 @@ from ctmrl_torchrl.collectors.protocol import AdaptationProtocol
 from ctmrl_torchrl.collectors.rows import EnvMaker
 from ctmrl_torchrl.collectors.run import AdaptationRun, OfflineDraw, RunParts
 from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.typed import stack_tensordicts
 
 
 class MetaTestCollector:
@@ -193,7 +194,7 @@ class MetaTestCollector:
 def _collected(state: AdaptationRun, like: TensorDictBase) -> TensorDictBase:
     """The collected episodes ``[n, k, H]``; k is 0 if a protocol collects nothing."""
     if state.episodes:
-        return torch.stack(state.episodes, 1)
+        return stack_tensordicts(state.episodes, 1)
     return like.unsqueeze(1)[:, :0]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -118,7 +119,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         Raises:
             ConfigError: if there are no candidates.
         """
-        options = settings.options
+        options: Mapping[str, Any] = settings.options
         own, encoded = options.get("search_candidates"), settings.training_contexts or settings.candidates
         require(
             own is not None or encoded is not None,
@@ -128,7 +129,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         )
         wanted = candidates_wanted(0, settings.queries, settings.oracle_error)
         return cls(
-            encoded() if own is None else own(wanted),
+            own(wanted) if own is not None else cast(Any, encoded)(),
             settings.episodes,
             queries=settings.queries,
             error_rate=settings.oracle_error,
@@ -173,6 +174,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
             self._returns = torch.zeros(rows, len(self.candidates), device=device)
             return
         drawn = self.fragments.draw(self.pool, run.generator)
+        assert self.reward_predictor is not None  # required with fragments
         self._values = fragment_values(self.reward_predictor, drawn, self.candidates)
         self._truth = self.fragments.returns(drawn, run.task_ids).to(device)
 

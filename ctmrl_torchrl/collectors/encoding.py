@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import rest_of_key
+from ctmrl_torchrl.typed import cat_tensordicts
 
 
 class EvidenceEncoder:
@@ -59,7 +59,7 @@ class EvidenceEncoder:
 
     def encode(self, episodes: Sequence[TensorDictBase], task_ids: Tensor) -> Tensor:
         """Task contexts ``[n, d]`` of episodes ``[n, H]``, pooled together."""
-        evidence = torch.cat(list(episodes), 1)
+        evidence = cat_tensordicts(list(episodes), 1)
         view = TensorDict(
             {self.evidence_key: evidence, self.task_key: task_ids}, batch_size=evidence.batch_size[:1]
         )

@@ -12,7 +12,6 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase
 
 from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorParts
@@ -98,10 +97,10 @@ class EpisodeCollector:
         self._kind = kind
         self._owns_env = not given
         self._closed = False
-        self._collector: BaseCollector | None = None
+        self._collector: Any = None  # collectors in this process have a policy, which BaseCollector does not
         self._batches: Iterator[TensorDictBase] | None = None
         with torch.random.fork_rng():  # resets may draw from the global generator
-            self.env = env if given else env(task_ids)
+            self.env: EnvBase = env if isinstance(env, EnvBase) else env(task_ids)
             check_batch_size(self.env, task_ids)
             check_rows(self.env.reset(), task_ids)
             if kind.in_process:
@@ -120,7 +119,7 @@ class EpisodeCollector:
             self._start()
 
     def _start(self) -> None:
-        collector = self._kind.make(self._parts)
+        collector: Any = self._kind.make(self._parts)
         if self._kind.in_process and collector.policy.actor is not self.actor:
             collector.shutdown()
             raise ValueError(
@@ -143,17 +142,18 @@ class EpisodeCollector:
             raise RuntimeError("This collector was closed; create another one to collect more episodes.")
         if self._collector is None:  # it stopped after an error
             self._start()
+        collector: Any = self._collector
         workers = len(self._rows)
         generator = torch.Generator().manual_seed(seed)
         others = torch.randint(2**31, (workers - 1,), generator=generator).tolist()
         seeds = [(each,) for each in (seed, *others)]
-        self._collector.map_fn("env.set_seed", seeds)
+        collector.map_fn("env.set_seed", seeds)
         if not self._kind.in_process:
-            self._collector.map_fn("policy.manual_seed", seeds)
+            collector.map_fn("policy.manual_seed", seeds)
             state = {name: value.detach().cpu() for name, value in self.actor.state_dict().items()}
-            self._collector.map_fn("policy.load_actor", [(state,)] * workers)
-        self._collector.map_fn("policy.prepare", [()] * workers)
-        policy = self._collector.policy if self._kind.in_process else None
+            collector.map_fn("policy.load_actor", [(state,)] * workers)
+        collector.map_fn("policy.prepare", [()] * workers)
+        policy = collector.policy if self._kind.in_process else None
         try:
             yield
         except BaseException:
@@ -164,7 +164,7 @@ class EpisodeCollector:
             if policy is not None:
                 policy.release()
         if policy is None:
-            self._collector.map_fn("policy.release", [()] * workers)
+            collector.map_fn("policy.release", [()] * workers)
 
     def play(
         self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
@@ -208,7 +208,7 @@ class EpisodeCollector:
             self._batches = iter(self._collector)
         self._collector.map_fn("policy.begin", contexts, options)
         try:
-            episode = next(self._batches)
+            episode: Any = next(self._batches)
         except BaseException:
             self._stop()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -77,7 +78,7 @@ class InDistributionProtocol(AdaptationProtocol):
             ConfigError: if there are none.
         """
         cls.check(settings)
-        source = settings.training_contexts or settings.candidates
+        source: Any = settings.training_contexts or settings.candidates
         require(
             source is not None,
             "evaluation.protocols",
@@ -136,8 +137,9 @@ class InDistributionProtocol(AdaptationProtocol):
         if not believed:
             return self.gate.best_context
         shown = [
-            run.episodes[each].copy().set("mask", run.episodes[each]["mask"] & evidence[:, each, None])
-            for each in believed
+            episode.copy().set("mask", episode.get("mask") & evidence[:, each, None])
+            for each, episode in enumerate(run.episodes)
+            if each in believed
         ]
         return run.encode(shown)
 

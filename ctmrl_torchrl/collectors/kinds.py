@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from tensordict.nn import TensorDictModuleBase
@@ -54,7 +55,12 @@ class CollectorKind:
 COLLECTORS: Registry[CollectorKind] = Registry("collector")
 
 # Every batch begins with a reset of all rows; tensors without other owners are not copied.
-_EVERY_KIND = {"total_frames": -1, "reset_at_each_iter": True, "no_cuda_sync": True, "trust_policy": True}
+_EVERY_KIND: dict[str, Any] = {
+    "total_frames": -1,
+    "reset_at_each_iter": True,
+    "no_cuda_sync": True,
+    "trust_policy": True,
+}
 
 
 @dataclass
@@ -110,7 +116,7 @@ class CollectorConfig:
 def make_single(parts: CollectorParts) -> Collector:
     """All rows in this process, sharing the actor's parameters."""
     return Collector(
-        parts.make_envs[0],
+        cast(Any, parts.make_envs[0]),
         parts.make_policies[0](),
         frames_per_batch=parts.frames,
         device=parts.device,
@@ -143,20 +149,27 @@ def make_ray(parts: CollectorParts) -> BaseCollector:
     """One Ray actor per worker on the machines of the cluster; starts Ray if it is not running."""
     from torchrl.collectors.distributed import RayCollector
 
-    options = {"use_buffers": False, "return_same_td": True, "auto_register_policy_transforms": False}
+    options: dict[str, Any] = {
+        "use_buffers": False,
+        "return_same_td": True,
+        "auto_register_policy_transforms": False,
+    }
     workers = len(parts.make_envs)
+    every_kind: dict[str, Any] = _EVERY_KIND | {
+        "total_frames": 2**62
+    }  # -1 means zero frames here, not unlimited
     return RayCollector(
         list(parts.make_envs),
         policy_factory=list(parts.make_policies),
         frames_per_batch=parts.frames * workers,
-        collector_class=Collector,
+        collector_class=cast(Any, Collector),
         collector_kwargs=[dict(options) for _ in range(workers)],
         policy_device=parts.device,
         env_device=parts.device,
-        storing_device="cpu",
+        storing_device=torch.device("cpu"),
         weight_sync_schemes={},
         sync=True,
-        **(_EVERY_KIND | {"total_frames": 2**62}),  # -1 means zero frames here, not unlimited
+        **every_kind,
     )
 
 

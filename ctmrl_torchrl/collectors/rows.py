@@ -96,6 +96,9 @@ class EpisodePolicy(TensorDictModuleBase):
         torch.Size([3, 2])
     """
 
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+
     def __init__(
         self,
         actor: TensorDictModuleBase,

@@ -207,7 +207,7 @@ class AdaptationRun:
     def _require_finite_context(self, task_context: Tensor) -> None:
         wrong = ~task_context.isfinite().all(-1)
         if wrong.any():
-            row = wrong.nonzero()[0].item()
+            row = int(wrong.nonzero()[0])
             raise FloatingPointError(
                 f"Meta-test under protocol {self._protocol!r}: the context of task "
                 f"{self.task_ids[row].item()} (row {row}) is not finite after {len(self.episodes)} collected "

@@ -6,6 +6,8 @@ the task itself, so no privileged information is used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -18,6 +20,7 @@ from ctmrl_torchrl.collectors.protocol import (
 )
 from ctmrl_torchrl.collectors.run import AdaptationRun
 from ctmrl_torchrl.rules import require
+from ctmrl_torchrl.typed import stack_tensordicts
 
 
 class KeepBest(AdaptationProtocol):
@@ -178,6 +181,7 @@ class CandidatesProtocol(KeepBest):
             ConfigError: if there are none.
         """
         cls._require_candidates(settings.candidates is not None)
+        assert settings.candidates is not None
         return cls(settings.candidates(), settings.episodes)
 
     @classmethod
@@ -225,6 +229,6 @@ def best_episodes(run: AdaptationRun, number: int) -> list[TensorDictBase]:
 
 def _episodes_of_rows(episodes: list[TensorDictBase], order: Tensor) -> list[TensorDictBase]:
     """Select episodes per row by ``order`` ``[n, k]``, as k entries ``[n, H]``."""
-    stacked = torch.stack(episodes, 1)
+    stacked: Any = stack_tensordicts(episodes, 1)
     rows, order = torch.arange(order.shape[0], device=stacked.device), order.to(stacked.device)
     return [stacked[rows, order[:, rank]] for rank in range(order.shape[1])]
