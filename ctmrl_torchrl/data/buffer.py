@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, Protocol, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -29,13 +29,16 @@ class MetaBatchSampler(Protocol):
     @property
     def sections(self) -> list[int]:
         """Sizes of the parts of an index."""
+        ...
 
     @property
     def batch_size(self) -> int:
         """Number of rows of one sample."""
+        ...
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Sample the index ``[T, columns]``, with ``task_id`` and ``mask`` of the same shape."""
+        ...
 
 
 class DatasetStorage(TensorStorage):
@@ -131,7 +134,7 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
         """Return a meta-batch, or ``(meta-batch, {"index": [T, B + num_contexts * L]})``."""
         # The sampler may have been changed to fewer contexts, so its current size is used.
-        self._batch_size = self._sampler.batch_size
+        self._batch_size = cast(MetaBatchSampler, self._sampler).batch_size
         batch, info = ReplayBuffer.sample(self, batch_size, return_info=True)
         return (batch, info) if return_info else batch
 
@@ -147,7 +150,7 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
             batch = self._gather(index, info["task_id"][:, 0], info["mask"])
-        if self._transform is not None and len(self._transform):
+        if self._transform is not None and len(cast(Sized, self._transform)):
             batch = self._transform(batch)
         return batch, {"index": index}
 
@@ -163,16 +166,18 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
             return
         self._only = keys
         below: dict[str, list[NestedKey]] = {part: [] for part in PARTS}
-        for part, *rest in filter(lambda key: isinstance(key, tuple), map(unravel_key, keys or [])):
-            below.get(part, []).append(tuple(rest))
+        for key in map(unravel_key, keys or []):
+            if isinstance(key, tuple):
+                below.get(str(key[0]), []).append(tuple(key[1:]))
         self._sources = {
             part: self._data if keys is None else self._data.select(*below[part], strict=False)
             for part in PARTS
         }
 
     def _gather(self, index: Tensor, task_id: Tensor, mask: Tensor) -> TensorDict:
-        sections, device = self._sampler.sections, self._data_device
-        index, batch = index.to(device), {"task_id": task_id.to(device)}
+        sections, device = cast(MetaBatchSampler, self._sampler).sections, self._data_device
+        batch: dict[str, Any] = {"task_id": task_id.to(device)}
+        index = index.to(device)
         parts = zip(PARTS, index.split(sections, 1), mask.to(device).split(sections, 1), strict=False)
         for name, rows, used in parts:
             batch[name] = take_rows(self._sources[name], rows)

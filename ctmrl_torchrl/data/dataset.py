@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -207,7 +207,7 @@ class TaskDataset:
     def trajectory_returns(self, key: NestedKey = ("next", "reward")) -> Tensor:
         """Return the sum of ``key`` over each trajectory, float32 ``[n_trajectories]``."""
         totals = torch.zeros(self.n_trajectories, dtype=torch.float64, device="cpu")
-        rewards = self.transitions[key].flatten().double()
+        rewards = self.transitions.get(key).flatten().double()
         return totals.index_add_(0, self.transitions["trajectory_id"], rewards).float()
 
     def statistics(self, task_ids: Sequence[int] | Tensor | None = None) -> dict[NestedKey, Statistics]:
@@ -264,7 +264,7 @@ class TaskDataset:
         """
         if sampler.dataset is not self:
             raise ValueError("the sampler was made for another dataset; pass TaskSampler(this_dataset, ...)")
-        data = self.transitions.exclude(*ID_KEYS)
+        data: Any = self.transitions.exclude(*ID_KEYS)
         if in_memory:
             data = data.apply(_plain_copy)
         if device is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from ctmrl_torchrl.rules import is_number, is_whole
 
@@ -57,11 +57,11 @@ class ContextDraw:
             if not is_whole(value) or value < 1:
                 raise ValueError(f"ContextDraw.{name} must be a whole number of at least 1, got {value!r}")
         for name in ("trajectories", "behaviours"):
-            bounds = getattr(self, name)
+            bounds: Any = getattr(self, name)
             if bounds is None and name == "behaviours":
                 continue
             try:
-                least, most = bounds
+                least, most = cast(Any, bounds)
                 ok = 1 <= least <= most and int(least) == least and int(most) == most
             except (TypeError, ValueError):
                 ok = False

@@ -129,7 +129,7 @@ def check_snapshots(snapshots: list[Any], n_tasks: int) -> None:
     Raises:
         DatasetError: naming the entry and the field.
     """
-    ids = [entry.get("id") if isinstance(entry, dict) else None for entry in snapshots]
+    ids: list[Any] = [entry.get("id") if isinstance(entry, dict) else None for entry in snapshots]
     if any(not is_whole(each) or each < 0 for each in ids) or len(set(ids)) != len(ids):
         raise DatasetError(
             'manifest: every entry of snapshots must be a dictionary with an integer "id" of its own, '

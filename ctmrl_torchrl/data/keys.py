@@ -73,7 +73,7 @@ def storable(transitions: TensorDictBase) -> TensorDict:
         DatasetError: with the entry that cannot be stored and how to fix it.
     """
     try:
-        tree = transitions.to_dict()
+        tree: dict[Any, Any] = transitions.to_dict()
     except RuntimeError as error:  # lazy stacks of tensors that cannot be stacked
         raise DatasetError(f"transitions cannot be read as one TensorDict: {error}") from error
     tree = _checked((), tree, len(transitions))

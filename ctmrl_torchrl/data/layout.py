@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -55,7 +56,7 @@ def check_keys(transitions: TensorDictBase) -> None:
     Raises:
         DatasetError: naming the key, what it is, and what was expected.
     """
-    present = dict(transitions.items(include_nested=True, leaves_only=True))
+    present: dict[Any, Any] = dict(transitions.items(include_nested=True, leaves_only=True))
     missing = [key_name(key) for key in REQUIRED_KEYS if key not in present]
     if missing:
         raise DatasetError(f"transitions lack the keys {', '.join(missing)}; present: {_names(present)}")
@@ -83,7 +84,8 @@ def check_values(transitions: TensorDictBase) -> None:
         DatasetError: naming the key, the row and its task.
     """
     for block in row_blocks(0, len(transitions)):
-        rows, first = transitions[block], block.start
+        rows: Any = transitions[block]
+        first = block.start
         task_id, action = rows["task_id"], rows["action"]
         for key, value in rows.items(include_nested=True, leaves_only=True):
             if value.is_floating_point():
@@ -145,7 +147,7 @@ def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None
     _all_rows(
         done == (terminated | truncated), "next.done is not (next.terminated or next.truncated)", done, task
     )
-    last = torch.cat([~same_trajectory, same_trajectory.new_ones(1)])
+    last = torch.cat([~same_trajectory, torch.ones_like(same_trajectory[:1])])
     _all_rows(
         done == last, "next.done must be true on the last row of each trajectory, and only there", done, task
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,8 +136,9 @@ class RowTable:
 
     def _draw_groups(self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None) -> Tensor:
         """Sample the group of each of the ``most`` trajectories: ``[T, most]``."""
+        assert draw.behaviours is not None
         least, most = draw.behaviours
-        of_task = {"device": task.device, "dtype": torch.float32}
+        of_task: dict[str, Any] = {"device": task.device, "dtype": torch.float32}
         available = self.task_group_count[task, None]
         position = torch.arange(int(available.max()), device=task.device)
         # A random order of the task's groups: the first behavior comes first, missing groups last.

@@ -214,4 +214,5 @@ def draw_context(
         (torch.Size([2, 80]), tensor(True))
     """
     rows, mask = dataset.rows.draw_context(dataset.task_index(task_ids), draw, generator)
-    return dataset.transitions.exclude(*ID_KEYS)[rows].set("mask", mask)
+    drawn: Any = dataset.transitions.exclude(*ID_KEYS)[rows]
+    return drawn.set("mask", mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import NestedKey
@@ -50,11 +51,12 @@ def whole_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
         given = values.reshape(-1).cpu()
         if not given.is_floating_point() and not given.is_complex() and given.dtype != torch.bool:
             return given.long()
-        values = given.tolist()
-    elif hasattr(values, "tolist"):
-        values = values.tolist()
-    values = [values] if not hasattr(values, "__iter__") else list(values)
-    flat = [value.item() if hasattr(value, "item") else value for value in values]
+        listed: Any = given.tolist()
+    else:
+        array: Any = values
+        listed = array.tolist() if hasattr(array, "tolist") else array
+    listed = [listed] if not hasattr(listed, "__iter__") else list(listed)
+    flat = [value.item() if hasattr(value, "item") else value for value in listed]
     for value in flat:
         if not is_whole(value) or abs(value) > LARGEST_WHOLE:
             raise ValueError(f"{name} must be whole numbers, got {shown(value)} ({type(value).__name__})")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.data.layout import REWARD_KEYS, row_blocks
 from ctmrl_torchrl.scales import varies
+from ctmrl_torchrl.typed import total
 
 #: mean and standard deviation of each feature, float32 ``[features]``
 Statistics = tuple[Tensor, Tensor]
@@ -61,6 +62,6 @@ def _change(transitions: TensorDictBase, block: slice) -> Tensor:
 def _moments(read: Callable[[slice], Tensor], blocks: list[slice]) -> tuple[Tensor, Tensor]:
     """Mean and variance, float64, in two passes."""
     count = sum(block.stop - block.start for block in blocks)
-    mean = sum(read(block).sum(0) for block in blocks) / count
-    variance = sum((read(block) - mean).square().sum(0) for block in blocks) / count
+    mean = total(read(block).sum(0) for block in blocks) / count
+    variance = total((read(block) - mean).square().sum(0) for block in blocks) / count
     return mean, variance

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import nn
 from torchrl.envs import EnvBase
 
 from ctmrl_torchrl.data.behaviour.kinds import BEHAVIOUR_AGENTS, AgentsKind
@@ -47,7 +46,7 @@ class BehaviourAgents(AgentsKind, ABC):
     ``CollectionRecipe.agents``.
     """
 
-    actor: nn.Module
+    actor: TensorDictModuleBase
     device: torch.device
 
     @classmethod
@@ -98,11 +97,11 @@ class BehaviourAgents(AgentsKind, ABC):
 
     def snapshot(self) -> TensorDict:
         """A detached copy of the actor's parameters and buffers."""
-        return TensorDict.from_module(self.actor).data.clone()
+        return cast(TensorDict, TensorDict.from_module(self.actor)).data.clone()
 
     def load_snapshot(self, parameters: TensorDictBase) -> None:
         """Copy a :meth:`snapshot` into the actor."""
-        TensorDict.from_module(self.actor).data.update_(parameters)
+        cast(TensorDict, TensorDict.from_module(self.actor)).data.update_(parameters)
 
 
 def register_agents(kind: str, cls: type[BehaviourAgents]) -> type[BehaviourAgents]:

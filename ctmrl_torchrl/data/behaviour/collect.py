@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import NestedKey
+from tensordict import NestedKey, TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data.behaviour.agents import get_agents
@@ -93,7 +93,7 @@ def collect_task_dataset(
         checkpoint=None if path is None else _unfinished(path),
         identity={"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()},
     )
-    policies = [None, *snapshots] if recipe.random_snapshot else snapshots
+    policies: list[TensorDict | None] = [None, *snapshots] if recipe.random_snapshot else [*snapshots]
     transitions = record_snapshots(
         tasks,
         agents,

@@ -28,6 +28,8 @@ class ToldNetwork(nn.Module):
         hidden_sizes: hidden layers.
     """
 
+    task_parameters: Tensor
+
     def __init__(
         self, task_parameters: Tensor, in_features: int, out_features: int, hidden_sizes: tuple[int, ...]
     ) -> None:

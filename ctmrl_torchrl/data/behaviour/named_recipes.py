@@ -35,6 +35,8 @@ _TORCH: dict[str, CollectionRecipe] = {
 }
 
 
+#: widths for tests
+_SMALL: dict[str, Any] = {"hidden_sizes": (32, 32)}
 # Shared settings of the recipes for MuJoCo robots.
 _TOLD: dict[str, Any] = {
     "agents": "conditioned",
@@ -80,9 +82,7 @@ _MUJOCO_CHECKPOINTS = tuple(range(5_000, 95_001, 5_000))
 
 # For the MuJoCo robots.
 _MUJOCO: dict[str, CollectionRecipe] = {
-    "smoke": CollectionRecipe(
-        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
-    ),
+    "smoke": CollectionRecipe(snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | _SMALL),
     # one CPU core: six to twelve minutes, tens of megabytes
     "small": _ppo(3_000_000, entropy_coefficient=0.0005),
     # the same with SAC, which takes longer and mostly learns to stand if standing is rewarded
@@ -111,9 +111,7 @@ _MUJOCO: dict[str, CollectionRecipe] = {
 # For families made by from_gymnasium: one task-conditioned SAC agent, sized for small control tasks.
 _SMALL_CONTROL: dict[str, Any] = _TOLD | {"hidden_sizes": (128, 128), "learning_rate": 1e-3, "batch_size": 16}
 _GYMNASIUM: dict[str, CollectionRecipe] = {
-    "smoke": CollectionRecipe(
-        snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | {"hidden_sizes": (32, 32)}
-    ),
+    "smoke": CollectionRecipe(snapshot_steps=(2, 8), trajectories_per_snapshot=2, **_TOLD | _SMALL),
     "small": CollectionRecipe(
         snapshot_steps=(200, 400, 600, 800, 1000, 1400, 2000, 3000, 4000),
         trajectories_per_snapshot=6,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.modules import IndependentNormal, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
@@ -20,6 +20,7 @@ from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.ppo_training import PPOTraining
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.typed import sequential
 
 
 class PPOAgents(BehaviourAgents):
@@ -95,7 +96,7 @@ class PPOAgents(BehaviourAgents):
             out_keys=["latent"],
             distribution_class=IndependentNormal,
         )
-        self.actor = TensorDictSequential(
+        self.actor = sequential(
             TensorDictModule(self.features, ["observation", "task_id"], ["features"]),
             self.latent_actor,
             TensorDictModule(nn.Tanh(), ["latent"], ["action"]),
@@ -178,7 +179,7 @@ class PPOAgents(BehaviourAgents):
         Returns:
             Flat steps with the keys of :meth:`losses`; the advantages are standardized.
         """
-        following = played["next"]
+        following: Any = played["next"]
         values = self.critic.module(played["features"])
         ends = following["done"].squeeze(-1).clone()
         ends[:, -1] = True  # elsewhere, the next value is that of the next step
@@ -199,7 +200,7 @@ class PPOAgents(BehaviourAgents):
         )
         self.advantage(steps)
         distribution = IndependentNormal(*self.network(played["features"]))
-        flat = TensorDict(
+        flat: Any = TensorDict(
             {
                 "features": played["features"],
                 "latent": played["latent"],

@@ -23,6 +23,10 @@ class ToldFeatures(nn.Module):
 
     #: maximum sample count of the running statistics
     MEMORY = 5e6
+    task_parameters: Tensor
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
 
     def __init__(self, task_parameters: Tensor, observation_dim: int, clip: float) -> None:
         super().__init__()

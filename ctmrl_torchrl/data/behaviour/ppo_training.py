@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,9 +18,10 @@ from ctmrl_torchrl.data.behaviour.checkpoint import read_checkpoint, stopped_in_
 from ctmrl_torchrl.data.behaviour.ppo_networks import ToldFeatures
 from ctmrl_torchrl.data.behaviour.ppo_settings import PPOSettings
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
-from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.envs import BatchedTaskEnv, TaskSet
 from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.stopping import deferred, stop_requested
+from ctmrl_torchrl.typed import stack_tensordicts
 
 #: seconds of training between two checkpoints
 CHECKPOINT_SECONDS = 120.0
@@ -42,25 +43,30 @@ class PPOLearner(Protocol):
 
     settings: PPOSettings
     features: ToldFeatures
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     task_ids: tuple[int, ...]
     device: torch.device
     rate: float
 
     def policy(self) -> TensorDictModuleBase:
         """The current stochastic policy of flat environment rows."""
+        ...
 
     def evaluate(self, played: TensorDictBase) -> TensorDict:
         """The update data from collected steps ``[rows, time]``."""
+        ...
 
     def update(self, batch: TensorDictBase, value_variance: Tensor | float) -> Tensor:
         """Make one gradient step and return the divergence from the collecting policy."""
+        ...
 
     def snapshot(self) -> TensorDict:
         """A detached copy of the policy."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """The training state."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the output of :meth:`state_dict`."""
@@ -186,7 +192,9 @@ class PPOTraining:
         device = self.agents.device
         if self.settings.spare_rows:
             counts = spread_rows(self.task_returns, self.rows, self.settings.spare_rows)
-            self.env.set_task(torch.tensor(self.agents.task_ids).repeat_interleave(counts))
+            cast(BatchedTaskEnv, self.env).set_task(
+                torch.tensor(self.agents.task_ids).repeat_interleave(counts)
+            )
         self.present = self.env.reset()
         self.cut = torch.randint(1, self.horizon + 1, (self.rows, 1), device=device)
         self.clock = torch.zeros(self.rows, 1, dtype=torch.int64, device=device)
@@ -196,7 +204,7 @@ class PPOTraining:
         self.positions = torch.searchsorted(ids, self.present["task_id"])
 
     @torch.no_grad()
-    def _play(self) -> TensorDict:
+    def _play(self) -> TensorDictBase:
         """Collect steps ``[rows, rollout_steps]`` with the current policy."""
         policy, steps = self.agents.policy(), []
         for _ in range(self.settings.rollout_steps):
@@ -204,7 +212,7 @@ class PPOTraining:
             self._end_episodes(played["next"])
             steps.append(played.select(*_KEPT_KEYS, strict=False))
             self.present = self.env.maybe_reset(step_mdp(played))
-        return torch.stack(steps, 1)
+        return stack_tensordicts(steps, 1)
 
     def _end_episodes(self, following: TensorDictBase) -> None:
         """Truncate first episodes when due, and record the returns of complete episodes."""
@@ -261,9 +269,11 @@ class PPOTraining:
             "snapshots": [snapshot.to_dict() for snapshot in self.snapshots],
             "task_returns": self.task_returns,
         }
+        assert self.checkpoint is not None
         write_checkpoint(self.checkpoint, state, self.identity, self.agents.device)
 
     def _load(self) -> None:
+        assert self.checkpoint is not None
         state = read_checkpoint(self.checkpoint, self.identity, self.agents.device)
         self.step, self.rounds, self.task_returns = state["step"], state["rounds"], state["task_returns"]
         self.agents.load_state_dict(state["agents"])

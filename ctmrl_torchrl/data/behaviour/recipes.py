@@ -221,7 +221,7 @@ def _scope(family: str | None, simulator: str | None) -> tuple[dict[str, Registr
         raise ValueError(
             f"A recipe belongs to a family or to a simulator; got family={family!r}, simulator={simulator!r}."
         )
-    return (_OF_FAMILIES, family) if simulator is None else (_OF_SIMULATORS, simulator)
+    return (_OF_FAMILIES, str(family)) if simulator is None else (_OF_SIMULATORS, simulator)
 
 
 def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:

@@ -104,7 +104,7 @@ def record_snapshots(
             recorded.append(_stored_keys(rows).reshape(trajectories, len(ids), horizon).cpu())
             bar.update()
     env.close()
-    data = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
+    data: Any = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
     position, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
     data = data.set("task_id", torch.tensor(ids)[position]).set("snapshot_id", snapshot)
     # rows that ended early were reset and continued, so only their first episode is complete

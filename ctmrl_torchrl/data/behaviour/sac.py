@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.modules import MultiAgentMLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
@@ -18,6 +19,7 @@ from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, r
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe
 from ctmrl_torchrl.data.behaviour.sac_training import SACTraining
 from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.typed import sequential
 
 
 class SACAgents(BehaviourAgents):
@@ -64,8 +66,10 @@ class SACAgents(BehaviourAgents):
             actor_net = self._network(observation_dim, 2 * action_dim, recipe)
             critic_net = self._network(observation_dim + action_dim, 1, recipe)
             self.actor = ProbabilisticActor(
-                TensorDictSequential(
-                    TensorDictModule(actor_net, self._inputs("observation"), ["parameters"]),
+                sequential(
+                    TensorDictModule(
+                        actor_net, cast("list[NestedKey]", self._inputs("observation")), ["parameters"]
+                    ),
                     TensorDictModule(NormalParamExtractor(), ["parameters"], ["loc", "scale"]),
                 ),
                 in_keys=["loc", "scale"],

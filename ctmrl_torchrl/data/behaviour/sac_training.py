@@ -43,15 +43,19 @@ class SACLearner(Protocol):
 
     def policy(self) -> TensorDictModuleBase:
         """The current stochastic policy of flat environment rows."""
+        ...
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Make one gradient step and return the detached losses."""
+        ...
 
     def snapshot(self) -> TensorDict:
         """A detached copy of the policy."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """The training state."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the output of :meth:`state_dict`."""
@@ -184,9 +188,11 @@ class SACTraining:
             "cursor": self.buffer.writer.state_dict(),
             "sampling": self.generator.get_state(),
         }
+        assert self.checkpoint is not None
         write_checkpoint(self.checkpoint, state, self.identity, self.agents.device)
 
     def _load(self) -> None:
+        assert self.checkpoint is not None
         state = read_checkpoint(self.checkpoint, self.identity, self.agents.device)
         self.step, self.rounds = state["step"], state["rounds"]
         self.agents.load_state_dict(state["agents"])

@@ -67,7 +67,7 @@ def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None)
             tensors[key][start : start + count] = value
         start += count
     return TensorDict(
-        {key if len(key) > 1 else key[0]: value for key, value in tensors.items()}, batch_size=[start]
+        {key if len(key) != 1 else key[0]: value for key, value in tensors.items()}, batch_size=[start]
     )
 
 

@@ -99,6 +99,7 @@ def _write_task(minari: Any, dataset: TaskDataset, task: int, name: str, metadat
                 action_space=Box(-1.0, 1.0, (sizes.action_dim,), np.float32),
                 **described | metadata,
             )
+    assert created is not None  # a task with data has trajectories
     entries = {MANIFEST_ENTRY: manifest_entry(dataset.manifest.replace(checksums={})), TASK_ENTRY: task}
     created.storage.update_metadata(entries)
     ids = [
@@ -112,7 +113,7 @@ def _episode(dataset: TaskDataset, trajectory: int, number: int) -> Any:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     start, length = (int(each[trajectory]) for each in (dataset.trajectory_start, dataset.trajectory_length))
-    rows = dataset.transitions[start : start + length]
+    rows: Any = dataset.transitions[start : start + length]
     observation, following = rows["observation"], rows["next", "observation"]
     infos = _extra(rows)
     if not _same_bits(observation[1:], following[:-1]):  # imported data may have gaps between steps

@@ -157,7 +157,7 @@ def _open(source: Source) -> tuple[str, Any]:
 def _limit(data: Any) -> int:
     """The environment's step limit, if Minari knows it."""
     spec = getattr(data.spec, "env_spec", None)
-    limit = getattr(spec, "max_episode_steps", None)
+    limit: Any = getattr(spec, "max_episode_steps", None)
     return limit if is_whole(limit) else 0
 
 
@@ -181,16 +181,15 @@ def _tasks(
         width = len(given[ids[0]])
         rows = [list(given.get(task, [0.0] * width)) for task in range(max(count, max(given) + 1))]
         names = [f"parameter_{i}" for i in range(width)] if names is None else names
-    if test_ids is None:
-        test_ids = known.get("test_ids", ())
-    unknown = sorted(set(test_ids) - set(ids))
+    tested: Sequence[int] = known.get("test_ids", ()) if test_ids is None else test_ids
+    unknown = sorted(set(tested) - set(ids))
     if unknown and not known:
         raise DatasetError(f"test_ids {unknown} have no Minari dataset; tasks: {ids}")
     return {
         "parameters": rows,
-        "parameter_names": list(names),
-        "train_ids": [task for task in ids if task not in set(test_ids)],
-        "test_ids": list(test_ids),
+        "parameter_names": list(names or ()),
+        "train_ids": [task for task in ids if task not in set(tested)],
+        "test_ids": list(tested),
     }
 
 

@@ -96,11 +96,11 @@ def import_unicorn(
             raise DatasetError(
                 f"{root}: the arrays are flat, so the length of a trajectory must be given; pass horizon="
             )
-        horizon = max(longest) if horizon is None else horizon
+        steps = max(longest) if horizon is None else horizon
         manifest = DatasetManifest(
             env=env,
             preset=preset,
-            horizon=horizon,
+            horizon=steps,
             tasks={
                 "name": env,
                 "preset": preset,
@@ -121,7 +121,7 @@ def import_unicorn(
         trajectories = (
             trajectory
             for number, (task, arrays) in enumerate(zip(tasks, files, strict=True))
-            for trajectory in _trajectories(number, task.path, arrays, horizon, snapshots)
+            for trajectory in _trajectories(number, task.path, arrays, steps, snapshots)
         )
         transitions = assemble(trajectories, count, room)
         return finish(transitions, manifest, output=output, overwrite=overwrite)
@@ -208,7 +208,7 @@ def _trajectories(
         for piece in _pieces(_column(folder, arrays, column), horizon)
     ]
     for order, entries in enumerate(pieces):
-        yield Trajectory(str(folder), number, order * snapshots // len(pieces), entries)
+        yield Trajectory(str(folder), number, order * snapshots // len(pieces), {**entries})
 
 
 def _column(folder: Path, arrays: dict[str, np.ndarray], column: int) -> dict[str, np.ndarray]:
