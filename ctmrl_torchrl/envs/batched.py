@@ -43,7 +43,7 @@ class BatchedTaskEnv(EnvBase):
         ValueError: if a task id is not in the set, there are no rows, or the horizon is not positive.
     """
 
-    batch_locked = True
+    batch_locked = True  # pyright: ignore[reportAssignmentType] (a property of EnvBase, set so in TorchRL's docs)
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class BatchedTaskEnv(EnvBase):
         ids = task_set.validate_ids(range(task_set.n_tasks) if task_ids is None else task_ids)
         if not ids:
             raise ValueError("task_ids is empty: give at least one task id, or None for every task.")
-        super().__init__(device=torch.device(device), batch_size=[len(ids)])
+        super().__init__(device=torch.device(device), batch_size=torch.Size([len(ids)]))
         self.task_set = task_set
         self.horizon = task_set.family.episode_length(horizon)
         self._make_specs(len(ids), rewards, flags)
@@ -67,19 +67,23 @@ class BatchedTaskEnv(EnvBase):
 
     def _make_specs(self, n: int, rewards: Sequence[str], flags: Sequence[str]) -> None:
         family = self.task_set.family
+        rows, column = torch.Size([n]), torch.Size([n, 1])
         self.observation_spec = Composite(
-            observation=Unbounded((n, family.observation_dim), dtype=torch.float32),
-            task_id=Categorical(self.task_set.n_tasks, (n,), dtype=torch.int64),
-            **{name: Categorical(2, (n, 1), dtype=torch.bool) for name in flags},
-            shape=[n],
+            {
+                "observation": Unbounded(torch.Size([n, family.observation_dim]), dtype=torch.float32),
+                "task_id": Categorical(self.task_set.n_tasks, rows, dtype=torch.int64),
+                **{name: Categorical(2, column, dtype=torch.bool) for name in flags},
+            },
+            shape=rows,
             device=self.device,
         )
-        self.action_spec = Bounded(-1.0, 1.0, (n, family.action_dim), dtype=torch.float32, device=self.device)
+        actions = torch.Size([n, family.action_dim])
+        self.action_spec = Bounded(-1.0, 1.0, actions, dtype=torch.float32, device=self.device)
         self.reward_spec = Composite(
-            {name: Unbounded((n, 1), dtype=torch.float32) for name in rewards}, shape=[n], device=self.device
+            {name: Unbounded(column, dtype=torch.float32) for name in rewards}, shape=rows, device=self.device
         )
         self.done_spec = Composite(
-            {name: Categorical(2, (n, 1), dtype=torch.bool) for name in _ENDS}, shape=[n], device=self.device
+            {name: Categorical(2, column, dtype=torch.bool) for name in _ENDS}, shape=rows, device=self.device
         )
 
     @property

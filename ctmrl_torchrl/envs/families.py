@@ -207,7 +207,7 @@ def register_family(family: EnvFamily) -> EnvFamily:
 def unregister_family(name: str) -> None:
     """Remove a family and its gymnasium id, e.g. at the end of a test; unknown names are ignored."""
     if name in FAMILIES:
-        gymnasium.registry.pop(FAMILIES.get(name).gymnasium_id, None)
+        gymnasium.registry.pop(str(FAMILIES.get(name).gymnasium_id), None)
         FAMILIES.unregister(name)
 
 
@@ -253,4 +253,4 @@ def load_entry_point(entry_point: EntryPoint) -> Any:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -21,7 +21,7 @@ from ctmrl_torchrl.envs.point_robot import (
 from ctmrl_torchrl.envs.task_sets import make_task_set
 
 
-def checked_action(action: np.ndarray, space: gymnasium.spaces.Box) -> np.ndarray:
+def checked_action(action: np.ndarray, space: Any) -> np.ndarray:
     """Convert the action to the dtype of the space, without clipping.
 
     Raises:
@@ -78,7 +78,8 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         (self.task,) = tasks.validate_ids([task])
         self.horizon = tasks.family.episode_length(horizon)
         check_sparse_rule(sparse_rule, sparse_radius)
-        self.sparse_rule, self.sparse_radius = sparse_rule, sparse_radius
+        self.sparse_rule: SparseRule = sparse_rule
+        self.sparse_radius = sparse_radius
         self.pays_sparse_reward = pays_sparse_reward(tasks)
         goals, winds = goals_and_winds(tasks)
         self._goal = goals[self.task].float()
@@ -97,8 +98,8 @@ class PointRobotGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the robot; see ``gymnasium.Env.step``."""
-        action = torch.from_numpy(checked_action(action, self.action_space))
-        self._position = move(self._position, action, self._wind)
+        checked = torch.from_numpy(checked_action(action, self.action_space))
+        self._position = move(self._position, checked, self._wind)
         self._step_count += 1
         dense = dense_reward(self._position, self._goal)
         info: dict[str, Any] = {"task_id": self.task}

@@ -58,6 +58,13 @@ class PointRobotEnv(BatchedTaskEnv):
         torch.Size([3, 20, 1])
     """
 
+    _goals: Tensor
+    _winds: Tensor
+    _goal: Tensor
+    _wind: Tensor | None
+    _position: Tensor
+    _step_count: Tensor
+
     def __init__(
         self,
         task_set: TaskSet,
@@ -72,7 +79,8 @@ class PointRobotEnv(BatchedTaskEnv):
             check_sparse_rule(sparse_rule, sparse_radius)
         rewards = ("reward",) if sparse_rule is None else ("reward", "sparse_reward")
         super().__init__(task_set, task_ids, horizon=horizon, rewards=rewards, device=device)
-        self.sparse_rule, self.sparse_radius = sparse_rule, sparse_radius
+        self.sparse_rule: SparseRule | None = sparse_rule
+        self.sparse_radius = sparse_radius
         n = self.batch_size[0]
         goals, winds = goals_and_winds(task_set)
         state = {

@@ -300,8 +300,9 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
         >>> round(optimal_returns(tasks)[list(tasks.test_ids)].mean().item(), 3)
         -3.855
     """
-    if not task_set.family.has_optimum:
+    optimum = task_set.family.optimum
+    if optimum is None:
         raise ValueError(
             f"The exact optimum of {task_set.name!r} is unknown; compare with a trained oracle instead."
         )
-    return load_entry_point(task_set.family.optimum)(task_set, **options)
+    return load_entry_point(optimum)(task_set, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -151,7 +151,7 @@ class GuestEnv(BatchedTaskEnv):
         self._state[:] = _UNSTARTED
         self._step_count[:] = 0
         try:
-            self._open_vector().set_attr("task", self._tasks())
+            cast(Any, self._open_vector()).set_attr("task", self._tasks())
         except Exception:  # some rows have their new task and others do not
             self._vector = None
             raise
@@ -173,7 +173,8 @@ class GuestEnv(BatchedTaskEnv):
         n = self.batch_size[0]
         rows = np.ones(n, dtype=bool) if mask is None else mask.view(-1).cpu().numpy()
         if rows.any():
-            shown, _ = self._open_vector().reset(seed=self._seeds(rows), options={"reset_mask": rows.copy()})
+            vector: Any = self._open_vector()
+            shown, _ = vector.reset(seed=self._seeds(rows), options={"reset_mask": rows.copy()})
             self._shown[rows] = shown[rows]
             self._step_count[rows] = 0
             self._state[rows] = _RUNNING

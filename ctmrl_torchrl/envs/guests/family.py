@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
@@ -112,7 +112,8 @@ def from_gymnasium(
     sample = partial(draw_parameters, draws=draws, seed=seed)
     definition = _probe(name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous)
     definition.check_horizon(horizon)
-    if horizon is None and definition.time_limit is None:
+    steps = definition.time_limit if horizon is None else horizon
+    if steps is None:
         raise ValueError(
             f"The horizon of {name!r} is unknown: its environment has no time limit. Give from_gymnasium a "
             "horizon=, or wrap the environment in gymnasium.wrappers.TimeLimit."
@@ -121,7 +122,7 @@ def from_gymnasium(
         name=name,
         observation_dim=definition.features,
         action_dim=definition.action_low.size,
-        horizon=definition.time_limit if horizon is None else horizon,
+        horizon=steps,
         parameter_names=tuple(draws),
         sample_parameters=sample,
         env_builder=partial(build_guest, definition),
@@ -189,12 +190,16 @@ def _probe(
     try:
         _check_observation_space(name, env.observation_space)
         _check_action_space(name, env.action_space)
+        shown, action = (
+            cast(gymnasium.spaces.Box, env.observation_space),
+            cast(gymnasium.spaces.Box, env.action_space),
+        )
         definition = GuestDefinition(
             name=name,
             make=make,
-            observation_shape=env.observation_space.shape,
-            action_low=env.action_space.low,
-            action_high=env.action_space.high,
+            observation_shape=shown.shape,
+            action_low=action.low,
+            action_high=action.high,
             time_limit=_time_limit(env),
             extra_reward=extra,
             asynchronous=asynchronous,
@@ -203,7 +208,7 @@ def _probe(
         env.close()
     simulation = TaskSimulation(definition, task)
     simulation.reset(seed=0)
-    simulation.step(np.zeros(env.action_space.shape).reshape(-1))
+    simulation.step(np.zeros(action.shape).reshape(-1))
     simulation.close()
     return definition
 

@@ -109,7 +109,7 @@ class MujocoEnv(BatchedTaskEnv):
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action = tensordict.get("action").double().numpy(force=True).clip(-1.0, 1.0)
         active = tensordict.get("_step", None)
-        moving = slice(None) if active is None else active.view(-1).cpu().numpy()
+        moving: Any = slice(None) if active is None else active.view(-1).cpu().numpy()
         rows = None if active is None else moving.nonzero()[0]
         before, speed = self.engine.qpos.copy(), self.engine.qvel.copy()
         unstable = self.engine.step(action, rows)

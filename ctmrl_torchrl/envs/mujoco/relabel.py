@@ -34,7 +34,7 @@ def rewards_in_tasks(task_set: TaskSet, task_ids: Tensor, transitions: TensorDic
             f"{task_set.name!r}: tasks differ in the robot's body and share one reward function."
         )
     observation, following, action = (
-        transitions[key].flatten(0, 1).double().cpu().numpy()
+        np.asarray(transitions.get(key).flatten(0, 1).double().cpu())
         for key in ("observation", ("next", "observation"), "action")
     )
     before, after = robot.positions(observation), robot.positions(following)
