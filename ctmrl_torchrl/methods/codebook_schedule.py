@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -146,7 +146,7 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
     from sklearn.cluster import KMeans  # slow to import
 
     directions = functional.normalize(contexts, dim=-1).double().cpu().numpy()
-    labels = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit_predict(directions)
+    labels = KMeans(clusters, n_init=cast(Any, 4), random_state=seed % 2**32).fit_predict(directions)
     assignment = functional.one_hot(
         torch.as_tensor(labels, dtype=torch.int64, device=contexts.device), clusters
     )

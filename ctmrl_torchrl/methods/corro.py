@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
+from torch import nn
 
 from ctmrl_torchrl.data.buffer import take_rows
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
@@ -72,7 +73,8 @@ class TransitionPretraining(Part):
 
     def __init__(self, setting: Setting, config: CORROConfig) -> None:
         problem, loss = setting.problem, setting.loss
-        self.network = loss.context_encoder.transition_network
+        encoder: Any = loss.context_encoder
+        self.network: nn.Module = encoder.transition_network
         following = ("next", "observation")
         draw = TaskRows(setting, ["observation", "action", problem.reward_key, following])
         self.stages: dict[str, Pretraining] = {}
@@ -91,9 +93,7 @@ class TransitionPretraining(Part):
             draw,
             in_keys=[
                 rest[0] if len(rest) == 1 else rest
-                for rest in (
-                    rest_of_key(key, loss.tensor_keys.context) for key in loss.context_encoder.in_keys
-                )
+                for rest in (rest_of_key(key, loss.tensor_keys.context) or () for key in encoder.in_keys)
             ],
             negatives=config.negatives,
             vae=vae,
@@ -200,7 +200,8 @@ class CORROConfig(RepresentationConfig):
 
     def parameter_groups(self, loss: MetaLoss) -> list[ParameterGroup]:
         """Only the pooling, because the transition encoder is frozen in meta-training."""
-        pooling = [] if loss.context_encoder.pooling is None else [loss.context_encoder.pooling]
+        encoder: Any = loss.context_encoder
+        pooling = [] if encoder.pooling is None else [encoder.pooling]
         return [ParameterGroup.of("representation", pooling, schedule="representation")]
 
     def check(self, facts: Facts) -> None:

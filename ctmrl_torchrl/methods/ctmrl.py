@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -60,7 +61,7 @@ class CQVAEConfig(CodebookConfig):
 
     def build(self, problem: Problem, context_dim: int) -> CQVAELoss:
         """Build the codebook, the predictors and the loss."""
-        sizes = self.network_sizes(problem, context_dim) | {"hidden": self.predictor_hidden}
+        sizes: dict[str, Any] = self.network_sizes(problem, context_dim) | {"hidden": self.predictor_hidden}
         reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         loss = CQVAELoss(
             self.build_codebook(context_dim, follows=not self.as_written),

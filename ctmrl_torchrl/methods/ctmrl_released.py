@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts
 from ctmrl_torchrl.methods.codebook import CodebookConfig
@@ -56,7 +56,8 @@ class ReleasedConfig(CodebookConfig):
 
     def build(self, problem: Problem, context_dim: int) -> ReleasedCTMRLLoss:
         """Build the codebook, the networks and the loss."""
-        sizes, hidden = self.network_sizes(problem, context_dim), {"hidden": self.predictor_hidden}
+        sizes = self.network_sizes(problem, context_dim)
+        hidden: dict[str, Any] = {"hidden": self.predictor_hidden}
         reward, change = problem.statistics[problem.reward_key], problem.statistics["observation_change"]
         next_observation_predictor = (
             make_next_observation_predictor(**sizes, **hidden, change_statistics=change)

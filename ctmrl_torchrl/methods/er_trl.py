@@ -100,7 +100,7 @@ class ERTRLConfig(RepresentationConfig):
         """
         gan = None
         if self.entropy_weight:
-            sizes = {
+            sizes: dict[str, Any] = {
                 "observation_dim": problem.observation_dim,
                 "context_dim": context_dim,
                 "action_dim": problem.action_dim,

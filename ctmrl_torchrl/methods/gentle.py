@@ -172,7 +172,7 @@ class PseudoContexts(Part):
 
     def _act(self, batch: TensorDictBase) -> Tensor:
         """Deterministic actions of the target actor, or of the actor if there is no target."""
-        policy = self.setting.loss.policy
+        policy: Any = self.setting.loss.policy
         if hasattr(policy, "act"):
             return policy.act(batch, target=True)
         with set_exploration_type(ExplorationType.DETERMINISTIC):

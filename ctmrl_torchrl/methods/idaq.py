@@ -73,7 +73,9 @@ class OutcomeModels(Part):
         """Keys of the policy batch with its outcomes, needed even while the policy does not learn."""
         return [join_key(self.loss.tensor_keys.transitions, leaf) for leaf in self._leaves]
 
-    def _entries(self, transitions: TensorDictBase, context: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    def _entries(
+        self, transitions: TensorDictBase, context: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Standardized inputs and outcomes of transitions ``[*, B]`` under contexts ``[*, d]``."""
         observation, action, reward, following = (
             read(transitions, leaf, type(self).__name__) for leaf in self._leaves
