@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -296,7 +297,7 @@ def _bootstrap(
     confidence: float,
     seed: int,
     method: str,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, Any]:
     from scipy.stats import bootstrap  # slow to import
 
     size = sum(each.size for each in samples)

@@ -114,7 +114,7 @@ def _number_axis(axes: Axes, codes: np.ndarray) -> None:
     ticks = np.unique(codes)
     axes.set_xscale("log", base=2)
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("number of codes N in the codebook")

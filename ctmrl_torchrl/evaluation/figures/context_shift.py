@@ -64,5 +64,6 @@ def plot_context_shift(
         if first is None:
             first = axes
             axes.set_ylabel("return of one episode (higher is better)")
+    assert first is not None  # there is at least one setting
     style.heading(figure, first, title, subtitle or "")
     return style.save_figure(figure, path)

@@ -9,12 +9,13 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -98,7 +99,7 @@ def styled(plot: Callable[..., Path]) -> Callable[..., Path]:
 
     @functools.wraps(plot)
     def wrapper(*args: Any, **kwargs: Any) -> Path:
-        with matplotlib.rc_context({**_defaults(), **_STYLE}):
+        with matplotlib.rc_context(cast(Any, {**_defaults(), **_STYLE})):
             return plot(*args, **kwargs)
 
     return wrapper
@@ -168,7 +169,7 @@ def code_colours(count: int) -> list[str]:
     if count <= len(PALETTE):
         return list(PALETTE[:count])
     shades = matplotlib.colormaps["nipy_spectral"](np.linspace(0.08, 0.92, count))
-    return [matplotlib.colors.to_hex(shade) for shade in shades]
+    return [to_hex(shade) for shade in shades]
 
 
 def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
@@ -178,7 +179,7 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
     """
     if not labels:
         return
-    width, height = axes.get_position().size * axes.figure.get_size_inches() * 72  # in points
+    width, height = axes.get_position().size * cast(Figure, axes.figure).get_size_inches() * 72  # in points
     line = 1.22 * size / height
     transform = axes.transData + axes.transAxes.inverted()
     left = axes.get_xlim()[0]
@@ -242,7 +243,7 @@ def _start(group: list[int], wanted: list[float], halves: list[float], gap: floa
     return float(np.clip(np.mean(starts), -0.06, max(1.03 - _extent(group, halves, gap), -0.06)))
 
 
-def reference_line(axes: Axes, value: float, colour: str, linestyle: str) -> None:
+def reference_line(axes: Axes, value: float, colour: str, linestyle: Any) -> None:
     """A horizontal line across the axes."""
     axes.axhline(value, color=colour, linestyle=linestyle, linewidth=1.4, zorder=1.5)
 
