@@ -141,8 +141,10 @@ def _of_runs(results: StudyResults) -> list[ReportFigure]:
         for row in results.rows():
             for level in results.compared:
                 first = next((each for each in results.cell(row, level) if each.summary is not None), None)
-                file = None if first is None else first.folder / "figures" / f"{stem}.png"
-                if file is not None and file.is_file():
+                if first is None or first.folder is None:
+                    continue
+                file = first.folder / "figures" / f"{stem}.png"
+                if file.is_file():
                     found.append(ReportFigure(file, f"{title}: {first.run.label}", small=True))
         figures += found[:_MOST_OF_RUNS]
     return figures

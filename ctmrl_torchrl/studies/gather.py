@@ -52,6 +52,11 @@ class RunResult:
     error: str = ""
     summary: Mapping[str, Any] | None = None
 
+    def finished(self) -> Mapping[str, Any]:
+        """The summary of a run that is done."""
+        assert self.summary is not None, f"{self.run.label} is not done"
+        return self.summary
+
 
 @dataclass(frozen=True)
 class StudyResults:
@@ -104,7 +109,7 @@ class StudyResults:
         found = {
             name: None
             for each in self.done()
-            for protocols in each.summary["returns"].values()
+            for protocols in each.finished()["returns"].values()
             for name in protocols
         }
         return list(found)
@@ -117,7 +122,7 @@ class StudyResults:
         """Return of the random policy, name of the best known return, and that return."""
         for each in self.done():
             if all(each.run.levels[name] == level for name, level in row.items()):
-                reference = each.summary["reference"]
+                reference = each.finished()["reference"]
                 reference = reference if split == "test" else reference.get("train", {})
                 name, best = best_known({"optimum": None, **reference})
                 return reference.get("random"), name, best
@@ -156,9 +161,9 @@ def _result(run: PlannedRun, record: RunRecord | None) -> RunResult:
 def _refuse_other_configurations(done: list[RunResult]) -> None:
     """Check that a run's recorded configuration matches the study."""
     for each in done:
-        planned, summary = each.run.configuration, each.summary
-        file = each.folder / "config.yaml"
-        if file.is_file():
+        planned, summary = each.run.configuration, each.finished()
+        file = None if each.folder is None else each.folder / "config.yaml"
+        if file is not None and file.is_file():
             written = yaml.safe_load(file.read_text(encoding="utf-8"))
             for name, (found, asked) in differences(written, planned).items():
                 _refuse(each, name, found, asked)
@@ -181,7 +186,8 @@ def _refuse_other_data(done: list[RunResult]) -> None:
     first: dict[str, RunResult] = {}
     for each in done:
         other = first.setdefault(each.run.data, each)
-        for name, (found, known) in differences(each.summary["dataset"], other.summary["dataset"]).items():
+        data = each.finished()["dataset"], other.finished()["dataset"]
+        for name, (found, known) in differences(*data).items():
             raise StudyError(
                 f"The runs {each.run.label} and {other.run.label} cannot be compared: their data differ in "
                 f"{name}, which is {found!r} and {known!r}. Their folders are {each.folder} and "
@@ -210,7 +216,7 @@ def _notes(results: StudyResults) -> Iterator[str]:
             yield f"The levels of {compare} differ in {name} as well ({said})."
     versions: dict[str, set[str]] = {}
     for each in results.done():
-        for package, version in each.summary["versions"].items():
+        for package, version in each.finished()["versions"].items():
             versions.setdefault(package, set()).add(version)
     for package, found in sorted(versions.items()):
         if len(found) > 1:

@@ -41,7 +41,7 @@ def origin_of(results: StudyResults) -> Origin:
     done = results.done()
     counted: dict[str, Counter[str]] = {}
     for each in done:
-        for package, version in each.summary["versions"].items():
+        for package, version in each.finished()["versions"].items():
             counted.setdefault(package, Counter())[version] += 1
     return Origin(
         command=f"ctmrl study run {results.config.name}.yaml",
@@ -49,7 +49,7 @@ def origin_of(results: StudyResults) -> Origin:
         commit=commit_of_package(),
         versions={package: ", ".join(sorted(found)) for package, found in counted.items()},
         machine=machine(),
-        core_hours=sum(each.summary["wall_time_s"] for each in done) / 3600,
+        core_hours=sum(each.finished()["wall_time_s"] for each in done) / 3600,
     )
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 from torchrl._utils import logger as torchrl_logger
 from tqdm import tqdm
@@ -52,7 +52,7 @@ class Progress:
         pause: float = 60.0,
     ) -> None:
         self.total, self.done, self.counts, self.left = total, done, counts, left
-        stream = sys.stderr if stream is None else stream
+        stream = cast(TextIO, sys.stderr if stream is None else stream)
         self._bar = tqdm(total=total, initial=done, file=stream, bar_format=_BAR) if (
             shown and stream.isatty()
         ) else None  # fmt: skip

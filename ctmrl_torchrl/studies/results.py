@@ -112,8 +112,10 @@ def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -
 
 def _words(command: str | None) -> list[str] | None:
     """Split a recorded command into words; records of earlier versions are not shell-quoted."""
+    if command is None:
+        return None
     try:
-        return None if command is None else shlex.split(command)
+        return shlex.split(command)
     except ValueError:  # a quote that is not closed
         return command.split()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
 from ctmrl_torchrl.studies.compare import Comparison, compare_levels
@@ -172,7 +173,7 @@ def _published(results: StudyResults, row: Mapping[str, str], split: str) -> lis
     )
     numbers = {
         line.method: line
-        for line in load_paper_table(report.paper)
+        for line in load_paper_table(cast(Any, report.paper))
         if (line.env, line.split) == (env, _PAPER_SPLIT[split])
     }
     cells = []

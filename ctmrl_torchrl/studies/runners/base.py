@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 
@@ -66,7 +66,7 @@ def make_runner(options: Mapping[str, Any]) -> Runner:
     values = dict(options)
     name = values.pop("name")
     kind = RUNNERS.get(name)
-    known = [each.name for each in fields(kind) if each.init]
+    known = [each.name for each in fields(cast(Any, kind)) if each.init]
     for option in values:
         if option not in known:
             raise ConfigError(

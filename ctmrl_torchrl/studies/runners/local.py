@@ -47,7 +47,8 @@ class LocalRunner:
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """See :class:`~ctmrl_torchrl.studies.jobs.Runner`."""
-        waiting, free = deque(jobs), [_Slot() for _ in range(min(self.workers, len(jobs)))]
+        workers = cpu_count() if self.workers is None else self.workers
+        waiting, free = deque(jobs), [_Slot() for _ in range(min(workers, len(jobs)))]
         slots, running = list(free), {}
         needed, started = int(self.memory_gb * _GIGABYTE), deque()
         try:
