@@ -248,11 +248,12 @@ class Agent:
             rows = getattr(env, "task_ids", None)
         if rows is None:
             rows = torch.arange(env.batch_size.numel())
+        candidates = self.candidates
         settings = ProtocolSettings(
             episodes=self.card.episodes if episodes is None else episodes,
             random_episodes=self.card.random_episodes if random_episodes is None else random_episodes,
-            candidates=None if self.candidates is None else lambda: self.candidates,
-            num_candidates=None if self.candidates is None else self.candidates.shape[0],
+            candidates=None if candidates is None else lambda: candidates,
+            num_candidates=None if candidates is None else candidates.shape[0],
         )
         choice.check(settings)
         collector = MetaTestCollector(
@@ -305,7 +306,9 @@ def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> 
     """Reject a card that describes networks much larger than the weights."""
     largest = max((size for value in weights.values() for size in value.shape), default=0)
     largest = max(largest, _ALWAYS_BUILT)  # the card may contain unused widths
-    asked = {f"problem.{name}": card.problem.get(name) for name in ("observation_dim", "action_dim")}
+    asked: dict[str, Any] = {
+        f"problem.{name}": card.problem.get(name) for name in ("observation_dim", "action_dim")
+    }
     for section in ("encoder", "policy_loss"):
         for name, value in getattr(card, section).items():
             if name == "context_dim" or name.endswith("hidden"):
