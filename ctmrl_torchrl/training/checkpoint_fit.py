@@ -136,7 +136,7 @@ def _check_parts(found: Any, own: dict[str, Any]) -> None:
 
 
 def _check_recent(found: Any) -> None:
-    rows = found if isinstance(found, list) else [None]
+    rows: list[Any] = found if isinstance(found, list) else [None]
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(value, Tensor) for value in row.values()):
             raise MisfitError(f"recent[{index}] is not a dictionary of losses")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -59,7 +59,7 @@ def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any
     if node.seeds is None:
         return [run_experiment(to_config(node), command)]
     seeds = [OmegaConf.merge(node, {"seed": seed, "seeds": None}) for seed in node.seeds]
-    return run_seeds([to_config(each) for each in seeds], command)
+    return run_seeds([to_config(cast(DictConfig, each)) for each in seeds], command)
 
 
 def run(overrides: Sequence[str] = (), *, command: str | None = None) -> dict[str, Any]:

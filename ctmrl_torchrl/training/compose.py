@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -109,6 +109,7 @@ def load_plugin(name: str) -> ModuleType:
         if stem in sys.modules and getattr(sys.modules[stem], "__file__", None) == str(path.resolve()):
             return sys.modules[stem]
         spec = importlib.util.spec_from_file_location(stem, path.resolve())
+        assert spec is not None and spec.loader is not None  # the file ends in .py
         module = importlib.util.module_from_spec(spec)
         sys.modules[stem] = module
         spec.loader.exec_module(module)
@@ -191,7 +192,7 @@ def to_config(node: DictConfig) -> ExperimentConfig:
         ConfigError: if an interpolation cannot be resolved, or a value is missing.
     """
     try:
-        return OmegaConf.to_object(node)
+        return cast(ExperimentConfig, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
         raise ConfigError(_explained(error)) from error
 
@@ -258,7 +259,7 @@ def fields_by_name() -> dict[str, Any]:
 def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
     for key in node:
         name = f"{path}.{key}" if path else str(key)
-        value = OmegaConf.to_container(node, resolve=False)[key]
+        value = cast(dict[Any, Any], OmegaConf.to_container(node, resolve=False))[key]
         child = node._get_node(key)
         if isinstance(child, DictConfig) and isinstance(value, dict):
             yield from _leaves(child, name)

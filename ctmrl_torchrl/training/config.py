@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 
@@ -81,10 +81,10 @@ class ContextConfig:
     def build(self) -> ContextDraw:
         """The configured context draw."""
         return ContextDraw(
-            kind=self.kind,
+            kind=cast(Any, self.kind),
             length=self.length,
-            trajectories=tuple(self.trajectories),
-            behaviours=None if self.behaviours is None else tuple(self.behaviours),
+            trajectories=(self.trajectories[0], self.trajectories[1]),
+            behaviours=None if self.behaviours is None else (self.behaviours[0], self.behaviours[1]),
             near_random_fraction=self.near_random_fraction,
             near_random_snapshots=self.near_random_snapshots,
             different=self.different,

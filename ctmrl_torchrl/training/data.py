@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -50,11 +50,11 @@ def obtain_data(
     """
     path = dataset_folder(settings, env, tasks)
     if env == DATA_ALONE:
-        dataset = TaskDataset.load(path, verify=settings.verify)
+        dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
         return dataset, tasks_of_dataset(dataset)
     task_set = make_task_set(env, tasks)
     if settings.path is not None or path.exists():
-        dataset = TaskDataset.load(path, verify=settings.verify)
+        dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
     else:
         dataset = _make_dataset(settings, env, tasks, path, progress)
     if settings.path is None:
@@ -82,7 +82,8 @@ def tasks_of_dataset(dataset: TaskDataset) -> TaskSet:
         parameters = [[float(task)] for task in range(manifest.n_tasks)]
     try:
         family = _family_of_dataset(dataset)
-        return TaskSet(family, manifest.preset, parameters, manifest.train_ids, manifest.test_ids)
+        rows = torch.as_tensor(parameters, dtype=torch.float64)
+        return TaskSet(family, manifest.preset, rows, manifest.train_ids, manifest.test_ids)
     except ValueError as error:
         raise DatasetError(f"{dataset.path or 'the dataset'}: its tasks cannot be used: {error}") from error
 

@@ -148,7 +148,7 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
 def format_data_table(report: dict[str, Any]) -> str:
     """Format the returns of every stage as text, with the random policy and the best known return."""
     counts, reference = report["counts"], report["reference"]
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for entry in report["snapshots"]:
         per_task = [value for value in entry["per_task"] if value is not None]
         step = "-" if entry["step"] is None else f"{entry['step']:,}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -135,7 +135,8 @@ class _Begun:
 
     def close(self) -> None:
         for experiment in self.experiments:
-            experiment.folder.release()
+            if experiment.folder is not None:
+                experiment.folder.release()
             experiment.tester.close()
             if experiment.trainer.metrics is not None:
                 experiment.trainer.metrics.close()
@@ -193,6 +194,7 @@ def _build(config: ExperimentConfig) -> Experiment:
 def open_run(experiment: Experiment) -> None:
     """Seed the process, resume if requested, prepare the run folder and start its records."""
     config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
+    assert folder is not None
     try:
         torch.manual_seed(config.seed)
         checkpoint = None if config.resume is None else trainer.resume(config.resume)
@@ -216,6 +218,7 @@ def _check_space(experiment: Experiment) -> None:
 def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
     """Start ``config.yaml`` and the logs. A resumed run keeps the log rows of its earlier sessions."""
     config, trainer, folder = experiment.config, experiment.trainer, experiment.folder
+    assert folder is not None
     described = yaml.safe_dump(asdict(config), sort_keys=False)
     storage.atomic_write_text(folder.path / "config.yaml", described)
     name = config.output.logger
@@ -235,7 +238,8 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
 
     A figure that cannot be drawn causes a warning only.
     """
-    config, run_dir = experiment.config, experiment.run_dir
+    config, run_dir, folder = experiment.config, experiment.run_dir, experiment.folder
+    assert folder is not None
     try:
         runs = final_meta_test(experiment)
         wall_time_s = experiment.trainer.earlier_seconds + time.perf_counter() - start
@@ -245,7 +249,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         )  # the record says whose the files are
         write_summary(summary, run_dir / "summary.json")
         if config.output.figures:
-            with experiment.folder.pictures() as place:
+            with folder.pictures() as place:
                 draw_figures(
                     experiment.task_set,
                     experiment.dataset,
@@ -256,7 +260,9 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
                     milestones(experiment),
                     place,
                 )
-                log_pictures(experiment.trainer.metrics.logger, place, summary["updates"])
+                metrics = experiment.trainer.metrics
+                if metrics is not None and metrics.logger is not None:
+                    log_pictures(metrics.logger, place, summary["updates"])
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
@@ -265,7 +271,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         ) from None
     finally:
         experiment.tester.close()
-    experiment.folder.finish()
+    folder.finish()
     torchrl_logger.info(f"results are in {run_dir}")
     return summary
 
@@ -294,7 +300,7 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
         copy.deepcopy(loss.context_encoder),
         config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
     )
-    loss.policy.actor_network_params.data.to_module(actor)
+    cast(Any, loss.policy).actor_network_params.data.to_module(actor)
     return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), experiment.parts.candidates())
 
 

@@ -70,7 +70,7 @@ def draw_figures(
         _draw_map(task_set, shown, parts.candidates(), folder, protocol)
     means = {name: result["mean"] for name, result in summary["returns"]["test"].items()}
     for figure in task_set.family.figures:
-        with picture_or_warning(figure):
+        with picture_or_warning(str(figure)):
             draw = load_entry_point(figure)
             draw(task_set, tested, folder, protocol=protocol, means=means, subtitle=subtitle)
 
@@ -168,13 +168,15 @@ def draw_trajectories(
         runs: ``{protocol: [tasks, repeats]}``. folder: output folder of ``trajectories.png``.
         protocol: the protocol shown first. means: mean return by protocol. subtitle: second title line.
     """
-    family, plane = task_set.family, list(task_set.family.plane)
-    first = {name: run[:, 0].cpu() for name, run in runs.items()}
+    family = task_set.family
+    assert family.plane is not None and family.goal_positions is not None
+    plane = list(family.plane)
+    first: dict[str, Any] = {name: run[:, 0].cpu() for name, run in runs.items()}
     tasks = first[protocol]["task_id"]
     shown = torch.linspace(0, len(tasks) - 1, min(SHOWN_TASKS, len(tasks))).long()
     before = "Before: random actions" if protocol == "np" else "Before: the first collected episode"
     panels = {before: first[protocol]["first_path"][shown][..., plane]}
-    best = max((name for name in means if name != "offline"), key=means.get, default=protocol)
+    best = max((name for name in means if name != "offline"), key=means.__getitem__, default=protocol)
     for name in dict.fromkeys((protocol, best)):
         panels[f"After {name}, mean return {means[name]:.2f}"] = first[name]["last_path"][shown][..., plane]
     plot_trajectories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def draw_robot(
 
 def _draw_speed(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
     shown = torch.linspace(0, run.shape[0] - 1, min(SPEED_TASKS, run.shape[0])).long()
-    rows = run[shown, 0].cpu()
+    rows: Any = run[shown, 0].cpu()
     robot = ROBOTS[task_set.name]
     before, after = (
         np.stack([robot.positions(path.double().numpy())[:, 0] for path in rows[key]])
@@ -89,7 +90,7 @@ def _moments(
 ) -> tuple[list[np.ndarray], list[list[str]]]:
     """Frames and captions of the first and the last episode at ``count`` equal times of the longer one."""
     robot, task = ROBOTS[task_set.name], int(episode["task_id"])
-    paths = [episode[key].cpu() for key in ("first_path", "last_path")]
+    paths: list[Any] = [episode[key].cpu() for key in ("first_path", "last_path")]
     ends = [_last_step(path) for path in paths]
     steps = np.linspace(0, max(ends), count).round().astype(int)
     rows, captions = [], []

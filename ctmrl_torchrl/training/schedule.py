@@ -13,6 +13,7 @@ from torch import Tensor
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.training.config import OptimizerConfig, ScheduleConfig
+from ctmrl_torchrl.typed import total
 
 
 def cosine_fall(progress: float, start: float, end: float, final: float) -> float:
@@ -84,4 +85,4 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 def total_loss(losses: TensorDictBase) -> Tensor:
     """Sum of the outputs whose name starts with ``loss_``."""
-    return sum(value for name, value in losses.items() if name.startswith("loss_"))
+    return total(value for name, value in losses.items() if name.startswith("loss_"))

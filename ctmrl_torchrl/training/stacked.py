@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -15,6 +16,7 @@ from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.stopping import Stopped, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.schedule import total_loss
 from ctmrl_torchrl.training.trainer import MetaTrainer
+from ctmrl_torchrl.typed import stack_tensordicts
 
 
 class StackedTrainer:
@@ -53,7 +55,7 @@ class StackedTrainer:
             {**group, "params": [self.loss.leaf_of(parameter) for parameter in group["params"]]}
             for group in first.param_groups
         ]
-        self.optimizer = type(first)(groups)
+        self.optimizer = cast(Any, type(first))(groups)
         self._shared = 0
         self.seeds = list(seeds)
         #: errors by row of the agent
@@ -119,7 +121,7 @@ class StackedTrainer:
                 with self._left_behind(row):
                     batches[row] = trainer.next_batch()
         some = next(iter(batches.values()))
-        return torch.stack([batches.get(row, some) for row in range(len(self.trainers))])
+        return stack_tensordicts([batches.get(row, some) for row in range(len(self.trainers))])
 
     @contextmanager
     def _left_behind(self, row: int) -> Iterator[None]:

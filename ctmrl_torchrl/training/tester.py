@@ -246,7 +246,7 @@ def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
     task (mean over repeats), ``after`` the return after 1, 3 and 5 collected episodes and after the random
     episodes, ``cost`` the adaptation cost per row: episodes, environment steps and oracle answers.
     """
-    returns = run["returns"]
+    returns: Any = run["returns"]
     final = returns[..., -1].mean(1)
     per_task = dict(zip(run["task_id"][:, 0].tolist(), final.tolist(), strict=True))
     curves = returns.mean((0, 1)).tolist()

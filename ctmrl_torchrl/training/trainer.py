@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -189,7 +189,7 @@ class MetaTrainer:
         """Advance the schedule and sample the batch of the next update."""
         self.move_on(self.update_count)
         self.parts.before_update(self.update_count)
-        self.buffer.sampler.num_contexts = 1 + self.loss.needs_positive
+        cast(Any, self.buffer.sampler).num_contexts = 1 + self.loss.needs_positive
         self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
         batch = self.buffer.sample()
         if self.device not in (None, batch.device):
@@ -203,7 +203,7 @@ class MetaTrainer:
         if self.schedule is not None:
             self.schedule.before_update(update)
         if hasattr(self.loss.policy, "before_update"):  # a policy loss with delayed updates
-            self.loss.policy.before_update(update)
+            cast(Any, self.loss.policy).before_update(update)
 
     def explained(self, error: Exception) -> Exception:
         """The root cause: a NotFiniteError if any number is not finite, otherwise the error itself."""
@@ -264,6 +264,7 @@ class MetaTrainer:
     def _evaluate(self, bar: tqdm) -> None:
         """Run a meta-test. A signal aborts it immediately; a resumed run repeats it."""
         try:
+            assert self.evaluate is not None
             with at_once() if self.stops_within_evaluation else nullcontext():
                 values = self.evaluate(self.update_count)
         except Stopped:
