@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(arguments)
     except Stopped as stopped:
         sys.stderr.write(f"ctmrl: {stopped}\n")
-        return stopped.code
+        return stopped.number + 128
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TextIO, cast
 
 from torchrl._utils import logger as torchrl_logger
 from tqdm import tqdm
@@ -65,7 +65,7 @@ def progress_bar(
         >>> bar.total
         3
     """
-    stream = sys.stderr if stream is None else stream
+    stream = cast(TextIO, sys.stderr if stream is None else stream)
     if shown and not stream.isatty():
         # A bar that ends before its first pause is over says nothing.
         return tqdm(

@@ -34,7 +34,7 @@ class Stopped(SystemExit):
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(128 + number)
         self.number = number
-        self.message = message or f"stopped by {_NAMES.get(number, number)}\nThe same command starts again."
+        self.message = message or f"stopped by {signal_name(number)}\nThe same command starts again."
 
     def __str__(self) -> str:
         return self.message
@@ -154,4 +154,4 @@ def signal_name(number: int) -> str:
         >>> signal_name(signal.SIGINT)
         'Ctrl-C'
     """
-    return _NAMES.get(number, str(number))
+    return _NAMES.get(signal.Signals(number), str(number)) if number in _NAMES else str(number)

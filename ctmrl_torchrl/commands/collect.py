@@ -48,6 +48,7 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
     check_report_place(dataset_folder(config.dataset, config.env, config.tasks))
     with plain_log():
         dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+    assert dataset.path is not None  # it was loaded from its folder
     report = write_data_report(dataset, dataset.path, recorded_command(program, arguments))
     sys.stdout.write(format_data_table(report) + "\n")
     return 0
