@@ -33,6 +33,7 @@ from ctmrl_torchrl.training.build import (
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
+from ctmrl_torchrl.training.deterministic import check_deterministic, use_deterministic_algorithms
 from ctmrl_torchrl.training.finite import require_finite
 from ctmrl_torchrl.training.identity import fingerprint, run_identity
 from ctmrl_torchrl.training.loggers import LOGGERS
@@ -150,6 +151,8 @@ def check_before_building(config: ExperimentConfig) -> Path:
     validate_config(config)
     check_protocol_data(config)
     device = resolve_device(config.device)
+    if config.deterministic:
+        check_deterministic(device, config.threads)
     if config.dataset.path is None:
         check_place("dataset.root", config.dataset.root)
     data = dataset_folder(config.dataset, config.env, config.tasks)
@@ -180,6 +183,7 @@ def _build(config: ExperimentConfig) -> Experiment:
     folder = RunFolder(check_before_building(config))
     try:
         set_up_process(config.threads, config.keep_memory)
+        use_deterministic_algorithms(config.deterministic)
         experiment = build_experiment(config)
         experiment.folder, experiment.run_dir = folder, folder.path
         experiment.trainer.checkpoint_path = folder.path / "checkpoints" / "last.pt"
