@@ -24,7 +24,11 @@ _MOST = 8
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite on all cores where pytest-xdist is installed; ``-n 0`` turns that off."""
     option = config.option
-    chosen = config.args_source is not config.ArgsSource.TESTPATHS or option.keyword or option.lf
+    chosen = (
+        config.args_source is not config.ArgsSource.TESTPATHS
+        or option.keyword
+        or getattr(option, "lf", False)
+    )
     slow = "slow" in option.markexpr and "not slow" not in option.markexpr
     if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
         return

@@ -17,6 +17,7 @@ from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
 from ctmrl_torchrl.training.experiment import SeedsError
 from ctmrl_torchrl.training.finite import NotFiniteError
+from ctmrl_torchrl.training.memory import OutOfMemoryError
 
 USER_ERRORS: tuple[type[Exception], ...] = (
     AgentError,
@@ -24,6 +25,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     ConfigError,
     DatasetError,
     NotFiniteError,
+    OutOfMemoryError,
     SeedsError,
     StorageError,
     StudyError,

@@ -94,11 +94,17 @@ def check_fields(configuration: Any, path: str = "") -> None:
     for each in fields(configuration):
         value, name = getattr(configuration, each.name), f"{path}.{each.name}" if path else each.name
         rule = each.metadata.get(_RULE)
+        foreign = next((v for v in _entries(value) if hasattr(v, "dtype")), None)
+        require(foreign is None, name, foreign, "a plain Python value, which records can hold (use .item())")
         if rule is not None and not _allowed(rule, value):
             hint = "" if rule.names is None else _hint(value, rule.names())
             require(False, name, value, rule.describe(), hint)
         if is_dataclass(value):
             check_fields(value, name)
+
+
+def _entries(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _allowed(rule: Rule, value: Any) -> bool:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
+import torch
 
 from ctmrl_torchrl import rules
 from ctmrl_torchrl.registry import Registry, UnknownChoiceError
@@ -93,3 +95,16 @@ def test_the_walk_reaches_nested_configurations():
 def test_defaults_are_not_shared():
     Inner().names.append("brac_sac")
     assert Inner().names == ["iql"]
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.int64(1), [8, np.int64(8)], torch.tensor(0.5)])
+def test_numbers_that_records_cannot_hold_are_refused(value):
+    """``config.yaml`` and checkpoints could not be written with them, after the data have been made."""
+
+    @dataclass
+    class Sizes:
+        size: object = rules.ruled(1, rules.Rule(lambda value: True, "anything"))
+
+    with pytest.raises(rules.ConfigError, match="config field size: got .*, allowed is a plain Python value"):
+        rules.check_fields(Sizes(value))
+    rules.check_fields(Sizes([8, 0.5]))

@@ -34,16 +34,21 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
         )
         sys.stdout.write(text)
         return 0
+    import torch
+
     from ctmrl_torchrl.progress import plain_log
     from ctmrl_torchrl.training.build import set_up_process
     from ctmrl_torchrl.training.commands import recorded_command
     from ctmrl_torchrl.training.compose import compose_config
     from ctmrl_torchrl.training.data import dataset_folder, obtain_data
     from ctmrl_torchrl.training.data_report import check_report_place, format_data_table, write_data_report
+    from ctmrl_torchrl.training.deterministic import check_deterministic
     from ctmrl_torchrl.training.validate import validate_config
 
     config = compose_config(arguments)
     validate_config(config)
+    if config.deterministic:
+        check_deterministic(torch.device("cpu"), config.threads)
     set_up_process(config.threads, config.keep_memory)
     check_report_place(dataset_folder(config.dataset, config.env, config.tasks))
     with plain_log():

@@ -63,7 +63,8 @@ class ContextDraw:
             try:
                 least, most = cast(Any, bounds)
                 ok = 1 <= least <= most and int(least) == least and int(most) == most
-            except (TypeError, ValueError):
+                ok = ok and not any(isinstance(each, bool) for each in (least, most))
+            except (TypeError, ValueError, OverflowError):
                 ok = False
             if not ok:
                 raise ValueError(

@@ -163,6 +163,8 @@ class EnvFamily:
         return int(horizon)
 
 
+#: reserved among the choices of ``env``: data without an environment
+_NO_FAMILY = "dataset"
 #: all families, built-in and user-defined, by name
 FAMILIES: Registry[EnvFamily] = Registry("environment family")
 
@@ -183,6 +185,10 @@ def register_family(family: EnvFamily) -> EnvFamily:
     """
     if not isinstance(family, EnvFamily):
         raise TypeError(f"register_family expects an EnvFamily, got {type(family).__name__}.")
+    if family.name == _NO_FAMILY:
+        raise ValueError(
+            f"An environment family cannot be called {_NO_FAMILY!r}: env={_NO_FAMILY} means data alone."
+        )
     taken = next(
         (
             name

@@ -60,6 +60,9 @@ class TaskSet:
     def _checked_parameters(self) -> Tensor:
         what = f"The parameters of a {self.family.name!r} task set"
         names = self.family.parameter_names
+        dtype = getattr(self.parameters, "dtype", None)
+        if dtype is not None and ("complex" in str(dtype) or "bool" in str(dtype)):
+            raise ValueError(f"{what} must be real numbers, got {dtype}.")
         try:
             parameters = torch.as_tensor(self.parameters, dtype=torch.float64).detach().cpu()
         except (TypeError, ValueError, RuntimeError) as error:

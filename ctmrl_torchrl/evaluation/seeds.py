@@ -32,7 +32,7 @@ def aggregate_seeds(
 
     Raises:
         ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
-            policy loss, preset, dataset, protocols or number of adaptation episodes.
+            policy loss, preset, dataset, tasks, protocols or number of adaptation episodes.
 
     Example:
         >>> def run(seed, value):
@@ -62,6 +62,11 @@ def aggregate_seeds(
                 f"The returns of seed {summary['seed']} have the layout {_layout(summary)}, but those of seed "
                 f"{first['seed']} have {layout} (split/protocol: number of adaptation episodes)."
             )
+        if _tasks(summary) != _tasks(first):
+            raise ValueError(
+                f"The returns of seed {summary['seed']} are of other tasks than those of seed {first['seed']}; "
+                "a mean over both would be of neither."
+            )
     returns: dict[str, dict[str, Any]] = {}
     for split, protocols in first["returns"].items():
         returns[split] = {}
@@ -81,6 +86,14 @@ def aggregate_seeds(
             }
     setting = {field: first[field] for field in ("env", "method", "policy_loss", "preset")}
     return {**setting, "seeds": seeds, "returns": returns}
+
+
+def _tasks(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {
+        f"{split}/{protocol}": sorted(map(str, result.get("per_task", ())))
+        for split, protocols in summary["returns"].items()
+        for protocol, result in protocols.items()
+    }
 
 
 def _layout(summary: Mapping[str, Any]) -> dict[str, int]:

@@ -30,11 +30,15 @@ def quoted(value: str | Path) -> str:
     Examples:
         >>> quoted("runs/a-1"), quoted("my runs/b=1")
         ('runs/a-1', "'my runs/b=1'")
+        >>> print(quoted("it's"), quoted("a\\\\b"))
+        'it\\'s' 'a\\b'
     """
     text = str(value)
-    if re.fullmatch(r"[\w./:-]+", text):
+    if re.fullmatch(r"[A-Za-z0-9_./:-]+", text):
         return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Hydra takes backslashes as they are, but for those before a quote; OmegaConf would fill in ${...}.
+    text = text.replace("${", "\\${")
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 
 
 @dataclass(frozen=True)

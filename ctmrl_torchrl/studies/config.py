@@ -233,8 +233,9 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         )
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"The study {file} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"The study {file} cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise StudyError(f"The study {file} must be a mapping with the field 'factors', got {content!r}.")
     content.setdefault("name", file.stem)
@@ -287,7 +288,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         return
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise StudyError(f"The value of {override!r} cannot be read: {error}") from error
     factors = content.setdefault("factors", {})
     factor = next((each for each in (name, name.removesuffix("s")) if each in factors), None)

@@ -14,6 +14,7 @@ _ASIDE = (
     "dataset.path",
     "dataset.root",
     "dataset.verify",
+    "deterministic",
     "device",
     "keep_memory",
     "output",

@@ -19,6 +19,7 @@ from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.identity import run_identity
+from ctmrl_torchrl.training.memory import check_memory
 from ctmrl_torchrl.training.run_folder import RunFolder
 from ctmrl_torchrl.training.schedule import PhaseSchedule
 from ctmrl_torchrl.training.tester import Candidates, MetaTester
@@ -55,6 +56,8 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     device = resolve_device(config.device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))
+    family = task_set.family
+    check_memory(config, device, (family.observation_dim, family.action_dim, family.horizon))
     problem = make_problem(task_set, dataset)
     loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
     loss = loss.to(device)

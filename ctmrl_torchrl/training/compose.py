@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_co
 
 #: configuration groups whose choices are files or nodes registered by a plugin
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
+#: marks a module that is a user's file
+_PLUGIN = "__ctmrl_plugin__"
 #: fields that were renamed or moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
@@ -99,21 +102,44 @@ def load_plugin(name: str) -> ModuleType:
         name (str): an importable module (the working folder is also searched), or a path that ends in ``.py``.
 
     Raises:
-        ConfigError: if the file or module does not exist.
+        ConfigError: if the file or module does not exist, is not Python, or has the name of another module.
     """
-    path = Path(name).expanduser()
-    if name.endswith(".py"):
-        if not path.is_file():
-            raise ConfigError(f"plugin {name}: file not found.")
-        stem = re.sub(r"\W", "_", path.stem)
-        if stem in sys.modules and getattr(sys.modules[stem], "__file__", None) == str(path.resolve()):
-            return sys.modules[stem]
-        spec = importlib.util.spec_from_file_location(stem, path.resolve())
-        assert spec is not None and spec.loader is not None  # the file ends in .py
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[stem] = module
+    try:
+        return _load_file(Path(name).expanduser()) if name.endswith(".py") else _load_module(name)
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}" if error.lineno else str(error.filename or name)
+        raise ConfigError(f"plugin {name}: {where}: {error.msg}.") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"plugin {path}: file not found.")
+    stem, file = re.sub(r"\W", "_", path.stem), str(path.resolve())
+    loaded = sys.modules.get(stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == file:
+        return loaded
+    found = None if loaded is not None else importlib.util.find_spec(stem)
+    other = found is not None and os.path.realpath(str(found.origin)) != file
+    if other or (loaded is not None and not hasattr(loaded, _PLUGIN)):
+        raise ConfigError(
+            f"plugin {path}: there is another module of the name {stem}, which others import; rename the file."
+        )
+    spec = importlib.util.spec_from_file_location(stem, file)
+    assert spec is not None and spec.loader is not None  # the file ends in .py
+    module = importlib.util.module_from_spec(spec)
+    setattr(module, _PLUGIN, True)
+    sys.modules[stem] = module
+    try:
         spec.loader.exec_module(module)
-        return module
+    except BaseException:
+        del sys.modules[stem]
+        raise
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"plugin {name!r}: give a module, or the path of a file (it ends with .py).")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -159,13 +185,18 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
 
 
 def with_home_quoted(overrides: Sequence[str]) -> list[str]:
-    """Quote override values that are paths in the home folder, because Hydra requires quotes around ``~``.
+    """Quote values that Hydra cannot read otherwise: those that begin with ``~`` or have non-ASCII letters.
 
     Examples:
         >>> with_home_quoted(["seed=1", "run_dir=~/runs/a", "run_dir='~/runs/b'"])
         ['seed=1', "run_dir='~/runs/a'", "run_dir='~/runs/b'"]
+        >>> with_home_quoted(["run_dir=Läufe/a"])
+        ["run_dir='Läufe/a'"]
     """
-    return [re.sub(r"^([\w.]+)=(~[^'\",]*)$", r"\1='\2'", override) for override in overrides]
+    return [
+        re.sub(r"^([\w.]+)=(~[^'\",]*|[^'\",\[\]{}()]*[^\x00-\x7f][^'\",\[\]{}()]*)$", r"\1='\2'", override)
+        for override in overrides
+    ]
 
 
 def compose_config(overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -33,10 +33,11 @@ from ctmrl_torchrl.training.build import (
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
+from ctmrl_torchrl.training.deterministic import check_deterministic, use_deterministic_algorithms
 from ctmrl_torchrl.training.finite import require_finite
 from ctmrl_torchrl.training.identity import fingerprint, run_identity
 from ctmrl_torchrl.training.loggers import LOGGERS
-from ctmrl_torchrl.training.memory import check_memory
+from ctmrl_torchrl.training.memory import check_memory, memory_errors
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.report import draw_figures, log_pictures
 from ctmrl_torchrl.training.run_folder import RunFolder, check_place, check_run_dir
@@ -75,7 +76,7 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         Stopped: after SIGTERM or Ctrl-C, with instructions for resuming.
     """
     start = time.perf_counter()
-    with stop_signals(), plain_log(), closing(_Begun()) as begun:
+    with stop_signals(), plain_log(), memory_errors(config), closing(_Begun()) as begun:
         experiment = begun.build(config)
         open_run(experiment)
         experiment.trainer.train()
@@ -99,7 +100,7 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
     validate_seeds(configs)
     for config in configs:  # check all of them before the first one writes
         check_before_building(config)
-    with stop_signals(), plain_log(), closing(_Begun()) as begun:
+    with stop_signals(), plain_log(), memory_errors(configs[0]), closing(_Begun()) as begun:
         experiments = [begun.build(config) for config in configs]
         stack = StackedTrainer(
             [experiment.trainer for experiment in experiments], [config.seed for config in configs]
@@ -151,6 +152,8 @@ def check_before_building(config: ExperimentConfig) -> Path:
     validate_config(config)
     check_protocol_data(config)
     device = resolve_device(config.device)
+    if config.deterministic:
+        check_deterministic(device, config.threads)
     if config.dataset.path is None:
         check_place("dataset.root", config.dataset.root)
     data = dataset_folder(config.dataset, config.env, config.tasks)
@@ -181,6 +184,7 @@ def _build(config: ExperimentConfig) -> Experiment:
     folder = RunFolder(check_before_building(config))
     try:
         set_up_process(config.threads, config.keep_memory)
+        use_deterministic_algorithms(config.deterministic)
         experiment = build_experiment(config)
         experiment.folder, experiment.run_dir = folder, folder.path
         experiment.trainer.checkpoint_path = folder.path / "checkpoints" / "last.pt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from ctmrl_torchrl.data import get_recipe
 from ctmrl_torchrl.envs import get_family
-from ctmrl_torchrl.rules import WIDTHS, ConfigError, require, rule_of
+from ctmrl_torchrl.rules import WIDTHS, ConfigError, is_whole, require, rule_of
 from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
 
 _FLOAT = 4
@@ -26,6 +27,14 @@ _DRAWS, _PREDICTIONS = 2, 2
 _POLICY_NETWORKS = 7
 #: for a layer wider than this, the error names the width rather than the number of rows
 _WIDE = 4096
+#: fields of methods that set tensor sizes, and those with a tensor for every task
+_SHAPING = (
+    *("members", "model_batch", "model_rows", "store_rows", "vae_batch", "vae_latent", "noise_dim"),
+    *("queries", "negatives_per_query", "kmeans_contexts"),
+)
+_PER_TASK = ("kmeans_contexts", "negatives_per_query", "queries")
+#: protocols that keep all collected episodes
+_KEEPING = {"np", "np_refine", "online"}
 #: fraction available to the run; the system and the interpreter need the rest
 _SHARE = 0.9
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -37,27 +46,35 @@ class MemoryEstimate:
 
     Args:
         parameters: parameters with gradients and optimizer state. batch: a meta-batch. activations: activations
-            stored for the backward pass. cause: the field that contributes most, with its value.
+            stored for the backward pass. meta_test: episodes of the largest meta-test. others: tensors of the
+            method. cause: the field that contributes most, with its value.
     """
 
     parameters: int
     batch: int
     activations: int
+    meta_test: int
+    others: int
     cause: str
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
-        return self.parameters + self.batch + self.activations
+        return self.parameters + self.batch + self.activations + self.meta_test + self.others
 
     def __str__(self) -> str:
         parts = ("parameters and optimizer", self.parameters), ("batch", self.batch)
-        parts = (*parts, ("activations", self.activations))
+        parts = (*parts, ("activations", self.activations), ("meta-test", self.meta_test))
+        parts = (*parts, ("the method's own", self.others)) if self.others else parts
         return ", ".join(f"{name} {value / 1e9:.3g} GB" for name, value in parts)
 
 
-def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
-    """Estimate the minimum size of networks and a meta-batch. Unknown sizes count as small.
+def estimate_memory(config: ExperimentConfig, sizes: tuple[int, int, int] | None = None) -> MemoryEstimate:
+    """Estimate the minimum size of networks, a meta-batch and a meta-test. Unknown sizes count as small.
+
+    Args:
+        config: the whole run.
+        sizes: observation and action features and the horizon, if the data are known.
 
     Examples:
         >>> from ctmrl_torchrl.modules import EncoderConfig
@@ -68,7 +85,7 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
         >>> estimate_memory(config).activations > 10 * less.activations
         True
     """
-    observation, action, horizon = _sizes(config)
+    observation, action, horizon = sizes or _sizes(config)
     size = getattr(config.encoder, "context_dim", 1)
     size = size if isinstance(size, int) else 1
     width_in = 2 * observation + action + 1
@@ -96,7 +113,16 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
         f"{field}={value} and batch.tasks={config.batch.tasks}": contexts * width_in * _FLOAT,
         f"batch.transitions={config.batch.transitions}": rows * width_in * _FLOAT,
     }
-    asked = parameters | batch
+    meta_test = _meta_test(config, horizon, width_in)
+    others = {
+        f"representation.{each.name}={value}": value
+        * width_in
+        * _FLOAT
+        * (config.batch.tasks if each.name in _PER_TASK else 1)
+        for each in fields(config.representation)
+        if each.name in _SHAPING and is_whole(value := getattr(config.representation, each.name))
+    }
+    asked = parameters | batch | meta_test | others
     by_contexts, by_transitions = batch
     for name, amount in activations.items():
         rows_asked = by_transitions if name.startswith("policy_loss") else by_contexts
@@ -105,8 +131,26 @@ def estimate_memory(config: ExperimentConfig) -> MemoryEstimate:
         sum(parameters.values()),
         sum(batch.values()),
         sum(activations.values()),
+        max(meta_test.values(), default=0),
+        sum(others.values()),
         max(asked, key=asked.__getitem__),
     )
+
+
+def _meta_test(config: ExperimentConfig, horizon: int, width: int) -> dict[str, int]:
+    """An episode of every row at least; all that are collected, where the protocol keeps them."""
+    evaluation = config.evaluation
+    if config.env == DATA_ALONE or not evaluation.protocols:
+        return {}
+    counts = get_family(config.env).presets.get(config.tasks, (1, 1))
+    repeats = {"final_repeats": evaluation.final_repeats}
+    repeats |= {"repeats": evaluation.repeats} if evaluation.every else {}
+    kept = max(evaluation.episodes - 1, 1) if set(evaluation.protocols) & _KEEPING else 1
+    name, most = max(repeats.items(), key=lambda each: each[1])
+    rows = max(counts) * most
+    cause = "episodes" if kept > most else name
+    field = f"evaluation.{cause}={getattr(evaluation, cause)}"
+    return {field: rows * (kept * horizon * width + evaluation.episodes) * _FLOAT}
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -123,19 +167,46 @@ def available_memory(device: torch.device) -> int | None:
     return min([total, *limits])
 
 
-def check_memory(config: ExperimentConfig, device: torch.device) -> None:
-    """Reject sizes that cannot fit into memory.
+def check_memory(
+    config: ExperimentConfig, device: torch.device, sizes: tuple[int, int, int] | None = None
+) -> None:
+    """Reject sizes that cannot fit into memory; ``sizes`` as for :func:`estimate_memory`.
 
     Raises:
         ConfigError: with the estimate and the field that contributes most.
     """
-    available, estimate = available_memory(device), estimate_memory(config)
+    available, estimate = available_memory(device), estimate_memory(config, sizes)
     _check_context(config, estimate)
     if available is not None and estimate.total > _SHARE * available:
         raise ConfigError(
             f"config field {estimate.cause}: the run would need at least {estimate.total / 1e9:.3g} GB of memory "
             f"({estimate}), but {device} has {available / 1e9:.3g} GB; choose smaller sizes."
         )
+
+
+class OutOfMemoryError(RuntimeError):
+    """Memory has run out in the middle of the work; the last checkpoint stays."""
+
+
+@contextmanager
+def memory_errors(config: ExperimentConfig) -> Iterator[None]:
+    """Say plainly that memory has run out inside.
+
+    Raises:
+        OutOfMemoryError: in place of torch's and Python's own errors, with the estimate for this run.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        said = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in first
+        if not said or isinstance(error, OutOfMemoryError):
+            raise
+        estimate = estimate_memory(config)
+        raise OutOfMemoryError(
+            f"memory has run out ({first[:200] or type(error).__name__}). The run needs at least "
+            f"{estimate.total / 1e9:.3g} GB ({estimate}), most of it for {estimate.cause}; choose smaller sizes."
+        ) from error
 
 
 def _check_context(config: ExperimentConfig, estimate: MemoryEstimate) -> None:
@@ -167,7 +238,8 @@ def _layers(configuration: Any, path: str) -> Iterator[tuple[str, list[int]]]:
     """All fields that set layer widths, with their names."""
     for each in fields(configuration):
         value = getattr(configuration, each.name)
-        if rule_of(configuration, each.name) is WIDTHS:
+        widths = isinstance(value, list) and each.name.endswith("hidden") and value
+        if widths or rule_of(configuration, each.name) is WIDTHS:
             yield f"{path}.{each.name}", list(value)
         elif is_dataclass(value):
             yield from _layers(value, f"{path}.{each.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ from ctmrl_torchrl.training.tester import protocol_settings
 
 __all__ = ["ConfigError", "check_protocol_data", "check_training_tasks", "validate_config", "validate_seeds"]
 
+_MOST_THREADS = 256
+
 
 def validate_config(config: ExperimentConfig) -> None:
     """Check every field against its rule, and fields that depend on each other.
@@ -27,6 +30,10 @@ def validate_config(config: ExperimentConfig) -> None:
     _check_choices(config)
     check_fields(config)
     require(config.seeds is None, "seeds", config.seeds, "null for a single run; see run_seeds for several")
+    most = max(_MOST_THREADS, 4 * (os.cpu_count() or 1))
+    require(
+        config.threads <= most, "threads", config.threads, f"at most {most}; more only wait for each other"
+    )
     _check_environment(config)
     _check_schedule(config)
     _check_evaluation(config)

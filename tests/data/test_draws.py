@@ -166,6 +166,8 @@ def test_contexts_outside_of_training():
         ({"trajectories": (3, 2)}, "trajectories must be"),
         ({"trajectories": None}, "trajectories must be"),
         ({"trajectories": (1, 2.5)}, "trajectories must be"),
+        ({"trajectories": (1, float("inf"))}, "trajectories must be"),
+        ({"trajectories": (True, 2)}, "trajectories must be"),
         ({"behaviours": (0, 1)}, "behaviours must be"),
         ({"behaviours": 3}, "behaviours must be"),
         ({"near_random_fraction": 1.1}, "near_random_fraction must be"),

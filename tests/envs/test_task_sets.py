@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -151,6 +152,8 @@ GOALS = make_task_set("point_robot", num_train=4, num_test=2).parameters
         (GOALS[0], (0,), (1,), r"got \[2\]"),
         ([[1.0, 2.0], [1.0]], (0,), (1,), "must be numbers"),
         ([["a", "b"]], (0,), (1,), "must be numbers"),
+        (GOALS.bool(), (0, 1), (2,), "must be real numbers, got torch.bool"),
+        (GOALS.numpy() + 1j, (0, 1), (2,), "must be real numbers, got complex128"),
     ],
 )
 def test_a_task_set_is_checked_when_it_is_made(parameters, train, test, message):
@@ -226,6 +229,12 @@ def test_families_know_their_context_and_reward():
     assert not get_family("point_robot").context_next_observation
     assert get_family("point_robot_wind").return_key == ("next", "reward")
     assert get_family("sparse_point_robot").return_key == ("next", "sparse_reward")
+
+
+def test_the_name_of_data_alone_is_no_familys():
+    family = dataclasses.replace(get_family("point_robot"), name="dataset", gymnasium_id=None)
+    with pytest.raises(ValueError, match="cannot be called 'dataset': env=dataset means data alone"):
+        register_family(family)
 
 
 def test_a_name_is_registered_once():

@@ -44,11 +44,18 @@ def test_the_interval_over_seeds_is_not_that_over_tasks():
     assert -5.0 <= low <= high <= -4.0
 
 
+def of_tasks(seed: int, tasks: list[int]) -> dict:
+    summary = run(seed, -4.0)
+    summary["returns"]["test"]["np"]["per_task"] = dict.fromkeys(map(str, tasks), -4.0)
+    return summary
+
+
 @pytest.mark.parametrize(
     ("summaries", "message"),
     [
         ([], "at least one"),
         ([run(0, -4.0), run(0, -5.0)], "more than once"),
+        ([of_tasks(0, [1, 2]), of_tasks(1, [1, 3])], "seed 1 are of other tasks than those of seed 0"),
         ([run(0, -4.0), run(1, -5.0, method="focal")], "'method'.*ctmrl.*focal"),
         ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
     ],

@@ -10,9 +10,10 @@ import resource
 import matplotlib
 import pytest
 import torch
-from tiny_experiments import metric_rows, tiny_config
+from tiny_experiments import metric_rows, random_dataset, tiny_config
 
 from ctmrl_torchrl.cli import main
+from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.errors import USER_ERRORS
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
@@ -23,6 +24,7 @@ from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ctmrl_torchrl.training.experiment import SeedsError, check_before_building, run_experiment, run_seeds
 from ctmrl_torchrl.training.finite import NotFiniteError
+from ctmrl_torchrl.training.memory import OutOfMemoryError
 from ctmrl_torchrl.training.tester import MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
@@ -235,6 +237,18 @@ def test_a_disk_without_room_for_the_agent_is_found_before_training(dataset_root
         ({"context.length": 100_000}, "context.length: got 100000, allowed is at most 4096: .* GB of memory"),
         ({"context.trajectories": [1, 10**9]}, "context.trajectories=.* the run would need at least .* GB"),
         ({"batch.transitions": 10**9}, "batch.transitions=1000000000: the run would need at least"),
+        (
+            {"encoder.head_hidden": [10**9]},
+            r"encoder.head_hidden=\[1000000000\]: the run would need at least",
+        ),
+        ({"evaluation.final_repeats": 10**9}, "evaluation.final_repeats=1000000000: the run would need at"),
+        ({"evaluation.repeats": 10**9}, "evaluation.repeats=1000000000: the run would need at least"),
+        (
+            {"evaluation.protocols": ["np"], "evaluation.episodes": 10**9},
+            "evaluation.episodes=1000000000: the run would need at least",
+        ),
+        ({"representation.kmeans_contexts": 10**10}, "representation.kmeans_contexts=10000000000: the run"),
+        ({"threads": 10**9}, "config field threads: got 1000000000, allowed is at most"),
         ({"device": "cuda:99"}, "config field device: got 'cuda:99'"),
         ({"dataset.root": "/dev/null/sets"}, "dataset.root: .*/dev/null is a"),
     ],
@@ -250,6 +264,36 @@ def test_the_estimate_is_close_to_what_networks_take(dataset_root, tmp_path):
     encoder = build_experiment(config).loss.context_encoder
     real = 16 * sum(value.numel() for value in encoder.parameters())
     assert 0.8 * real < memory.estimate_memory(config).parameters < 1.2 * real
+
+
+def test_a_horizon_that_the_data_claim_is_part_of_the_estimate(tmp_path):
+    task_set = make_task_set("point_robot")
+    dataset = random_dataset(task_set)
+    dataset.manifest = dataset.manifest.replace(horizon=2**31 - 1, env="unknown")
+    place = {"dataset.path": str(dataset.save(tmp_path / "data")), "evaluation.protocols": []}
+    with pytest.raises(ConfigError, match="context.trajectories=.* the run would need at least .* GB"):
+        run_experiment(tiny_config(tmp_path, tmp_path / "run", place, env="dataset"))
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_one_clear_error(error, dataset_root, tmp_path, monkeypatch):
+    def fail(self, batch):
+        raise error
+
+    monkeypatch.setattr(MetaTrainer, "update", fail)
+    with pytest.raises(OutOfMemoryError, match="memory has run out .* needs at least .* GB"):
+        run_experiment(tiny_config(dataset_root, tmp_path))
+    assert OutOfMemoryError in USER_ERRORS
 
 
 DAMAGED = ["", "{", "[1]", "null", b"\xed\xa0\x80", b"\xff\xfe", "[" * 100_000, '{"env": 1}', "9" * 5000]

@@ -43,6 +43,7 @@ WRONG = {
     "resume": TEXTS,
     "threads": WHOLES,
     "compile": ["yes", 1],
+    "deterministic": SWITCHES,
     "keep_memory": ["no", 0],
     "tasks": ["papr", None],
     "dataset.path": TEXTS,

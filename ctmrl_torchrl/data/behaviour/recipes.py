@@ -116,6 +116,7 @@ class CollectionRecipe:
         widths = all(is_whole(size) and size >= 1 for size in self.hidden_sizes)
         require(widths, "hidden_sizes", self.hidden_sizes, "positive whole numbers")
         check_fields(self)
+        require(self.target_rate <= 1, "target_rate", self.target_rate, "a number above 0 and at most 1")
         kind = BEHAVIOUR_AGENTS.get(self.agents)
         require(
             self.behaviour_tasks != "train" or kind.told_parameters,
