@@ -68,6 +68,8 @@ class BehaviourEntropyLoss(MetricLoss):
         ['loss_entropy', 'loss_metric']
     """
 
+    curve_titles = {**MetricLoss.curve_titles, "loss_entropy": "Behavior entropy (negative)"}
+
     @dataclass
     class _AcceptedKeys(MetricLoss._AcceptedKeys):
         transitions: NestedKey = "transitions"
