@@ -45,7 +45,7 @@ ALLOWED = {
     "modules": {"problem"},
     "objectives": {"modules", "problem"},
     "collectors": {"modules"},
-    "evaluation": set(),
+    "evaluation": {"collectors"},
     "methods": {"collectors", "data", "evaluation", "modules", "objectives", "problem"},
     "agents": {"collectors", "modules", "objectives", "problem"},
     "training": {

@@ -79,6 +79,8 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         ('anole', 10, False)
     """
 
+    description = "asks which of two episodes is better"
+    palette_index = 9
     encodes_unseen_tasks = False
 
     def __init__(

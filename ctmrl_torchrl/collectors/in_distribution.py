@@ -54,6 +54,9 @@ class InDistributionProtocol(AdaptationProtocol):
         10
     """
 
+    description = "contexts of training tasks, then the episodes it accepts"
+    palette_index = 7
+
     def __init__(
         self,
         training_contexts: Tensor,

@@ -40,6 +40,9 @@ class InterleavedProtocol(AdaptationProtocol):
         [200, 100, 0]
     """
 
+    description = "np, counted as in the code of CSRO"
+    palette_index = 8
+
     def __init__(self, episodes: int = 20, prior_episodes: int = 2) -> None:
         super().__init__(episodes)
         if prior_episodes < 1:

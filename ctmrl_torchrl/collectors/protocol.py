@@ -71,6 +71,9 @@ class AdaptationProtocol:
         needs_task_encoder (bool): whether it needs an encoder that only reads the task id.
         encodes_unseen_tasks (bool): whether it needs an encoder that can encode unseen tasks; false for a
             protocol that never encodes anything.
+        description (str): a few plain words that stand beside its curve in figures.
+        palette_index (int or None): its place in the colors of figures, then in the same colors with another
+            dash; if it is taken, the next dash of that color. None takes the next free place.
 
     Raises:
         ValueError: if ``episodes`` is not positive.
@@ -80,6 +83,8 @@ class AdaptationProtocol:
 
         >>> @register_protocol("last")
         ... class LastEpisode(AdaptationProtocol):
+        ...     description = "its latest random episode"
+        ...
         ...     @classmethod
         ...     def check(cls, settings):
         ...         require(settings.episodes > 1, "evaluation.episodes", settings.episodes, "at least 2")
@@ -102,6 +107,8 @@ class AdaptationProtocol:
     needs_candidates: ClassVar[bool] = False
     needs_task_encoder: ClassVar[bool] = False
     encodes_unseen_tasks: ClassVar[bool] = True
+    description: ClassVar[str] = ""
+    palette_index: ClassVar[int | None] = None
 
     def __init__(self, episodes: int = 20) -> None:
         if episodes < 1:

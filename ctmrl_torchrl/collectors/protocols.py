@@ -39,6 +39,8 @@ class OfflineProtocol(EncodeAll):
         'offline'
     """
 
+    description = "context from the task's own data"
+    palette_index = 1
     needs_offline_data = True
 
     def collect(self, run: AdaptationRun) -> None:
@@ -61,6 +63,9 @@ class OnlineProtocol(EncodeAll):
         6
     """
 
+    description = "own episodes, from a context of zeros"
+    palette_index = 3
+
     def collect(self, run: AdaptationRun) -> None:
         """Collect an episode of the stochastic policy with the current context."""
         run.add(run.play(self.context(run), stochastic=True))
@@ -82,6 +87,9 @@ class NonPriorProtocol(EncodeAll):
         >>> protocol.name, protocol.random_episodes
         ('np', 2)
     """
+
+    description = "random episodes, then its own"
+    palette_index = 0
 
     def __init__(self, episodes: int = 20, random_episodes: int = 10) -> None:
         super().__init__(episodes)
@@ -126,6 +134,8 @@ class NoContextProtocol(OneEpisode):
         1
     """
 
+    description = "a context of zeros"
+    palette_index = 5
     encodes_unseen_tasks = False
 
     def context(self, run: AdaptationRun) -> Tensor:
@@ -145,6 +155,8 @@ class ToldProtocol(OneEpisode):
         True
     """
 
+    description = "told the task parameters"
+    palette_index = 6
     needs_task_encoder = True
 
     def reset(self, run: AdaptationRun) -> None:

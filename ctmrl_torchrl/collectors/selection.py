@@ -91,6 +91,9 @@ class RefineProtocol(KeepBest):
         1.5
     """
 
+    description = "np, then keeps the best try"
+    palette_index = 4
+
     def __init__(
         self, episodes: int = 20, random_episodes: int = 10, *, step: float = 1.5, share: float = 0.5
     ) -> None:
@@ -160,6 +163,8 @@ class CandidatesProtocol(KeepBest):
         torch.Size([8, 20])
     """
 
+    description = "tries every code, keeps the best try"
+    palette_index = 2
     needs_candidates = True
 
     def __init__(

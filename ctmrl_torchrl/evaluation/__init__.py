@@ -13,6 +13,7 @@ from ctmrl_torchrl.evaluation.statistics import (
     probability_of_improvement,
 )
 from ctmrl_torchrl.evaluation.summary import (
+    REFERENCES,
     best_known,
     build_summary,
     load_summary,
@@ -23,6 +24,7 @@ from ctmrl_torchrl.evaluation.summary_contract import SummaryError, validate_sum
 from ctmrl_torchrl.evaluation.tables import format_summary_table
 
 __all__ = [
+    "REFERENCES",
     "Estimate",
     "PaperResult",
     "SummaryError",

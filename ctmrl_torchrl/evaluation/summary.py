@@ -23,8 +23,15 @@ from ctmrl_torchrl.evaluation.summary_contract import (
 )
 from ctmrl_torchrl.machine import processor_facts
 
-__all__ = ["best_known", "build_summary", "load_summary", "package_versions", "write_summary"]
+__all__ = ["REFERENCES", "best_known", "build_summary", "load_summary", "package_versions", "write_summary"]
 
+#: fields of a summary's ``reference`` with their names in figures and tables, from worst to best
+REFERENCES = {
+    "random": "random policy",
+    "behaviour": "behavior",
+    "oracle": "oracle",
+    "optimum": "optimum",
+}
 _PACKAGES = ("torch", "torchrl", "tensordict", "numpy", "gymnasium", "mujoco", "ctmrl_torchrl")
 
 
@@ -142,17 +149,17 @@ def build_summary(
 
 
 def best_known(reference: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Name and value of the best return in a summary's ``reference``.
+    """Name and value of the best return in a summary's ``reference``, as figures and tables show them.
 
     This is the optimum, else the oracle, else the behavior that collected the data.
 
     Example:
         >>> best_known({"optimum": None, "behaviour": -40.0})
-        ('behaviour', -40.0)
+        ('behavior', -40.0)
     """
     known = (name for name in ("optimum", "oracle", "behaviour") if reference.get(name) is not None)
     name = next(known, "optimum")
-    return name, reference.get(name)
+    return REFERENCES[name], reference.get(name)
 
 
 def _complete(result: Any, field: str) -> None:

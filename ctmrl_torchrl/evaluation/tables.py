@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctmrl_torchrl.evaluation.summary import REFERENCES
+
 __all__ = ["format_summary_table"]
 
 _SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
@@ -59,14 +61,6 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_REFERENCES = {
-    "random": "random policy",
-    "behaviour": "behavior",
-    "oracle": "oracle",
-    "optimum": "optimum",
-}
-
-
 def _result_rows(protocols: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for protocol, result in protocols.items():
@@ -88,7 +82,7 @@ def _reference_rows(reference: Mapping[str, Any], split: str) -> list[tuple[str,
     known = reference if split == "test" else reference.get("train", {})
     rows = [
         (label, "-", "-", "-", _number(known[name]), "-")
-        for name, label in _REFERENCES.items()
+        for name, label in REFERENCES.items()
         if known.get(name) is not None
     ]
     paper = reference["paper"].get(split, {})

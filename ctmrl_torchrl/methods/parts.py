@@ -77,6 +77,7 @@ class Part:
         name (str): name of the state in checkpoints, unique within a run.
         stackable (bool): whether several seeds can be trained as one computation with this part.
         metric_groups (mapping): maps outputs of the losses to their group in ``metrics.csv``.
+        curve_titles (mapping): titles of losses in figures, by name; they replace those of the losses.
         in_keys (sequence of NestedKey): entries of the meta-batch that the part reads in addition to those of
             the losses.
 
@@ -98,6 +99,7 @@ class Part:
     name: str = "part"
     stackable: bool = True
     metric_groups: Mapping[str, str] = {}
+    curve_titles: Mapping[str, str] = {}
     in_keys: Sequence[NestedKey] = ()
 
     def prepare(self, checkpoint: Callable[[], None]) -> None:
@@ -191,6 +193,11 @@ class Parts:
     def metric_groups(self) -> dict[str, str]:
         """Those of all parts."""
         return {name: group for part in self.parts for name, group in part.metric_groups.items()}
+
+    @property
+    def curve_titles(self) -> dict[str, str]:
+        """Those of all parts."""
+        return {name: title for part in self.parts for name, title in part.curve_titles.items()}
 
     @property
     def in_keys(self) -> list[NestedKey]:

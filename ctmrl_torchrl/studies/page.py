@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ctmrl_torchrl.evaluation import format_summary_table, load_summary
+from ctmrl_torchrl.evaluation import REFERENCES, format_summary_table, load_summary
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
@@ -132,9 +132,9 @@ def _run_tables(summary: Mapping[str, Any]) -> Iterable[Table]:
                  Cell(text=f"{len(episodes)}"))
             )  # fmt: skip
         reference = summary["reference"] if split == "test" else summary["reference"].get("train", {})
-        for name in ("random", "optimum", "oracle"):
+        for name, label in REFERENCES.items():
             if reference.get(name) is not None:
-                rows.append((Cell(text=name), Cell(), Cell(reference[name]), Cell()))
+                rows.append((Cell(text=label), Cell(), Cell(reference[name]), Cell()))
         tasks = "unseen test tasks" if split == "test" else "training tasks"
         yield Table(
             f"returns-{split}",

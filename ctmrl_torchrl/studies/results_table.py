@@ -127,7 +127,7 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
         *after,
         *others,
         _number(oracle),
-        _number(best) + ("" if best_name == "optimum" or best is None else " (behavior)"),
+        _number(best) + ("" if best_name == "optimum" or best is None else f" ({best_name})"),
         _number(paper),
     ]
 

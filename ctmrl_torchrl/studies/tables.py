@@ -121,7 +121,7 @@ def mark_best(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _returns(results: StudyResults, split: str) -> Table:
-    header = (*results.row_factors, "protocol", *results.compared, "random", "optimum or oracle")
+    header = (*results.row_factors, "protocol", *results.compared, "random", "best known")
     rows = [cells for row in results.rows() for cells in _rows(results, row, split)]
     notes = [
         "Mean final return over seeds (higher is better) with its 95 % bootstrap interval over seeds; one "
@@ -189,8 +189,8 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
     header = (*groups, "protocol", "aggregate", *results.compared)
     rows: list[tuple[Cell, ...]] = []
     notes = [
-        "Scores are 0 for the random policy and 1 for the optimum (or the oracle). Interquartile mean: the "
-        "mean of the middle half of all runs. Probability: that a run of "
+        "Scores are 0 for the random policy and 1 for the best known return: the optimum, else the oracle, else "
+        "the behavior. Interquartile mean: the mean of the middle half of all runs. Probability: that a run of "
         f"{results.config.baseline} scores higher than one of the column, ties counted half. "
         "95 % bootstrap intervals, seeds resampled within each environment."
     ]

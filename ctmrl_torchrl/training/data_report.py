@@ -132,8 +132,8 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
     snapshots, reference = report["snapshots"], report["reference"]["all"]
     steps = [entry["step"] for entry in snapshots]
     best_name, best = best_known(reference)
-    if best_name == "oracle":  # the name in reports for the behavior policy itself
-        best_name = "behaviour without noise"
+    if best_name == "oracle":  # what reports call the behavior without exploration noise
+        best_name = "behavior"
     plot_snapshot_returns(
         [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
         np.array([entry["per_task"] for entry in snapshots], dtype=float),
@@ -154,7 +154,7 @@ def format_data_table(report: dict[str, Any]) -> str:
         step = "-" if entry["step"] is None else f"{entry['step']:,}"
         values = entry["train"], entry["test"], min(per_task), max(per_task)
         rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
-    for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behaviour")):
+    for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behavior")):
         values = reference["train"].get(name), reference.get(name)
         if any(value is not None for value in values):
             rows.append((label, *("-" if value is None else f"{value:.2f}" for value in values), "", ""))

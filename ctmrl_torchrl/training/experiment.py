@@ -259,6 +259,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
                     experiment.dataset,
                     runs,
                     summary,
+                    experiment.loss,
                     experiment.parts,
                     run_dir / "metrics.csv",
                     milestones(experiment),

@@ -21,6 +21,7 @@ from ctmrl_torchrl.evaluation.figures import (
 )
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
+from ctmrl_torchrl.objectives import MetaLoss
 from ctmrl_torchrl.training.data_report import data_report, draw_data, picture_or_warning
 from ctmrl_torchrl.training.loggers import RunLogger
 
@@ -33,6 +34,7 @@ def draw_figures(
     dataset: TaskDataset,
     runs: Mapping[str, Mapping[str, TensorDict]],
     summary: Mapping[str, Any],
+    loss: MetaLoss,
     parts: Parts,
     metrics: Path,
     milestones: Mapping[str, float],
@@ -48,14 +50,15 @@ def draw_figures(
         task_set: its parameters color the map and place the goals. dataset: the training data.
         runs: ``{split: {protocol: [tasks, repeats]}}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
-        summary: the run's summary. parts: parts of the method. metrics: the run's ``metrics.csv``.
+        summary: the run's summary. loss: the agent, whose losses name their curves.
+        parts: parts of the method. metrics: the run's ``metrics.csv``.
         milestones: updates at which training phases begin or end. folder: output folder.
     """
     subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
     with picture_or_warning("data"):
         draw_data(data_report(dataset), folder / "data.png")
     with picture_or_warning("learning"):
-        _draw_learning(summary, parts, metrics, folder, milestones, subtitle)
+        _draw_learning(summary, loss, parts, metrics, folder, milestones, subtitle)
     for part in parts.parts:
         with picture_or_warning(f"figures of {part.name}"):
             part.draw(Drawing(folder, runs, summary, subtitle))
@@ -108,6 +111,7 @@ def _draw_adaptation(
 
 def _draw_learning(
     summary: Mapping[str, Any],
+    loss: MetaLoss,
     parts: Parts,
     metrics: Path,
     folder: Path,
@@ -116,16 +120,23 @@ def _draw_learning(
 ) -> None:
     best_name, best = best_known(summary["reference"])
     candidates = parts.candidates()
-    plot_learning(
-        metrics,
-        folder / "learning.png",
-        random=summary["reference"]["random"],
-        optimum=best,
-        best_name=best_name,
-        codes=None if candidates is None else candidates.shape[0],
-        subtitle=subtitle,
-        milestones=milestones,
-    )
+    terms = loss.representation
+    policy_titles = getattr(loss.policy, "curve_titles", {})
+    for name, everything in (("learning.png", False), ("learning_all.png", True)):
+        plot_learning(
+            metrics,
+            folder / name,
+            everything=everything,
+            random=summary["reference"]["random"],
+            optimum=best,
+            best_name=best_name,
+            codes=None if candidates is None else candidates.shape[0],
+            subtitle=subtitle,
+            milestones=milestones,
+            titles={**policy_titles, **terms.curve_titles, **parts.curve_titles},
+            representation=[key for key in terms.out_keys if key.startswith("loss_")],
+            main=terms.main_curve,
+        )
 
 
 def _draw_map(
@@ -148,7 +159,7 @@ def _draw_map(
         folder / "context_map.png",
         is_test=torch.isin(tasks, torch.tensor(task_set.test_ids)),
         parameter_names=[names[i] for i in effective],
-        subtitle=f"{task_set.name}, contexts at the end of adaptation under protocol {protocol}",
+        subtitle=f"{task_set.name}, contexts at the end of adaptation, protocol {protocol}",
     )
 
 

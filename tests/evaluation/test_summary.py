@@ -83,7 +83,7 @@ def test_references_that_are_known_stand_beside_the_optimum():
     assert reference["behaviour"] == -4.5 and reference["train"]["behaviour"] is None
     assert best_known(reference) == ("optimum", -3.855)
     assert best_known(reference | {"optimum": None}) == ("oracle", -3.9)
-    assert best_known({"optimum": None, "behaviour": -4.5}) == ("behaviour", -4.5)
+    assert best_known({"optimum": None, "behaviour": -4.5}) == ("behavior", -4.5)
     assert best_known({"optimum": None}) == ("optimum", None)
     plain = build_summary(**arguments())["reference"]
     assert "oracle" not in plain and "behaviour" not in plain

@@ -46,8 +46,8 @@ def plot_adaptation(
         path: PNG file to write.
         title: title of the figure.
         subtitle: second, lighter line (environment, method, number of tasks).
-        interval: meaning of the shaded bands; empty if there are none.
-        best_name: name of the best possible return, such as "oracle" if it was only measured.
+        interval: meaning of ``low`` and ``high``, which are drawn for the last episode; empty if there are none.
+        best_name: name of the best return: "optimum", "oracle" or "behavior".
         random_episodes: number of random episodes of ``np``; marked on the axis.
 
     Raises:
@@ -57,46 +57,62 @@ def plot_adaptation(
     if not curves:
         raise ValueError("returns contains no protocol; expected at least one, such as 'np'.")
     figure = style.new_figure(9.2, 5.2)
-    axes = figure.add_axes((0.1, 0.12, 0.63, 0.72))
+    axes = figure.add_axes((0.09, 0.12, 0.64, 0.715))
     episodes = max(max(mean.size for mean, _, _ in curves.values()), 2)
-    labels = []
-    for index, (name, (mean, low, high)) in enumerate(curves.items()):
-        colour = style.protocol_colour(name, index)
-        steps = np.arange(mean.size)
+    looks, labels = style.protocol_looks(curves), []
+    for name, (mean, _, _) in curves.items():
+        several = 1 < mean.size <= 30
         if mean.size == 1:  # no adaptation episodes of its own: the same level everywhere
-            steps, mean, low, high = (
-                np.array([0, episodes - 1]),
-                *(np.repeat(end, 2) for end in (mean, low, high)),
-            )
-            axes.plot(steps, mean, color=colour, linestyle=(0, (5, 2)))
-        else:
-            axes.plot(steps, mean, color=colour, marker="o", markersize=4.5 if mean.size <= 30 else 0)
-        axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
-        labels.append(
-            style.Label(mean[-1], f"{style.protocol_text(name)}  ({style.number(mean[-1])})", colour)
-        )
+            mean = np.repeat(mean, episodes)
+        axes.plot(mean, **looks[name]._asdict(), marker="o" if several else None, markersize=4.5)
+        value = f"({style.number(mean[-1])})"
+        labels.append(style.Label(mean[-1], style.protocol_text(name, value), looks[name].color))
     for value, text, colour, dash in (
-        (optimum, f"{best_name}  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
-        (paper, f"CTMRL paper  ({style.number(paper or 0.0)})", style.MUTED, (0, (4, 3))),
+        (optimum, best_name, style.INK, "-"),
+        (paper, "published result of CTMRL", style.MUTED, (0, (4, 3))),
     ):
         if value is not None:
             style.reference_line(axes, value, colour, dash)
+            text = style.reference_text(text, f"({style.number(value, 3 if text == best_name else 2)})")
             labels.append(style.Label(value, text, colour))
     labels += _limits(axes, curves, random, [value for value in (optimum, paper) if value is not None])
-    axes.set_xlim(-0.02 * episodes, 1.02 * episodes - 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ticks = axes.get_xticks()
+    axes.set_xticks(ticks[(ticks >= 0) & (ticks <= episodes - 1)])
+    shown = {name: curve for name, curve in curves.items() if (curve[2] > curve[1]).any()} if interval else {}
+    end = _intervals(axes, shown, looks, episodes)
+    axes.set_xlim(-0.02 * episodes, end)
     if random_episodes is not None:
         axes.axvline(random_episodes, color=style.MUTED, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1.5)
         axes.text(
-            random_episodes, 0.015, " np: random episodes end", transform=axes.get_xaxis_transform(),
-            fontsize=9, color=style.MUTED, va="bottom", ha="left",
+            random_episodes, 1.01, "np: random episodes end", transform=axes.get_xaxis_transform(),
+            fontsize=9, color=style.MUTED, va="bottom", ha="center",
         )  # fmt: skip
     axes.set_xlabel("episodes collected in the new task before the one that is measured")
     axes.set_ylabel("return of one episode (higher is better)")
-    notes = (subtitle, f"shaded: {interval}" if interval else "")
+    notes = (subtitle, f"bars at the right: {interval}, last episode" if shown else "")
     style.heading(figure, axes, title, " · ".join(filter(None, notes)))
     style.label_margin(axes, labels)
     return style.save_figure(figure, path)
+
+
+def _intervals(
+    axes: Axes, curves: Mapping[str, Curve], looks: Mapping[str, style.Look], episodes: int
+) -> float:
+    """Draw the interval of the last episode of each curve, side by side; return the right end of the axis.
+
+    Shaded bands along the curves would hide each other.
+    """
+    right, step = 1.02 * episodes - 1, 0.026 * episodes
+    if not curves:
+        return right
+    for place, (name, (mean, low, high)) in enumerate(curves.items(), 1):
+        color = looks[name].color
+        axes.vlines(right + place * step, low[-1], high[-1], color=color, linewidth=3.2, alpha=0.55)
+        axes.plot(right + place * step, mean[-1], color=color, marker="o", markersize=5)
+    end = right + (len(curves) + 1) * step
+    axes.axvspan(right, end, color="#F3F3F3", zorder=0.5, linewidth=0)
+    return end
 
 
 def _limits(
@@ -105,15 +121,15 @@ def _limits(
     """Set the axis limits and return the labels of the random policy and of values below the axis."""
     means = np.concatenate([mean for mean, _, _ in curves.values()])
     finals = np.array([[mean[-1], low[-1]] for mean, low, _ in curves.values()]).reshape(-1)
-    top = max([float(high.max()) for _, _, high in curves.values()] + references)
+    top = max([float(max(mean.max(), high[-1])) for mean, _, high in curves.values()] + references)
     floor = style.clipped_floor(means, np.concatenate([finals, references]), top, random)
     axes.set_ylim(floor, top + 0.06 * (top - floor))
     labels = []
     if random is not None and random >= floor:
         style.reference_line(axes, random, style.MUTED, ":")
-        labels.append(style.Label(random, f"random policy  ({style.number(random)})", style.MUTED))
+        labels.append(style.Label(random, f"random policy ({style.number(random)})", style.MUTED))
     elif random is not None:
-        labels.append(style.below_axis(floor, f"below the axis:\nrandom policy  ({style.number(random)})"))
+        labels.append(style.below_axis(floor, f"below the axis:\nrandom policy ({style.number(random)})"))
     below = {name: mean.min() for name, (mean, _, _) in curves.items() if mean.min() < floor}
     if below:
         lowest = style.number(min(below.values()))

@@ -47,6 +47,7 @@ def plot_codes_sweep(
     axes = figure.add_axes((0.1, 0.125, 0.63, 0.705))
     labels, every_mean, every_high, every_code = [], [], [], []
     names = list(results.keys())
+    looks = style.protocol_looks(name for name in names if name != "paper")
     for index, name in enumerate(names):
         entry = results[name]
         codes, mean = (
@@ -64,7 +65,7 @@ def plot_codes_sweep(
         order = np.argsort(codes)
         codes, mean, low, high = (values[order] for values in (codes, mean, *ends))
         paper = name == "paper"
-        colour = style.MUTED if paper else style.protocol_colour(name, index)
+        look = style.Look(style.MUTED, (0, (4, 3))) if paper else looks[name]
         shift = 2 ** (
             0.05 * (index - (len(names) - 1) / 2)
         )  # side by side, so that the bars do not hide each other
@@ -72,21 +73,22 @@ def plot_codes_sweep(
             codes * shift,
             mean,
             yerr=np.clip([mean - low, high - mean], 0, None),
-            color=colour,
+            **look._asdict(),
             marker="s" if paper else "o",
             markersize=6,
-            linestyle=(0, (4, 3)) if paper else "-",
             elinewidth=1.6,
             capsize=3.5,
         )
-        text = "CTMRL paper (Table 3)" if paper else style.protocol_text(name)
-        labels.append(style.Label(mean[-1], text, colour))
+        text = "published result of CTMRL\n(Table 3)" if paper else style.protocol_text(name)
+        labels.append(style.Label(mean[-1], text, look.color))
         every_mean.append(np.concatenate([mean, low]))
         every_high.append(high)
         every_code.append(codes)
     if optimum is not None:
         style.reference_line(axes, optimum, style.INK, "-")
-        labels.append(style.Label(optimum, f"optimum  ({style.number(optimum, 3)})", style.INK))
+        labels.append(
+            style.Label(optimum, style.reference_text("optimum", f"({style.number(optimum, 3)})"), style.INK)
+        )
     labels += _limits(axes, np.concatenate(every_mean), np.concatenate(every_high), random, optimum)
     _number_axis(axes, np.concatenate(every_code))
     notes = (subtitle, f"bars: {interval}" if interval else "")
@@ -103,7 +105,7 @@ def _limits(
     axes.set_ylim(floor, top + 0.06 * (top - floor))
     if random is None:
         return []
-    text = f"random policy  ({style.number(random)})"
+    text = f"random policy ({style.number(random)})"
     if random < floor:
         return [style.below_axis(floor, f"below the axis:\n{text}")]
     style.reference_line(axes, random, style.MUTED, ":")

@@ -130,7 +130,7 @@ def plot_profiles(
                 thresholds, *interval, color=colours[index], alpha=0.12, linewidth=0, step="post"
             )
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("normalised score: 0 random, 1 optimum or oracle")
+    axes.set_xlabel("normalized score (0: random policy, 1: best known return)")
     axes.set_ylabel("share of runs above")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
     style.heading(figure, axes, title, subtitle)

@@ -49,13 +49,16 @@ def plot_context_shift(
         left = 0.9 + index * (_PANEL[0] + _MARGIN)
         axes = figure.add_axes((left / width, 0.62 / height, _PANEL[0] / width, _PANEL[1] / height))
         labels = []
-        for rank, (protocol, values) in enumerate(curves.items()):
-            returns, colour = np.asarray(values, dtype=float), style.protocol_colour(protocol, rank)
-            axes.plot(np.arange(returns.size), returns, color=colour, marker="o", markersize=3.5)
-            labels.append(style.Label(returns[-1], f"{protocol}  ({style.number(returns[-1])})", colour))
+        for protocol, look in style.protocol_looks(curves).items():
+            returns = np.asarray(curves[protocol], dtype=float)
+            axes.plot(returns, **look._asdict(), marker="o", markersize=3.5)
+            value = f"({style.number(returns[-1])})"
+            labels.append(style.Label(returns[-1], style.protocol_text(protocol, value), look.color))
         if optimum is not None:
             style.reference_line(axes, optimum, style.INK, "-")
-            labels.append(style.Label(optimum, f"optimum  ({style.number(optimum)})", style.INK))
+            labels.append(
+                style.Label(optimum, style.reference_text("optimum", f"({style.number(optimum)})"), style.INK)
+            )
         axes.set_ylim(floor, (optimum or max(label.y for label in labels)) + 0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("episodes collected in the new task")

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ctmrl_torchrl.evaluation.figures import style
+from ctmrl_torchrl.evaluation.figures.placing import place_labels
 
 __all__ = ["plot_context_map"]
+
+_UNUSED = "#6E6E6E"
 
 
 @style.styled
@@ -31,8 +33,8 @@ def plot_context_map(
     """Plot contexts in the plane of their first two principal components.
 
     Colors show the task parameter, so that one can see whether similar tasks have similar contexts. With codes,
-    a second panel on the left is colored by the closest code (cosine similarity) and shows the codes as
-    numbered stars in the same projection.
+    a second panel on the left is colored by the closest code (cosine similarity). In the same projection it
+    shows codes that are closest to some context as numbered stars, and unused codes as gray crosses.
 
     Args:
         contexts: ``[n, d]`` task contexts, one or more per task.
@@ -69,25 +71,25 @@ def plot_context_map(
     pca = PCA(n_components=2).fit(contexts)
     points = pca.transform(contexts)
     stars = pca.transform(stars_at) if len(stars_at) else np.empty((0, 2))
-    limits = _limits(points, stars, np.unique(index))
+    limits = _limits(points, stars[np.unique(index)])
     both = len(stars) > 0
-    figure = style.new_figure(11.2 if both else 6.6, 5.6)
-    right = figure.add_axes((0.515, 0.19, 0.385, 0.61) if both else (0.12, 0.19, 0.70, 0.61))
-    first, hidden = right, []
-    if both:
-        first = figure.add_axes((0.07, 0.19, 0.385, 0.61))
-        colours = style.code_colours(len(stars))
-        _scatter(first, points, test, c=[colours[code] for code in index])
-        hidden = _stars(first, stars, colours, limits)
-        first.set_title("Color: closest code")
+    width, height = 11.6 if both else 7.0, 5.6
+    figure = style.new_figure(width, height)
+
+    def add_axes(left: float, across: float) -> Axes:
+        return figure.add_axes((left / width, 1.06 / height, across / width, 3.42 / height))
+
+    first = right = add_axes(5.75, 4.25) if both else add_axes(0.85, 4.6)
     values, label, cmap, (low, high) = _parameter(parameters, parameter_names, points)
     drawn = _scatter(right, points, test, c=values, cmap=cmap, vmin=low, vmax=high)
     right.set_title("Color: task parameter")
-    bar = figure.colorbar(
-        drawn, cax=figure.add_axes((0.915, 0.19, 0.016, 0.61) if both else (0.85, 0.19, 0.027, 0.61))
-    )
+    bar = figure.colorbar(drawn, cax=add_axes(10.17 if both else 5.62, 0.18))
     bar.set_label(label)
     bar.outline.set_visible(False)
+    unused = 0
+    if both:
+        first = add_axes(0.85, 4.25)
+        first.set_title("Color: closest code")
     shares = 100 * pca.explained_variance_ratio_
     for axes in {first, right}:
         axes.set_xlim(limits[0])
@@ -95,7 +97,14 @@ def plot_context_map(
         axes.set_xlabel(f"1st principal component ({shares[0]:.0f} % of the variance)")
     first.set_ylabel(f"2nd principal component ({shares[1]:.0f} %)")
     right.tick_params(labelleft=first is right)
-    _legend(first, bool(test.any()), hidden, codes=both)
+    if both:
+        used, places = np.unique(index, return_inverse=True)
+        colours = style.code_colours(len(used))
+        _scatter(first, points, test, c=[colours[place] for place in places])
+        unused = _codes(first, stars, used, colours, points, limits)
+    _legend(
+        first, bool(test.any()), codes=both, unused=unused, hidden=len(stars) - len(np.unique(index)) - unused
+    )
     chosen = "Task contexts and the codes that group them" if both else "Task contexts"
     style.heading(figure, first, title or chosen, subtitle or "")
     return style.save_figure(figure, path)
@@ -107,9 +116,9 @@ def _closest(contexts: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return (contexts @ directions.T).argmax(1)
 
 
-def _limits(points: np.ndarray, stars: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Axis limits for the contexts and the used codes; codes without contexts may lie outside."""
-    shown = np.concatenate([points, stars[used]])
+def _limits(points: np.ndarray, stars: np.ndarray) -> np.ndarray:
+    """Axis limits for the contexts and the codes in use; unused codes may lie outside."""
+    shown = np.concatenate([points, stars])
     low, high = shown.min(0), shown.max(0)
     margin = 0.10 * np.maximum(high - low, 1e-6)
     return np.stack([low - margin, high + margin], 1)
@@ -135,34 +144,29 @@ def _scatter(axes: Axes, points: np.ndarray, test: np.ndarray, c: Any, **colour:
     return drawn
 
 
-def _stars(axes: Axes, stars: np.ndarray, colours: list[str], limits: np.ndarray) -> list[int]:
-    """Draw the codes and return those outside the limits."""
-    hidden = []
-    halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
-    for code, (star, colour) in enumerate(zip(stars, colours, strict=True)):
-        if (star < limits[:, 0]).any() or (star > limits[:, 1]).any():
-            hidden.append(code)
-            continue
-        axes.scatter(
-            *star,
-            marker="*",
-            s=330 if len(stars) <= 8 else 230,
-            c=[colour],
-            edgecolors=style.INK,
-            linewidths=1.2,
-            zorder=5,
-        )
-        axes.annotate(
-            str(code),
-            star,
-            xytext=(9, 8),
-            textcoords="offset points",
-            fontsize=11,
-            fontweight="bold",
-            path_effects=halo,
-            zorder=6,
-        )
-    return hidden
+def _codes(
+    axes: Axes,
+    stars: np.ndarray,
+    used: np.ndarray,
+    colours: list[str],
+    points: np.ndarray,
+    limits: np.ndarray,
+) -> int:
+    """Draw codes in use as numbered stars and the others as crosses; return how many crosses are in view."""
+    crosses = np.delete(stars, used, 0)
+    crosses = crosses[((crosses > limits[:, 0]) & (crosses < limits[:, 1])).all(1)]
+    axes.scatter(*crosses.T, marker="x", s=42, c=_UNUSED, linewidths=1.7, zorder=4)
+    axes.scatter(
+        *stars[used].T,
+        marker="*",
+        s=330 if len(used) <= 8 else 230,
+        c=colours,
+        edgecolors=style.INK,
+        linewidths=1.2,
+        zorder=5,
+    )
+    place_labels(axes, [str(code) for code in used], stars[used], np.concatenate([points, crosses]))
+    return len(crosses)
 
 
 def _parameter(
@@ -172,9 +176,9 @@ def _parameter(
     if parameters.shape[1] != 2:
         explained = _explained(parameters, points)
         chosen = int(explained.argmax())
-        values, label = parameters[:, chosen], names[chosen] if names else "task parameter"
+        values, label = parameters[:, chosen], names[chosen].replace("_", " ") if names else "task parameter"
         if len(explained) > 1:
-            label += f" (R\u00b2 {explained[chosen]:.2f}, the highest of {len(explained)})"
+            label += f"\n(most visible of {len(explained)} parameters, R\u00b2 {explained[chosen]:.2f})"
         return values, label, "viridis", (values.min(), values.max())
     degrees = np.rad2deg(np.arctan2(parameters[:, 1], parameters[:, 0]))
     family = names[0].split("_")[0] if names else "task parameter"
@@ -192,33 +196,25 @@ def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:
     return 1 - (residuals**2).sum(0) / np.maximum((centred**2).sum(0), np.finfo(float).tiny)
 
 
-def _legend(axes: Axes, any_test: bool, hidden: list[int], *, codes: bool) -> None:
-    def mark(marker: str, size: float, edge: str) -> Line2D:
-        return Line2D(
-            [], [], color="#9A9A9A", marker=marker, markersize=size, markeredgecolor=edge, linestyle="none"
-        )
+def _legend(axes: Axes, any_test: bool, *, codes: bool, unused: int, hidden: int) -> None:
+    def mark(marker: str, size: float, edge: str, width: float = 1.0) -> Line2D:
+        look = {"markeredgecolor": edge, "markeredgewidth": width, "linestyle": "none"}
+        return Line2D([], [], color="#9A9A9A", marker=marker, markersize=size, **look)
 
-    handles, texts = (
-        [mark("o", 8, "#8A8A8A")],
-        ["context of a training task" if any_test else "context of a task"],
-    )
+    entries = [(mark("o", 8, "#8A8A8A"), "context of a training task" if any_test else "context of a task")]
     if any_test:
-        handles.append(mark("^", 8, style.INK))
-        texts.append("context of an unseen test task")
+        entries.append((mark("^", 8, style.INK), "context of an unseen task"))
     if codes:
-        handles.append(mark("*", 16, style.INK))
-        texts.append("code (numbered)")
-    if hidden:
-        handles.append(Line2D([], [], linestyle="none"))
-        texts.append(
-            f"outside the map: code(s) {', '.join(map(str, hidden[:8]))}{', ...' if len(hidden) > 8 else ''}"
-        )
+        entries.append((mark("*", 16, style.INK), "code in use (numbered)"))
+    if unused or hidden:
+        outside = f", {hidden} more outside" if hidden and unused else ", outside the map" if hidden else ""
+        text = f"unused code ({unused or hidden}{outside})"
+        entries.append((mark("x", 6.5, _UNUSED, 1.7), text))
     axes.legend(
-        handles,
-        texts,
+        *zip(*entries, strict=True),
         loc="upper left",
         bbox_to_anchor=(-0.03, -0.15),
-        ncols=len(handles),
+        ncols=len(entries),
         frameon=False,
         fontsize=10,
         columnspacing=1.6,

@@ -20,9 +20,9 @@ def plot_snapshot_returns(
     optimum: float | None,
     path: str | Path,
     *,
-    title: str = "How good is the behaviour in the offline data?",
+    title: str = "How good is the agent that made the data?",
     subtitle: str | None = None,
-    x_label: str = "training step at which the behaviour policy was saved",
+    x_label: str = "training step at which the agent (behavior) was saved",
     best_name: str = "optimum",
 ) -> Path:
     """Plot the mean return per behavior snapshot with the spread over tasks.
@@ -55,10 +55,10 @@ def plot_snapshot_returns(
     axes.fill_between(steps, returns.min(1), returns.max(1), color=blue, alpha=0.10, linewidth=0)
     axes.fill_between(steps, low, high, color=blue, alpha=0.20, linewidth=0)
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
-    labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks  ({style.number(mean[-1])})", blue)]
+    labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks ({style.number(mean[-1])})", blue)]
     for value, text, colour, dash in (
-        (optimum, f"{best_name},\nmean over tasks  ({style.number(optimum or 0.0, 3)})", style.INK, "-"),
-        (random, f"random policy  ({style.number(random or 0.0)})", style.MUTED, ":"),
+        (optimum, style.reference_text(best_name, f"({style.number(optimum or 0.0, 3)})"), style.INK, "-"),
+        (random, f"random policy ({style.number(random or 0.0)})", style.MUTED, ":"),
     ):
         if value is not None:
             style.reference_line(axes, value, colour, dash)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,13 +21,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ctmrl_torchrl.evaluation.figures.colors import INK, MUTED, NOTE, PALETTE, text_color
+from ctmrl_torchrl.evaluation.figures.protocols import Look, protocol_looks, protocol_text
 from ctmrl_torchrl.storage import atomic_write_bytes
 
 __all__ = [
     "INK",
     "MUTED",
+    "NOTE",
     "PALETTE",
     "Label",
+    "Look",
     "below_axis",
     "clipped_floor",
     "code_colours",
@@ -34,27 +39,17 @@ __all__ = [
     "label_margin",
     "new_figure",
     "number",
-    "protocol_colour",
+    "protocol_looks",
     "protocol_text",
     "reference_line",
+    "reference_text",
     "save_figure",
     "styled",
+    "text_color",
     "to_array",
 ]
 
-# Okabe and Ito's colorblind-safe palette, without its yellow, which is too pale for lines.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A4B94", "#8C6D31")
-INK = "#222222"
-MUTED = "#767676"
 MAX_BYTES = 300_000
-
-_PROTOCOLS = {
-    "np": (PALETTE[0], "np: random episodes,\nthen its own"),
-    "offline": (PALETTE[1], "offline: context from\nthe task's own data"),
-    "np_refine": (PALETTE[4], "np_refine: np, then\nkeeps the best try"),
-    "codes": (PALETTE[2], "codes: tries every code,\nkeeps the best try"),
-    "online": (PALETTE[3], "online: starts from\nthe zero context"),
-}
 
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -75,8 +70,8 @@ _STYLE = {
     "lines.linewidth": 2.2,
     "lines.solid_capstyle": "round",
     "text.color": INK,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
+    "xtick.color": NOTE,
+    "ytick.color": NOTE,
     "xtick.labelsize": 10.0,
     "ytick.labelsize": 10.0,
     "figure.dpi": 110.0,
@@ -151,19 +146,6 @@ def to_array(values: Any, name: str, ndim: int | None = None) -> np.ndarray:
     return array
 
 
-def protocol_colour(protocol: str, index: int = 0) -> str:
-    """The fixed color of a protocol (``np10`` uses that of ``np``); others by ``index``."""
-    family = protocol.rstrip("0123456789+")
-    if family in _PROTOCOLS:
-        return _PROTOCOLS[family][0]
-    return PALETTE[(index + len(_PROTOCOLS)) % len(PALETTE)]
-
-
-def protocol_text(protocol: str) -> str:
-    """A short description of a protocol for readers who do not know the paper."""
-    return _PROTOCOLS[protocol][1] if protocol in _PROTOCOLS else protocol
-
-
 def code_colours(count: int) -> list[str]:
     """One color per code; beyond the palette, evenly spaced colors (codes are also numbered)."""
     if count <= len(PALETTE):
@@ -203,7 +185,7 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
             y,
             label.text,
             transform=axes.transAxes,
-            color=label.colour,
+            color=text_color(label.colour),
             fontsize=size,
             va="center",
             ha="left",
@@ -248,6 +230,19 @@ def reference_line(axes: Axes, value: float, colour: str, linestyle: Any) -> Non
     axes.axhline(value, color=colour, linestyle=linestyle, linewidth=1.4, zorder=1.5)
 
 
+_REFERENCES = {
+    "optimum": "optimum: the exact best return",
+    "oracle": "oracle: the same learner, told the task parameters",
+    "behavior": "behavior: the agent that made the data",
+}
+
+
+def reference_text(name: str, value: str = "", width: int = 25) -> str:
+    """Name, meaning and value of a reference return, on lines of about ``width`` characters."""
+    text = " ".join(filter(None, (_REFERENCES.get(name, name), value)))
+    return textwrap.fill(text, width, break_long_words=False)
+
+
 def below_axis(floor: float, text: str, colour: str = MUTED) -> Label:
     """A label at the lower edge for values below the axis."""
     return Label(floor, f"\u2193 {text}", colour)
@@ -286,7 +281,7 @@ def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
             top - 0.29 / figure.get_figheight(),
             subtitle,
             fontsize=10.5,
-            color="#555555",
+            color=NOTE,
             va="top",
             ha="left",
         )

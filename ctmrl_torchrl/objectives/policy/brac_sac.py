@@ -112,6 +112,8 @@ class BRACSACLoss(TransitionLoss):
         ['entropy', 'loss_actor', 'loss_qvalue', 'loss_value']
     """
 
+    curve_titles = {"loss_behaviour_critic": "Loss of the behavior critic"}
+
     @dataclass
     class _AcceptedKeys:
         action: NestedKey = "action"

@@ -66,6 +66,9 @@ class PreferenceLoss(RepresentationLoss):
         ['loss_divergence', 'loss_preference', 'preference_accuracy']
     """
 
+    curve_titles = {"loss_divergence": "Divergence from the prior"}
+    main_curve = "loss_preference"
+
     @dataclass
     class _AcceptedKeys:
         context: NestedKey = "context"

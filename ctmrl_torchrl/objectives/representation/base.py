@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, NoReturn
+from collections.abc import Hashable, Mapping
+from typing import Any, ClassVar, NoReturn
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -24,6 +24,10 @@ class RepresentationLoss(LossModule):
     ``MetaLoss`` passes the contexts under its own key names and renames the following keys of the loss, if they
     exist: ``context``, ``context_positive``, ``task_context``, ``task_context_positive``,
     ``task_context_reconstructed``, ``transition_contexts``, ``task_id``.
+
+    Attributes:
+        curve_titles (mapping): titles of its losses in figures, by name; without one the title is the name.
+        main_curve (str): the loss to look at first; empty for the sum of all.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -46,6 +50,9 @@ class RepresentationLoss(LossModule):
         >>> SmallContexts()(TensorDict({"task_context": Tensor([[1.0, 3.0]])}, [1]))["loss_size"]
         tensor(5.)
     """
+
+    curve_titles: ClassVar[Mapping[str, str]] = {}
+    main_curve: ClassVar[str] = ""
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:

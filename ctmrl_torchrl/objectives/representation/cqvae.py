@@ -97,6 +97,14 @@ class CQVAELoss(CodebookLoss):
         ['loss_code', 'loss_contrastive', 'loss_cross_prediction', 'loss_prediction']
     """
 
+    curve_titles = {
+        "loss_prediction": "Prediction loss",
+        "loss_cross_prediction": "Prediction loss with codes",
+        "loss_code": "Code loss (distance to contexts)",
+        "loss_contrastive": "Contrastive loss (tasks apart)",
+    }
+    main_curve = "loss_prediction"
+
     def __init__(
         self,
         codebook: Codebook,

@@ -65,6 +65,8 @@ class CSROLoss(MetricLoss):
         ['context_distance', 'loss_club', 'loss_metric', 'posterior_error']
     """
 
+    curve_titles = {**MetricLoss.curve_titles, "loss_club": "Behavior information in contexts"}
+
     @dataclass
     class _AcceptedKeys(MetricLoss._AcceptedKeys):
         transition_contexts: NestedKey = "transition_contexts"

@@ -69,6 +69,7 @@ class BehaviourEntropyLoss(MetricLoss):
     """
 
     gan_accuracy: Tensor
+    curve_titles = {**MetricLoss.curve_titles, "loss_entropy": "Behavior entropy (negative)"}
 
     @dataclass
     class _AcceptedKeys(MetricLoss._AcceptedKeys):

@@ -85,6 +85,8 @@ class MetricLoss(RepresentationLoss):
         ['context_distance', 'loss_metric']
     """
 
+    curve_titles = {"loss_metric": "Metric loss (tasks apart)"}
+
     @dataclass
     class _AcceptedKeys:
         task_context: NestedKey = "task_context"

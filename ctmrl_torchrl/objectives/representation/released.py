@@ -127,6 +127,16 @@ class ReleasedCTMRLLoss(CodebookLoss):
     """
 
     bilinear: Tensor
+    curve_titles = {
+        "loss_metric": "Metric loss (tasks apart)",
+        "loss_club": "Behavior information in contexts",
+        "loss_guess": "Guess of contexts from behavior",
+        "loss_cycle": "Cycle loss (codes, predictions)",
+        "loss_commitment": "Commitment loss (contexts, codes)",
+        "loss_code_contrast": "Contrastive loss of codes",
+        "loss_contrastive": "Contrastive loss (tasks apart)",
+    }
+    main_curve = "loss_prediction"
 
     @dataclass
     class _AcceptedKeys(CodebookLoss._AcceptedKeys):

@@ -76,6 +76,12 @@ class UNICORNLoss(MetricLoss):
         ['context_distance', 'loss_change', 'loss_metric', 'loss_reward']
     """
 
+    curve_titles = {
+        **MetricLoss.curve_titles,
+        "loss_change": "Prediction loss, next observation",
+        "loss_reward": "Prediction loss, reward",
+    }
+
     @dataclass
     class _AcceptedKeys(MetricLoss._AcceptedKeys):
         context: NestedKey = "context"
