@@ -83,10 +83,11 @@ def _registries() -> list[Registry[Any]]:
     from ctmrl_torchrl.modules import ENCODERS
     from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
     from ctmrl_torchrl.studies.runners import RUNNERS
+    from ctmrl_torchrl.training.loggers import LOGGERS
 
     return [
         *(COLLECTORS, PROTOCOLS, BEHAVIOUR_AGENTS, IMPORTERS, FAMILIES),
-        *(REPRESENTATIONS, ENCODERS, POLICY_LOSSES, RUNNERS),
+        *(REPRESENTATIONS, ENCODERS, POLICY_LOSSES, RUNNERS, LOGGERS),
     ]
 
 

@@ -75,7 +75,7 @@ def _run_through(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     along = np.linspace(0.0, 1.0, 25)[:, None]
     points = lines[:, None, 0] * (1 - along) + lines[:, None, 1] * along  # [l, 25, 2]
     inside = np.abs(points[:, :, None] - boxes[None, None, :, :2]) < boxes[None, None, :, 2:] + 1.0
-    return inside.all(-1).any(1)
+    return np.any(np.all(inside, axis=-1), axis=1)
 
 
 def _crossings(candidates: np.ndarray, lines: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def _write(axes: Axes, text: str, place: tuple[np.ndarray, np.ndarray], size: fl
     """The label and, if it is far from its marker, a line that ends in a dot on the marker's center."""
     mark, offset = place
     far = np.hypot(*offset) > _LINE
-    at = axes.transData.inverted().transform(mark)
+    at = tuple(axes.transData.inverted().transform(mark))
     line = {"arrowstyle": "-", "color": style.INK, "linewidth": 0.8, "shrinkA": 1.0, "shrinkB": 0.0}
     axes.annotate(
         text,
