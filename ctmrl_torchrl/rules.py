@@ -189,6 +189,7 @@ def _bounds(values: Any) -> bool:
 
 
 SHARE = Rule((lambda value: is_number(value) and 0.0 <= value <= 1.0), "a number from 0 to 1")
+POSITIVE_SHARE = Rule((lambda value: is_number(value) and 0.0 < value <= 1.0), "a number above 0, at most 1")
 SHARE_BELOW_ONE = Rule((lambda value: is_number(value) and 0.0 <= value < 1.0), "a number from 0 to below 1")
 SHARE_BELOW_HALF = Rule(
     (lambda value: is_number(value) and 0.0 <= value < 0.5), "a number from 0 to below 0.5"

@@ -75,7 +75,7 @@ class RowTable:
 
     def draw_rows(self, task: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """Sample ``count`` rows of each task uniformly with replacement: ``[T, count]``."""
-        return self.task_row_start[task, None] + _uniform(self.task_row_count[task, None], count, generator)
+        return self.task_row_start[task, None] + uniform(self.task_row_count[task, None], count, generator)
 
     def draw_context(
         self, task: Tensor, draw: ContextDraw, generator: torch.Generator | None
@@ -92,11 +92,11 @@ class RowTable:
         if draw.different:
             return self._rows_of(self._draw_different(task, most, generator), used)
         if draw.behaviours is None:
-            offset = _uniform(self.task_trajectory_count[task, None], most, generator)
+            offset = uniform(self.task_trajectory_count[task, None], most, generator)
             trajectory = self.task_trajectory_start[task, None] + offset
         else:
             group = self._draw_groups(task, draw, generator)
-            offset = _uniform(self.group_trajectory_count[group], most, generator)
+            offset = uniform(self.group_trajectory_count[group], most, generator)
             trajectory = self.group_trajectory_start[group] + offset
         return self._rows_of(trajectory, used)
 
@@ -146,14 +146,14 @@ class RowTable:
         rank = rank.masked_fill(position >= available, 2.0)
         near_random = torch.rand(task.numel(), 1, generator=generator, **of_task) < draw.near_random_fraction
         candidates = torch.where(near_random, available.clamp(max=draw.near_random_snapshots), available)
-        first = _uniform(candidates, 1, generator)
+        first = uniform(candidates, 1, generator)
         order = rank.scatter(1, first, -1.0).argsort(1)
         mixed = torch.randint(least, most + 1, (task.numel(), 1), generator=generator, device=task.device)
-        choice = _uniform(torch.minimum(mixed, available), draw.trajectories[1], generator)
+        choice = uniform(torch.minimum(mixed, available), draw.trajectories[1], generator)
         return self.task_group_start[task, None] + order.gather(1, choice)
 
 
-def _uniform(bound: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def uniform(bound: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """Sample ``count`` integers in [0, ``bound``) in each row: bound ``[T, 1]`` or ``[T, count]``."""
     shape = (bound.shape[0], count)
     fraction = torch.rand(shape, dtype=torch.float64, generator=generator, device=bound.device)

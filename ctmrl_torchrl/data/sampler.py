@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict
 from torch import Tensor
 from torch.nn import functional
 from torchrl.data.replay_buffers import Sampler
 
+from ctmrl_torchrl.data.best import BestRows
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.layout import ID_KEYS
-from ctmrl_torchrl.rules import is_whole
+from ctmrl_torchrl.rules import is_number, is_whole
 
 
 class TaskSampler(Sampler):
@@ -42,8 +43,15 @@ class TaskSampler(Sampler):
         transitions_per_task: B.
         context: settings of context sampling.
         num_contexts: 1, or 2 for losses that compare two contexts of a task.
+        best_share: share of each task's trajectories, those with the highest returns, that policy transitions
+            come from while :attr:`best_only` is set; at least one trajectory.
+        return_key: the reward by which trajectories are ranked.
         repeat_tasks: sample tasks with replacement. (Not called ``replacement``, because TorchRL's sampler
             metaclass uses that argument.)
+
+    Attributes:
+        best_only (bool): whether policy transitions come from the best trajectories only; ``False`` at first.
+            Contexts always come from all trajectories.
 
     Raises:
         ValueError: with the argument that is out of range, or the task without data.
@@ -71,6 +79,8 @@ class TaskSampler(Sampler):
         context: ContextDraw,
         num_contexts: Literal[1, 2] = 2,
         repeat_tasks: bool = False,
+        best_share: float = 1.0,
+        return_key: NestedKey = ("next", "reward"),
     ) -> None:
         self.dataset = dataset
         self._tasks = dataset.task_index(task_ids)
@@ -88,6 +98,13 @@ class TaskSampler(Sampler):
             raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task!r}")
         if num_contexts not in (1, 2):
             raise ValueError(f"num_contexts must be 1 or 2, got {num_contexts!r}")
+        if not is_number(best_share) or not 0.0 < best_share <= 1.0:
+            raise ValueError(f"best_share must be above 0 and at most 1, got {best_share!r}")
+        self.best_share = best_share
+        self.best_only = False
+        self._best = None
+        if best_share < 1.0:
+            self._best = BestRows.of(dataset.rows, dataset.trajectory_returns(return_key), best_share)
         self.tasks_per_batch = tasks_per_batch
         self.transitions_per_task = transitions_per_task
         self.context = context
@@ -136,7 +153,8 @@ class TaskSampler(Sampler):
             )
         rows, generator = self.dataset.rows, self._rng
         task = self._draw_tasks(generator)
-        policy = rows.draw_rows(task, self.transitions_per_task, generator)
+        source = rows.draw_rows if self._best is None or not self.best_only else self._best.draw
+        policy = source(task, self.transitions_per_task, generator)
         contexts = rows.draw_contexts(task, self.context, self.num_contexts, generator)
         index = torch.cat([policy, *(index for index, _ in contexts)], 1)
         mask = torch.cat([mask for _, mask in contexts], 1)
@@ -181,7 +199,7 @@ class TaskSampler(Sampler):
         return (
             f"{type(self).__name__}(tasks={self._tasks.numel()}, tasks_per_batch={self.tasks_per_batch}, "
             f"transitions_per_task={self.transitions_per_task}, context={self.context}, "
-            f"num_contexts={self.num_contexts}, repeat_tasks={self.repeat_tasks})"
+            f"num_contexts={self.num_contexts}, repeat_tasks={self.repeat_tasks}, best_share={self.best_share})"
         )
 
 

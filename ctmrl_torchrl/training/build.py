@@ -102,7 +102,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     run_dir = Path(config.run_dir).expanduser()
     trainer = MetaTrainer(
         loss,
-        make_buffer(dataset, task_set.train_ids, config.batch, draw, sampling),
+        make_buffer(dataset, task_set.train_ids, config.batch, draw, sampling, task_set.family.return_key),
         optimizer,
         config.policy_loss.target_update(loss.policy),
         updates=config.schedule.updates,

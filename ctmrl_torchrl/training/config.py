@@ -17,6 +17,7 @@ from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.rules import (
     BOUNDS,
     NOT_NEGATIVE,
+    POSITIVE_SHARE,
     SEED,
     SHARE,
     SHARE_BELOW_HALF,
@@ -98,11 +99,14 @@ class BatchConfig:
     Args:
         tasks (int): T, tasks per batch. transitions (int): B, policy transitions per task.
         repeat_tasks (bool): sample tasks with replacement, so that a task may occur twice in a batch.
+        best_share (float): share of each task's trajectories, those with the highest returns, that the policy
+            learns from once the encoder is fixed. Contexts always come from all trajectories.
     """
 
     tasks: int = ruled(16, whole(2))
     transitions: int = ruled(256, whole(1))
     repeat_tasks: bool = ruled(False, SWITCH)
+    best_share: float = ruled(1.0, POSITIVE_SHARE)
 
 
 @dataclass

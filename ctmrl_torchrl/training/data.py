@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import (
@@ -219,6 +219,7 @@ def make_buffer(
     batch: BatchConfig,
     draw: ContextDraw,
     generator: torch.Generator,
+    return_key: NestedKey = ("next", "reward"),
 ) -> MetaReplayBuffer:
     """The replay buffer that samples training meta-batches."""
     sampler = TaskSampler(
@@ -229,6 +230,8 @@ def make_buffer(
         context=draw,
         num_contexts=2,
         repeat_tasks=batch.repeat_tasks,
+        best_share=batch.best_share,
+        return_key=return_key,
     )
     return dataset.replay_buffer(sampler, generator=generator)
 

@@ -190,6 +190,7 @@ class MetaTrainer:
         self.move_on(self.update_count)
         self.parts.before_update(self.update_count)
         cast(Any, self.buffer.sampler).num_contexts = 1 + self.loss.needs_positive
+        self.buffer.sampler.best_only = self.loss.representation_frozen
         self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
         batch = self.buffer.sample()
         if self.device not in (None, batch.device):
