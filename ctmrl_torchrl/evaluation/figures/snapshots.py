@@ -56,6 +56,8 @@ def plot_snapshot_returns(
     axes.fill_between(steps, low, high, color=blue, alpha=0.20, linewidth=0)
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
     labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks ({style.number(mean[-1])})", blue)]
+    if best_name == "behavior":  # the curve is that agent too
+        best_name = "behavior without exploration noise"
     for value, text, colour, dash in (
         (optimum, style.reference_text(best_name, f"({style.number(optimum or 0.0, 3)})"), style.INK, "-"),
         (random, f"random policy ({style.number(random or 0.0)})", style.MUTED, ":"),

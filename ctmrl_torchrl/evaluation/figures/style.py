@@ -37,6 +37,7 @@ __all__ = [
     "code_colours",
     "heading",
     "label_margin",
+    "make_room",
     "new_figure",
     "number",
     "protocol_looks",
@@ -191,6 +192,17 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
             ha="left",
             linespacing=1.1,
         )
+
+
+def make_room(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
+    """Make the figure and its only axes higher if the margin's labels need it; call it before the heading."""
+    figure, box = axes.figure, axes.get_position()
+    lines = sum(1 + label.text.count("\n") for label in labels) + 0.35 * (len(labels) - 1)
+    inches, tall = 1.22 * size / 72 * lines / 1.07, figure.get_figheight()
+    more = max(inches - box.height * tall, 0.0)
+    figure.set_figheight(tall + more)
+    bottom, height = box.y0 * tall / (tall + more), (box.height * tall + more) / (tall + more)
+    axes.set_position((box.x0, bottom, box.width, height))
 
 
 def _spread(wanted: list[float], halves: list[float], gap: float) -> list[float]:
