@@ -241,6 +241,37 @@ def test_unused_codes_have_no_number(tmp_path, monkeypatch):
     assert any("unused code" in text.get_text() for text in axes.get_legend().get_texts())
 
 
+def titles(monkeypatch, tmp_path, series, **options):
+    kept, save = [], style.save_figure
+    monkeypatch.setattr(
+        style, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path))[1]
+    )
+    figures.plot_learning(series, tmp_path / "learning.png", **options)
+    return [axes.get_title(loc="left") for axes in kept[0].axes]
+
+
+def test_the_four_curves_to_look_at_first(monkeypatch, tmp_path):
+    line = (np.array([0, 1, 2]), np.array([3.0, 2.0, 1.0]))
+    names = ["loss_near", "loss_far", "loss_value", "loss_actor", "loss_qvalue"]
+    losses = {f"loss/{name}": line for name in names}
+    terms = {"representation": ["loss_near", "loss_far"]}
+    shown = titles(monkeypatch, tmp_path, losses, **terms)
+    assert shown == ["Representation loss", "Critic loss", "Actor loss", "Near loss"]
+    named = terms | {"main": "loss_far", "titles": {"loss_far": "Distance loss"}}
+    codes = {"codebook/perplexity": line, "eval/test/np/return": line, "eval/train/np/return": line}
+    shown = titles(monkeypatch, tmp_path, losses | codes, **named)
+    assert shown == [
+        "Return during training",
+        "Representation: distance loss",
+        "Critic loss",
+        "Use of the codebook",
+    ]
+    everything = titles(monkeypatch, tmp_path, losses | codes, everything=True, **named)
+    assert len(everything) == 8 and {"Distance loss", "State-value loss", "Return, training tasks"} < set(
+        everything
+    )
+
+
 def test_a_label_finds_the_one_free_place():
     figure = style.new_figure(4, 4)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
 from ctmrl_torchrl.evaluation.figures import style
 
@@ -66,6 +67,7 @@ def plot_snapshot_returns(
             style.reference_line(axes, value, colour, dash)
             labels.append(style.Label(value, text, colour))
     axes.margins(x=0.03, y=0.07)
+    axes.xaxis.set_major_formatter(FuncFormatter(style.short_number))
     axes.set_xlabel(x_label)
     axes.set_ylabel("return of one episode (higher is better)")
     shades = f"shaded: middle 80 % and full range of {returns.shape[1]} tasks"

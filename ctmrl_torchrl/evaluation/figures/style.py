@@ -45,6 +45,7 @@ __all__ = [
     "reference_line",
     "reference_text",
     "save_figure",
+    "short_number",
     "styled",
     "text_color",
     "to_array",
@@ -264,6 +265,14 @@ def number(value: float, digits: int = 2) -> str:
     """Format ``value`` for a label, with a real minus sign and fewer decimals for large numbers."""
     digits = digits if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def short_number(value: float, _: int | None = None) -> str:
+    """Format a number of steps for an axis: ``2.5k``, ``1.5M``."""
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def clipped_floor(values: np.ndarray, keep: np.ndarray, top: float, random: float | None) -> float:
