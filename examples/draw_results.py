@@ -15,8 +15,8 @@ from ctmrl_torchrl.studies.pictures import draw_context_shift, draw_results
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 SHIFT = {
-    "Encoder trained on whole trajectories\nof one to three behaviours (ours)": "ablations/none.json",
-    "Encoder trained on single transitions\nof all behaviours (as released)": "ablations/released-draw.json",
+    "Encoder trained on whole trajectories\nof one to three behaviors (ours)": "ablations/none.json",
+    "Encoder trained on single transitions\nof all behaviors (as released)": "ablations/released-draw.json",
 }
 
 

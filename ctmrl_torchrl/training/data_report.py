@@ -32,9 +32,9 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
 
     Returns:
         ``env``, ``tasks`` (preset), ``counts``, ``megabytes``, ``recipe``, ``seeds``, ``versions``,
-        ``reference`` (``random``, ``optimum`` or ``oracle`` of the test tasks; the same under ``train`` and,
-        over the tasks of both, ``all``),
-        ``oracle`` (with its return on every task) and ``snapshots``: one entry per stage with ``step``,
+        ``reference`` (``random``, ``optimum`` or ``behaviour`` of the test tasks; the same under ``train`` and,
+        over the tasks of both, ``all``), ``behaviour`` (the agent that made the data, without its exploration
+        noise: its return on every task) and ``snapshots``: one entry per stage with ``step``,
         ``train``, ``test`` and ``per_task`` returns.
     """
     manifest = dataset.manifest
@@ -51,7 +51,7 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         "seeds": manifest.seeds,
         "versions": manifest.versions,
         "reference": _reference(tasks, manifest.oracle),
-        "oracle": manifest.oracle,
+        "behaviour": manifest.oracle,
         "snapshots": [
             {name: returns[name][i] for name in columns} for i in range(len(returns["snapshot_id"]))
         ],
@@ -59,7 +59,7 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
     }
 
 
-def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
+def _reference(tasks: TaskSet, behaviour: dict[str, Any]) -> dict[str, Any]:
     random = tasks.family.random_return.get(tasks.preset, {})
     splits = {"test": list(tasks.test_ids), "train": list(tasks.train_ids)}
     known = {}
@@ -67,8 +67,8 @@ def _reference(tasks: TaskSet, oracle: dict[str, Any]) -> dict[str, Any]:
     for split, ids in splits.items():
         best = None if optima is None else optima[ids].mean().item()
         known[split] = {"random": random.get(split), "optimum": best}
-        if optima is None and oracle:
-            known[split]["oracle"] = oracle.get(split)
+        if optima is None and behaviour:
+            known[split]["behaviour"] = behaviour.get(split)
     share = len(splits["test"]) / (len(splits["test"]) + len(splits["train"]))
     both = {
         name: None if None in (test, train) else share * test + (1.0 - share) * train
@@ -132,8 +132,6 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
     snapshots, reference = report["snapshots"], report["reference"]["all"]
     steps = [entry["step"] for entry in snapshots]
     best_name, best = best_known(reference)
-    if best_name == "oracle":  # what reports call the behavior without exploration noise
-        best_name = "behavior"
     plot_snapshot_returns(
         [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
         np.array([entry["per_task"] for entry in snapshots], dtype=float),
@@ -154,7 +152,7 @@ def format_data_table(report: dict[str, Any]) -> str:
         step = "-" if entry["step"] is None else f"{entry['step']:,}"
         values = entry["train"], entry["test"], min(per_task), max(per_task)
         rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
-    for name, label in (("random", "random"), ("optimum", "optimum"), ("oracle", "behavior")):
+    for name, label in (("random", "random"), ("optimum", "optimum"), ("behaviour", "behavior")):
         values = reference["train"].get(name), reference.get(name)
         if any(value is not None for value in values):
             rows.append((label, *("-" if value is None else f"{value:.2f}" for value in values), "", ""))

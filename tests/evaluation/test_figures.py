@@ -208,7 +208,9 @@ def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
     parameters = generator.normal(size=(60, 5))
     parameters[:, 3] = points @ [2.0, -1.0] + 4.0
     values, label, *_ = contexts._parameter(parameters, list("abcde"), points)
-    assert label == "d (R\u00b2 1.00, the highest of 5)" and np.array_equal(values, parameters[:, 3])
+    assert label == "d\n(most visible of 5 parameters, R\u00b2 1.00)" and np.array_equal(
+        values, parameters[:, 3]
+    )
     assert contexts._parameter(parameters[:, :1], ["velocity"], points)[1] == "velocity"
 
 

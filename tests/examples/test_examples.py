@@ -211,7 +211,7 @@ def test_collecting_a_dataset_reports_it(program, data):
     report = json.loads((folder / "report.json").read_text())
     assert report["command"] == "python examples/collect_dataset.py env=half_cheetah_vel dataset=smoke"
     behaviour = TaskDataset.load(folder, verify="full").manifest.oracle["test"]
-    assert report["reference"]["oracle"] == behaviour
+    assert report["reference"]["behaviour"] == behaviour
     assert (folder / "returns.png").exists()
 
 

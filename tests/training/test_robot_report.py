@@ -87,11 +87,11 @@ def cheetah_data():
     return collect_task_dataset("half_cheetah_vel", task_set=tasks, recipe=get_recipe("smoke", tasks.name))
 
 
-def test_the_report_names_the_oracle_where_no_optimum_is_known(cheetah_data, tmp_path):
+def test_the_report_names_the_behavior_where_no_optimum_is_known(cheetah_data, tmp_path):
     report = write_data_report(cheetah_data, tmp_path, "python examples/collect_dataset.py")
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "returns.png").exists()
-    assert report["reference"]["oracle"] == cheetah_data.manifest.oracle["test"]
+    assert report["reference"]["behaviour"] == cheetah_data.manifest.oracle["test"]
     assert report["reference"]["optimum"] is None
     assert len(report["snapshots"]) == 3 and len(report["snapshots"][0]["per_task"]) == 4
     bytes_per_transition = 4 * (20 + 6 + 20 + 1) + 3 + 3 * 8
@@ -101,7 +101,7 @@ def test_the_report_names_the_oracle_where_no_optimum_is_known(cheetah_data, tmp
 def test_the_table_has_a_row_per_stage_and_the_references(cheetah_data):
     lines = format_data_table(data_report(cheetah_data)).splitlines()
     assert lines[0].startswith("half_cheetah_vel (3+1): 4 tasks, 24 trajectories, 4,800 transitions")
-    assert [line.split()[0] for line in lines[3:]] == ["0", "2", "8", "behaviour"]
+    assert [line.split()[0] for line in lines[3:]] == ["0", "2", "8", "behavior"]
     assert len({len(line) for line in lines[2:6]}) == 1
 
 

@@ -91,6 +91,7 @@ def plot_adaptation(
     axes.set_xlabel("episodes collected in the new task before the one that is measured")
     axes.set_ylabel("return of one episode (higher is better)")
     notes = (subtitle, f"bars at the right: {interval}, last episode" if shown else "")
+    style.make_room(axes, labels)
     style.heading(figure, axes, title, " · ".join(filter(None, notes)))
     style.label_margin(axes, labels)
     return style.save_figure(figure, path)
@@ -109,7 +110,7 @@ def _intervals(
     for place, (name, (mean, low, high)) in enumerate(curves.items(), 1):
         color = looks[name].color
         axes.vlines(right + place * step, low[-1], high[-1], color=color, linewidth=3.2, alpha=0.55)
-        axes.plot(right + place * step, mean[-1], color=color, marker="o", markersize=5)
+        axes.plot(right + place * step, mean[-1], color=color, marker="_", markersize=9, markeredgewidth=2)
     end = right + (len(curves) + 1) * step
     axes.axvspan(right, end, color="#F3F3F3", zorder=0.5, linewidth=0)
     return end

@@ -22,8 +22,8 @@ def contrast(color: str, background: str = "white") -> float:
     """Contrast ratio of two colors by WCAG 2, from 1 (equal) to 21 (black on white).
 
     Examples:
-        >>> contrast("black"), round(contrast("#56B4E9"), 2)
-        (21.0, 2.28)
+        >>> round(contrast("black"), 2), round(contrast("#56B4E9"), 2)
+        (21.0, 2.31)
     """
     dark, light = sorted((_luminance(color), _luminance(background)))
     return (light + 0.05) / (dark + 0.05)
@@ -34,7 +34,7 @@ def text_color(color: str) -> str:
 
     Examples:
         >>> text_color("#0072B2"), text_color("#56B4E9")
-        ('#0072B2', '#387598')
+        ('#0072B2', '#3C7DA2')
     """
     rgb = np.array(matplotlib.colors.to_rgb(color))
     for share in np.linspace(1.0, 0.0, 201):

@@ -14,7 +14,7 @@ from ctmrl_torchrl.evaluation.figures import style
 __all__ = ["plot_context_shift"]
 
 _PANEL = (3.7, 3.5)
-_MARGIN = 2.15  # inches right of a panel, for its labels
+_MARGIN = 2.45  # inches right of a panel, for its labels
 
 
 @style.styled

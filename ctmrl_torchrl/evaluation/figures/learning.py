@@ -119,7 +119,7 @@ def _draw(
         axes = figure.add_axes((left / width, bottom / height, panel[0] / width, panel[1] / height))
         axes.set_xlim(-0.02 * last_step, 1.02 * last_step)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        axes.xaxis.set_major_formatter(FuncFormatter(style.short_number))
         labels = draw(axes)
         for update in milestones:
             axes.axvline(update, color=style.MUTED, linestyle=(0, (1, 2)), linewidth=1.0, zorder=1.2)
@@ -128,7 +128,3 @@ def _draw(
         if index == 0:
             style.heading(figure, axes, title, separator.join(notes))
     return style.save_figure(figure, path)
-
-
-def _short(value: float, _: int | None = None) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"

@@ -55,12 +55,17 @@ class Curves:
         words = loss.removeprefix("loss_").replace("_", " ")
         return {**_TITLES, **self.titles}.get(loss, f"{words[:1].upper()}{words[1:]} loss")
 
-    def returns(self, split: str) -> Series:
-        """Returns of the meta-tests during training, by protocol."""
+    def splits(self) -> dict[str, Series]:
+        """Returns of the meta-tests during training, ``{split: {protocol: series}}``."""
+        names = {split: [] for split in _SPLITS}
+        for name in self.series:
+            parts = name.split("/")
+            if len(parts) == 4 and parts[0] == "eval" and parts[1] in names and parts[3] == "return":
+                names[parts[1]].append(name)
         return {
-            name.split("/")[2]: values
-            for name, values in self.series.items()
-            if name.startswith(f"eval/{split}/") and name.endswith("/return") and name.count("/") == 3
+            split: {name.split("/")[2]: self.series[name] for name in found}
+            for split, found in names.items()
+            if found
         }
 
     def group(self, name: str) -> Series:
@@ -74,37 +79,41 @@ class Curves:
 
 
 def first_panels(curves: Curves) -> list[Panel]:
-    """The panels to look at first, at most four."""
+    """Four panels to look at first, or fewer if there are fewer curves."""
     losses = curves.group("loss")
     panels: list[Panel] = []
-    found = {split: curves.returns(split) for split in _SPLITS if curves.returns(split)}
+    rest = _panels(curves)
+    found = curves.splits()
     if found:
         panels.append(partial(_returns, curves, found))
     terms = [name for name in curves.representation if name in losses]
     if curves.main in losses or len(terms) == 1:
         name = curves.main if curves.main in losses else terms[0]
         panels.append(partial(_loss, f"Representation: {_lower(curves.title(name))}", losses[name]))
+        rest.pop(f"loss/{name}")
     elif terms:
         panels.append(partial(_loss, "Representation loss", total(losses[name] for name in terms)))
-    if "loss_qvalue" in losses:
-        panels.append(partial(_loss, curves.title("loss_qvalue"), losses["loss_qvalue"]))
-    if curves.group("codebook"):
-        panels.append(partial(_usage, curves))
-    if "loss_actor" in losses:
-        panels.append(partial(_loss, curves.title("loss_actor"), losses["loss_actor"]))
-    return panels[:_FIRST] or all_panels(curves)[:_FIRST]
+    panels += [rest.pop(name) for name in ("loss/loss_qvalue", "codebook", "loss/loss_actor") if name in rest]
+    others = [panel for name, panel in rest.items() if not name.startswith("eval/")]
+    return (panels + others)[:_FIRST]
 
 
 def all_panels(curves: Curves) -> list[Panel]:
     """Returns of each split, context noise, use of the codebook, and every loss."""
-    found = {split: curves.returns(split) for split in _SPLITS if curves.returns(split)}
-    panels: list[Panel] = [partial(_returns, curves, {split: each}) for split, each in found.items()]
+    return list(_panels(curves).values())
+
+
+def _panels(curves: Curves) -> dict[str, Panel]:
+    panels: dict[str, Panel] = {
+        f"eval/{split}": partial(_returns, curves, {split: found}) for split, found in curves.splits().items()
+    }
     if curves.group("context_noise"):
-        panels.append(partial(_noise, curves.group("context_noise")))
+        panels["context_noise"] = partial(_noise, curves.group("context_noise"))
     if curves.group("codebook"):
-        panels.append(partial(_usage, curves))
-    losses = curves.group("loss").items()
-    return panels + [partial(_loss, curves.title(name), values) for name, values in losses]
+        panels["codebook"] = partial(_usage, curves)
+    for name, values in curves.group("loss").items():
+        panels[f"loss/{name}"] = partial(_loss, curves.title(name), values)
+    return panels
 
 
 def _returns(curves: Curves, splits: dict[str, Series], axes: Axes) -> list[style.Label]:
@@ -152,7 +161,7 @@ def _noise(noise: Series, axes: Axes) -> list[style.Label]:
 def _usage(curves: Curves, axes: Axes) -> list[style.Label]:
     labels, usage = [], curves.group("codebook")
     for name, text, colour in (
-        ("perplexity", "codes in use\n(effective number)", style.PALETTE[2]),
+        ("perplexity", "effective number\nof codes in use", style.PALETTE[2]),
         ("dead_codes", "unused codes", style.PALETTE[1]),
     ):
         if name in usage:

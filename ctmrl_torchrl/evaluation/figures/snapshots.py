@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
 from ctmrl_torchrl.evaluation.figures import style
 
@@ -56,6 +57,8 @@ def plot_snapshot_returns(
     axes.fill_between(steps, low, high, color=blue, alpha=0.20, linewidth=0)
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
     labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks ({style.number(mean[-1])})", blue)]
+    if best_name == "behavior":  # the curve is that agent too
+        best_name = "behavior without exploration noise"
     for value, text, colour, dash in (
         (optimum, style.reference_text(best_name, f"({style.number(optimum or 0.0, 3)})"), style.INK, "-"),
         (random, f"random policy ({style.number(random or 0.0)})", style.MUTED, ":"),
@@ -64,6 +67,7 @@ def plot_snapshot_returns(
             style.reference_line(axes, value, colour, dash)
             labels.append(style.Label(value, text, colour))
     axes.margins(x=0.03, y=0.07)
+    axes.xaxis.set_major_formatter(FuncFormatter(style.short_number))
     axes.set_xlabel(x_label)
     axes.set_ylabel("return of one episode (higher is better)")
     shades = f"shaded: middle 80 % and full range of {returns.shape[1]} tasks"

@@ -37,6 +37,7 @@ __all__ = [
     "code_colours",
     "heading",
     "label_margin",
+    "make_room",
     "new_figure",
     "number",
     "protocol_looks",
@@ -44,6 +45,7 @@ __all__ = [
     "reference_line",
     "reference_text",
     "save_figure",
+    "short_number",
     "styled",
     "text_color",
     "to_array",
@@ -193,6 +195,17 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
         )
 
 
+def make_room(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
+    """Make the figure and its only axes higher if the margin's labels need it; call it before the heading."""
+    figure, box = axes.figure, axes.get_position()
+    lines = sum(1 + label.text.count("\n") for label in labels) + 0.35 * (len(labels) - 1)
+    inches, tall = 1.22 * size / 72 * lines / 1.07, figure.get_figheight()
+    more = max(inches - box.height * tall, 0.0)
+    figure.set_figheight(tall + more)
+    bottom, height = box.y0 * tall / (tall + more), (box.height * tall + more) / (tall + more)
+    axes.set_position((box.x0, bottom, box.width, height))
+
+
 def _spread(wanted: list[float], halves: list[float], gap: float) -> list[float]:
     """Heights close to the (sorted) requested ones, separated by at least the label sizes."""
     heights: list[float] = []
@@ -252,6 +265,14 @@ def number(value: float, digits: int = 2) -> str:
     """Format ``value`` for a label, with a real minus sign and fewer decimals for large numbers."""
     digits = digits if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def short_number(value: float, _: int | None = None) -> str:
+    """Format a number of steps for an axis: ``2.5k``, ``1.5M``."""
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def clipped_floor(values: np.ndarray, keep: np.ndarray, top: float, random: float | None) -> float:
