@@ -38,7 +38,7 @@ class Curves:
         random, optimum: returns of the random policy and of the best known agent. best_name: name of the latter.
         codes: size of the codebook.
         titles: title of each loss, by name without group.
-        representation: names of the losses of the representation. main: the one to look at first.
+        representation: names of the losses of the representation. main: the most important one.
     """
 
     series: Series
@@ -74,7 +74,7 @@ class Curves:
 
 
 def first_panels(curves: Curves) -> list[Panel]:
-    """The panels to look at first, at most four."""
+    """The main panels, at most four."""
     losses = curves.group("loss")
     panels: list[Panel] = []
     found = {split: curves.returns(split) for split in _SPLITS if curves.returns(split)}
