@@ -171,7 +171,7 @@ def test_a_resumed_buffer_continues_the_draws(tmp_path, prefetch):
 def test_the_state_holds_no_data_and_fits_only_its_dataset(tmp_path):
     state = make_buffer(make_dataset()).state_dict()
     assert state["_storage"] == {"_len": 240}
-    with pytest.raises(ValueError, match="240 transitions, this one has 120"):
+    with pytest.raises(ValueError, match="240 transitions, but this one has 120"):
         make_buffer(make_dataset(even(n_tasks=2))).load_state_dict(state)
 
 
@@ -235,7 +235,7 @@ def test_wrong_sizes_and_foreign_datasets_are_refused():
         other.replay_buffer(make_sampler(dataset))
     with (
         pytest.warns(UserWarning, match="conflicting"),
-        pytest.raises(ValueError, match="this sampler draws 60 rows"),
+        pytest.raises(ValueError, match="this sampler returns 60 rows"),
     ):
         make_buffer(dataset).sample(64)
     plain = TensorDictReplayBuffer(
