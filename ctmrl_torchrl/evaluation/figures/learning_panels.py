@@ -79,11 +79,7 @@ class Curves:
 
 
 def first_panels(curves: Curves) -> list[Panel]:
-<<<<<<< HEAD
-    """Four panels to look at first, or fewer if there are fewer curves."""
-=======
     """The main panels, at most four."""
->>>>>>> english
     losses = curves.group("loss")
     panels: list[Panel] = []
     rest = _panels(curves)
