@@ -3,11 +3,14 @@ which rate and which interval is used. One tiny experiment of every registered f
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from small_runs import small_config
 from tensordict import TensorDict
-from tiny_experiments import tiny_config
+from tiny_experiments import random_dataset, tiny_config
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler
 from ctmrl_torchrl.envs import FAMILIES, make_task_set
@@ -16,7 +19,11 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training.build import build_experiment
+from ctmrl_torchrl.training.compose import choices
+from ctmrl_torchrl.training.data import make_buffer
+from ctmrl_torchrl.training.finite import NotFiniteError
 from ctmrl_torchrl.training.tester import MetaTester
 
 EPISODES, STEPS = 3, 4
@@ -94,6 +101,49 @@ def test_nothing_is_learned_from_test_tasks(built, draws, monkeypatch):
     assert drawn == set(built.task_set.train_ids), drawn
     parameters = torch.cat([value.flatten() for value in built.loss.parameters()])
     assert parameters.isfinite().all() and parameters.abs().max() < MARK
+
+
+@pytest.fixture(scope="module")
+def poisoned():
+    """Data whose test tasks are not finite: whatever is learned from one of them is not finite either."""
+    task_set = make_task_set("point_robot")
+    dataset = random_dataset(task_set)
+    rows = torch.isin(dataset.transitions["task_id"], torch.tensor(task_set.test_ids))
+    for key in ("observation", "action", ("next", "observation"), ("next", "reward")):
+        dataset.transitions[key][rows] = float("nan")
+    return dataset, task_set
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_no_part_of_any_method_learns_from_test_tasks(method, poisoned, tmp_path, monkeypatch):
+    """Pretraining, stores, fragments, K-means, candidates and training contexts: all that reads data."""
+    monkeypatch.setattr(build, "obtain_data", lambda *args, **options: poisoned)
+    config = small_config(method, tmp_path, tmp_path / "run", "context.length=16", protocols="[]")
+    for field in dataclasses.fields(config.representation):
+        if field.name.endswith("_steps"):
+            setattr(config.representation, field.name, 4)
+        if field.name == "members":
+            config.representation.members = 2
+    experiment = build_experiment(config)
+    experiment.trainer.train()  # refuses losses that are not finite
+    state = experiment.loss.state_dict()
+    assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+    if config.encoder.encodes_unseen_tasks:
+        assert experiment.tester.candidates().isfinite().all()
+        assert experiment.tester.training_contexts().isfinite().all()
+    fragments = experiment.tester._fragments
+    assert fragments.draw(64, torch.Generator().manual_seed(0))["observation"].isfinite().all()
+
+
+def test_poisoned_data_are_noticed(poisoned, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "obtain_data", lambda *args, **options: poisoned)
+    config = small_config("focal", tmp_path, tmp_path / "run", protocols="[]")
+    task_set = poisoned[1]
+    monkeypatch.setattr(
+        build, "make_buffer", lambda data, ids, *rest: make_buffer(data, task_set.test_ids, *rest)
+    )
+    with pytest.raises(NotFiniteError):
+        build_experiment(config).trainer.train()
 
 
 def test_batches_hold_no_mark(built):
