@@ -18,7 +18,7 @@ from ctmrl_torchrl.evaluation import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
-from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
 from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import choices
@@ -197,24 +197,27 @@ def test_the_sparse_reward_is_reported(tmp_path):
     tester.close()
 
 
-@pytest.mark.parametrize("policy", ["brac_sac", "iql"])
+@pytest.mark.parametrize("policy", list(POLICY_LOSSES))
 @pytest.mark.parametrize("rate", [0.1, 0.7])
 def test_targets_move_at_the_target_rate(policy, rate, dataset_root, tmp_path):
-    fields = {"policy_loss": IQLConfig(hidden=[8])} if policy == "iql" else {}
+    fields = {"policy_loss": POLICY_LOSSES.get(policy)(hidden=[8])}
     config = tiny_config(dataset_root, tmp_path, {"policy_loss.target_rate": rate}, **fields)
     trainer = build_experiment(config).trainer
     loss = trainer.loss.policy
-    name = "target_value_network_params" if policy == "brac_sac" else "target_qvalue_network_params"
-    before = getattr(loss, name).clone().flatten_keys(".")
+    names = [
+        name for name in vars(loss)["_modules"] if name.startswith("target_") and name.endswith("_params")
+    ]
+    before = {name: getattr(loss, name).clone().flatten_keys(".") for name in names}
     trainer.update(trainer.next_batch())
-    online = getattr(loss, name.removeprefix("target_")).flatten_keys(".")
-    after = getattr(loss, name).flatten_keys(".")
     moved = 0.0
-    for key, value in before.items():
-        expected = value + rate * (online[key].detach() - value)
-        torch.testing.assert_close(after[key], expected, rtol=1e-4, atol=1e-7)
-        moved = max(moved, (after[key] - value).abs().max().item())
-    assert moved > 0
+    for name in names:
+        online = getattr(loss, name.removeprefix("target_")).flatten_keys(".")
+        after = getattr(loss, name).flatten_keys(".")
+        for key, value in before[name].items():
+            expected = value + rate * (online[key].detach() - value)
+            torch.testing.assert_close(after[key], expected, rtol=1e-4, atol=1e-7)
+            moved = max(moved, (after[key] - value).abs().max().item())
+    assert names and moved > 0
 
 
 def summary_of(seed, per_task):
