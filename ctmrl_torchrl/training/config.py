@@ -247,8 +247,9 @@ class ExperimentConfig:
         keep_memory (bool): keep freed memory for the next update instead of returning it to the system.
             This is 10 to 25% faster at large sizes; see
             :func:`~ctmrl_torchrl.training.heap.keep_freed_memory`. It affects the whole process.
-        deterministic (bool): produce the same bits on every x86-64 processor, at about twice the time. The
-            process must be started with ``ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE``.
+        deterministic (bool): use only instructions that every x86-64 processor has and deterministic kernels,
+            at about twice the time. The process must be started with
+            ``ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE``.
         compile (bool): compile the loss and its backward pass with ``torch.compile``. Each phase takes minutes
             to compile. On a CPU this pays off if Python overhead dominates: small batches and long runs.
     """

@@ -1,4 +1,4 @@
-"""``deterministic=true``: the same bits on every x86-64 processor, but slower; see ``docs/reliability.md``."""
+"""``deterministic=true``: instructions that every x86-64 processor has; ``docs/reliability.md`` has its cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ON_CUDA = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def check_deterministic(device: torch.device, threads: int) -> None:
-    """Check that this process uses the same instructions on every processor.
+    """Check that this process computes with instructions that every x86-64 processor has.
 
     Args:
         device: device of the run. threads: number of CPU threads of torch.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from tiny_experiments import tiny_config

@@ -3,11 +3,14 @@ which rate and which interval is used. One tiny experiment of every registered f
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from small_runs import small_config
 from tensordict import TensorDict
-from tiny_experiments import tiny_config
+from tiny_experiments import random_dataset, tiny_config
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler
 from ctmrl_torchrl.envs import FAMILIES, make_task_set
@@ -15,8 +18,12 @@ from ctmrl_torchrl.evaluation import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
-from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
+from ctmrl_torchrl.training import build
 from ctmrl_torchrl.training.build import build_experiment
+from ctmrl_torchrl.training.compose import choices
+from ctmrl_torchrl.training.data import make_buffer
+from ctmrl_torchrl.training.finite import NotFiniteError
 from ctmrl_torchrl.training.tester import MetaTester
 
 EPISODES, STEPS = 3, 4
@@ -96,6 +103,49 @@ def test_nothing_is_learned_from_test_tasks(built, draws, monkeypatch):
     assert parameters.isfinite().all() and parameters.abs().max() < MARK
 
 
+@pytest.fixture(scope="module")
+def poisoned():
+    """Data whose test tasks are not finite: whatever is learned from one of them is not finite either."""
+    task_set = make_task_set("point_robot")
+    dataset = random_dataset(task_set)
+    rows = torch.isin(dataset.transitions["task_id"], torch.tensor(task_set.test_ids))
+    for key in ("observation", "action", ("next", "observation"), ("next", "reward")):
+        dataset.transitions[key][rows] = float("nan")
+    return dataset, task_set
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_no_part_of_any_method_learns_from_test_tasks(method, poisoned, tmp_path, monkeypatch):
+    """Pretraining, stores, fragments, K-means, candidates and training contexts: all that reads data."""
+    monkeypatch.setattr(build, "obtain_data", lambda *args, **options: poisoned)
+    config = small_config(method, tmp_path, tmp_path / "run", "context.length=16", protocols="[]")
+    for field in dataclasses.fields(config.representation):
+        if field.name.endswith("_steps"):
+            setattr(config.representation, field.name, 4)
+        if field.name == "members":
+            config.representation.members = 2
+    experiment = build_experiment(config)
+    experiment.trainer.train()  # refuses losses that are not finite
+    state = experiment.loss.state_dict()
+    assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+    if config.encoder.encodes_unseen_tasks:
+        assert experiment.tester.candidates().isfinite().all()
+        assert experiment.tester.training_contexts().isfinite().all()
+    fragments = experiment.tester._fragments
+    assert fragments.draw(64, torch.Generator().manual_seed(0))["observation"].isfinite().all()
+
+
+def test_poisoned_data_are_noticed(poisoned, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "obtain_data", lambda *args, **options: poisoned)
+    config = small_config("focal", tmp_path, tmp_path / "run", protocols="[]")
+    task_set = poisoned[1]
+    monkeypatch.setattr(
+        build, "make_buffer", lambda data, ids, *rest: make_buffer(data, task_set.test_ids, *rest)
+    )
+    with pytest.raises(NotFiniteError):
+        build_experiment(config).trainer.train()
+
+
 def test_batches_hold_no_mark(built):
     built.trainer.buffer.only = None
     built.trainer.buffer.sampler.num_contexts = 2
@@ -147,24 +197,27 @@ def test_the_sparse_reward_is_reported(tmp_path):
     tester.close()
 
 
-@pytest.mark.parametrize("policy", ["brac_sac", "iql"])
+@pytest.mark.parametrize("policy", list(POLICY_LOSSES))
 @pytest.mark.parametrize("rate", [0.1, 0.7])
 def test_targets_move_at_the_target_rate(policy, rate, dataset_root, tmp_path):
-    fields = {"policy_loss": IQLConfig(hidden=[8])} if policy == "iql" else {}
+    fields = {"policy_loss": POLICY_LOSSES.get(policy)(hidden=[8])}
     config = tiny_config(dataset_root, tmp_path, {"policy_loss.target_rate": rate}, **fields)
     trainer = build_experiment(config).trainer
     loss = trainer.loss.policy
-    name = "target_value_network_params" if policy == "brac_sac" else "target_qvalue_network_params"
-    before = getattr(loss, name).clone().flatten_keys(".")
+    names = [
+        name for name in vars(loss)["_modules"] if name.startswith("target_") and name.endswith("_params")
+    ]
+    before = {name: getattr(loss, name).clone().flatten_keys(".") for name in names}
     trainer.update(trainer.next_batch())
-    online = getattr(loss, name.removeprefix("target_")).flatten_keys(".")
-    after = getattr(loss, name).flatten_keys(".")
     moved = 0.0
-    for key, value in before.items():
-        expected = value + rate * (online[key].detach() - value)
-        torch.testing.assert_close(after[key], expected, rtol=1e-4, atol=1e-7)
-        moved = max(moved, (after[key] - value).abs().max().item())
-    assert moved > 0
+    for name in names:
+        online = getattr(loss, name.removeprefix("target_")).flatten_keys(".")
+        after = getattr(loss, name).flatten_keys(".")
+        for key, value in before[name].items():
+            expected = value + rate * (online[key].detach() - value)
+            torch.testing.assert_close(after[key], expected, rtol=1e-4, atol=1e-7)
+            moved = max(moved, (after[key] - value).abs().max().item())
+    assert names and moved > 0
 
 
 def summary_of(seed, per_task):

@@ -1,4 +1,4 @@
-"""``deterministic=true``: refused with the command to type, or the same bits whatever the processor offers."""
+"""``deterministic=true``: refused with the command to type, or the same bits whatever is switched off."""
 
 from __future__ import annotations
 
