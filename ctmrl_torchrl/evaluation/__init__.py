@@ -20,7 +20,7 @@ from ctmrl_torchrl.evaluation.summary import (
     package_versions,
     write_summary,
 )
-from ctmrl_torchrl.evaluation.summary_contract import SummaryError, validate_summary
+from ctmrl_torchrl.evaluation.summary_contract import SummaryError, summary_schema, validate_summary
 from ctmrl_torchrl.evaluation.tables import format_summary_table
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "paper_result",
     "performance_profile",
     "probability_of_improvement",
+    "summary_schema",
     "validate_summary",
     "write_summary",
 ]

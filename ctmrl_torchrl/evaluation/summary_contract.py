@@ -1,30 +1,20 @@
-"""The contract of ``summary.json``: plain JSON, finite numbers and all required fields."""
+"""The contract of ``summary.json``: a JSON schema, and the checks that a schema cannot express."""
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-__all__ = ["SummaryError", "as_mapping", "is_number", "to_plain", "validate_summary"]
-
-_TEXT = ("env", "method", "policy_loss", "preset")
-_FIELDS = (
-    *_TEXT,
-    "seed",
-    "updates",
-    "wall_time_s",
-    "versions",
-    "dataset",
-    "returns",
-    "reference",
-)
-_SPLITS = ("test", "train")
+__all__ = ["SummaryError", "as_mapping", "is_number", "summary_schema", "to_plain", "validate_summary"]
 
 
 class SummaryError(ValueError):
@@ -71,66 +61,66 @@ def to_plain(value: Any, field: str = "") -> Any:
     raise SummaryError(f"{field} is a {type(value).__name__}, which is not plain JSON.")
 
 
+@functools.cache
+def summary_schema() -> dict[str, Any]:
+    """The published JSON schema of ``summary.json``, which is shipped with the package.
+
+    Examples:
+        >>> summary_schema()["required"][:2]
+        ['env', 'method']
+    """
+    return json.loads(Path(__file__).with_name("summary.schema.json").read_text(encoding="utf-8"))
+
+
 def validate_summary(summary: Mapping[str, Any]) -> None:
-    """Check a summary against the contract; additional fields are allowed anywhere.
+    """Check a summary against :func:`summary_schema`; additional fields are allowed at the top level.
+
+    What a schema cannot express is checked as well: numbers are finite, ``ci95`` is in order, and ``mean`` is the
+    mean of ``per_task``.
 
     Raises:
-        SummaryError: with the first field that is missing, of a wrong type, not finite or inconsistent
-            (``mean`` is the mean of ``per_task``, ``ci95`` is in order, task ids are integers).
+        SummaryError: with the first field that is missing, of a wrong type, not finite or inconsistent.
     """
-    missing = [field for field in _FIELDS if field not in summary]
-    if missing:
-        raise SummaryError(f"summary.json lacks the field(s) {missing}.")
     to_plain(summary, "")
-    for field in _TEXT:
-        if not isinstance(summary[field], str) or not summary[field]:
-            raise SummaryError(f"{field} must be a text, got {summary[field]!r}.")
-    for field in ("seed", "updates"):
-        if not isinstance(summary[field], int) or isinstance(summary[field], bool):
-            raise SummaryError(f"{field} must be an integer, got {summary[field]!r}.")
-    if not is_number(summary["wall_time_s"]) or summary["wall_time_s"] < 0:
-        raise SummaryError(f"wall_time_s must be a number of seconds, got {summary['wall_time_s']!r}.")
-    sections = {
-        name: as_mapping(summary[name], name) for name in ("versions", "dataset", "returns", "reference")
-    }
-    if not sections["returns"] or set(sections["returns"]) - set(_SPLITS):
-        raise SummaryError(
-            f"returns must hold the splits 'test' and/or 'train', got {sorted(sections['returns'])}."
-        )
-    for split, protocols in sections["returns"].items():
-        for protocol, result in as_mapping(protocols, f"returns.{split}").items():
-            _check_result(result, f"returns.{split}.{protocol}")
-    as_mapping(sections["reference"].get("paper"), "reference.paper")
-    best = "oracle" if "oracle" in sections["reference"] else "optimum"
-    for name in ("random", best):
-        if name not in sections["reference"]:
-            raise SummaryError(f"reference lacks {name!r}.")
-        value = sections["reference"][name]
-        if value is not None and not is_number(value):
-            raise SummaryError(f"reference.{name} must be a number or null, got {value!r}.")
+    errors = sorted(_validator().iter_errors(summary), key=_order)
+    if errors:
+        raise SummaryError(_explained(errors[0]))
+    for split, protocols in summary["returns"].items():
+        for protocol, result in protocols.items():
+            _check_consistency(result, f"returns.{split}.{protocol}")
 
 
-def _check_result(result: Any, field: str) -> None:
-    result = as_mapping(result, field)
-    missing = [name for name in ("mean", "ci95", "per_task", "per_episode") if name not in result]
-    if missing:
-        raise SummaryError(f"{field} lacks {missing}.")
-    mean, interval, episodes = result["mean"], result["ci95"], result["per_episode"]
-    if not is_number(mean):
-        raise SummaryError(f"{field}.mean must be a number, got {mean!r}.")
-    if not _are_numbers(interval) or len(interval) != 2 or interval[0] > interval[1]:
-        raise SummaryError(f"{field}.ci95 must be [low, high], got {interval!r}.")
-    if not _are_numbers(episodes) or not episodes:
-        raise SummaryError(
-            f"{field}.per_episode must be a list of numbers, one per episode, got {episodes!r}."
-        )
-    per_task = as_mapping(result["per_task"], f"{field}.per_task")
-    if (
-        not per_task
-        or not all(key.isdecimal() for key in per_task)
-        or not _are_numbers(list(per_task.values()))
-    ):
-        raise SummaryError(f"{field}.per_task must map task ids to numbers, got {per_task!r}.")
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator  # slow to import
+
+    return Draft202012Validator(summary_schema())
+
+
+def _order(error: Any) -> tuple[int, int, str]:
+    """Missing fields first, then the outermost field."""
+    return error.validator != "required", len(error.absolute_path), str(error.json_path)
+
+
+def _explained(error: Any) -> str:
+    """One sentence: the field, what was expected and what was found."""
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    field = field.lstrip(".")
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{field} lacks {missing}." if field else f"summary.json lacks the field(s) {missing}."
+    found = error.instance
+    if isinstance(found, Mapping):
+        found = f"a mapping with the keys {sorted(map(str, found))}"
+    else:
+        found = f"{type(found).__name__} {str(found)[:80]!r}" if isinstance(found, list) else repr(found)[:80]
+    return f"{field or 'summary.json'} must be {error.schema.get('description', error.message)}, got {found}."
+
+
+def _check_consistency(result: Mapping[str, Any], field: str) -> None:
+    mean, (low, high), per_task = result["mean"], result["ci95"], result["per_task"]
+    if low > high:
+        raise SummaryError(f"{field}.ci95 must be [low, high], two numbers in order, got {[low, high]}.")
     over_tasks = sum(per_task.values()) / len(per_task)
     if not math.isclose(mean, over_tasks, rel_tol=1e-3, abs_tol=1e-3):
         raise SummaryError(f"{field}.mean is {mean}, but the mean of {field}.per_task is {over_tasks}.")
@@ -146,7 +136,3 @@ def as_mapping(value: Any, field: str) -> Mapping[str, Any]:
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a plain number (not a bool)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(is_number(item) for item in value)

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ctmrl_torchrl.evaluation import (
     build_summary,
     format_summary_table,
     load_summary,
+    summary_schema,
     validate_summary,
     write_summary,
 )
@@ -143,18 +145,22 @@ def set_field(summary: dict, field: str, value) -> dict:
         ("updates", True, "updates must be an integer"),
         ("wall_time_s", -1.0, "wall_time_s"),
         ("versions", ["torch"], "versions must be a mapping"),
-        ("returns", {}, "returns must hold the splits"),
-        ("returns.validation", {}, r"returns must hold the splits.*validation"),
+        ("returns", {}, "returns must be a mapping with the splits"),
+        ("returns.validation", {}, r"returns must be a mapping with the splits.*validation"),
         ("returns.test.np", [1.0], r"returns\.test\.np must be a mapping"),
         ("returns.test.np.ci95", None, r"returns\.test\.np lacks \['ci95'\]"),
         ("returns.test.np.ci95", [1.0, 0.0], r"returns\.test\.np\.ci95 must be \[low, high\]"),
         ("returns.test.np.per_episode", [], r"returns\.test\.np\.per_episode must be a list"),
-        ("returns.test.np.per_task", {"first": -4.8}, r"returns\.test\.np\.per_task must map task ids"),
+        ("returns.test.np.per_task", {"first": -4.8}, r"per_task must be a mapping from task ids.*first"),
         ("returns.test.np.mean", -3.0, r"returns\.test\.np\.mean is -3\.0, but the mean of"),
         ("returns.test.np.mean", float("nan"), r"finite.*returns\.test\.np\.mean"),
-        ("reference.random", None, "reference lacks 'random'"),
+        ("reference.random", None, r"reference lacks \[\'random\'\]"),
         ("reference.optimum", "best", "reference.optimum must be a number or null"),
-        ("reference.paper", None, "reference.paper must be a mapping"),
+        ("reference.paper", None, r"reference lacks \['paper'\]"),
+        ("reference.paper", 3, r"reference\.paper must be a mapping, got 3"),
+        ("reference.optimum", None, "reference must be a mapping with 'random', 'paper', and 'optimum' or"),
+        ("returns.test.np.per_task.6", "bad", r"returns\.test\.np\.per_task\.6 must be a number, got 'bad'"),
+        ("returns.test.np.per_episode", [1.0, True], r"returns\.test\.np\.per_episode\[1\] must be a number"),
     ],
 )
 def test_validation_names_the_field(field, value, message):
@@ -172,6 +178,21 @@ def test_oracle_may_stand_for_the_optimum():
 
 
 RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_the_schema_is_a_schema_and_describes_every_expectation():
+    schema = summary_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    parts = [schema, *schema["properties"].values(), *schema["$defs"].values()]
+    assert all("description" in part or "$ref" in part for part in parts)
+
+
+def test_the_schema_alone_accepts_what_is_committed_and_written():
+    validator = jsonschema.Draft202012Validator(summary_schema())
+    for file in sorted((RESULTS / "summaries").glob("*.json")):
+        validator.validate(json.loads(file.read_text(encoding="utf-8")))
+    validator.validate(build_summary(**arguments()))
+    assert not validator.is_valid(build_summary(**arguments()) | {"seed": "0"})
 
 
 def test_committed_summaries_stay_readable():
