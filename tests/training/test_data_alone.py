@@ -99,7 +99,7 @@ def test_what_depends_on_the_number_of_tasks_is_checked_once_the_data_are_known(
     where = [f"dataset.path={save(tmp_path, manifest())}", f"run_dir={tmp_path / 'run'}"]
     for change, message in (
         ("batch.tasks=5", "at most 4, the number of training tasks of the dataset"),
-        ("representation.codes=5", r"at most 4, the contexts that K-means sees in one epoch"),
+        ("representation.codes=5", r"at most 4, the contexts that K-means gets in one epoch"),
     ):
         with pytest.raises(ConfigError, match=message):
             run([*TINY, *where, change])

@@ -381,7 +381,7 @@ def test_several_parts_follow_each_other():
     assert parts.candidates().shape == (1, 2)
     assert list(parts.state_dict()) == ["a", "b", "c"] and parts.stackable
     assert parts.summary() == parts.milestones() == parts.metric_groups == {} and parts.in_keys == []
-    with pytest.raises(ValueError, match="Several parts are named a; give each part a name of its own"):
+    with pytest.raises(ValueError, match="Several parts are named a; give each part a unique name"):
         Parts([Adding("a"), Adding("b"), Adding("a")])
 
 

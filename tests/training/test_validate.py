@@ -314,7 +314,7 @@ def test_what_must_fit_together_says_so(tmp_path):
         ({"representation.codes": 8, "evaluation.episodes": 8}, "more than 8 under protocol 'codes'"),
         (
             {"representation.codes": 31, "evaluation.episodes": 99},
-            "at most 30, the contexts that K-means sees",
+            "at most 30, the contexts that K-means gets",
         ),
         (
             {"schedule.representation_end": 0.0, "schedule.policy_start": 0.0},
