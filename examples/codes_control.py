@@ -1,9 +1,9 @@
-"""Do the codes matter in protocol ``codes``? The same with contexts of random training tasks in their place.
+"""Compare protocol ``codes`` with the same protocol on contexts of random training tasks.
 
 python examples/codes_control.py results/ablations/codes-control-point_robot.json runs/point_robot-repo/*
 
-Of every finished run: protocol ``codes`` with its codes, and with as many contexts of training tasks drawn at
-random (the mean over several draws), on the unseen tasks. Prints both and writes them, seed by seed.
+For every finished run, evaluate protocol ``codes`` on the unseen tasks with the codes, and with an equal number
+of contexts of random training tasks (mean over several draws). Print both and write them per seed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ctmrl_torchrl.training.experiment import Experiment, prepare
 
 
 def reopen(run: Path, scratch: str) -> Experiment:
-    """The experiment of a finished run, as its last checkpoint left it; the run's folder is only read."""
+    """The experiment of a finished run, restored from its last checkpoint; the run folder is only read."""
     overrides = shlex.split(load_summary(run / "summary.json")["command"])[2:]
     data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["dataset"]
     elsewhere = [f"run_dir={scratch}", f"resume={run}", f"dataset.root={data['root']}"]
@@ -55,7 +55,7 @@ def compare(experiment: Experiment, draws: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare, print, write."""
+    """Compare, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

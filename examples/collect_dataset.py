@@ -1,11 +1,11 @@
-"""Make the behavior data of an environment, and report how good each stage of the behavior is.
+"""Collect the behavior data of an environment, and report the return of each behavior snapshot.
 
-python examples/collect_dataset.py env=half_cheetah_vel                 # as train_ctmrl.py does on first use
+python examples/collect_dataset.py env=half_cheetah_vel                 # as in the first run of train_ctmrl.py
 python examples/collect_dataset.py env=half_cheetah_vel dataset=paper   # every checkpoint, 50 episodes each
 python examples/collect_dataset.py env=ant_goal dataset.seed=1 dataset.root=/big/disk
 
-An interrupted collection goes on where it was when the same command is given again. Beside the data it leaves
-report.json and returns.png, and the return of the last behavior without noise.
+Repeat the same command to resume an interrupted collection. In addition to the data, the program writes
+report.json and returns.png, which include the return of the last behavior without noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ register_configs()
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(node: DictConfig) -> None:
-    """Collect, unless it is there; report."""
+    """Collect the dataset unless it exists, and report on it."""
     command = recorded_command("python examples/collect_dataset.py", HydraConfig.get().overrides.task)
     with told_plainly():
         config = to_config(node)

@@ -2,8 +2,8 @@
 
 python examples/collect_results.py results/point_robot-ctmrl.json runs/point_robot-repo/ctmrl-*-cpu-seed*
 
-With --keep results/summaries, rounded copies of the runs' summaries are put there too; they can stand in for
-run folders later, when more seeds have been run elsewhere.
+With --keep results/summaries, the program also writes rounded copies of the summaries there. They can replace run
+folders later, when more seeds have been run elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ctmrl_torchrl.studies.results import collect_results, keep_summaries, read_
 
 
 def main() -> None:
-    """Read the summaries, aggregate, write."""
+    """Read the summaries, aggregate them and write the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs from the JSON files in results/.
+"""Draw the figures of README and docs from the JSON files in results/.
 
     python examples/draw_results.py
 

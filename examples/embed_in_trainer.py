@@ -20,7 +20,7 @@ from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
 
 
 class Ticks:
-    """Stands in for the Trainer's collector: offline, there is nothing to collect, only steps to count."""
+    """Replaces the Trainer's collector: offline training collects no data, it only counts steps."""
 
     init_random_frames = 0
 
@@ -28,27 +28,27 @@ class Ticks:
         self.tick = TensorDict({}, [steps])
 
     def __iter__(self):
-        """One batch of ticks after the other."""
+        """Yield one batch of ticks per iteration."""
         while True:
             yield self.tick
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int:
-        """Seed what is global."""
+        """Set the global seed."""
         torch.manual_seed(seed)
         return seed
 
     def update_policy_weights_(self, *args, **kwargs) -> None:
-        """There is no other copy of the policy."""
+        """Do nothing, because the policy has no other copy."""
 
     def shutdown(self, *args, **kwargs) -> None:
-        """There are no workers."""
+        """Do nothing, because there are no workers."""
 
     def state_dict(self) -> dict:
-        """There is no state."""
+        """Do nothing, because there is no state."""
         return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """There is no state."""
+        """Do nothing, because there is no state."""
 
 
 class SumOfLosses(OptimizationStepper):
@@ -64,7 +64,7 @@ class SumOfLosses(OptimizationStepper):
 
 
 def make_loss() -> CTMRLLoss:
-    """The library's own networks, small."""
+    """Small networks of the library."""
     sizes = {"observation_dim": 2, "context_dim": 20, "hidden": (64, 64)}
     features = {("context", "observation"): 2, ("context", "action"): 2, ("context", "next", "reward"): 1}
     return CTMRLLoss(
@@ -82,7 +82,7 @@ def make_loss() -> CTMRLLoss:
 
 
 def main() -> None:
-    """Build the parts and hand them to the Trainer."""
+    """Build the parts and pass them to the Trainer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps

@@ -1,10 +1,10 @@
 """CTMRLLoss in a plain TorchRL loop: your modules, your key names, your sizes.
 
 python examples/embed_loss.py                                  # half a minute
-python examples/embed_loss.py --updates 20 --recipe smoke      # a look
+python examples/embed_loss.py --updates 20 --recipe smoke      # a quick check
 
-It shows how the parts fit, and learns little in that time; ``embed_same_agent.py`` adds the schedules and
-scales with which a loop of one's own ends with the trainer's agent.
+It shows how the parts fit together, but learns little in this time. ``embed_same_agent.py`` adds the schedules
+and scales that make a custom loop produce the trainer's agent.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class Encoder(nn.Module):
         self.layers = MLP(STATE + ACTION + 1, LATENT, num_cells=[64, 64])
 
     def forward(self, state, command, reward, mask):
-        """Mean over what is no padding."""
+        """Mean over the transitions that are not padding."""
         used = mask.unsqueeze(-1)
         return (self.layers(state, command, reward).tanh() * used).sum(-2) / used.sum(-2).clamp_min(1)
 
 
 def network(in_keys, out_key, size):
-    """TorchRL's MLP puts its inputs side by side."""
+    """TorchRL's MLP concatenates its inputs."""
     inputs = LATENT + STATE + (ACTION if "command" in in_keys else 0)
     return TensorDictModule(MLP(inputs, size, num_cells=[64, 64]), in_keys, [out_key])
 
 
 def make_loss():
-    """Nothing in it but plain modules of one's own, the codebook and the two losses."""
+    """Build the loss from custom modules, the codebook and the two losses."""
     heads = TensorDictModule(NormalParamExtractor(), ["raw"], ["loc", "scale"])
     actor = ProbabilisticActor(
         TensorDictSequential(network(SHORT, "raw", 2 * ACTION), heads),
@@ -73,7 +73,7 @@ def make_loss():
         network(LONG, "reward_guess", 1),
         network(LONG, "state_guess", STATE),
         policy,
-        code_weight=0.03,  # small, lest all contexts gather at one code
+        code_weight=0.03,  # small, so that contexts do not collapse to one code
         contrastive_weight=0.3,
     )
     loss.representation.set_keys(observation="state", action="command", next_observation=("next", "state"))
@@ -82,7 +82,7 @@ def make_loss():
 
 
 def main() -> None:
-    """Data, buffer, loop."""
+    """Run data collection, replay buffer and training loop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--updates", type=int, default=500)
     parser.add_argument("--recipe", default="smoke", help="how the behaviour data are made")
@@ -101,7 +101,7 @@ def main() -> None:
     optimizer, targets = torch.optim.Adam(loss.parameters(), 1e-3), SoftUpdate(loss, tau=0.01)
     warm_up = arguments.updates // 2
     for update in range(arguments.updates):
-        # Codes that do not start among the contexts collapse to one: warm up without them, then K-means.
+        # Codes initialized away from the contexts collapse to one code: warm up without codes, then use K-means.
         loss.representation.warm_up = update < warm_up
         if update == warm_up:
             contexts = torch.cat([loss.encode(buffer.sample(), "demos").detach() for _ in range(10)])

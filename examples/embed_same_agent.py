@@ -1,9 +1,10 @@
-"""A loop of your own that ends with the trainer's agent: your key names and networks, its schedules.
+"""A custom loop that produces the trainer's agent: your key names and networks, the library's schedules.
 
 python examples/embed_same_agent.py                                  # sizes and updates of preset=quick
-python examples/embed_same_agent.py --updates 20 --recipe smoke      # a look
+python examples/embed_same_agent.py --updates 20 --recipe smoke      # a quick check
 
-With the same seed it draws the same numbers as examples/train_ctmrl.py (``embed_loss.py`` is the short form).
+With the same seed it draws the same random numbers as examples/train_ctmrl.py. ``embed_loss.py`` is a shorter
+version.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ def renamed(meta_batch):
 
 
 def masked_mean(codes, mask):
-    """Mean over the transitions that are no padding."""
+    """Mean over the transitions that are not padding."""
     return (codes * mask.unsqueeze(-1)).sum(-2) / mask.sum(-1, keepdim=True).clamp_min(1)
 
 
 def make_loss(statistics):
-    """Every part is a plain TensorDict module of the user's own; the predictors come from the library."""
+    """Every part is a custom TensorDict module; the predictors come from the library."""
     seen = [("demos", "state"), ("demos", "command"), ("demos", "next", "reward")]
     scale = [torch.cat(parts) for parts in zip(*(statistics[key] for key in ENCODED), strict=True)]
     fine_state = statistics["observation"][0], statistics["observation"][1] / 2
@@ -101,7 +102,7 @@ def make_loss(statistics):
 
 
 def train(loss, buffer, every_task, updates, seed):
-    """A loop of one's own; the two schedules are the library's."""
+    """A custom training loop with the two schedules of the library."""
     groups = (
         ParameterGroup.of(
             "representation", [loss.context_encoder, loss.representation], schedule="representation"
@@ -166,7 +167,7 @@ def make_buffers(dataset, seed):
 
 
 def main() -> None:
-    """Data, training, meta-test."""
+    """Run data collection, training and meta-test."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--updates", type=int, default=4500)
     parser.add_argument("--recipe", default="small", help="how the behaviour data are made")

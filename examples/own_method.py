@@ -1,4 +1,4 @@
-"""A method of your own in one file: contexts that predict rewards, and lie on a sphere.
+"""A custom method in one file: contexts that predict rewards and lie on a sphere.
 
 python examples/own_method.py                                         # the smoke preset: seconds on a CPU
 python examples/own_method.py preset=quick env=point_robot_wind       # any override of examples/train_ctmrl.py
@@ -23,7 +23,7 @@ from ctmrl_torchrl.rules import NOT_NEGATIVE, WIDTHS, ruled
 
 
 class SphericalLoss(RepresentationLoss):
-    """Errors of predicted rewards, plus how far contexts are from length 1."""
+    """Errors of predicted rewards, plus the deviation of context norms from 1."""
 
     @dataclass
     class _AcceptedKeys:
@@ -49,7 +49,7 @@ class SphericalLoss(RepresentationLoss):
         self.predictors, self.weight = predictors, weight
 
     def forward(self, tensordict):
-        """Both terms."""
+        """Compute both terms."""
         context = tensordict["task_context"]
         (error,) = self.predictors.errors(tensordict["transitions"], context, self.tensor_keys)
         length = self.weight * (context.norm(dim=-1) - 1.0).square().mean()
@@ -59,14 +59,14 @@ class SphericalLoss(RepresentationLoss):
 @REPRESENTATIONS.register("spherical")
 @dataclass
 class SphericalConfig(RepresentationConfig):
-    """Fields of ``representation.``, each with its rule."""
+    """Fields of ``representation.``, each with a validation rule."""
 
     name: str = "spherical"
     weight: float = ruled(0.1, NOT_NEGATIVE)
     predictor_hidden: list[int] = ruled([128, 128], WIDTHS)
 
     def build(self, problem, context_dim):
-        """The loss with its predictor."""
+        """Build the loss and its predictor."""
         sizes = (problem.observation_dim, problem.action_dim, context_dim)
         statistics = problem.statistics[problem.reward_key]
         predictor = make_reward_predictor(

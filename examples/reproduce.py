@@ -1,11 +1,11 @@
-"""Make a table of the paper, or a study of your own, and a page to send to a colleague.
+"""Run a table of the paper, or a custom study, and write a page that can be shared.
 
 python examples/reproduce.py quick                                      # minutes: small agents, two methods
 python examples/reproduce.py table1 envs=[point_robot] seeds=[0,1,2]    # part of Table 1
 python examples/reproduce.py table2 runner=ray runner.address=auto      # on a Ray cluster
-python examples/reproduce.py my_study.yaml                              # written like those of configs/study
+python examples/reproduce.py my_study.yaml                              # in the format of configs/study
 
-It can be stopped and started again at any time: finished runs are not repeated, interrupted ones go on.
+The program can be stopped and restarted at any time: finished runs are not repeated, interrupted runs resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ctmrl_torchrl.studies import Study, StudyError, load_study
 
 
 def main() -> None:
-    """Plan, run, report."""
+    """Plan and run the study, and report on it."""
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     name, *changes = sys.argv[1:]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Read, lay out, replace."""
+    """Read the results, format the table and replace it in the page."""
     table = results_table(ROOT / "results")
     try:
         write_between_marks(ROOT / "docs" / "results.md", table)

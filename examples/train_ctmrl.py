@@ -4,8 +4,8 @@ python examples/train_ctmrl.py                                  # Point-Robot, m
 python examples/train_ctmrl.py env=point_robot_wind preset=cpu seed=1
 python examples/train_ctmrl.py seeds=[0,1,2]                    # three agents at once, a run folder each
 python examples/train_ctmrl.py -m seed=0,1,2 preset=cpu         # three runs, one after the other
-python examples/train_ctmrl.py --help                           # the choices
-python examples/train_ctmrl.py --cfg job                        # every field, with its value
+python examples/train_ctmrl.py --help                           # available choices
+python examples/train_ctmrl.py --cfg job                        # every field and its value
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ register_configs()
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(config: DictConfig) -> None:
-    """Run the experiment that the command line describes: make the data, train, meta-test, draw."""
+    """Run the experiment of the command line: collect data, train, meta-test, draw figures."""
     command = recorded_command("python examples/train_ctmrl.py", HydraConfig.get().overrides.task)
     with told_plainly():
         for summary in run_node(config, command):
@@ -34,6 +34,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():  # what is misspelt is named with the nearest right name
+    with told_plainly():  # errors name a misspelled option and the closest match
         check_command_line(sys.argv[1:])
     main()

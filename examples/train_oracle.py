@@ -1,8 +1,8 @@
-"""Train and measure the oracle: the policy loss of train_ctmrl.py, told the task's parameters.
+"""Train and evaluate the oracle: the policy loss of train_ctmrl.py with privileged task information.
 
-python examples/train_oracle.py env=point_robot_wind preset=cpu        # the same groups and fields
+python examples/train_oracle.py env=point_robot_wind preset=cpu        # same groups and fields
 
-The same as ``train_ctmrl.py method=oracle``: a method that is given plays no part. The numbers are printed, and
+Equivalent to ``train_ctmrl.py method=oracle``; any other ``method`` is ignored. The results are printed and
 written to RUN_DIR/oracle.json.
 """
 
@@ -27,7 +27,7 @@ register_configs()
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="config")
 def main(node: DictConfig) -> None:
-    """Write and print what the oracle reaches, beside the optimum."""
+    """Write and print the return of the oracle and the optimum."""
     overrides = [override for override in HydraConfig.get().overrides.task if override != ORACLE]
     command = recorded_command("python examples/train_oracle.py", overrides)
     with told_plainly():

@@ -1,4 +1,4 @@
-"""Single parts in other people's work: the codebook in an autoencoder, the encoder in a collector's policy.
+"""Use single parts in other projects: the codebook in an autoencoder, the encoder in a collector's policy.
 
 python examples/use_parts.py
 """
@@ -16,7 +16,7 @@ from ctmrl_torchrl.modules import Codebook, make_actor, make_context_encoder
 
 
 def quantising_autoencoder(steps: int = 200) -> float:
-    """Learn to rebuild points on four rays from the direction codes of their latents; returns the perplexity.
+    """Learn to reconstruct points on four rays from the direction codes of their latents; return the perplexity.
 
     The codebook moves its codes towards what is matched to them on every forward pass in training mode, so it
     needs no term in the loss.
@@ -49,11 +49,11 @@ def adaptive_policy_in_a_collector(frames: int = 400) -> TensorDict:
         feature_dims={("context", "observation"): 2, ("context", "next", "reward"): 1}, context_dim=5
     )
     actor = make_actor(observation_dim=2, context_dim=5, action_dim=2)
-    # what was seen of each task beforehand: here, twenty random steps
+    # earlier experience of each task: here, twenty random steps
     seen = env.rollout(20, break_when_any_done=False)
 
     class Remember(nn.Module):
-        """Puts the memory beside the observation."""
+        """Adds the memory to the observation."""
 
         def forward(self, observation):
             return seen["observation"], seen["next", "reward"]
@@ -71,7 +71,7 @@ def adaptive_policy_in_a_collector(frames: int = 400) -> TensorDict:
 
 
 def main() -> None:
-    """Both."""
+    """Run both examples."""
     print(f"codebook alone: perplexity {quantising_autoencoder():.2f} of 4 codes")
     batch = adaptive_policy_in_a_collector()
     print(

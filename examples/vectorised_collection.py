@@ -1,4 +1,4 @@
-"""Batched environments under a TorchRL collector, and a task dataset of a behavior policy of your own.
+"""Batched environments in a TorchRL collector, and a task dataset from a custom behavior policy.
 
 python examples/vectorised_collection.py datasets/walkers --episodes 20
 python examples/train_ctmrl.py dataset.path=datasets/walkers
@@ -24,14 +24,14 @@ FLAGS = (("next", "done"), ("next", "terminated"), ("next", "truncated"))
 
 
 class NoisyWalk(nn.Module):
-    """Walks towards each row's goal, with noise: a behavior policy that knows its tasks."""
+    """Walks toward each row's goal with noise: a behavior policy that knows its tasks."""
 
     def __init__(self, goals: torch.Tensor, noise: float) -> None:
         super().__init__()
         self.goals, self.noise = goals, noise
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        """Actions in [-1, 1]; one step covers at most a tenth."""
+        """Compute actions in [-1, 1]; one step covers at most a tenth."""
         wanted = 10.0 * (self.goals - observation)
         return (wanted + self.noise * torch.randn_like(wanted)).clamp(-1.0, 1.0)
 
@@ -48,7 +48,7 @@ def play(env, policy, episodes: int, horizon: int) -> TensorDictBase:
 
 
 def main() -> None:
-    """One behavior after the other on all tasks at once; then one file for all."""
+    """Collect one behavior at a time on all tasks in parallel; then write one file for all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
