@@ -71,7 +71,7 @@ class AdaptationProtocol:
         needs_task_encoder (bool): whether it needs an encoder that only reads the task id.
         encodes_unseen_tasks (bool): whether it needs an encoder that can encode unseen tasks; false for a
             protocol that never encodes anything.
-        description (str): a few plain words that stand beside its curve in figures.
+        description (str): a short description, shown next to its curve in figures.
         palette_index (int or None): its place in the colors of figures, then in the same colors with another
             dash; if it is taken, the next dash of that color. None takes the next free place.
 

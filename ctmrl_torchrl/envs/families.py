@@ -187,7 +187,7 @@ def register_family(family: EnvFamily) -> EnvFamily:
         raise TypeError(f"register_family expects an EnvFamily, got {type(family).__name__}.")
     if family.name == _NO_FAMILY:
         raise ValueError(
-            f"An environment family cannot be called {_NO_FAMILY!r}: env={_NO_FAMILY} means data alone."
+            f"An environment family cannot be named {_NO_FAMILY!r}: env={_NO_FAMILY} selects data without one."
         )
     taken = next(
         (

@@ -64,8 +64,8 @@ def aggregate_seeds(
             )
         if _tasks(summary) != _tasks(first):
             raise ValueError(
-                f"The returns of seed {summary['seed']} are of other tasks than those of seed {first['seed']}; "
-                "a mean over both would be of neither."
+                f"Seed {summary['seed']} was evaluated on different tasks than seed {first['seed']}; "
+                "their returns cannot be averaged."
             )
     returns: dict[str, dict[str, Any]] = {}
     for split, protocols in first["returns"].items():

@@ -36,7 +36,7 @@ def quoted(value: str | Path) -> str:
     text = str(value)
     if re.fullmatch(r"[A-Za-z0-9_./:-]+", text):
         return text
-    # Hydra takes backslashes as they are, but for those before a quote; OmegaConf would fill in ${...}.
+    # Hydra keeps backslashes except those before a quote; OmegaConf would interpolate ${...}.
     text = text.replace("${", "\\${")
     return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text) + "'"
 

@@ -121,9 +121,7 @@ def _load_file(path: Path) -> ModuleType:
     found = None if loaded is not None else importlib.util.find_spec(stem)
     other = found is not None and os.path.realpath(str(found.origin)) != file
     if other or (loaded is not None and not hasattr(loaded, _PLUGIN)):
-        raise ConfigError(
-            f"plugin {path}: there is another module of the name {stem}, which others import; rename the file."
-        )
+        raise ConfigError(f"plugin {path}: another module is named {stem}; rename the file.")
     spec = importlib.util.spec_from_file_location(stem, file)
     assert spec is not None and spec.loader is not None  # the file ends in .py
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""``deterministic=true``: the same bits on every processor, at a price; see ``docs/reliability.md``."""
+"""``deterministic=true``: the same bits on every x86-64 processor, but slower; see ``docs/reliability.md``."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 
 from ctmrl_torchrl.rules import ConfigError
 
-#: what torch and MKL read once, when they start: instructions that every x86-64 processor has
+#: variables that torch and MKL read once at startup; they select instructions that every x86-64 processor has
 ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 _ON_CUDA = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def check_deterministic(device: torch.device, threads: int) -> None:
-    """Make sure that this process computes with the same instructions on every processor.
+    """Check that this process uses the same instructions on every processor.
 
     Args:
-        device: of the run. threads: of torch on the CPU.
+        device: device of the run. threads: number of CPU threads of torch.
 
     Raises:
-        ConfigError: with the command to type, since torch and MKL choose their instructions at their start.
+        ConfigError: with the command to run, because torch and MKL select their instructions at startup.
     """
     wanted = ENVIRONMENT | (_ON_CUDA if device.type == "cuda" else {})
     missing = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
     if missing or torch.backends.cpu.get_cpu_capability() != "DEFAULT":
         settings = " ".join(f"{name}={value}" for name, value in wanted.items())
         raise ConfigError(
-            "config field deterministic: got True, allowed is false in a process that has started with other "
-            f"instructions. Type: {settings} {_command()}"
+            "config field deterministic: got True, allowed is false in a process that was started with other "
+            f"instructions. Run: {settings} {_command()}"
         )
     if threads != 1:
         raise ConfigError(
@@ -39,7 +39,7 @@ def check_deterministic(device: torch.device, threads: int) -> None:
 
 
 def use_deterministic_algorithms(deterministic: bool) -> None:
-    """Have torch refuse what it can only compute in an order that differs from run to run."""
+    """Make torch raise an error for nondeterministic operations."""
     torch.use_deterministic_algorithms(deterministic)
     if deterministic:
         torch.backends.cudnn.benchmark = False

@@ -185,12 +185,12 @@ def check_memory(
 
 
 class OutOfMemoryError(RuntimeError):
-    """Memory has run out in the middle of the work; the last checkpoint stays."""
+    """Memory ran out during a run; the last checkpoint is kept."""
 
 
 @contextmanager
 def memory_errors(config: ExperimentConfig) -> Iterator[None]:
-    """Say plainly that memory has run out inside.
+    """Raise a readable error if memory runs out inside the block.
 
     Raises:
         OutOfMemoryError: in place of torch's and Python's own errors, with the estimate for this run.

@@ -32,7 +32,10 @@ def validate_config(config: ExperimentConfig) -> None:
     require(config.seeds is None, "seeds", config.seeds, "null for a single run; see run_seeds for several")
     most = max(_MOST_THREADS, 4 * (os.cpu_count() or 1))
     require(
-        config.threads <= most, "threads", config.threads, f"at most {most}; more only wait for each other"
+        config.threads <= most,
+        "threads",
+        config.threads,
+        f"at most {most}; others only wait",
     )
     _check_environment(config)
     _check_schedule(config)

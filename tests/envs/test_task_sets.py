@@ -233,7 +233,7 @@ def test_families_know_their_context_and_reward():
 
 def test_the_name_of_data_alone_is_no_familys():
     family = dataclasses.replace(get_family("point_robot"), name="dataset", gymnasium_id=None)
-    with pytest.raises(ValueError, match="cannot be called 'dataset': env=dataset means data alone"):
+    with pytest.raises(ValueError, match="cannot be named 'dataset': env=dataset selects data without one"):
         register_family(family)
 
 

@@ -55,7 +55,7 @@ def of_tasks(seed: int, tasks: list[int]) -> dict:
     [
         ([], "at least one"),
         ([run(0, -4.0), run(0, -5.0)], "more than once"),
-        ([of_tasks(0, [1, 2]), of_tasks(1, [1, 3])], "seed 1 are of other tasks than those of seed 0"),
+        ([of_tasks(0, [1, 2]), of_tasks(1, [1, 3])], "Seed 1 was evaluated on different tasks than seed 0"),
         ([run(0, -4.0), run(1, -5.0, method="focal")], "'method'.*ctmrl.*focal"),
         ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
     ],

@@ -28,14 +28,14 @@ def started_so(monkeypatch):
 def test_a_process_with_other_instructions_is_told_what_to_type(dataset_root, tmp_path, monkeypatch):
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     settings = "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE"
-    with pytest.raises(ConfigError, match=f"field deterministic: .*Type: {settings} .* deterministic=true"):
+    with pytest.raises(ConfigError, match=f"field deterministic: .*Run: {settings} .* deterministic=true"):
         run_experiment(tiny_config(dataset_root, tmp_path / "run", deterministic=True))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_that_came_too_late_do_not_count(started_so, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with pytest.raises(ConfigError, match="has started with other instructions"):
+    with pytest.raises(ConfigError, match="was started with other instructions"):
         deterministic.check_deterministic(CPU, 1)
 
 

@@ -14,7 +14,7 @@ from ctmrl_torchrl.training.compose import load_plugin
 @pytest.mark.parametrize("name", ["json.py", "random.py", "torch.py", "antigravity.py"])
 def test_a_file_does_not_take_the_place_of_another_module(name, tmp_path):
     (tmp_path / name).write_text("MINE = 1\n")
-    with pytest.raises(ConfigError, match="another module of the name .* rename the file"):
+    with pytest.raises(ConfigError, match="another module is named .* rename the file"):
         load_plugin(str(tmp_path / name))
     assert sys.modules["json"] is json
 

@@ -45,7 +45,7 @@ def text_color(color: str) -> str:
 
 
 def dash(number: int) -> str | tuple[float, tuple[float, ...]]:
-    """The dash pattern of this number: solid, dashed, dotted, then dashes with ever more dots between them.
+    """The dash pattern of this number: solid, dashed, dotted, then dashes with an increasing number of dots.
 
     No two numbers have the same pattern.
 

@@ -1,4 +1,4 @@
-"""Training curves: the few that one looks at first, and all."""
+"""Training curves: an overview of the main curves, and all curves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plot_learning(
     representation: Sequence[str] = (),
     main: str = "",
 ) -> Path:
-    """Plot training curves versus updates: four to look at first, or all.
+    """Plot training curves versus updates: the four main curves, or all.
 
     The first four are those that exist of: returns of the meta-tests during training, the loss of the
     representation, the critics' loss, use of the codebook, the actor's loss.
@@ -57,7 +57,7 @@ def plot_learning(
             after ``"codes begin"``.
         titles: title of each loss, by name without group (``"loss_code"``); others are derived from the name.
         representation: names of the losses of the representation.
-        main: the one among these to look at first; empty for their sum.
+        main: the most important of these; empty for their sum.
 
     Raises:
         ValueError: if none of the names is known.

@@ -38,7 +38,7 @@ class Curves:
         random, optimum: returns of the random policy and of the best known agent. best_name: name of the latter.
         codes: size of the codebook.
         titles: title of each loss, by name without group.
-        representation: names of the losses of the representation. main: the one to look at first.
+        representation: names of the losses of the representation. main: the most important one.
     """
 
     series: Series
@@ -79,7 +79,7 @@ class Curves:
 
 
 def first_panels(curves: Curves) -> list[Panel]:
-    """Four panels to look at first, or fewer if there are fewer curves."""
+    """The four main panels, or fewer if there are fewer curves."""
     losses = curves.group("loss")
     panels: list[Panel] = []
     rest = _panels(curves)

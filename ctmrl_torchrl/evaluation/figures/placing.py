@@ -1,4 +1,4 @@
-"""Places for short labels beside their markers, off all markers and off each other."""
+"""Positions for short labels next to their markers, without overlapping markers or other labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def place_labels(
 ) -> None:
     """Write a label near each mark, where it covers neither markers nor other labels, and inside the axes.
 
-    If there is no such place, the label goes where it covers least. Call it when the axis limits are final.
+    If no such position exists, the label is placed where the overlap is smallest. Call this function after the
+    axis limits are final.
 
     Args:
         axes: axes with the markers.

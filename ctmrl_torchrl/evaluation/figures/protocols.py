@@ -76,7 +76,7 @@ def _registered_places() -> dict[str, int]:
 
 
 def _free(taken: dict[str, int], place: int, step: int = 1) -> int:
-    """The first place that nobody has."""
+    """The first unused place."""
     while place in taken.values():
         place += step
     return place

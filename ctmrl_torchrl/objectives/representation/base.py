@@ -27,7 +27,7 @@ class RepresentationLoss(LossModule):
 
     Attributes:
         curve_titles (mapping): titles of its losses in figures, by name; without one the title is the name.
-        main_curve (str): the loss to look at first; empty for the sum of all.
+        main_curve (str): the most important loss in figures; empty for the sum of all.
 
     Examples:
         >>> from dataclasses import dataclass
