@@ -35,7 +35,7 @@ def validate_config(config: ExperimentConfig) -> None:
         config.threads <= most,
         "threads",
         config.threads,
-        f"at most {most}; others only wait",
+        f"at most {most}; additional threads only wait for each other",
     )
     _check_environment(config)
     _check_schedule(config)
