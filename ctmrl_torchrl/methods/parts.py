@@ -191,12 +191,12 @@ class Parts:
 
     @property
     def metric_groups(self) -> dict[str, str]:
-        """Those of all parts."""
+        """Metric groups of all parts."""
         return {name: group for part in self.parts for name, group in part.metric_groups.items()}
 
     @property
     def curve_titles(self) -> dict[str, str]:
-        """Those of all parts."""
+        """Curve titles of all parts."""
         return {name: title for part in self.parts for name, title in part.curve_titles.items()}
 
     @property
@@ -238,15 +238,15 @@ class Parts:
         return next((candidates for candidates in found if candidates is not None), None)
 
     def protocol_options(self) -> dict[str, Any]:
-        """Those of all parts."""
+        """Protocol options of all parts."""
         return {name: value for part in self.parts for name, value in part.protocol_options().items()}
 
     def milestones(self) -> dict[str, float]:
-        """Those of all parts."""
+        """Milestones of all parts."""
         return {name: update for part in self.parts for name, update in part.milestones().items()}
 
     def summary(self) -> dict[str, Any]:
-        """Those of all parts."""
+        """Summary entries of all parts."""
         return {name: value for part in self.parts for name, value in part.summary().items()}
 
     def draw(self, drawing: Drawing) -> None:
