@@ -79,7 +79,7 @@ class Curves:
 
 
 def first_panels(curves: Curves) -> list[Panel]:
-    """The main panels, at most four."""
+    """The four main panels, or fewer if there are fewer curves."""
     losses = curves.group("loss")
     panels: list[Panel] = []
     rest = _panels(curves)
