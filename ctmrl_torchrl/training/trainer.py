@@ -189,8 +189,9 @@ class MetaTrainer:
         """Advance the schedule and sample the batch of the next update."""
         self.move_on(self.update_count)
         self.parts.before_update(self.update_count)
-        cast(Any, self.buffer.sampler).num_contexts = 1 + self.loss.needs_positive
-        self.buffer.sampler.best_only = self.loss.representation_frozen
+        sampler = cast(Any, self.buffer.sampler)
+        sampler.num_contexts = 1 + self.loss.needs_positive
+        sampler.best_only = self.loss.representation_frozen
         self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
         batch = self.buffer.sample()
         if self.device not in (None, batch.device):

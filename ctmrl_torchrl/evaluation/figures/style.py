@@ -10,7 +10,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, cast
 
 import matplotlib
 import numpy as np
@@ -197,7 +197,7 @@ def label_margin(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> Non
 
 def make_room(axes: Axes, labels: Sequence[Label], size: float = 10.0) -> None:
     """Make the figure and its only axes higher if the margin's labels need it; call it before the heading."""
-    figure, box = axes.figure, axes.get_position()
+    figure, box = cast(Figure, axes.figure), axes.get_position()
     lines = sum(1 + label.text.count("\n") for label in labels) + 0.35 * (len(labels) - 1)
     inches, tall = 1.22 * size / 72 * lines / 1.07, figure.get_figheight()
     more = max(inches - box.height * tall, 0.0)
