@@ -10,7 +10,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast, cast
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import numpy as np
