@@ -88,7 +88,7 @@ def test_offline_without_data_is_a_clear_error():
 
 
 def test_wrong_number_of_rows_is_a_clear_error():
-    with pytest.raises(ValueError, match="3 rows but task_ids names 2"):
+    with pytest.raises(ValueError, match="3 rows but task_ids has 2"):
         make_collector(
             Counts(), MarkedActor(), env=make_collector(Counts(), MarkedActor()).env, task_ids=(1, 2)
         )

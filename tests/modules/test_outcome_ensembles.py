@@ -108,7 +108,7 @@ def test_exchange_partners(tasks, others):
         assert (partners.flatten().bincount(minlength=tasks) == others).all()
     if (tasks, others) == (5, 3):
         assert len({tuple(exchange_partners(5, 3, seeded(seed)).flatten().tolist()) for seed in range(9)}) > 5
-    with pytest.raises(ValueError, match=f"at most {tasks - 1} are there"):
+    with pytest.raises(ValueError, match=f"at most {tasks - 1} are available"):
         exchange_partners(tasks, tasks)
 
 

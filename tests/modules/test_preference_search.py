@@ -74,7 +74,7 @@ def test_the_question_is_the_one_with_the_smallest_worst_volume():
                 agree[task][n] += believed[task, n].item() == answer[task].item()
             budget[task] = max(budget[task], min(asked + 1 - count for count in agree[task]))
         assert search.agree.tolist() == agree and search.budget.tolist() == budget
-    with pytest.raises(ValueError, match="all 6 questions have been asked"):
+    with pytest.raises(ValueError, match="all 6 queries have been asked"):
         search.choose(predictions)
 
 
@@ -192,7 +192,7 @@ def test_fragments_stay_within_episodes():
         assert set(pairs) == places
         share = torch.tensor([pairs.count(place) / 4000 for place in places])
         assert (share - 1 / len(places)).abs().max() < 0.03
-    with pytest.raises(ValueError, match="ask for at most 5"):
+    with pytest.raises(ValueError, match="use at most 5"):
         draw_fragments(lengths, 1, 6)
 
 

@@ -145,7 +145,7 @@ def test_a_stack_is_its_networks_one_by_one():
         0.5 * rate * (weight**2).sum() for rate, weight in zip([*rates, 5e-5], weights, strict=True)
     )
     torch.testing.assert_close(network.decay(rates)[1, 2], expected)
-    with pytest.raises(ValueError, match="the inputs have 3 features, the networks take 4"):
+    with pytest.raises(ValueError, match="the inputs have 3 features, the networks expect 4"):
         network(draw(5, 3))
 
 
