@@ -60,8 +60,11 @@ def _nothing_stays_registered() -> Iterator[None]:
     repo = ConfigStore.instance().repo  # Hydra fills its own groups when it is first used
     tables += _groups({name: group for name, group in repo.items() if name != "hydra"})
     before = [(table, dict(table)) for table in tables]
+    groups = set(repo)
     path, folder, modules = list(sys.path), os.getcwd(), set(sys.modules)
     yield
+    for name in set(repo) - groups - {"hydra"}:
+        del repo[name]
     for table, content in before:
         if table != content:
             table.clear()

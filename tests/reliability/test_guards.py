@@ -12,14 +12,15 @@ from small_runs import small_config
 from tensordict import TensorDict
 from tiny_experiments import random_dataset, tiny_config
 
-from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler
+from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler, buffer
+from ctmrl_torchrl.data.buffer import take_rows
 from ctmrl_torchrl.envs import FAMILIES, make_task_set
 from ctmrl_torchrl.evaluation import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
-from ctmrl_torchrl.methods import Parts
+from ctmrl_torchrl.methods import Parts, corro, gentle
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
-from ctmrl_torchrl.training import build
+from ctmrl_torchrl.training import build, fragments
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import choices
 from ctmrl_torchrl.training.data import make_buffer
@@ -117,6 +118,15 @@ def poisoned():
 @pytest.mark.parametrize("method", choices("method"))
 def test_no_part_of_any_method_learns_from_test_tasks(method, poisoned, tmp_path, monkeypatch):
     """Pretraining, stores, fragments, K-means, candidates and training contexts: all that reads data."""
+    dataset, task_set = poisoned
+
+    def training_rows_alone(data, rows):
+        tasks = dataset.transitions["task_id"][rows.cpu().flatten()]
+        assert torch.isin(tasks, torch.tensor(task_set.train_ids)).all()
+        return take_rows(data, rows)
+
+    for module in (buffer, corro, gentle, fragments):
+        monkeypatch.setattr(module, "take_rows", training_rows_alone)
     monkeypatch.setattr(build, "obtain_data", lambda *args, **options: poisoned)
     config = small_config(method, tmp_path, tmp_path / "run", "context.length=16", protocols="[]")
     for field in dataclasses.fields(config.representation):
@@ -131,8 +141,8 @@ def test_no_part_of_any_method_learns_from_test_tasks(method, poisoned, tmp_path
     if config.encoder.encodes_unseen_tasks:
         assert experiment.tester.candidates().isfinite().all()
         assert experiment.tester.training_contexts().isfinite().all()
-    fragments = experiment.tester._fragments
-    assert fragments.draw(64, torch.Generator().manual_seed(0))["observation"].isfinite().all()
+    stored = experiment.tester._fragments
+    assert stored.draw(64, torch.Generator().manual_seed(0))["observation"].isfinite().all()
 
 
 def test_poisoned_data_are_noticed(poisoned, tmp_path, monkeypatch):
