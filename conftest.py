@@ -73,7 +73,8 @@ def _nothing_stays_registered() -> Iterator[None]:
     os.chdir(folder)
     for name in set(sys.modules) - modules:
         file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(tempfile.gettempdir()):
+        ours = file.startswith((sys.prefix, os.path.dirname(__file__)))  # which may lie there, too
+        if file.startswith(tempfile.gettempdir()) and not ours:
             del sys.modules[name]
 
 

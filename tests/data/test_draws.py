@@ -203,9 +203,7 @@ def test_different_draws_share_no_trajectory():
 def test_different_draws_need_enough_trajectories_and_the_right_kind():
     table = make_dataset(even(n_tasks=2, snapshots=1, trajectories=3, length=4)).rows
     draw = ContextDraw(trajectories=(2, 2), behaviours=None, different=True)
-    with pytest.raises(
-        ValueError, match="4 different trajectories per task are asked for, a task has only 3"
-    ):
+    with pytest.raises(ValueError, match="needs 4 different trajectories per task, but a task has only 3"):
         table.draw_contexts(torch.tensor([0]), draw, 2, None)
     for fields in ({"behaviours": (1, 2)}, {"kind": "transitions", "behaviours": None}):
         with pytest.raises(ValueError, match="different needs kind='trajectories' and behaviours=None"):

@@ -291,7 +291,7 @@ def test_the_same_seed_plays_the_same_game(source):
 
 
 def test_a_search_without_a_question_is_refused(source):
-    with pytest.raises(ValueError, match="give at least 2 and 3, so that there is a question to ask"):
+    with pytest.raises(ValueError, match="give at least 2 and 3, so that at least one query is possible"):
         PreferenceSearchProtocol(GOALS, episodes=2)
     with pytest.raises(ValueError, match="1 candidates"):
         PreferenceSearchProtocol(GOALS[:1], episodes=9)

@@ -100,7 +100,7 @@ def test_predictors_and_scales_that_do_not_fit():
     says(error, "CQVAELoss's predictor of ('next', 'reward') reads 'position'", "it holds action", "in_keys")
     with pytest.raises(ValueError) as error:
         run(make_cqvae(reward_scale=torch.ones(3)), representation_batch())
-    says(error, "a scale of 3 features", "a target of 1", "one standard deviation per feature")
+    says(error, "the scale has 3 features", "the target has 1", "one standard deviation per feature")
 
 
 @every_policy

@@ -60,7 +60,11 @@ def test_it_trains_and_writes_all_but_returns(test_ids, tmp_path):
     assert summary["dataset"]["tasks"] == "mine" and summary["codebook"]["perplexity"] >= 1
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
-    assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == {"data", "learning"}
+    assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == {
+        "data",
+        "learning",
+        "learning_all",
+    }
     names = {name for _, name, _ in metric_rows(tmp_path / "run")}
     assert "loss/loss_prediction" in names and not any(name.startswith("eval/") for name in names)
     lines = format_summary_table(summary).splitlines()
@@ -150,6 +154,6 @@ def test_data_without_training_tasks_are_refused_plainly(tmp_path):
 def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
     dataset = TaskDataset.load(save(tmp_path, manifest(oracle=oracle)))
     report = data_report(dataset)
-    assert report["reference"]["train"]["oracle"] == oracle.get("train")
+    assert report["reference"]["train"]["behaviour"] == oracle.get("train")
     last = format_data_table(report).splitlines()[-1].split()
-    assert last == ["behaviour", *(f"{oracle[x]:.2f}" if oracle.get(x) else "-" for x in ("train", "test"))]
+    assert last == ["behavior", *(f"{oracle[x]:.2f}" if oracle.get(x) else "-" for x in ("train", "test"))]

@@ -50,7 +50,7 @@ def test_a_recipe_names_the_field_that_is_wrong(field, value):
 
 
 def test_a_recipe_without_any_snapshot_is_refused():
-    with pytest.raises(ValueError, match="nothing to collect"):
+    with pytest.raises(ValueError, match="otherwise no data would be collected"):
         CollectionRecipe(snapshot_steps=(), trajectories_per_snapshot=1, random_snapshot=False)
 
 
