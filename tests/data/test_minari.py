@@ -118,7 +118,7 @@ def test_what_is_given_replaces_what_the_manifest_says(minari):
 def test_an_export_never_replaces_and_a_failed_one_leaves_nothing(minari, monkeypatch):
     dataset = make_dataset(even(n_tasks=2, snapshots=1, trajectories=1))
     to_minari(dataset, "me/robot")
-    with pytest.raises(DatasetError, match="has a dataset me/robot/task-0-v0 already; choose another name"):
+    with pytest.raises(DatasetError, match="has a dataset me/robot/task-0-v0 already .*choose another name"):
         to_minari(dataset, "me/robot")
     write = importlib.import_module("ctmrl_torchrl.data.interchange.minari_export")._write_task
 
@@ -131,6 +131,38 @@ def test_an_export_never_replaces_and_a_failed_one_leaves_nothing(minari, monkey
     with pytest.raises(KeyboardInterrupt):
         to_minari(dataset, "me/other")
     assert sorted(minari.list_local_datasets()) == ["me/robot/task-0-v0", "me/robot/task-1-v0"]
+
+
+def test_what_minari_does_not_list_is_not_replaced_either(minari, tmp_path):
+    """A damaged dataset, or anything of a user's, has the name of a task: Minari's list leaves it out."""
+    mine = tmp_path / "minari" / "me" / "robot" / "task-1-v0" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(DatasetError, match=r"has a dataset me/robot/task-1-v0 already \(.*task-1-v0\)"):
+        to_minari(make_dataset(even(n_tasks=2, snapshots=1, trajectories=1)), "me/robot")
+    assert mine.read_text() == "mine" and [each.name for each in mine.parents[1].iterdir()] == ["task-1-v0"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/abs", "a b", "me/", "a/../../b", "x" * 300, None, 3])
+def test_names_lead_into_minaris_own_folder(name):
+    with pytest.raises(DatasetError, match="is no Minari namespace"):
+        to_minari(make_dataset(), name)
+
+
+@pytest.mark.parametrize("version", [-1, 1.5, True, "0", None])
+def test_versions_are_whole_numbers(version):
+    with pytest.raises(DatasetError, match="version must be a whole number from 0"):
+        to_minari(make_dataset(), "x", version=version)
+
+
+def test_cut_files_and_flat_parameters_are_named(minari, tmp_path):
+    names = to_minari(make_dataset(even(n_tasks=2, snapshots=1, trajectories=1)), "me/robot")
+    with pytest.raises(DatasetError, match=r"parameters of task 0 are 1\.0; give a list of numbers"):
+        from_minari(names, parameters=[1.0, 2.0])
+    for file in (tmp_path / "minari").rglob("*.hdf5"):
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DatasetError, match="me/robot/task-0-v0: its files cannot be read"):
+        from_minari(names)
 
 
 def make_minari(minari, name, *, episodes=3, steps=5, low=-2.0, high=2.0, ends="truncated", dictionary=False):

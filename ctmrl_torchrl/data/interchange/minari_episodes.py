@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,24 @@ from ctmrl_torchrl.data.interchange.assemble import Trajectory, as_features, as_
 from ctmrl_torchrl.data.interchange.minari_common import INFOS, SNAPSHOT_ENTRY, from_numpy
 from ctmrl_torchrl.data.keys import key_parts, parse_dtype
 from ctmrl_torchrl.data.manifest import DatasetManifest
+
+
+@contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """Name the Minari dataset whose files cannot be read.
+
+    Raises:
+        DatasetError: in place of the errors of HDF5 and of the system.
+    """
+    try:
+        yield
+    except DatasetError:
+        raise
+    except OSError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise DatasetError(
+            f"{name}: its files cannot be read ({reason}); restore them from a copy"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -27,8 +46,9 @@ class OpenedMinari:
 
     def lengths(self) -> list[int]:
         """Number of steps of each episode."""
-        metadata = self.data.storage.get_episode_metadata(self.data.episode_indices)
-        return [int(each["total_steps"]) for each in metadata]
+        with damage_named(self.name):
+            metadata = self.data.storage.get_episode_metadata(self.data.episode_indices)
+            return [int(each["total_steps"]) for each in metadata]
 
 
 def read_trajectories(opened: list[OpenedMinari]) -> Iterator[Trajectory]:
@@ -38,10 +58,8 @@ def read_trajectories(opened: list[OpenedMinari]) -> Iterator[Trajectory]:
         DatasetError: with the dataset, episode and step that cannot be used.
     """
     for each in opened:
-        if each.manifest is None:
-            yield from _foreign(each)
-        else:
-            yield from _own(each, each.manifest)
+        with damage_named(each.name):
+            yield from _foreign(each) if each.manifest is None else _own(each, each.manifest)
 
 
 def _own(opened: OpenedMinari, manifest: DatasetManifest) -> Iterator[Trajectory]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import re
+import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,10 @@ from ctmrl_torchrl.data.interchange.minari_common import (
     require_minari,
     to_numpy,
 )
+from ctmrl_torchrl.rules import is_whole
 
+#: bytes of a part of a name
+_LONGEST = 200
 #: number of episodes passed to Minari at once
 _EPISODES = 64
 
@@ -54,25 +60,58 @@ def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: 
         >>> names = to_minari(TaskDataset.load("datasets/point_robot"), "me/point-robot")  # doctest: +SKIP
         >>> again = from_minari(names)  # doctest: +SKIP
     """
+    _check_name(name, version)
     minari = require_minari()
     names = {task: f"{name}/task-{task}-v{version}" for task in dataset.task_ids.tolist()}
-    existing = sorted(set(minari.list_local_datasets()) & set(names.values()))
+    # Minari's list leaves damaged datasets out, but their folders are there.
+    existing = sorted(each for each in names.values() if os.path.lexists(_folder(each)))
     if existing:
         raise DatasetError(
-            f"Minari has a dataset {existing[0]} already; choose another name or version, or delete it with "
-            "minari.delete_dataset"
+            f"Minari has a dataset {existing[0]} already ({_folder(existing[0])}); choose another name or "
+            "version, or delete it with minari.delete_dataset"
         )
-    made: list[str] = []
+    made: list[Path] = []
     try:
         for task, full_name in names.items():
-            made.append(full_name)
+            made.append(_claim(_folder(full_name)))
             _write_task(minari, dataset, task, full_name, metadata)
     except BaseException:
-        for full_name in made:
-            with contextlib.suppress(Exception):
-                minari.delete_dataset(full_name)
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     return names
+
+
+def _check_name(name: str, version: int) -> None:
+    """Accept only names whose folders lie in Minari's own."""
+    parts = name.split("/") if isinstance(name, str) else []
+    fits = [
+        re.fullmatch(r"[\w-]+", part) is not None and len(os.fsencode(part)) <= _LONGEST for part in parts
+    ]
+    if not fits or not all(fits):
+        raise DatasetError(
+            f"{name!r} is no Minari namespace: expected letters, digits, '_' and '-', in parts separated by '/'"
+        )
+    if not is_whole(version) or version < 0:
+        raise DatasetError(f"version must be a whole number from 0, got {version!r}")
+
+
+def _folder(name: str) -> Path:
+    from minari.storage import get_dataset_path
+
+    return Path(get_dataset_path(name))
+
+
+def _claim(folder: Path) -> Path:
+    """Make sure that nobody else has made the folder meanwhile: what is deleted after an error is our own."""
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()  # Minari makes it itself
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be made ({error.strerror}); nothing there was changed"
+        ) from error
+    return folder
 
 
 def _write_task(minari: Any, dataset: TaskDataset, task: int, name: str, metadata: dict[str, Any]) -> None:

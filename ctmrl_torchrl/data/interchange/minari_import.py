@@ -178,6 +178,11 @@ def _tasks(
         lacking = [task for task in ids if task not in given]
         if lacking:
             raise DatasetError(f"parameters lack the tasks {lacking}; give one row of numbers per task id")
+        wrong = next((task for task, row in given.items() if not hasattr(row, "__len__")), None)
+        if wrong is not None:
+            raise DatasetError(
+                f"parameters of task {wrong} are {given[wrong]!r}; give a list of numbers per task id"
+            )
         width = len(given[ids[0]])
         rows = [list(given.get(task, [0.0] * width)) for task in range(max(count, max(given) + 1))]
         names = [f"parameter_{i}" for i in range(width)] if names is None else names
