@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,8 +42,21 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_registered() -> Iterator[None]:
-    """What a test registers, imports from a temporary folder or puts on the path is forgotten after it."""
+def _nothing_stays_of_a_test() -> Iterator[None]:
+    with _nothing_stays():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_stays_of_a_module() -> Iterator[None]:
+    """What fixtures for a whole module register is there until its end."""
+    with _nothing_stays():
+        yield
+
+
+@contextmanager
+def _nothing_stays() -> Iterator[None]:
+    """What is registered, imported from a temporary folder or put on the path inside is forgotten afterwards."""
     import gymnasium
     from hydra.core.config_store import ConfigStore
 

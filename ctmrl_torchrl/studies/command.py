@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.studies.config import StudyConfig, load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.places import study_names
@@ -61,7 +62,7 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
     if not rest or "=" in rest[0]:
         raise StudyError(f"Name a study: ctmrl study {action} NAME. Known: {', '.join(study_names())}.")
     name, *changes = rest
-    root = Path(_taken(changes, "root", "studies"))
+    root = expanded(_taken(changes, "root", "studies"))
     retry, progress = (_switch(changes, key, default) for key, default in _DEFAULTS.items())
     config = load_study(name, changes)
     study = Study(config, root) if make is None else make(config, root)

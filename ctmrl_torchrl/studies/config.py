@@ -79,6 +79,10 @@ _RUNNER = Rule(
 )
 
 
+#: folder of runs and records, beside those of the reports
+_STORE = "store"
+
+
 def _is_choice(value: Any) -> bool:
     return _is_scalar(value) or (isinstance(value, list) and bool(value) and all(map(_is_scalar, value)))
 
@@ -141,6 +145,7 @@ class StudyConfig:
             ConfigError: for the first value that is not allowed.
         """
         check_fields(self)
+        require(self.name != _STORE, "name", self.name, f"another name: {_STORE} is the folder of all runs")
         require(
             self.compare in self.factors and self.compare != SEED,
             "compare",

@@ -10,15 +10,22 @@ __all__ = ["execute_run", "prepare_data", "resolve_run"]
 
 
 def resolve_run(overrides: Sequence[str]) -> Mapping[str, Any]:
-    """The resolved configuration of a run, as nested plain values.
+    """The resolved and validated configuration of a run, as nested plain values.
+
+    Raises:
+        ConfigError: for a value that is not allowed, before any data are collected.
 
     Examples:
         >>> resolve_run(["preset=smoke", "seed=3"])["seed"]
         3
     """
     from ctmrl_torchrl.training.compose import compose_config
+    from ctmrl_torchrl.training.validate import check_protocol_data, validate_config
 
-    return asdict(compose_config(overrides))
+    config = compose_config(overrides)
+    validate_config(config)
+    check_protocol_data(config)
+    return asdict(config)
 
 
 def prepare_data(overrides: Sequence[str]) -> str:

@@ -7,6 +7,9 @@ import json
 import pytest
 from study_content import CONTENT
 
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.storage import StorageError
+from ctmrl_torchrl.studies.command import study_command
 from ctmrl_torchrl.studies.config import study_from
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.files import write_text
@@ -72,3 +75,23 @@ def test_the_page_of_a_run_replaces_only_itself(make_study, here):
     with pytest.raises(StudyError, match="was not written by this library"):
         write_run_page(folder)
     assert (folder / "report.html").read_text() == "<html>mine</html>"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["name=store"], "config field name: got 'store', allowed is another name"),
+        (["protocols=[nop]"], "evaluation.protocols: got .'nop'."),
+        (["+batch.tasks=1"], "batch.tasks: got 1, allowed is a whole number of at least 2"),
+        (["+dataset.recipe=small_train_only", "protocols=[offline]"], "records the training tasks alone"),
+    ],
+)
+def test_a_run_that_cannot_begin_is_refused_with_the_plan(changes, message, tmp_path):
+    with pytest.raises((ConfigError, StudyError), match=message):
+        study_command(["plan", "quick", f"root={tmp_path / 'studies'}", *changes])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_root_is_refused():
+    with pytest.raises(StorageError, match="the path is empty"):
+        study_command(["plan", "quick", "root="])

@@ -277,6 +277,7 @@ def uninterrupted(dataset_root, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("uninterrupted")
     REPRESENTATIONS.register("pull", PullConfig)
     run_experiment(pull_config(dataset_root, run_dir))
+    REPRESENTATIONS.unregister("pull")
     return run_dir
 
 
