@@ -41,6 +41,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.dist = "worksteal"  # each process begins with its share, in order, so that fixtures are shared
 
 
+_DONE: list[bool] = []
+
+
 @pytest.fixture(autouse=True)
 def _nothing_stays_of_a_test() -> Iterator[None]:
     with _nothing_stays():
@@ -63,7 +66,9 @@ def _nothing_stays() -> Iterator[None]:
     from ctmrl_torchrl.data.behaviour import recipes
     from ctmrl_torchrl.training.config import register_configs
 
-    register_configs()
+    if not _DONE:  # once: it takes longer than most tests
+        register_configs()
+        _DONE.append(True)
     of_recipes = (recipes._OF_FAMILIES, recipes._OF_SIMULATORS)
     tables = [registry._choices for registry in _registries()]
     tables += [
@@ -80,7 +85,7 @@ def _nothing_stays() -> Iterator[None]:
     for name in set(repo) - groups - {"hydra"}:
         del repo[name]
     for table, content in before:
-        if table != content:
+        if table.keys() != content.keys() or any(table[name] is not content[name] for name in content):
             table.clear()
             table.update(content)
     sys.path[:] = path
