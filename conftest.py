@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -41,7 +42,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.dist = "worksteal"  # each process begins with its share, in order, so that fixtures are shared
 
 
-_DONE: list[bool] = []
+@functools.cache
+def _shipped_configs() -> None:
+    """Tell Hydra of the shipped choices, once: it takes longer than most tests."""
+    from ctmrl_torchrl.training.config import register_configs
+
+    register_configs()
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +70,8 @@ def _nothing_stays() -> Iterator[None]:
     from hydra.core.config_store import ConfigStore
 
     from ctmrl_torchrl.data.behaviour import recipes
-    from ctmrl_torchrl.training.config import register_configs
 
-    if not _DONE:  # once: it takes longer than most tests
-        register_configs()
-        _DONE.append(True)
+    _shipped_configs()
     of_recipes = (recipes._OF_FAMILIES, recipes._OF_SIMULATORS)
     tables = [registry._choices for registry in _registries()]
     tables += [

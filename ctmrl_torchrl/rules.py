@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ctmrl_torchrl.registry import Registry, nearest
 
 _RULE = "rule"
+_ALLOCATES = "allocates"
 
 
 class ConfigError(ValueError):
@@ -40,8 +41,13 @@ class Rule:
         return self.description if isinstance(self.description, str) else self.description()
 
 
-def ruled(default: Any, rule: Rule) -> Any:
+def ruled(default: Any, rule: Rule, *, allocates: Literal["once", "per task"] | None = None) -> Any:
     """A dataclass field with a rule; a list (or other mutable default) is copied for every instance.
+
+    Args:
+        default: default value. rule: what the field may hold.
+        allocates: for a field that sets the number of rows of a tensor: whether a run holds the tensor once or
+            for each task of a batch. The memory estimate of a run counts these rows.
 
     Examples:
         >>> @dataclass
@@ -50,7 +56,7 @@ def ruled(default: Any, rule: Rule) -> Any:
         >>> Sizes().hidden
         [8]
     """
-    metadata = {_RULE: rule}
+    metadata = {_RULE: rule, _ALLOCATES: allocates}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -60,6 +66,25 @@ def rule_of(configuration: Any, name: str) -> Rule | None:
     """The rule of a field, or None."""
     found = next((each for each in fields(configuration) if each.name == name), None)
     return None if found is None else found.metadata.get(_RULE)
+
+
+def allocated_rows(configuration: Any, tasks: int) -> dict[str, int]:
+    """Number of tensor rows that each field marked with ``allocates`` asks for, with ``tasks`` per batch.
+
+    Examples:
+        >>> @dataclass
+        ... class Search:
+        ...     queries: int = ruled(8, whole(1), allocates="per task")
+        >>> allocated_rows(Search(), tasks=16)
+        {'queries': 128}
+    """
+    held = {each.name: each.metadata.get(_ALLOCATES) for each in fields(configuration)}
+    values = {name: getattr(configuration, name) for name, kind in held.items() if kind is not None}
+    return {
+        name: value * (tasks if held[name] == "per task" else 1)
+        for name, value in values.items()
+        if is_whole(value)
+    }
 
 
 def require(condition: bool, name: str, value: Any, description: str, hint: str = "") -> None:

@@ -71,6 +71,8 @@ class AdaptationProtocol:
         needs_task_encoder (bool): whether it needs an encoder that only reads the task id.
         encodes_unseen_tasks (bool): whether it needs an encoder that can encode unseen tasks; false for a
             protocol that never encodes anything.
+        keeps_episodes (bool): whether all collected episodes are kept until the end; the memory estimate counts
+            them.
         description (str): a short description, shown next to its curve in figures.
         palette_index (int or None): its place in the colors of figures, then in the same colors with another
             dash; if it is taken, the next dash of that color. None takes the next free place.
@@ -107,6 +109,7 @@ class AdaptationProtocol:
     needs_candidates: ClassVar[bool] = False
     needs_task_encoder: ClassVar[bool] = False
     encodes_unseen_tasks: ClassVar[bool] = True
+    keeps_episodes: ClassVar[bool] = False
     description: ClassVar[str] = ""
     palette_index: ClassVar[int | None] = None
 

@@ -65,6 +65,7 @@ class OnlineProtocol(EncodeAll):
 
     description = "own episodes, from a context of zeros"
     palette_index = 3
+    keeps_episodes = True
 
     def collect(self, run: AdaptationRun) -> None:
         """Collect an episode of the stochastic policy with the current context."""
@@ -90,6 +91,7 @@ class NonPriorProtocol(EncodeAll):
 
     description = "random episodes, then its own"
     palette_index = 0
+    keeps_episodes = True
 
     def __init__(self, episodes: int = 20, random_episodes: int = 10) -> None:
         super().__init__(episodes)

@@ -93,6 +93,7 @@ class RefineProtocol(KeepBest):
 
     description = "np, then keeps the best try"
     palette_index = 4
+    keeps_episodes = True
 
     def __init__(
         self, episodes: int = 20, random_episodes: int = 10, *, step: float = 1.5, share: float = 0.5

@@ -20,7 +20,7 @@ from ctmrl_torchrl.envs.guests.simulation import TaskSimulationError
 from ctmrl_torchrl.envs.make import make_env
 from ctmrl_torchrl.envs.point_robot import sparse_reward
 from ctmrl_torchrl.envs.point_robot_env import PointRobotEnv
-from ctmrl_torchrl.envs.random_returns import random_returns
+from ctmrl_torchrl.envs.random_returns import first_episodes, random_returns
 from ctmrl_torchrl.envs.task_sets import TaskSet, gap_split, make_task_set, optimal_returns
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "TaskSet",
     "TaskSimulationError",
     "family_names",
+    "first_episodes",
     "from_gymnasium",
     "gap_split",
     "get_family",

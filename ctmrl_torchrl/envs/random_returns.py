@@ -34,9 +34,21 @@ def random_returns(task_set: TaskSet, *, episodes: int = 4, seed: int = 0, **opt
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         env = make_env(task_set.name, task_ids, task_set=task_set, seed=seed, **options)
-        played = env.rollout(env.horizon, break_when_any_done=False)["next"]
+        played: Any = env.rollout(env.horizon, break_when_any_done=False)["next"]
     env.close()
-    done = played["done"].long()
-    first = done.cumsum(1) - done == 0  # rows that ended early were reset and continued
-    reward = played[task_set.family.return_key[1:]].double()
-    return (reward * first).sum((1, 2)).reshape(episodes, -1).mean(0)
+    rewards = first_episodes(played[task_set.family.return_key[1:]], played["done"])
+    return rewards.double().sum((1, 2)).reshape(episodes, -1).mean(0)
+
+
+def first_episodes(rewards: Tensor, done: Tensor) -> Tensor:
+    """Rewards ``[rows, steps, 1]`` of each row's first episode; those of later episodes become 0.
+
+    In a rollout with ``break_when_any_done=False``, rows that end early are reset and continue.
+
+    Examples:
+        >>> done = torch.tensor([[False, True, False]]).unsqueeze(-1)
+        >>> first_episodes(torch.ones(1, 3, 1), done).flatten().tolist()
+        [1.0, 1.0, 0.0]
+    """
+    ended = done.long()
+    return rewards * (ended.cumsum(1) - ended == 0)

@@ -60,7 +60,7 @@ class CodebookConfig(RepresentationConfig):
     kmeans_from: float = ruled(0.2, SHARE)
     kmeans_at: float = ruled(0.3, SHARE_BELOW_ONE)
     kmeans_refreshes: int = ruled(20, whole(1))
-    kmeans_contexts: int = ruled(1, whole(1))
+    kmeans_contexts: int = ruled(1, whole(1), allocates="per task")
 
     @property
     def num_candidates(self) -> int:

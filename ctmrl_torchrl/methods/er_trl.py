@@ -86,7 +86,7 @@ class ERTRLConfig(RepresentationConfig):
     name: str = "er_trl"
     metric_weight: float = ruled(10.0, POSITIVE)
     entropy_weight: float = ruled(2.5, NOT_NEGATIVE)
-    noise_dim: int = ruled(20, whole(1))
+    noise_dim: int = ruled(20, whole(1), allocates="once")
     rounds: int = ruled(5, whole(1))
     gan_rate: float = ruled(2e-4, POSITIVE)
     generator_hidden: list[int] = ruled([200, 200, 200], WIDTHS)

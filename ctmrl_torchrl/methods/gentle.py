@@ -257,15 +257,15 @@ class GENTLEConfig(RepresentationConfig):
     decoder_hidden: list[int] = ruled([256, 256, 256], WIDTHS)
     made_up_share: float = ruled(0.95, SHARE_BELOW_ONE)
     store_every: int = ruled(400, whole(1))
-    store_rows: int = ruled(2560, whole(1))
+    store_rows: int = ruled(2560, whole(1), allocates="once")
     others: int = ruled(3, whole(0))
-    members: int = ruled(7, whole(1))
+    members: int = ruled(7, whole(1), allocates="once")
     model_hidden: list[int] = ruled([256, 256, 256], WIDTHS)
     model_rate: float = ruled(1e-3, POSITIVE)
-    model_batch: int = ruled(256, whole(1))
+    model_batch: int = ruled(256, whole(1), allocates="once")
     model_patience: int = ruled(5, whole(1))
     model_steps: int = ruled(200_000, whole(1))
-    model_rows: int = ruled(10_000, whole(2))
+    model_rows: int = ruled(10_000, whole(2), allocates="once")
 
     def build(self, problem: Problem, context_dim: int) -> TaskAutoencoderLoss:
         """Build the decoder and the loss; errors are in units of the targets' standard deviations."""

@@ -142,7 +142,7 @@ class IDAQConfig(FOCALConfig):
 
     name: str = "idaq"
     ensemble: bool = ruled(False, SWITCH)
-    members: int = ruled(12, whole(2))
+    members: int = ruled(12, whole(2), allocates="once")
     predictor_hidden: list[int] = ruled([256, 256, 256], WIDTHS)
     ensemble_rate: float = ruled(3e-4, POSITIVE)
 

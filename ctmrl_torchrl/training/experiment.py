@@ -266,7 +266,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
                     place,
                 )
                 metrics = experiment.trainer.metrics
-                if metrics is not None and metrics.logger is not None:
+                if metrics is not None:
                     log_pictures(metrics.logger, place, summary["updates"])
     except Stopped as stopped:
         raise Stopped(

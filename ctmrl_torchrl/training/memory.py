@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe
 from ctmrl_torchrl.envs import get_family
-from ctmrl_torchrl.rules import WIDTHS, ConfigError, is_whole, require, rule_of
+from ctmrl_torchrl.rules import WIDTHS, ConfigError, allocated_rows, require, rule_of
 from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
 
 _FLOAT = 4
@@ -27,14 +28,6 @@ _DRAWS, _PREDICTIONS = 2, 2
 _POLICY_NETWORKS = 7
 #: for a layer wider than this, the error names the width rather than the number of rows
 _WIDE = 4096
-#: fields of methods that set tensor sizes, and those with a tensor for every task
-_SHAPING = (
-    *("members", "model_batch", "model_rows", "store_rows", "vae_batch", "vae_latent", "noise_dim"),
-    *("queries", "negatives_per_query", "kmeans_contexts"),
-)
-_PER_TASK = ("kmeans_contexts", "negatives_per_query", "queries")
-#: protocols that keep all collected episodes
-_KEEPING = {"np", "np_refine", "online"}
 #: fraction available to the run; the system and the interpreter need the rest
 _SHARE = 0.9
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -115,12 +108,8 @@ def estimate_memory(config: ExperimentConfig, sizes: tuple[int, int, int] | None
     }
     meta_test = _meta_test(config, horizon, width_in)
     others = {
-        f"representation.{each.name}={value}": value
-        * width_in
-        * _FLOAT
-        * (config.batch.tasks if each.name in _PER_TASK else 1)
-        for each in fields(config.representation)
-        if each.name in _SHAPING and is_whole(value := getattr(config.representation, each.name))
+        f"representation.{name}={getattr(config.representation, name)}": rows * width_in * _FLOAT
+        for name, rows in allocated_rows(config.representation, config.batch.tasks).items()
     }
     asked = parameters | batch | meta_test | others
     by_contexts, by_transitions = batch
@@ -145,7 +134,8 @@ def _meta_test(config: ExperimentConfig, horizon: int, width: int) -> dict[str, 
     counts = get_family(config.env).presets.get(config.tasks, (1, 1))
     repeats = {"final_repeats": evaluation.final_repeats}
     repeats |= {"repeats": evaluation.repeats} if evaluation.every else {}
-    kept = max(evaluation.episodes - 1, 1) if set(evaluation.protocols) & _KEEPING else 1
+    keeping = any(PROTOCOLS.get(name).keeps_episodes for name in evaluation.protocols)
+    kept = max(evaluation.episodes - 1, 1) if keeping else 1
     name, most = max(repeats.items(), key=lambda each: each[1])
     rows = max(counts) * most
     cause = "episodes" if kept > most else name

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.training.loggers import RunLogger
+from ctmrl_torchrl.training.loggers import NoLogger, RunLogger
 
 _HEADER = ("step", "name", "value")
 
@@ -43,7 +43,7 @@ class MetricsLog:
         writer.writerow(_HEADER)
         writer.writerows(kept)
         storage.atomic_write_text(path, text.getvalue())
-        self.logger = logger
+        self.logger = NoLogger() if logger is None else logger
 
     def require_place(self) -> None:
         """Check that the log file still exists, so that nothing is written to a folder that replaced it.
@@ -59,8 +59,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """End the logger's run; ``metrics.csv`` needs no end."""
-        if self.logger is not None:
-            self.logger.close()
+        self.logger.close()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row per value.
@@ -71,8 +70,7 @@ class MetricsLog:
         self.require_place()
         with storage.disk_errors(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((step, name, repr(float(value))) for name, value in values.items())
-        if self.logger is not None:
-            self.logger.numbers(values, step)
+        self.logger.numbers(values, step)
 
 
 def _rows(path: Path) -> list[list[str]]:

@@ -225,6 +225,14 @@ def test_no_text_lies_on_a_line_or_a_marker(drawn):
                     assert not ((x > left) & (x < right) & (y > bottom) & (y < top)).any(), text
 
 
+def test_a_long_subtitle_stays_inside_the_figure():
+    figure = style.new_figure(6.0, 4.0)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.7))
+    style.heading(figure, axes, "Title", "words " * 20)
+    assert box_of(figure.texts[1])[2] <= figure.bbox.width
+    assert figure.texts[0].get_fontsize() == 13.5 and figure.texts[1].get_fontsize() < 10.5
+
+
 def test_unused_codes_have_no_number(tmp_path, monkeypatch):
     kept, save = [], style.save_figure
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, task_rows
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
-from ctmrl_torchrl.envs import TaskSet
+from ctmrl_torchrl.envs import TaskSet, first_episodes
 from ctmrl_torchrl.progress import progress_bar
 
 #: noise-free episodes per task for measuring the oracle's return
@@ -48,9 +48,8 @@ def measure_oracle(
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
         played = env.rollout(tasks.family.horizon, agents.policy(), break_when_any_done=False)
     env.close()
-    done = played["next", "done"].long()
-    first = done.cumsum(1) - done == 0  # rows that ended early continue with another episode
-    returns = (played[tasks.family.return_key] * first).sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
+    rewards = first_episodes(played[tasks.family.return_key], played["next", "done"])
+    returns = rewards.sum(1).reshape(ORACLE_EPISODES, -1).mean(0).cpu()
 
     def mean_of(split: Sequence[int]) -> float | None:
         kept = torch.isin(torch.tensor(ids), torch.tensor(split))

@@ -293,11 +293,14 @@ def clipped_floor(values: np.ndarray, keep: np.ndarray, top: float, random: floa
 
 
 def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
-    """Title and a lighter line below it, aligned with the left edge of the axes."""
+    """Title and a lighter line below it, aligned with the left edge of the axes.
+
+    A subtitle that is too long for the figure is written smaller.
+    """
     left, top = axes.get_position().x0, 1 - 0.16 / figure.get_figheight()
     figure.text(left, top, title, fontsize=13.5, fontweight="bold", va="top", ha="left")
     if subtitle:
-        figure.text(
+        text = figure.text(
             left,
             top - 0.29 / figure.get_figheight(),
             subtitle,
@@ -306,3 +309,6 @@ def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
             va="top",
             ha="left",
         )
+        # Widths of hinted glyphs are not proportional to the font size, so it is found by trying.
+        while text.get_window_extent().x1 > 0.98 * figure.bbox.width and text.get_fontsize() > 5.0:
+            text.set_fontsize(text.get_fontsize() - 0.25)
