@@ -59,11 +59,19 @@ def data_key(configuration: Mapping[str, Any]) -> str:
 def identity_of(configuration: Mapping[str, Any], data: str) -> str:
     """A short key that two runs share exactly if they have the same settings and the same data.
 
+    A field without a value counts as missing, as in :func:`differences`: finished runs stay valid when a later
+    version adds an option that is off by default.
+
     Args:
         configuration: resolved, nested.
         data: fingerprint of the dataset's content.
+
+    Examples:
+        >>> identity_of({"env": "a", "option": None}, "data") == identity_of({"env": "a"}, "data")
+        True
     """
-    return _digest({"configuration": what_matters(configuration), "data": data})
+    settings = {name: value for name, value in what_matters(configuration).items() if value is not None}
+    return _digest({"configuration": settings, "data": data})
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
