@@ -259,6 +259,10 @@ class MetaLoss(PolicyDelegation):
         batch = cast(TensorDictBase, read(tensordict, transitions, type(self).__name__)).copy()
         if batch.batch_dims < task_context.ndim:
             batch.auto_batch_size_(task_context.ndim)
+        action = batch.get(getattr(self.policy.tensor_keys, "action", None) or "action", None)
+        if action is not None and batch.batch_dims == action.ndim:
+            # called with keywords, and all entries have as many features: these are no dimension of the batch
+            batch.batch_size = action.shape[:-1]
         tasks, size = task_context.shape
         if batch.batch_dims < 2 or batch.shape[0] != tasks or 0 in batch.shape:
             raise ValueError(

@@ -19,8 +19,14 @@ def gradients(value, loss):
     return [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, found, strict=True)]
 
 
-@pytest.mark.parametrize("policy_loss", POLICY_LOSSES)
-def test_every_policy_loss_gives_the_gradient_of_its_critic_alone(policy_loss):
+def test_without_a_critic_there_is_no_gradient_of_it():
+    made = Composition(representation="nothing", policy_loss="bc")
+    with pytest.raises(ValueError, match="needs a policy loss with the output 'loss_qvalue'; OfflineBCLoss"):
+        made.build(critic_gradient="all")
+
+
+@pytest.mark.parametrize("policy_loss", [name for name in POLICY_LOSSES if name != "bc"])
+def test_every_policy_loss_with_a_critic_gives_the_gradient_of_its_critic_alone(policy_loss):
     made = Composition(representation="nothing", policy_loss=policy_loss)
     loss, batch = made.build(critic_gradient="all"), meta_batch()
     torch.manual_seed(3)

@@ -208,11 +208,21 @@ POLICIES = {
         )
     },
 }
+#: policy losses without critics
+IMITATION = {
+    "bc": Case(
+        lambda **o: policy_loss("bc", **o),
+        batch=lambda: policy_batch(4, 6),
+        keys={"action": "action", "pad_mask": None},
+        owners={"loss_bc": {"actor_network_params"}},
+        estimates=False,
+    ),
+}
 
 
 def composed(make, kind, terms=REPRESENTATION, encoding=("loss_prediction", "loss_code", "loss_contrastive")):
     """A loss that holds the policy loss of this kind and a representation loss of these terms."""
-    inner = POLICIES[kind]
+    inner = (POLICIES | IMITATION)[kind]
     owners = {name: {f"representation.{part}" for part in parts} for name, parts in terms.items()}
     for name in encoding:
         owners[name] = owners[name] | {"context_encoder"}
@@ -224,6 +234,7 @@ def composed(make, kind, terms=REPRESENTATION, encoding=("loss_prediction", "los
         owners=owners,
         targets=inner.targets,
         noisy=inner.noisy,
+        estimates=inner.estimates,
     )
 
 
@@ -237,9 +248,11 @@ CASES = {
     "meta_released": composed(make_released_meta, "brac_sac", RELEASED | CYCLE, ENCODING),
     "cqvae": Case(make_cqvae, representation_batch, keys=CQVAE_KEYS, owners=REPRESENTATION, estimates=False),
     **POLICIES,
+    **IMITATION,
     "meta_brac_sac": composed(make_meta, "brac_sac"),
     "meta_relabelling": composed(make_relabelling, "iql"),
     "meta_td3_bc": composed(make_meta, "td3_bc"),
     "meta_sac": composed(make_meta, "sac_learned"),
+    "meta_bc": composed(make_meta, "bc"),
     **{f"ctmrl_{kind}": composed(make_ctmrl, kind) for kind in POLICY_KINDS},
 }

@@ -7,6 +7,7 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl import modules
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, make_iql_loss
+from ctmrl_torchrl.objectives.policy.bc import make_bc_loss
 from ctmrl_torchrl.objectives.policy.sac import make_sac_loss
 from ctmrl_torchrl.objectives.policy.td3_bc import make_td3_bc_loss
 
@@ -53,6 +54,8 @@ def policy_networks():
 def policy_loss(kind="brac_sac", **options):
     if kind == "iql":
         return make_iql_loss(*policy_networks(), gamma=0.9, **options)
+    if kind == "bc":
+        return make_bc_loss(policy_networks()[0], **options)
     if kind == "td3_bc":
         return make_td3_bc_loss(*policy_networks()[:2], gamma=0.9, **options)
     if kind == "td3_bc_gentle":

@@ -16,7 +16,7 @@ from ctmrl_torchrl.envs import EnvFamily, register_family, unregister_family
 from ctmrl_torchrl.methods import REPRESENTATIONS, CQVAEConfig, FOCALConfig, RepresentationConfig
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
-from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BCConfig, BRACSACConfig, IQLConfig
 from ctmrl_torchrl.rules import SHARE, WIDTHS, ConfigError, ruled
 from ctmrl_torchrl.training.compose import (
     MOVED,
@@ -129,9 +129,12 @@ def test_the_policy_loss_that_is_chosen_is_built_from_its_own_class():
 
 def test_the_environment_chooses_the_policy_loss_that_it_is_reported_with():
     config = composed("env=ant_goal", "preset=cpu")
-    assert config.policy_loss.rewards == "standardised" and config.policy_loss.temperature == 3.0
-    assert config.policy_loss.target_rate == 0.05
-    assert composed("env=half_cheetah_vel").policy_loss.rewards == "raw"
+    assert isinstance(config.policy_loss, BCConfig) and config.batch.best_share == 0.1
+    assert config.schedule.policy_start == config.schedule.representation_end
+    assert isinstance(composed("env=point_robot").policy_loss, BRACSACConfig)
+    other = composed("env=ant_goal", "preset=cpu", "policy_loss=iql_standardised")
+    assert other.policy_loss.temperature == 3.0 and other.policy_loss.target_rate == 0.05
+    assert other.batch.best_share == 1.0
 
 
 def test_what_a_method_needs_on_an_environment_goes_with_the_two():
