@@ -262,7 +262,7 @@ class MetaLoss(PolicyDelegation):
         action = batch.get(getattr(self.policy.tensor_keys, "action", None) or "action", None)
         if action is not None and batch.batch_dims == action.ndim:
             # called with keywords, and all entries have as many features: these are no dimension of the batch
-            batch.batch_size = action.shape[:-1]
+            batch.batch_size = action.shape[:-1]  # pyright: ignore[reportAttributeAccessIssue] (a property)
         tasks, size = task_context.shape
         if batch.batch_dims < 2 or batch.shape[0] != tasks or 0 in batch.shape:
             raise ValueError(
