@@ -243,6 +243,16 @@ class MetaLoss(PolicyDelegation):
         """Whether the next forward pass reads the second context draw."""
         return "context_positive" in self._draws
 
+    @property
+    def policy_alone_reads_transitions(self) -> bool:
+        """Whether the next forward pass reads ``transitions`` for the policy loss only."""
+        if self.representation_frozen:
+            return True
+        below = unravel_key(self.tensor_keys.transitions)
+        below = (below,) if isinstance(below, str) else below
+        keys = (unravel_key(key) for key in self.representation.in_keys)
+        return not any((key,) == below or key[: len(below)] == below for key in keys)
+
     def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
         """The context draws of a meta-batch, bound to the encoder."""
         keys = asdict(self.tensor_keys)

@@ -100,7 +100,8 @@ class BatchConfig:
         tasks (int): T, tasks per batch. transitions (int): B, policy transitions per task.
         repeat_tasks (bool): sample tasks with replacement, so that a task may occur twice in a batch.
         best_share (float): share of each task's trajectories, those with the highest returns, that the policy
-            learns from once the encoder is fixed. Contexts always come from all trajectories.
+            learns from. Contexts always come from all trajectories; so do the policy's transitions while the
+            representation loss reads them as well.
     """
 
     tasks: int = ruled(16, whole(2))

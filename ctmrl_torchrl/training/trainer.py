@@ -191,7 +191,7 @@ class MetaTrainer:
         self.parts.before_update(self.update_count)
         sampler = cast(Any, self.buffer.sampler)
         sampler.num_contexts = 1 + self.loss.needs_positive
-        sampler.best_only = self.loss.representation_frozen
+        sampler.best_only = self.loss.policy_alone_reads_transitions
         self.buffer.only = [*self.loss.in_keys, *self.parts.in_keys]
         batch = self.buffer.sample()
         if self.device not in (None, batch.device):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conformance import make_meta
 from meta_batches import SIZES, ctmrl_loss, meta_batch, policy_loss, predictors
 from tensordict import TensorDict
 from torchrl.objectives import SoftUpdate
@@ -281,3 +282,17 @@ def test_a_few_updates_lower_the_losses(kind):
         updater.step()
     for name in watched:
         assert out[name] < first[name], name
+
+
+def test_whether_the_policys_transitions_are_read_by_the_policy_alone():
+    apart = make_meta("bc")
+    assert apart.policy_alone_reads_transitions  # predictions of the context's own transitions
+    apart.set_keys(transitions=("policy", "batch"))
+    assert apart.policy_alone_reads_transitions
+    shared = make_meta("bc")
+    shared.representation.set_keys(prediction="transitions")
+    assert not shared.policy_alone_reads_transitions
+    shared.set_keys(transitions=("policy", "batch"))
+    assert not shared.policy_alone_reads_transitions
+    shared.representation_frozen = True
+    assert shared.policy_alone_reads_transitions
