@@ -36,6 +36,8 @@ def draw_robot(
 ) -> None:
     """Write ``folder/film.png`` and ``film.gif`` (if this machine can render), for speed tasks ``speed.png``.
 
+    The film shows the task whose last return is the median of all tasks.
+
     Args:
         task_set: tasks of a MuJoCo family. runs: ``{protocol: [tasks, repeats]}``, see
             :class:`~ctmrl_torchrl.training.tester.MetaTester`.
@@ -46,9 +48,14 @@ def draw_robot(
     if task_set.parameter_names == ("velocity",):
         _draw_speed(task_set, run, folder, subtitle)
     try:
-        _draw_film(task_set, run[run.shape[0] // 2, 0], folder, subtitle)
+        _draw_film(task_set, run[_middle(run["returns"][:, 0, -1]), 0], folder, subtitle)
     except RenderingUnavailableError as error:
         torchrl_logger.warning(f"no film of the robot: {error}")
+
+
+def _middle(returns: torch.Tensor) -> int:
+    """The task of the median return."""
+    return int(returns.argsort()[len(returns) // 2])
 
 
 def _draw_speed(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str) -> None:
