@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from conformance import policy_batch, run
@@ -19,6 +21,12 @@ def test_the_value_by_hand():
         action = ActingPolicy(loss)(batch.clone())["action"]
     pairs = zip(action.flatten().tolist(), batch["action"].flatten().tolist(), strict=True)
     assert run(loss, batch)["loss_bc"].item() == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / 48)
+
+
+def test_nothing_is_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(policy_loss("bc"), policy_batch(4, 6))
 
 
 def test_it_is_torchrls_of_the_deterministic_action():

@@ -42,6 +42,7 @@ class OfflineBCLoss(BCLoss):
 
     tensor_keys: Any
     actor_network: Any
+    target_actor_network_params: Any  # never set; without the annotation, TorchRL warns
 
     def __init__(self, actor_network: TensorDictModuleBase, *, reduction: str = "mean") -> None:
         super().__init__(actor_network, loss_function=self._action_error, reduction=reduction)  # pyright: ignore[reportArgumentType]
