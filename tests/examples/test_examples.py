@@ -243,6 +243,22 @@ def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(tmp_p
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_what_knowing_the_task_is_worth_and_what_contexts_know(data, tmp_path, monkeypatch, capsys):
+    root = f"dataset.root={data}"
+    fit = ["--updates", 5, "--episodes", 1, "--width", 8, "--output", tmp_path / "told.json"]
+    run("task_knowledge", monkeypatch, "preset=smoke", "output.progress=false", root, *fit)
+    table = json.loads((tmp_path / "told.json").read_text())
+    assert set(table["told"]) == set(table["told nothing"]) == {"train", "test"}
+    folder = tmp_path / "run"
+    run_overrides([*SMOKE, *SHORT, root, f"run_dir={folder}"])
+    run("context_probe", monkeypatch, folder, "--repeats", 1, "--output", tmp_path / "probe.json")
+    (probe,) = json.loads((tmp_path / "probe.json").read_text())
+    assert probe["np"]["mean"] <= 1.0 and probe["np"]["best"][0] in {"goal_x", "goal_y"}
+    assert "point_robot ctmrl seed 0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="contains no agent"):
+        run("context_probe", monkeypatch, tmp_path)
+
+
 def test_the_main_program_prints_its_table_and_records_its_command(program, data, tmp_path):
     place = [f"dataset.root={data}", f"run_dir={tmp_path}/run"]
     text = program("train_ctmrl", *SMOKE, *SHORT, *place, "method=focal")
