@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> DatasetManifest:
             "name the folder of a dataset, which holds that file and transitions/."
         )
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors add a mark at the beginning
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not a text file ({error}). {_HINT}") from error
     except OSError as error:

@@ -136,6 +136,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "cpu" and device.index is not None:  # torch accepts any number, TorchRL none
+            raise RuntimeError("the CPU is one device, without a number")
         torch.zeros(1, device=device).tolist()  # fails on devices without storage, such as meta
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

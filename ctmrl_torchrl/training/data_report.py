@@ -111,7 +111,7 @@ def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = 
 
 def _is_report(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"env", "counts", "snapshots", "reference"} <= content.keys()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.agents.agent import CARD, WEIGHTS
+from ctmrl_torchrl.agents.agent import CARD, NEXT_CARD, WEIGHTS
 from ctmrl_torchrl.rules import ConfigError
 
 RECORD_FILE = ".ctmrl-run.json"
@@ -19,6 +19,7 @@ RUN_FILES = (
     "metrics.csv",
     "checkpoints/last.pt",
     f"agent/{WEIGHTS}",
+    f"agent/{NEXT_CARD}",
     f"agent/{CARD}",
     "summary.json",
 )
@@ -75,7 +76,7 @@ class RunRecord:
         if not is_there(file):
             return cls()
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
             if content.pop("format_version") != FORMAT_VERSION:
                 raise ValueError("another format version")
             record = cls(**content)
