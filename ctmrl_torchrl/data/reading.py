@@ -19,6 +19,11 @@ from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifes
 T = TypeVar("T")
 
 _HINT = "Restore that file from a copy, or make the dataset again."
+#: the tensors can be read without that file, because the manifest describes them too
+_DESCRIPTION_HINT = (
+    "Restore it from a copy. The tensors do not need it: verify=\"quick\" loads them, and saving them to "
+    "another folder writes it anew."
+)
 #: number of retries if another process replaces the dataset during reading
 _ATTEMPTS = 3
 
@@ -135,9 +140,10 @@ def _compare_checksums(path: Path, manifest: DatasetManifest) -> None:
         raise DatasetError(f"{file}: checksums and keys disagree about the files {differing}. {_HINT}")
     for name in sorted(files):
         member = path / manifest.folder / name
+        hint = _DESCRIPTION_HINT if member.name == META_FILE else _HINT
         if not member.is_file():
-            raise DatasetError(f"{member}: missing. {_HINT}")
+            raise DatasetError(f"{member}: missing. {hint}")
         with member.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != expected[name]:
-            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {_HINT}")
+            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {hint}")
