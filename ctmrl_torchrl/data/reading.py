@@ -21,7 +21,7 @@ T = TypeVar("T")
 _HINT = "Restore that file from a copy, or make the dataset again."
 #: the tensors can be read without that file, because the manifest describes them too
 _DESCRIPTION_HINT = (
-    "Restore it from a copy. The tensors do not need it: verify=\"quick\" loads them, and saving them to "
+    'Restore it from a copy. The tensors do not need it: verify="quick" loads them, and saving them to '
     "another folder writes it anew."
 )
 #: number of retries if another process replaces the dataset during reading

@@ -100,7 +100,8 @@ class Study:
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
         known = read_json(data_file(self.store, run.data))
-        return None if known is None else identity_of(run.configuration, known["fingerprint"])
+        fingerprint = None if known is None else known.get("fingerprint")
+        return identity_of(run.configuration, fingerprint) if isinstance(fingerprint, str) else None
 
     def record(self, run: PlannedRun) -> RunRecord | None:
         """The record of a run; ``None`` until its dataset is prepared."""

@@ -181,3 +181,37 @@ def test_identical_levels_share_a_run(make_study, here, log):
     assert study.run(here, progress=False) == {"done": 6} and len(log("end")) == 4
     values = returns(study)
     assert values[:2] == values[2:4] != values[4:]
+    assert (
+        "The levels one and same have the same configuration: they are the same runs."
+        in study.results().notes
+    )
+
+
+@pytest.mark.parametrize("content", ["{", '{"attempts": 3}', '{"attempts": [{"state": 1}]}', "[1]"])
+def test_a_damaged_record_counts_as_none(content, make_study, here, log):
+    study = make_study()
+    study.run(here, progress=False)
+    record = study.record(study.runs[0])
+    record.file.write_text(content)
+    assert study.status() == {"done": 12} and len(study.results().done()) == 12
+    (record.folder / "summary.json").unlink()
+    study.run(here, progress=False)
+    assert study.status() == {"done": 12} and len(log("end")) == 13
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1", "\x00"])
+def test_a_damaged_configuration_of_a_run_is_named(content, make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    (study.record(study.runs[0]).folder / "config.yaml").write_text(content)
+    with pytest.raises(StudyError, match="The configuration of .*config.yaml, cannot be read"):
+        study.results()
+
+
+def test_a_damaged_note_on_data_is_made_again(make_study, here, tmp_path):
+    study = make_study()
+    study.run(here, progress=False)
+    for file in (study.store / "datasets").iterdir():
+        file.write_text('{"fingerprint": 3}')
+    assert study.status() == {"waiting": 12}
+    assert study.run(here, progress=False) == {"done": 12}
