@@ -37,9 +37,8 @@ def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, Datas
         DatasetError: with the file that is missing, truncated or changed.
     """
     if not path.is_dir():
-        raise DatasetError(
-            f"{path}: no dataset here (the folder does not exist); collect or import one first"
-        )
+        reason = "it is a file, not a folder" if path.exists() else "the folder does not exist"
+        raise DatasetError(f"{path}: no dataset here ({reason}); collect or import one first")
     manifest = read_manifest(path)
     for _ in range(_ATTEMPTS):
         try:

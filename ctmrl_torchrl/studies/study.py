@@ -199,7 +199,7 @@ class Study:
         section = run.configuration.get("dataset") or {}
         places = {name: section.get(name) for name in ("root", "path")}
         absolute = tuple(
-            f"dataset.{name}={quoted(Path(place).expanduser().absolute())}"
+            f"dataset.{name}={quoted(expanded(place).absolute())}"
             for name, place in places.items()
             if place is not None
         )

@@ -23,15 +23,16 @@ from ctmrl_torchrl.data import (
 from ctmrl_torchrl.envs import FAMILIES, NO_SIMULATOR, EnvFamily, TaskSet, make_task_set
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.training.config import DATA_ALONE, BatchConfig, DatasetConfig
 
 
 def dataset_folder(settings: DatasetConfig, env: str, tasks: str) -> Path:
     """The path of the run's dataset, whether or not it exists yet."""
     if settings.path is not None:
-        return Path(settings.path).expanduser()
+        return expanded(settings.path)
     name = f"{env}-{tasks}-{settings.recipe}-seed{settings.seed}"
-    return Path(settings.root).expanduser() / name
+    return expanded(settings.root) / name
 
 
 def obtain_data(
