@@ -102,7 +102,7 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
         ):
             return family
     return EnvFamily(
-        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-") or DATA_ALONE,
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-")[:100] or DATA_ALONE,
         observation_dim=sizes.observation_dim,
         action_dim=sizes.action_dim,
         horizon=sizes.horizon,
