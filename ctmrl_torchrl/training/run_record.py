@@ -23,8 +23,8 @@ RUN_FILES = (
     f"agent/{CARD}",
     "summary.json",
 )
-#: name patterns of TensorBoard's files in a log folder
-_EVENTS = "events.out.tfevents.*"
+#: name patterns of TensorBoard's files in a log folder; those of hyperparameters are in a folder named by a time
+_EVENTS = ("events.out.tfevents.*", "[0-9]*.[0-9]*/events.out.tfevents.*")
 
 
 @dataclass
@@ -53,9 +53,10 @@ class RunRecord:
     def present(self, folder: Path) -> list[str]:
         """Existing files of the present run, including logs; ``summary.json`` comes last."""
         logs = [
-            str(PurePosixPath(log, event.name))
+            str(PurePosixPath(log, event.relative_to(folder / log)))
             for log in self.logs
-            for event in sorted((folder / log).glob(_EVENTS))
+            for pattern in _EVENTS
+            for event in sorted((folder / log).glob(pattern))
         ]
         there = [name for name in dict.fromkeys([*self.files, *logs]) if is_there(folder / name)]
         return sorted(there, key="summary.json".__eq__)

@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.studies.defaults import check_run
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.jobs import Outcome
 from ctmrl_torchrl.studies.records import RunRecord, locked
+from ctmrl_torchrl.studies.runners import LocalRunner
 
 
 def returns(study):
@@ -215,3 +218,32 @@ def test_a_damaged_note_on_data_is_made_again(make_study, here, tmp_path):
         file.write_text('{"fingerprint": 3}')
     assert study.status() == {"waiting": 12}
     assert study.run(here, progress=False) == {"done": 12}
+
+
+def test_what_this_machine_cannot_run_is_refused_before_the_first_run(make_study, here, log, tmp_path):
+    def check(overrides):
+        if "method=focal" in overrides:
+            raise ConfigError("config field device: got 'cuda:9'")
+
+    study = make_study()
+    study.check = check
+    with pytest.raises(StudyError, match="This machine cannot run .*method=focal.*cuda:9"):
+        study.run(LocalRunner(workers=1), progress=False)
+    assert log("start") == [] and study.status() == {"waiting": 12} and not study.store.exists()
+    assert study.run(here, progress=False) == {"done": 12}  # a runner of other machines checks there
+    study.run(LocalRunner(workers=1), progress=False)  # nothing is left to run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("device=cuda:9", "field device"),
+        ("context.length=100000000", "GB"),
+        ("encoder.hidden=[1000000000]", "GB"),
+        ("dataset.root=/dev/null", "field dataset.root"),
+        ("dataset.path=nowhere", "missing"),
+    ],
+)
+def test_the_default_check_is_that_of_a_run(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_run(["preset=smoke", "context.kind=transitions", change])
