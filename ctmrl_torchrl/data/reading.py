@@ -58,7 +58,11 @@ def read_manifest(path: Path) -> DatasetManifest:
         DatasetError: with the file and the problem.
     """
     file = path / MANIFEST_FILE
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError as error:  # no permission, or the name is too long
+        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+    if not there:
         raise DatasetError(
             f"{file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
             "name the folder of a dataset, which holds that file and transitions/."

@@ -83,9 +83,9 @@ def check_report_place(folder: Path) -> None:
     """Refuse to replace a ``report.json`` or ``returns.png`` that is not of an earlier report.
 
     Raises:
-        DatasetError: naming the file.
+        DatasetError: naming the file. StorageError: if nothing may be written there.
     """
-    folder = storage.expanded(folder)
+    folder = storage.resolved(folder)
     own = _own_pictures(folder)
     foreign = [folder / name for name in _FILES if os.path.lexists(folder / name)]
     if own is not None:  # the report is one; its picture is known by its content

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 from tiny_experiments import random_dataset
@@ -95,6 +98,32 @@ def test_a_report_of_an_earlier_version_is_replaced(dataset):
     file.write_text(json.dumps(report))
     (dataset.path / "returns.png").write_bytes(b"drawn by an earlier version")
     write_data_report(dataset, dataset.path)
+
+
+@pytest.mark.parametrize("command", ["train", "collect"])
+def test_data_that_may_not_be_read_are_named(command, capsys, monkeypatch, tmp_path):
+    stat = Path.stat
+
+    def refuse(self, **options):
+        if self.name == "manifest.json":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return stat(self, **options)
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert (
+        main([command, "preset=smoke", f"dataset.path={tmp_path / 'data'}", f"run_dir={tmp_path / 'run'}"])
+        == 2
+    )
+    assert "manifest.json: cannot be read (Permission denied)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_data_are_read(capsys, monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(os, "access", lambda *args, **options: False)
+    assert main(["collect", f"dataset.path={tmp_path / 'data'}"]) == 2
+    assert "nothing may be written into" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_a_dataset_is_said_to_be_one(tmp_path):
