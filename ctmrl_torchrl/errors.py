@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from ctmrl_torchrl.agents.card import AgentError
 from ctmrl_torchrl.data import DatasetError
+from ctmrl_torchrl.envs import TaskSimulationError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
@@ -30,6 +31,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (
     StorageError,
     StudyError,
     SummaryError,
+    TaskSimulationError,
     UnknownChoiceError,
 )
 

@@ -153,8 +153,18 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number and not a boolean."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number, not a boolean, and small enough for a float.
+
+    Examples:
+        >>> is_number(0.5), is_number(True), is_number(10**400)
+        (True, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _is_list_of(values: Any, rule: Rule, least: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from ctmrl_torchrl.agents.card import AgentCard, AgentError, plain_problem, problem_of
+from ctmrl_torchrl.agents.card import NETWORKS, AgentCard, AgentError, plain_problem, problem_of
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
-from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole
-from ctmrl_torchrl.storage import atomic_write_bytes, atomic_write_text, resolved
+from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole, require
+from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, expanded, resolved
 
 #: widths up to this size are always built
 _ALWAYS_BUILT = 8192
 CARD, WEIGHTS = "agent.json", "agent.safetensors"
+#: entry of the weights' metadata: the digest of the card's fields that define the networks
+_NETWORKS = "networks"
+#: the card of an agent that is being saved; it becomes CARD once the weights are complete
+NEXT_CARD = "agent.next.json"
 
 
 @dataclass
@@ -123,11 +127,8 @@ class Agent:
         Raises:
             AgentError: if the folder contains no agent, or card and weights do not match.
         """
-        folder = Path(folder).expanduser()
-        if not (folder / CARD).exists() and (folder / "agent" / CARD).exists():
-            folder = folder / "agent"
-        card = AgentCard.read(folder / CARD)
-        weights = _weights(folder / WEIGHTS, card)
+        folder = _folder_of(folder)
+        card, weights = _saved(folder)
         card = replace(card, weights="")
         _check_sizes(card, weights, folder / CARD)
         problem = problem_of(card.problem)
@@ -137,6 +138,7 @@ class Agent:
         actor = policy_loss.networks(problem, encoder.size(problem))[0]
         agent = cls(card, context_encoder, actor)
         agent._fill(weights, folder / WEIGHTS)
+        _check_networks(folder / WEIGHTS, card)
         return agent
 
     def _fill(self, weights: dict[str, Tensor], file: Path) -> None:
@@ -160,6 +162,8 @@ class Agent:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write card and weights to ``folder`` and return it. An existing agent is replaced.
 
+        If the process is killed at any step, :meth:`load` reads the old agent or the new one.
+
         Args:
             folder: created if missing. overwrite: replace any files with the same names.
 
@@ -173,10 +177,15 @@ class Agent:
         }
         if self.candidates is not None:
             weights["candidates"] = self.candidates.detach().cpu().contiguous().clone()
-        content = save(weights, metadata={"format": "pt"})
-        card = replace(self.card, weights=hashlib.sha256(content).hexdigest())
-        atomic_write_text(folder / CARD, _json(card.to_dict()))
-        atomic_write_bytes(folder / WEIGHTS, content)
+        content = save(weights, metadata={"format": "pt", _NETWORKS: self.card.networks_digest()})
+        card = _json(replace(self.card, weights=hashlib.sha256(content).hexdigest()).to_dict())
+        try:
+            atomic_write_text(folder / NEXT_CARD, card)
+            atomic_write_bytes(folder / WEIGHTS, content)
+            atomic_write_text(folder / CARD, card)
+        except StorageError as error:
+            raise AgentError(f"the agent could not be saved: {error}") from error
+        (folder / NEXT_CARD).unlink()
         return folder
 
     def to(self, device: torch.device | str) -> Agent:
@@ -236,6 +245,7 @@ class Agent:
         Raises:
             UnknownChoiceError: for an unknown protocol.
             ValueError: for a protocol that needs offline data, or an environment with other sizes.
+            ConfigError: for a budget that is not a whole number, or too small for the protocol.
         """
         choice = PROTOCOLS.get(protocol)
         if choice.needs_offline_data:
@@ -248,6 +258,16 @@ class Agent:
             rows = getattr(env, "task_ids", None)
         if rows is None:
             rows = torch.arange(env.batch_size.numel())
+        for name, value in (("episodes", episodes), ("random_episodes", random_episodes), ("seed", seed)):
+            least = 0 if name == "seed" else 1
+            require(
+                value is None or (is_whole(value) and value >= least),
+                name,
+                value,
+                f"a whole number of at least {least}",
+            )
+        if isinstance(env, EnvBase):
+            self._check_environment(env)
         candidates = self.candidates
         settings = ProtocolSettings(
             episodes=self.card.episodes if episodes is None else episodes,
@@ -269,6 +289,20 @@ class Agent:
             run = collector.run(choice.from_settings(settings), seed=seed, keep_episodes=True)
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
 
+    def _check_environment(self, env: EnvBase) -> None:
+        """Require the sizes of the agent's training data."""
+        expected = {"observation": self._problem.observation_dim, "action": self._problem.action_dim}
+        specs = {"observation": env.observation_spec, "action": env.full_action_spec}
+        found = {
+            name: specs[name][name].shape[-1] if name in specs[name].keys() else None  # noqa: SIM118
+            for name in expected
+        }
+        if found != expected:
+            raise ValueError(
+                f"The agent was trained on {self.card.env} with the sizes {expected}, but the environment has "
+                f"{found}; give an environment with the keys and sizes of the training data."
+            )
+
     def with_card(self, **changes: Any) -> Agent:
         """The same networks with changed fields of the card."""
         return Agent(replace(self.card, **changes), self.context_encoder, self.actor, self.candidates)
@@ -287,6 +321,30 @@ def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _folder_of(folder: str | Path) -> Path:
+    """The folder that contains the card: the given one, or ``agent/`` of a run's folder."""
+    try:
+        place = expanded(folder)
+        inside = not any((place / name).exists() for name in (CARD, NEXT_CARD)) and (place / "agent").is_dir()
+    except OSError as error:  # including StorageError; e.g. the name is too long
+        raise AgentError(f"{str(folder)[:80]} cannot be read: {error}") from error
+    return place / "agent" if inside else place
+
+
+def _saved(folder: Path) -> tuple[AgentCard, dict[str, Tensor]]:
+    """Card and weights that were saved together, also after a save that was interrupted between them."""
+    file, pending = folder / WEIGHTS, folder / NEXT_CARD
+    if not lexists(pending):
+        card = AgentCard.read(folder / CARD)
+        return card, _weights(file, card)
+    try:
+        card = AgentCard.read(pending)
+        return card, _weights(file, card)
+    except AgentError:  # the weights are still those of the old card
+        card = AgentCard.read(folder / CARD)
+        return card, _weights(file, card)
+
+
 def _weights(file: Path, card: AgentCard) -> dict[str, Tensor]:
     """The tensors of an agent's file, after checking that it was saved with the card."""
     try:
@@ -300,6 +358,17 @@ def _weights(file: Path, card: AgentCard) -> dict[str, Tensor]:
             "or save the agent again."
         )
     return weights
+
+
+def _check_networks(file: Path, card: AgentCard) -> None:
+    """Reject a card whose networks are not those that were saved, even if the weights fit."""
+    with safe_open(file, "pt") as opened:
+        digest = (opened.metadata() or {}).get(_NETWORKS)
+    if digest not in (None, card.networks_digest()):  # earlier files have none
+        raise AgentError(
+            f"{file.with_name(CARD)} describes other networks than those that were saved "
+            f"({', '.join(NETWORKS)}); restore it from a copy, or save the agent again."
+        )
 
 
 def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> None:
@@ -328,10 +397,17 @@ def _writable(folder: str | Path, overwrite: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # including StorageError
         raise AgentError(f"{folder} cannot be used for an agent: {error}") from error
-    there = [folder / name for name in (CARD, WEIGHTS) if lexists(folder / name)]
+    there = [folder / name for name in (CARD, WEIGHTS, NEXT_CARD) if lexists(folder / name)]
+    directory = next((place for place in there if place.is_dir()), None)
+    if directory is not None:
+        raise AgentError(
+            f"{directory} is a folder, but an agent's file is to be written there; move it away."
+        )
     if there and not overwrite:
         try:
-            AgentCard.read(folder / CARD)
+            for name in (CARD, NEXT_CARD):
+                if name == CARD or lexists(folder / name):
+                    AgentCard.read(folder / name)
         except AgentError as error:
             raise AgentError(
                 f"{there[0]} was not written with an agent and is not replaced ({error}); choose another folder, "

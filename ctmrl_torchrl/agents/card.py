@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,9 +13,11 @@ import torch
 from tensordict.utils import NestedKey
 
 from ctmrl_torchrl.problem import Problem
-from ctmrl_torchrl.rules import is_whole
+from ctmrl_torchrl.rules import is_number, is_whole
 
 FORMAT_VERSION = 1
+#: fields that define the networks: with other values, the same weights act differently
+NETWORKS = ("problem", "encoder", "policy_loss", "transition_key")
 #: maximum plausible size of a problem
 _LARGEST = 10**8
 
@@ -65,6 +68,11 @@ class AgentCard:
         """Plain JSON values."""
         return asdict(self)
 
+    def networks_digest(self) -> str:
+        """The sha256 of the fields that define the networks."""
+        said = {name: getattr(self, name) for name in NETWORKS}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AgentCard:
         """Create a card from the output of :meth:`to_dict`.
@@ -92,8 +100,10 @@ class AgentCard:
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise AgentError(f"the agent's card: {name} must be a {expected.__name__}, got {value!r}.")
         for name in ("horizon", "episodes", "random_episodes"):
-            if values.get(name, 1) < 1:
-                raise AgentError(f"the agent's card: {name} must be at least 1, got {values[name]!r}.")
+            if not 1 <= values.get(name, 1) <= _LARGEST:
+                raise AgentError(
+                    f"the agent's card: {name} must be at least 1 and at most {_LARGEST}, got {values[name]!r}."
+                )
         return cls(**values)
 
     @classmethod
@@ -104,7 +114,7 @@ class AgentCard:
             AgentError: if it is missing or not a card.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError as error:
             raise AgentError(
                 f"{path.parent} contains no agent ({path.name} is missing); give a finished run's folder, or a "
@@ -141,8 +151,15 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
     """
     try:
         observation, action = _size(values, "observation_dim"), _size(values, "action_dim")
-        key = values["reward_key"]
+        key, discount = values["reward_key"], values["discount"]
         reward_key = tuple(key) if isinstance(key, list) else key
+        parts = reward_key if isinstance(reward_key, tuple) else (reward_key,)
+        if not parts or not all(isinstance(part, str) and part for part in parts):
+            raise ValueError(f"reward_key is {key!r}")
+        if not is_number(discount) or not 0 <= discount <= 1:
+            raise ValueError(f"discount is {discount!r}")
+        if not isinstance(values["context_next_observation"], bool):
+            raise ValueError(f"context_next_observation is {values['context_next_observation']!r}")
         sizes = {"observation": observation, "action": action, ("next", "observation"): observation}
         sizes |= {"observation_change": observation, ("next", "reward"): 1, reward_key: 1}
         statistics = {name: (torch.zeros(size), torch.ones(size)) for name, size in sizes.items()}
@@ -150,9 +167,9 @@ def problem_of(values: Mapping[str, Any]) -> Problem:
         return Problem(
             observation_dim=observation,
             action_dim=action,
-            discount=float(values["discount"]),
+            discount=float(discount),
             reward_key=reward_key,
-            context_next_observation=bool(values["context_next_observation"]),
+            context_next_observation=values["context_next_observation"],
             statistics=statistics,
             num_tasks=_size(values, "num_tasks"),
             task_parameters=None if table is None else torch.zeros(*table),

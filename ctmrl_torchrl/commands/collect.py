@@ -43,6 +43,7 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
     from ctmrl_torchrl.training.data import dataset_folder, obtain_data
     from ctmrl_torchrl.training.data_report import check_report_place, format_data_table, write_data_report
     from ctmrl_torchrl.training.deterministic import check_deterministic
+    from ctmrl_torchrl.training.run_folder import check_place
     from ctmrl_torchrl.training.validate import validate_config
 
     config = compose_config(arguments)
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str], program: str = "ctmrl collect") -> int:
     if config.deterministic:
         check_deterministic(torch.device("cpu"), config.threads)
     set_up_process(config.threads, config.keep_memory)
+    if config.dataset.path is None:
+        check_place("dataset.root", config.dataset.root)
     check_report_place(dataset_folder(config.dataset, config.env, config.tasks))
     with plain_log():
         dataset, _ = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)

@@ -55,6 +55,8 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
     arguments = with_home_quoted(arguments)
     overrides = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
     check_overrides(overrides)
+    # Hydra reads overrides only where they stand together
+    arguments = [argument for argument in arguments if argument not in overrides] + overrides
     if {"-m", "--multirun"} & set(arguments):
         check_sweep(overrides)
 

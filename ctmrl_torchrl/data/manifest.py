@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.fields import (
     LONGEST_HORIZON,
@@ -106,6 +108,8 @@ class DatasetManifest:
             value, kind = getattr(self, each.name), _KINDS.get(each.name, dict)
             if each.name == "discount" and value is None:
                 continue
+            if isinstance(value, np.generic):
+                value = value.item()
             if isinstance(value, bool) or not isinstance(value, kind):
                 names = kind.__name__ if isinstance(kind, type) else "a number"
                 raise DatasetError(
@@ -178,7 +182,10 @@ class DatasetManifest:
         known = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise DatasetError(f"{source}: unknown fields {', '.join(name[:80] for name in unknown)}")
+            raise DatasetError(
+                f"{source}: unknown fields {', '.join(name[:80] for name in unknown)}; it was edited, or written "
+                "by a later version of this library"
+            )
         required = [
             name for name in ("env", "preset", "horizon", "tasks", "format_version") if name not in fields
         ]

@@ -19,6 +19,11 @@ from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifes
 T = TypeVar("T")
 
 _HINT = "Restore that file from a copy, or make the dataset again."
+#: the tensors can be read without that file, because the manifest describes them too
+_DESCRIPTION_HINT = (
+    'Restore it from a copy. The tensors do not need it: verify="quick" loads them, and saving them to '
+    "another folder writes it anew."
+)
 #: number of retries if another process replaces the dataset during reading
 _ATTEMPTS = 3
 
@@ -32,9 +37,8 @@ def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, Datas
         DatasetError: with the file that is missing, truncated or changed.
     """
     if not path.is_dir():
-        raise DatasetError(
-            f"{path}: no dataset here (the folder does not exist); collect or import one first"
-        )
+        reason = "it is a file, not a folder" if path.exists() else "the folder does not exist"
+        raise DatasetError(f"{path}: no dataset here ({reason}); collect or import one first")
     manifest = read_manifest(path)
     for _ in range(_ATTEMPTS):
         try:
@@ -54,13 +58,17 @@ def read_manifest(path: Path) -> DatasetManifest:
         DatasetError: with the file and the problem.
     """
     file = path / MANIFEST_FILE
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError as error:  # no permission, or the name is too long
+        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+    if not there:
         raise DatasetError(
             f"{file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
             "name the folder of a dataset, which holds that file and transitions/."
         )
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # some editors add a mark at the beginning
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not a text file ({error}). {_HINT}") from error
     except OSError as error:
@@ -135,9 +143,10 @@ def _compare_checksums(path: Path, manifest: DatasetManifest) -> None:
         raise DatasetError(f"{file}: checksums and keys disagree about the files {differing}. {_HINT}")
     for name in sorted(files):
         member = path / manifest.folder / name
+        hint = _DESCRIPTION_HINT if member.name == META_FILE else _HINT
         if not member.is_file():
-            raise DatasetError(f"{member}: missing. {_HINT}")
+            raise DatasetError(f"{member}: missing. {hint}")
         with member.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != expected[name]:
-            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {_HINT}")
+            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {hint}")

@@ -21,7 +21,7 @@ EntryPoint = str | Callable[..., Any]
 #: the ``simulator`` of a family without an environment
 NO_SIMULATOR = "none"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # part of the names of folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class EnvFamily:
         self._require(
             isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
             "name",
-            "letters, digits, '_', '-' and '.', the first a letter or a digit",
+            "letters, digits, '_', '-' and '.', at most 100, the first a letter or a digit",
         )
         for size in ("observation_dim", "action_dim", "horizon"):
             self._require(_is_count(getattr(self, size)), size, "a whole number of at least 1")

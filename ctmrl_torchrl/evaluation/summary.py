@@ -199,7 +199,7 @@ def load_summary(path: str | Path) -> dict[str, Any]:
         SummaryError: if the file is not JSON or breaks the contract.
     """
     try:
-        summary = json.loads(storage.expanded(path).read_text(encoding="utf-8"))
+        summary = json.loads(storage.expanded(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SummaryError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, excessive numbers or nesting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ctmrl_torchrl import rules
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import (
     SWITCH,
@@ -20,11 +22,11 @@ from ctmrl_torchrl.rules import (
     check_fields,
     different,
     is_number,
+    is_whole,
     list_of,
     or_none,
     require,
     ruled,
-    whole,
 )
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.places import study_file, study_names
@@ -73,6 +75,8 @@ _TEXTS = Rule(
     lambda value: isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()),
     "a mapping from a level to a text",
 )
+_SENTENCE = Rule(lambda value: isinstance(value, str), "a text")
+_DIGITS = Rule(lambda value: is_whole(value) and 0 <= value <= 12, "a whole number from 0 to 12")
 _RUNNER = Rule(
     lambda value: isinstance(value, Mapping) and isinstance(value.get("name"), str),
     "a mapping with the runner's name: {name: local}",
@@ -81,6 +85,8 @@ _RUNNER = Rule(
 
 #: folder of runs and records, beside those of the reports
 _STORE = "store"
+#: fields that a study sets itself for every run
+_OWN = ("run_dir", "resume", "overwrite", "seeds")
 
 
 def _is_choice(value: Any) -> bool:
@@ -105,7 +111,7 @@ class ReportConfig:
     paper: str | None = ruled(None, or_none(among("methods", "ablations", "codes")))
     paper_columns: dict[str, str] = ruled({}, _TEXTS)
     baseline: str | None = ruled(None, or_none(TEXT))
-    digits: int = ruled(2, whole(0))
+    digits: int = ruled(2, _DIGITS)
     profiles: bool = ruled(True, SWITCH)
     notes: list[str] = ruled([], list_of(TEXT, 0))
 
@@ -129,7 +135,7 @@ class StudyConfig:
     """
 
     name: str = ruled("study", _NAME)
-    description: str = ""
+    description: str = ruled("", _SENTENCE)
     factors: dict[str, Any] = ruled({}, _FACTORS)
     fixed: list[str] = ruled([], _OVERRIDES)
     compare: str = ruled("method", TEXT)
@@ -156,6 +162,13 @@ class StudyConfig:
         for name in self.factors:
             levels = self.levels(name)
             require(len(set(levels)) == len(levels), f"factors.{name}", levels, "a list with no value twice")
+        self._check_overrides("fixed", self.fixed, None)
+        for name, levels in self.factors.items():
+            for level, overrides in levels.items() if isinstance(levels, Mapping) else ():
+                self._check_overrides(f"factors.{name}.{level}", overrides, name)
+        for seed in self.levels(SEED) if SEED in self.factors else ():
+            number = int(seed) if re.fullmatch("[0-9]{1,10}", seed) else None
+            require(rules.SEED.allows(number), f"factors.{SEED}", seed, rules.SEED.describe())
         for each in self.exclude:
             for name, chosen in each.items():
                 hint = nearest(name, self.factors)
@@ -177,6 +190,20 @@ class StudyConfig:
                 self.report.baseline,
                 f"one of the levels of {self.compare}: {', '.join(levels)}",
                 nearest(self.report.baseline, levels),
+            )
+
+    def _check_overrides(self, where: str, overrides: Sequence[str], factor: str | None) -> None:
+        """Reject overrides that a factor or the study itself would silently replace."""
+        for each in overrides:
+            name = each.partition("=")[0].lstrip("+~")
+            require(
+                name not in _OWN, where, each, f"anything but {', '.join(_OWN)}, which the study sets itself"
+            )
+            require(
+                name not in self.factors or name == factor,
+                where,
+                each,
+                f"no {name}, which is a factor of the study; choose its levels instead",
             )
 
     def levels(self, factor: str) -> tuple[str, ...]:
@@ -237,7 +264,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
             f"{', '.join(names)}."
         )
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _Once)  # a safe loader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StudyError(f"The study {file} cannot be read: {reason}") from error
@@ -251,6 +278,18 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         _prune_exclusions(content)
         study = study_from(content)
     return study
+
+
+class _Once(yaml.SafeLoader):
+    """A safe loader that rejects a key given twice, of which YAML would silently use the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping after comparing its keys."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is given twice, line {node.start_mark.line + 1} and below")
+        return super().construct_mapping(node, deep)
 
 
 def study_from(content: Mapping[str, Any]) -> StudyConfig:

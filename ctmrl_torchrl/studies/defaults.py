@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-__all__ = ["execute_run", "prepare_data", "resolve_run"]
+__all__ = ["check_run", "execute_run", "prepare_data", "resolve_run"]
 
 
 def resolve_run(overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -26,6 +26,24 @@ def resolve_run(overrides: Sequence[str]) -> Mapping[str, Any]:
     validate_config(config)
     check_protocol_data(config)
     return asdict(config)
+
+
+def check_run(overrides: Sequence[str]) -> None:
+    """Check that this machine can execute a run: its device, memory and folders.
+
+    Raises:
+        ConfigError: naming the field. DatasetError: if a given dataset is not there.
+
+    Examples:
+        >>> check_run(["preset=smoke", "sizes.policy_hidden=[10000000]"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ctmrl_torchrl.rules.ConfigError: ...
+    """
+    from ctmrl_torchrl.training.compose import compose_config
+    from ctmrl_torchrl.training.experiment import check_machine
+
+    check_machine(compose_config(overrides))
 
 
 def prepare_data(overrides: Sequence[str]) -> str:

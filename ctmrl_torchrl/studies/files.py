@@ -34,7 +34,7 @@ def write_json(file: str | Path, value: Any, indent: int | None = 1) -> Path:
 def read_json(file: str | Path) -> Mapping[str, Any] | None:
     """The contents of a JSON file; ``None`` if it is missing or incomplete."""
     try:
-        value = json.loads(Path(file).read_text(encoding="utf-8"))
+        value = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

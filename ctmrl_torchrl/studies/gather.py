@@ -13,7 +13,7 @@ from ctmrl_torchrl.evaluation import SummaryError, best_known, load_summary
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.grid import PlannedRun
-from ctmrl_torchrl.studies.identity import differences, what_matters
+from ctmrl_torchrl.studies.identity import differences, identity_of, what_matters
 from ctmrl_torchrl.studies.records import RunRecord
 
 __all__ = ["RunResult", "StudyResults", "gather"]
@@ -164,8 +164,7 @@ def _refuse_other_configurations(done: list[RunResult]) -> None:
         planned, summary = each.run.configuration, each.finished()
         file = None if each.folder is None else each.folder / "config.yaml"
         if file is not None and file.is_file():
-            written = yaml.safe_load(file.read_text(encoding="utf-8"))
-            for name, (found, asked) in differences(written, planned).items():
+            for name, (found, asked) in differences(_configuration(each, file), planned).items():
                 _refuse(each, name, found, asked)
         for name in ("env", "method", "seed"):
             if name in planned and summary[name] != planned[name]:
@@ -173,6 +172,21 @@ def _refuse_other_configurations(done: list[RunResult]) -> None:
         asked = what_matters(planned).get("schedule.updates")
         if asked is not None and summary["updates"] != asked:
             _refuse(each, "schedule.updates", summary["updates"], asked)
+
+
+def _configuration(result: RunResult, file: Path) -> Mapping[str, Any]:
+    """The configuration that a run has recorded."""
+    try:
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        reason = "it is not a mapping"
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        written, reason = None, (str(error).splitlines() or [type(error).__name__])[0]
+    if not isinstance(written, dict):
+        raise StudyError(
+            f"The configuration of {result.run.label}, {file}, cannot be read ({reason}); restore it, or move "
+            f"the folder {result.folder} away and run the study again."
+        )
+    return written
 
 
 def _refuse(result: RunResult, name: str, found: Any, asked: Any) -> None:
@@ -214,6 +228,7 @@ def _notes(results: StudyResults) -> Iterator[str]:
         if differing:
             said = ", ".join(f"{level}: {' or '.join(sorted(values))}" for level, values in differing.items())
             yield f"The levels of {compare} differ in {name} as well ({said})."
+    yield from _equal_levels(results)
     versions: dict[str, set[str]] = {}
     for each in results.done():
         for package, version in each.finished()["versions"].items():
@@ -227,3 +242,22 @@ def _notes(results: StudyResults) -> Iterator[str]:
         yield f"{len(failed)} of {len(results.runs)} runs failed; the tables count them, the means do not."
     if missing:
         yield f"{missing} of {len(results.runs)} runs are not done yet."
+
+
+def _equal_levels(results: StudyResults) -> Iterator[str]:
+    """Levels with the same configuration and data, which a table compares with themselves."""
+    equal: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in results.rows():
+        runs: dict[tuple[str, ...], list[str]] = {}
+        for level in results.compared:
+            keys = tuple(
+                identity_of(each.run.configuration, each.run.data) for each in results.cell(row, level)
+            )
+            if keys:
+                runs.setdefault(keys, []).append(level)
+        for levels in runs.values():
+            if len(levels) > 1:
+                equal.setdefault(tuple(levels), {})[", ".join(row.values())] = None
+    for levels, rows in equal.items():
+        where = f" ({'; '.join(rows)})" if any(rows) else ""
+        yield f"The levels {' and '.join(levels)} have the same configuration: they are the same runs{where}."

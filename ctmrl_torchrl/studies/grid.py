@@ -91,9 +91,6 @@ def _planned(
     configuration = cached[key]
     overrides = list(without_seed)
     if SEED in levels:
-        try:
-            configuration = {**configuration, SEED: int(levels[SEED])}
-        except ValueError:
-            raise StudyError(f"factors.seed: {levels[SEED]!r} is not a whole number.") from None
+        configuration = {**configuration, SEED: int(levels[SEED])}
         overrides.append(f"{SEED}={levels[SEED]}")
     return PlannedRun(levels, tuple(overrides), configuration, data_key(configuration))

@@ -12,6 +12,7 @@ import yaml
 
 from ctmrl_torchrl.evaluation import REFERENCES, format_summary_table, load_summary
 from ctmrl_torchrl.progress import duration
+from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import ReportFigure
@@ -84,13 +85,17 @@ def write_run_page(folder: str | Path) -> Path:
         SummaryError: if the summary breaks its contract.
         StudyError: if there is a ``report.html`` from another source.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     page = folder / "report.html"
     if page.exists() and _GENERATOR not in page.read_text(encoding="utf-8", errors="replace"):
         raise StudyError(f"{page} was not written by this library and is not replaced; move it away.")
     summary = load_summary(folder / "summary.json")
     file = folder / "config.yaml"
-    configuration = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        configuration = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"{file} cannot be read ({reason}); restore it from a copy.") from error
     drawn = sorted((folder / "figures").glob("*.png"), key=_place)
     figures = [ReportFigure(each, each.stem.replace("_", " ")) for each in drawn]
     facts = [

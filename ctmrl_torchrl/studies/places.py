@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ctmrl_torchrl.places import config_folder
+from ctmrl_torchrl.storage import expanded
 
 __all__ = ["config_folder", "study_file", "study_names"]
 
@@ -13,9 +14,13 @@ __all__ = ["config_folder", "study_file", "study_names"]
 def study_file(name: str | Path, folders: Iterable[Path] = ()) -> Path | None:
     """The YAML file of a study: a given file, or one in the folders of studies."""
     if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name) if Path(name).is_file() else None
-    places = (Path(folder) / f"{name}.yaml" for folder in (*folders, config_folder() / "study"))
-    return next((place for place in places if place.is_file()), None)
+        places = [expanded(name)]
+    else:
+        places = [Path(folder) / f"{name}.yaml" for folder in (*folders, config_folder() / "study")]
+    try:
+        return next((place for place in places if place.is_file()), None)
+    except OSError:  # e.g. the name is too long
+        return None
 
 
 def study_names(folders: Iterable[Path] = ()) -> list[str]:

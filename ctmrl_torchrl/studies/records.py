@@ -63,7 +63,8 @@ class RunRecord:
         self.store, self.key = Path(store), key
         self.file = self.store / "records" / f"{key}.json"
         content = read_json(self.file) or {}
-        self.attempts: list[dict[str, Any]] = list(content.get("attempts", []))
+        attempts = content.get("attempts")
+        self.attempts: list[dict[str, Any]] = attempts if _are_attempts(attempts) else []
         self.about: dict[str, Any] = {name: value for name, value in content.items() if name != "attempts"}
 
     @property
@@ -139,3 +140,15 @@ class RunRecord:
 
     def _write(self) -> None:
         write_json(self.file, {**self.about, "attempts": self.attempts})
+
+
+def _are_attempts(value: Any) -> bool:
+    """Whether a file's entry is a list of attempts; a damaged record counts as none."""
+    needed = {"state": str, "resumed": bool, "started": (int, float)}
+    others = {"seconds": (int, float), "wall_time_s": (int, float), "error": str}
+    return isinstance(value, list) and all(
+        isinstance(each, dict)
+        and all(isinstance(each.get(name), kind) for name, kind in needed.items())
+        and all(isinstance(each[name], kind) for name, kind in others.items() if name in each)
+        for each in value
+    )

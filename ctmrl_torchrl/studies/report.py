@@ -66,6 +66,8 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         pictures = sorted(drawn.glob("*.png"))
         names = [*texts, _RESULTS, *(f"figures/{file.name}" for file in pictures)]
         _check_names(folder, names)
+        earlier = [name for name in _own_files(folder) if os.path.lexists(folder / name)]
+        names += [name for name in earlier if name not in names]  # of a larger earlier report
         numbers = _numbers(results) | {"origin": dataclasses.asdict(origin), "files": names}
         write_json(folder / _RESULTS, numbers)  # first, because it lists the report's files
         for name, text in texts.items():
@@ -100,7 +102,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
     kept = read_json(folder / _RESULTS)
     if kept is not None and {"study", "runs"} <= kept.keys() and "files" not in kept:
         return  # a report of an earlier version
-    own = kept.get("files", []) if kept is not None else []
+    own = _own_files(folder)
     foreign = [name for name in names if name not in own and os.path.lexists(folder / name)]
     if (folder / "figures").exists() and not (folder / "figures").is_dir():
         foreign.append("figures")
@@ -109,6 +111,12 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
             f"{folder / foreign[0]} was not written with a report and is not replaced; move it away, or choose "
             "another name or root for the study."
         )
+
+
+def _own_files(folder: Path) -> list[str]:
+    """The files of a folder's earlier report, as recorded in its ``results.json``."""
+    files = (read_json(folder / _RESULTS) or {}).get("files")
+    return [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
 
 
 def _are_pictures(folder: Path) -> bool:

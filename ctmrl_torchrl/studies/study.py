@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
-from ctmrl_torchrl.studies.config import StudyConfig
+from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.estimates import seconds_left
 from ctmrl_torchrl.studies.files import read_json
@@ -21,7 +21,7 @@ from ctmrl_torchrl.studies.identity import identity_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
 from ctmrl_torchrl.studies.progress import Progress, counted
 from ctmrl_torchrl.studies.records import RunRecord, data_file
-from ctmrl_torchrl.studies.runners import make_runner
+from ctmrl_torchrl.studies.runners import LocalRunner, make_runner
 
 __all__ = ["Plan", "Study"]
 
@@ -66,6 +66,8 @@ class Study:
         resolve: resolves overrides to a configuration.
         prepare: collects the dataset of a run and returns a fingerprint of its content.
         execute: executes a run, given its overrides. Like ``prepare``, it is sent to other processes.
+        check: checks that this machine can execute a run, given its overrides; by default, its device, memory
+            and folders. It is only used by the ``local`` runner.
 
     Examples:
         >>> from ctmrl_torchrl.studies.config import load_study
@@ -83,6 +85,7 @@ class Study:
         resolve: Resolve | None = None,
         prepare: Prepare | None = None,
         execute: Execute | None = None,
+        check: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         from ctmrl_torchrl.studies import defaults
 
@@ -91,6 +94,7 @@ class Study:
         self.resolve = resolve or defaults.resolve_run
         self.prepare = prepare or defaults.prepare_data
         self.execute = execute or defaults.execute_run
+        self.check = check or (defaults.check_run if resolve is None else lambda overrides: None)
 
     @cached_property
     def runs(self) -> list[PlannedRun]:
@@ -100,7 +104,8 @@ class Study:
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
         known = read_json(data_file(self.store, run.data))
-        return None if known is None else identity_of(run.configuration, known["fingerprint"])
+        fingerprint = None if known is None else known.get("fingerprint")
+        return identity_of(run.configuration, fingerprint) if isinstance(fingerprint, str) else None
 
     def record(self, run: PlannedRun) -> RunRecord | None:
         """The record of a run; ``None`` until its dataset is prepared."""
@@ -148,6 +153,8 @@ class Study:
         )  # report errors now instead of at the end
         runner = make_runner(self.config.runner) if runner is None else runner
         runs = self.runs
+        if isinstance(runner, LocalRunner):
+            self._check_here()
         if retry_failed:
             for record in filter(None, map(self.record, runs)):
                 if record.state() == "failed":
@@ -193,12 +200,25 @@ class Study:
 
         return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
 
+    def _check_here(self) -> None:
+        """Check that this machine can execute every remaining run, before the first one starts."""
+        remaining = {
+            tuple(each for each in run.overrides if not each.startswith(f"{SEED}=")): run
+            for run, state in zip(self.runs, self.states(), strict=True)
+            if state not in ("done", "failed")
+        }
+        for overrides, run in remaining.items():
+            try:
+                self.check(overrides)
+            except ValueError as error:
+                raise StudyError(f"This machine cannot run {run.label}: {error}") from error
+
     def _job(self, key: str, run: PlannedRun) -> Job:
         """A job with absolute data paths, so that its process may run in any folder."""
         section = run.configuration.get("dataset") or {}
         places = {name: section.get(name) for name in ("root", "path")}
         absolute = tuple(
-            f"dataset.{name}={quoted(Path(place).expanduser().absolute())}"
+            f"dataset.{name}={quoted(expanded(place).absolute())}"
             for name, place in places.items()
             if place is not None
         )

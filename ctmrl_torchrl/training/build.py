@@ -15,6 +15,7 @@ from ctmrl_torchrl.objectives import MetaLoss, ParameterGroup
 from ctmrl_torchrl.objectives.policy import ActingPolicy, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
@@ -99,7 +100,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         config=config.evaluation,
         device=device,
     )
-    run_dir = Path(config.run_dir).expanduser()
+    run_dir = expanded(config.run_dir)
     trainer = MetaTrainer(
         loss,
         make_buffer(dataset, task_set.train_ids, config.batch, draw, sampling, task_set.family.return_key),
@@ -136,6 +137,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "cpu" and device.index is not None:  # torch accepts any number, TorchRL none
+            raise RuntimeError("the CPU is one device, without a number")
         torch.zeros(1, device=device).tolist()  # fails on devices without storage, such as meta
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

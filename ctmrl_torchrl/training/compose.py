@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
+from ctmrl_torchrl.storage import StorageError, expanded
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
 #: configuration groups whose choices are files or nodes registered by a plugin
@@ -105,21 +106,27 @@ def load_plugin(name: str) -> ModuleType:
         ConfigError: if the file or module does not exist, is not Python, or has the name of another module.
     """
     try:
-        return _load_file(Path(name).expanduser()) if name.endswith(".py") else _load_module(name)
+        return _load_file(expanded(name)) if name.endswith(".py") else _load_module(name)
+    except StorageError as error:
+        raise ConfigError(f"plugin {name}: {error}.") from error
     except SyntaxError as error:
         where = f"{error.filename}, line {error.lineno}" if error.lineno else str(error.filename or name)
         raise ConfigError(f"plugin {name}: {where}: {error.msg}.") from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as error:  # e.g. the name is too long
+        raise ConfigError(f"plugin {str(path)[:80]}: {error.strerror or error}.") from error
+    if not found:
         raise ConfigError(f"plugin {path}: file not found.")
     stem, file = re.sub(r"\W", "_", path.stem), str(path.resolve())
     loaded = sys.modules.get(stem)
     if loaded is not None and getattr(loaded, "__file__", None) == file:
         return loaded
-    found = None if loaded is not None else importlib.util.find_spec(stem)
-    other = found is not None and os.path.realpath(str(found.origin)) != file
+    spec = None if loaded is not None else importlib.util.find_spec(stem)
+    other = spec is not None and os.path.realpath(str(spec.origin)) != file
     if other or (loaded is not None and not hasattr(loaded, _PLUGIN)):
         raise ConfigError(f"plugin {path}: another module is named {stem}; rename the file.")
     spec = importlib.util.spec_from_file_location(stem, file)

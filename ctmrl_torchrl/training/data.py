@@ -23,15 +23,16 @@ from ctmrl_torchrl.data import (
 from ctmrl_torchrl.envs import FAMILIES, NO_SIMULATOR, EnvFamily, TaskSet, make_task_set
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.training.config import DATA_ALONE, BatchConfig, DatasetConfig
 
 
 def dataset_folder(settings: DatasetConfig, env: str, tasks: str) -> Path:
     """The path of the run's dataset, whether or not it exists yet."""
     if settings.path is not None:
-        return Path(settings.path).expanduser()
+        return expanded(settings.path)
     name = f"{env}-{tasks}-{settings.recipe}-seed{settings.seed}"
-    return Path(settings.root).expanduser() / name
+    return expanded(settings.root) / name
 
 
 def obtain_data(
@@ -101,7 +102,7 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
         ):
             return family
     return EnvFamily(
-        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-") or DATA_ALONE,
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-")[:100] or DATA_ALONE,
         observation_dim=sizes.observation_dim,
         action_dim=sizes.action_dim,
         horizon=sizes.horizon,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,13 +83,16 @@ def check_report_place(folder: Path) -> None:
     """Refuse to replace a ``report.json`` or ``returns.png`` that is not of an earlier report.
 
     Raises:
-        DatasetError: naming the file.
+        DatasetError: naming the file. StorageError: if nothing may be written there.
     """
-    folder = storage.expanded(folder)
-    there = [folder / name for name in _FILES if os.path.lexists(folder / name)]
-    if there and not _is_report(folder / _FILES[0]):
+    folder = storage.resolved(folder)
+    own = _own_pictures(folder)
+    foreign = [folder / name for name in _FILES if os.path.lexists(folder / name)]
+    if own is not None:  # the report is one; its picture is known by its content
+        foreign = [file for file in foreign if file.name == _FILES[1] and _digest(file) not in own]
+    if foreign:
         raise DatasetError(
-            f"{there[0]} was not written with a report on data and is not replaced; move it away, or make the "
+            f"{foreign[0]} was not written with a report on data and is not replaced; move it away, or make the "
             "dataset in another folder."
         )
 
@@ -95,6 +100,7 @@ def check_report_place(folder: Path) -> None:
 def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = None) -> dict[str, Any]:
     """Write ``folder/report.json`` and ``folder/returns.png``; return the report.
 
+    The report records the sha256 of its picture under ``pictures``, so that no other picture is replaced.
     A picture that cannot be drawn is left out with a warning.
 
     Raises:
@@ -103,18 +109,42 @@ def write_data_report(dataset: TaskDataset, folder: Path, command: str | None = 
     check_report_place(folder)
     report = data_report(dataset, command)
     folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / _FILES[1]
+    with tempfile.TemporaryDirectory() as place:
+        drawn = Path(place) / picture.name
+        with picture_or_warning(picture.name):
+            draw_data(report, drawn)
+        content = drawn.read_bytes() if drawn.exists() else None
+    # until it is replaced, the picture of the earlier report is also one of this report
+    digests = {None if content is None else hashlib.sha256(content).hexdigest(), _digest(picture)} - {None}
+    report["pictures"] = sorted(map(str, digests))
     storage.atomic_write_text(folder / _FILES[0], json.dumps(report, indent=1, allow_nan=False) + "\n")
-    with picture_or_warning(_FILES[1]):
-        draw_data(report, folder / _FILES[1])
+    if content is not None:
+        storage.atomic_write_bytes(picture, content)
     return report
 
 
-def _is_report(file: Path) -> bool:
+def _own_pictures(folder: Path) -> list[str | None] | None:
+    """The digests of the pictures that a folder's report has written; None if it has no report.
+
+    A report of an earlier version lists none; the picture beside it counts as its own.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads((folder / _FILES[0]).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"env", "counts", "snapshots", "reference"} <= content.keys()
+        return None
+    if not isinstance(content, dict) or not {"env", "counts", "snapshots", "reference"} <= content.keys():
+        return None
+    pictures = content.get("pictures", [_digest(folder / _FILES[1])])
+    return pictures if isinstance(pictures, list) else []
+
+
+def _digest(file: Path) -> str | None:
+    """The sha256 of a file; None if it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torchrl._utils import logger as torchrl_logger
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.agents import Agent, AgentCard
 from ctmrl_torchrl.agents.card import plain_problem
+from ctmrl_torchrl.data.reading import read_manifest
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
 from ctmrl_torchrl.progress import plain_log, progress_bar
@@ -151,11 +152,7 @@ def check_before_building(config: ExperimentConfig) -> Path:
     """
     validate_config(config)
     check_protocol_data(config)
-    device = resolve_device(config.device)
-    if config.deterministic:
-        check_deterministic(device, config.threads)
-    if config.dataset.path is None:
-        check_place("dataset.root", config.dataset.root)
+    check_machine(config)
     data = dataset_folder(config.dataset, config.env, config.tasks)
     if config.resume is not None:
         load_checkpoint(find_checkpoint(config.resume), run_identity(config))
@@ -164,9 +161,23 @@ def check_before_building(config: ExperimentConfig) -> Path:
                 f"config field resume: the run {config.resume} needs its data, but there is no {data}; "
                 "give dataset.root, dataset.seed or dataset.path as for that run."
             )
-    run_dir = check_run_dir(config)
+    return check_run_dir(config)
+
+
+def check_machine(config: ExperimentConfig) -> None:
+    """Check that this machine has the device, the memory and the data that a configuration asks for.
+
+    Raises:
+        ConfigError: naming the field. DatasetError: if the given dataset is not one.
+    """
+    device = resolve_device(config.device)
+    if config.deterministic:
+        check_deterministic(device, config.threads)
+    if config.dataset.path is None:
+        check_place("dataset.root", config.dataset.root)
+    else:
+        read_manifest(dataset_folder(config.dataset, config.env, config.tasks))
     check_memory(config, device)
-    return run_dir
 
 
 def prepare(config: ExperimentConfig) -> Experiment:

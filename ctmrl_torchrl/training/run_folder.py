@@ -236,6 +236,8 @@ def _move(run_dir: Path, record: RunRecord) -> None:
             with storage.atomic_write(target, follow_link=False) as temporary:  # a link leads to another disk
                 shutil.copyfile(source, temporary)
             source.unlink()
+    logs = [name for name in record.kept if Path(name).parts[0] not in _FOLDERS]
+    _remove_empty({run_dir / parent for name in logs for parent in Path(name).parents[:-1]})
     storage.sync(kept)
     RunRecord([], [], record.kept, record.kept_in).write(run_dir)
 
@@ -244,12 +246,16 @@ def _drop(run_dir: Path, record: RunRecord) -> None:
     kept = run_dir / record.kept_in
     for name in record.kept:
         (kept / name).unlink(missing_ok=True)
-    folders = {kept / parent for name in record.kept for parent in Path(name).parents}
-    for folder in sorted(folders, key=lambda each: -len(each.parts)):
-        with contextlib.suppress(OSError):  # it holds a user's file
-            folder.rmdir()
+    _remove_empty({kept / parent for name in record.kept for parent in Path(name).parents})
     record.kept, record.kept_in = [], ""
     record.write(run_dir)
+
+
+def _remove_empty(folders: set[Path]) -> None:
+    """Remove folders that are empty, the innermost first."""
+    for folder in sorted(folders, key=lambda each: -len(each.parts)):
+        with contextlib.suppress(OSError):  # it holds a user's file, or is a link
+            folder.rmdir()
 
 
 def _free_name(run_dir: Path) -> str:

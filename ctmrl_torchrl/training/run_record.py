@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.agents.agent import CARD, WEIGHTS
+from ctmrl_torchrl.agents.agent import CARD, NEXT_CARD, WEIGHTS
 from ctmrl_torchrl.rules import ConfigError
 
 RECORD_FILE = ".ctmrl-run.json"
@@ -19,11 +19,12 @@ RUN_FILES = (
     "metrics.csv",
     "checkpoints/last.pt",
     f"agent/{WEIGHTS}",
+    f"agent/{NEXT_CARD}",
     f"agent/{CARD}",
     "summary.json",
 )
-#: name patterns of TensorBoard's files in a log folder
-_EVENTS = "events.out.tfevents.*"
+#: name patterns of TensorBoard's files in a log folder; those of hyperparameters are in a folder named by a time
+_EVENTS = ("events.out.tfevents.*", "[0-9]*.[0-9]*/events.out.tfevents.*")
 
 
 @dataclass
@@ -52,9 +53,10 @@ class RunRecord:
     def present(self, folder: Path) -> list[str]:
         """Existing files of the present run, including logs; ``summary.json`` comes last."""
         logs = [
-            str(PurePosixPath(log, event.name))
+            str(PurePosixPath(log, event.relative_to(folder / log)))
             for log in self.logs
-            for event in sorted((folder / log).glob(_EVENTS))
+            for pattern in _EVENTS
+            for event in sorted((folder / log).glob(pattern))
         ]
         there = [name for name in dict.fromkeys([*self.files, *logs]) if is_there(folder / name)]
         return sorted(there, key="summary.json".__eq__)
@@ -75,7 +77,7 @@ class RunRecord:
         if not is_there(file):
             return cls()
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
             if content.pop("format_version") != FORMAT_VERSION:
                 raise ValueError("another format version")
             record = cls(**content)

@@ -47,6 +47,8 @@ def check_sweep(overrides: Sequence[str]) -> None:
     folders: dict[str, list[str]] = {}
     for job in jobs:
         folder = str(compose_node(job).run_dir)
+        if job in folders.values():
+            raise ConfigError(f"{' '.join(job)}: this job occurs twice in the sweep; give every value once.")
         if folder in folders:
             differing = sorted(
                 item.partition("=")[0] for item in set(job) ^ set(folders[folder]) if "=" in item

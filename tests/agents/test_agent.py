@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import UnknownChoiceError
+from ctmrl_torchrl.rules import ConfigError
 
 
 def make_agent(seed=0, gain=2.0):
@@ -206,3 +208,78 @@ assert agent.act(torch.zeros(3, 2), agent.prior_context(3)).shape == (3, 2)
 assert not any(name.startswith(("ctmrl_torchrl.training", "ctmrl_torchrl.data")) for name in sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card["encoder"].update(feature_gain=3.0), "describes other networks"),
+        (lambda card: card["encoder"].pop("last"), "describes other networks"),
+        (lambda card: card["policy_loss"].update(observation_gain=1.5), "describes other networks"),
+        (lambda card: card.update(transition_key="x"), "describes other networks"),
+        (lambda card: card["policy_loss"].update(reward_scale=10**400), "policy_loss.reward_scale: got 1000"),
+        (lambda card: card["problem"].update(discount=float("nan")), "problem is not complete or not valid"),
+        (lambda card: card["problem"].update(reward_key=[]), "problem is not complete or not valid"),
+        (lambda card: card["problem"].update(context_next_observation=""), "not complete or not valid"),
+        (lambda card: card.update(horizon=10**12), "horizon must be at least 1 and at most"),
+    ],
+)
+def test_a_changed_card_is_not_read_silently(change, message, tmp_path):
+    """The weights still fit such a card, but the agent would act differently."""
+    make_agent().save(tmp_path)
+    card = json.loads((tmp_path / "agent.json").read_text())
+    change(card)
+    weights = tmp_path / "agent.safetensors"
+    (tmp_path / "agent.json").write_text(json.dumps(card))
+    with pytest.raises(AgentError, match=message):
+        Agent.load(tmp_path)
+    assert weights.exists()
+
+
+def test_what_a_card_says_besides_the_networks_may_be_edited(tmp_path):
+    make_agent().save(tmp_path)
+    file = tmp_path / "agent.json"
+    card = json.loads(file.read_text()) | {"license": "CC-BY-4.0", "horizon": 30}
+    file.write_text(json.dumps(card), encoding="utf-8-sig")  # an editor that adds a byte order mark
+    assert Agent.load(tmp_path).card.license == "CC-BY-4.0"
+
+
+def test_an_interrupted_save_leaves_the_old_agent_or_the_new_one(tmp_path, monkeypatch):
+    observation = torch.rand(1, 2)
+    old, new = make_agent(seed=0), make_agent(seed=1, gain=3.0)
+    acts = {name: each.act(observation, each.prior_context(1)) for name, each in (("old", old), ("new", new))}
+    found, replace = [], os.replace
+    for step in range(3):  # killed before each of the three renames
+        folder, left = old.save(tmp_path / str(step)), [step]
+
+        def killed(source, target, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            new.save(folder)
+        monkeypatch.setattr(os, "replace", replace)
+        loaded = Agent.load(folder)
+        act = loaded.act(observation, loaded.prior_context(1))
+        found.append(next(name for name, each in acts.items() if torch.equal(act, each)))
+        new.save(folder)
+        assert {file.name for file in folder.iterdir()} == {"agent.json", "agent.safetensors"}
+    assert found == ["old", "old", "new"]
+
+
+@pytest.mark.parametrize("place", ["~nobody-of-this-name/agent", "x" * 300, "", None])
+def test_a_place_that_cannot_be_read_is_named(place):
+    with pytest.raises(AgentError, match="cannot be read"):
+        Agent.load(place)
+
+
+def test_an_environment_of_other_sizes_and_a_wrong_budget_are_named():
+    agent, env = make_agent(), make_env("point_robot", [2])
+    with pytest.raises(ValueError, match="the environment has {'observation': 20, 'action': 6}"):
+        agent.adapt(make_env("half_cheetah_vel", [2]))
+    for budget in ({"episodes": 3.5}, {"episodes": True}, {"random_episodes": 1.5}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=f"field {next(iter(budget))}: got"):
+            agent.adapt(env, **budget)

@@ -175,3 +175,36 @@ def test_every_row_draws_shifts_of_its_own():
     run = make_collector(Wrong(), Walker(), (2,) * 8).run(CandidatesProtocol(codes, episodes=12), seed=0)
     assert (run["returns"][:, :4] == run["returns"][:1, :4]).all()  # the codes are the same for all
     assert run["task_context"][:, -1].unique(dim=0).shape[0] > 1
+
+
+class Recorded:
+    """Stands for a run and records what kind of episode was collected, and how."""
+
+    def __init__(self):
+        self.episodes, self.prior_context = [], "prior"
+
+    def add(self, episode):
+        self.episodes.append(episode)
+
+    def encode(self, episodes):
+        return f"of {len(episodes)}"
+
+    def play_randomly(self):
+        return "random"
+
+    def play(self, context, *, stochastic):
+        return ("own", context, stochastic)
+
+
+def test_np_collects_as_many_random_episodes_as_asked_and_then_its_own():
+    run, protocol = Recorded(), NonPriorProtocol(episodes=5, random_episodes=2)
+    for _ in range(4):
+        protocol.collect(run)
+    assert run.episodes == ["random", "random", ("own", "of 2", True), ("own", "of 3", True)]
+
+
+def test_online_collects_its_own_episodes_from_the_first():
+    run, protocol = Recorded(), OnlineProtocol(episodes=3)
+    for _ in range(2):
+        protocol.collect(run)
+    assert run.episodes == [("own", "prior", True), ("own", "of 1", True)]

@@ -52,6 +52,14 @@ def test_missing_files_are_named(path, file):
         TaskDataset.load(path, verify="full")
     if file == "meta.json":  # nothing that the data are read from
         assert TaskDataset.load(path).n_transitions == 240
+        with pytest.raises(DatasetError, match='verify="quick" loads them'):
+            TaskDataset.load(path, verify="full")
+
+
+def test_a_byte_order_mark_is_no_damage(path):
+    text = (path / "manifest.json").read_text(encoding="utf-8")
+    (path / "manifest.json").write_text(text, encoding="utf-8-sig")
+    assert TaskDataset.load(path, verify="full").n_transitions == 240
 
 
 @pytest.mark.parametrize("size", [0, 1000, 2000])

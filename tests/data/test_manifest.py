@@ -134,6 +134,10 @@ def test_numpy_numbers_become_plain_and_come_back_equal():
     assert manifest.seeds == {"data": 3} and type(manifest.seeds["data"]) is int
     assert manifest.recipe == {"means": [1.0, 1.0], "shape": [1, 2]}
     assert DatasetManifest.from_json(manifest.to_json()) == manifest
+    numpy = make_manifest(even(), 4).replace(horizon=np.int64(20), discount=np.float32(0.5))
+    assert (type(numpy.horizon), type(numpy.discount)) == (int, float)
+    with pytest.raises(DatasetError, match="horizon must be int, got bool"):
+        numpy.replace(horizon=np.True_)
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,34 @@ def test_other_actions_are_refused_and_wrapped_ones_taken(define, space):
     check_env_specs(make_env("x", [0, 1]))
 
 
+class Flags(Cart):
+    """A cart whose ends are what the test says."""
+
+    def __init__(self, mass, flag):
+        super().__init__(mass)
+        self.flag = flag
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.flag, False, info
+
+
+@pytest.mark.parametrize("flag", [float("nan"), None, "no", 2, np.array([True, False]), np.float32("nan")])
+def test_ends_that_are_no_flags_are_named(flag, define):
+    """Python takes all of these for true or false: an episode would end, or not, for no reason."""
+    with pytest.raises(TaskSimulationError, match="The terminated of 'x' must be True or False"):
+        define("x", lambda mass: Flags(mass, flag), GRID, train_tasks=2, test_tasks=1, horizon=5)
+        env = make_env("x", [0])
+        env.rollout(2)
+
+
+@pytest.mark.parametrize("flag", [True, np.bool_(True), 1, np.uint8(1), np.float32(1.0), np.array([True])])
+def test_flags_of_other_dtypes_are_bools_in_the_environment(flag, define):
+    define("x", lambda mass: Flags(mass, flag), GRID, train_tasks=2, test_tasks=1, horizon=5)
+    step = make_env("x", [0]).rollout(1)["next"]
+    assert step["terminated"].dtype == step["done"].dtype == torch.bool and step["done"].all()
+
+
 def only_heavy(**changes):
     """A cart that is different for tasks of mass above 1."""
     return lambda mass: Cart(mass, **(changes if mass > 1 else {}))

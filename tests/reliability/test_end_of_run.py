@@ -13,7 +13,7 @@ import torch
 from tiny_experiments import metric_rows, random_dataset, tiny_config
 
 from ctmrl_torchrl.cli import main
-from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.envs import TaskSimulationError, make_task_set
 from ctmrl_torchrl.errors import USER_ERRORS
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
@@ -311,7 +311,8 @@ def test_damaged_summaries_are_one_clear_error(content, tmp_path, capsys):
 
 
 def test_all_errors_of_users_are_told_without_a_traceback():
-    assert {NotFiniteError, SeedsError, StorageError, CheckpointError} <= set(USER_ERRORS)
+    own = {NotFiniteError, SeedsError, StorageError, CheckpointError, TaskSimulationError}
+    assert own <= set(USER_ERRORS)
 
 
 def test_a_damaged_log_of_an_earlier_part_does_not_stop_a_run(dataset_root, tmp_path):

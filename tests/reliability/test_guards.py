@@ -14,13 +14,13 @@ from tiny_experiments import random_dataset, tiny_config
 
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset, TaskSampler, buffer
 from ctmrl_torchrl.data.buffer import take_rows
-from ctmrl_torchrl.envs import FAMILIES, make_task_set
+from ctmrl_torchrl.envs import FAMILIES, make_task_set, optimal_returns
 from ctmrl_torchrl.evaluation import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, corro, gentle
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
-from ctmrl_torchrl.training import build, fragments
+from ctmrl_torchrl.training import build, experiment, fragments
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import choices
 from ctmrl_torchrl.training.data import make_buffer
@@ -134,14 +134,14 @@ def test_no_part_of_any_method_learns_from_test_tasks(method, poisoned, tmp_path
             setattr(config.representation, field.name, 4)
         if field.name == "members":
             config.representation.members = 2
-    experiment = build_experiment(config)
-    experiment.trainer.train()  # refuses losses that are not finite
-    state = experiment.loss.state_dict()
+    trained = build_experiment(config)
+    trained.trainer.train()  # refuses losses that are not finite
+    state = trained.loss.state_dict()
     assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
     if config.encoder.encodes_unseen_tasks:
-        assert experiment.tester.candidates().isfinite().all()
-        assert experiment.tester.training_contexts().isfinite().all()
-    stored = experiment.tester._fragments
+        assert trained.tester.candidates().isfinite().all()
+        assert trained.tester.training_contexts().isfinite().all()
+    stored = trained.tester._fragments
     assert stored.draw(64, torch.Generator().manual_seed(0))["observation"].isfinite().all()
 
 
@@ -176,6 +176,18 @@ def test_statistics_are_those_of_the_training_tasks(built):
         torch.testing.assert_close(mean.double(), values.mean(0), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(spread.double(), values.std(0, correction=0), rtol=1e-2, atol=1e-3)
         assert mean.abs().max() < MARK / 2, key
+
+
+def test_references_are_those_of_their_split(built, monkeypatch):
+    said = {}
+    monkeypatch.setattr(experiment, "build_summary", lambda **fields: said.update(fields))
+    experiment.summarize(built, {}, 0.0)
+    if not built.task_set.family.has_optimum:
+        assert said["optimum"] is None
+        return
+    optima = optimal_returns(built.task_set)
+    splits = {"test": list(built.task_set.test_ids), "train": list(built.task_set.train_ids)}
+    assert said["optimum"] == {split: optima[ids].mean().item() for split, ids in splits.items()}
 
 
 def test_the_encoder_is_shown_the_reward_that_is_reported(built):

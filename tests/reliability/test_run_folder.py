@@ -46,7 +46,9 @@ def carry_out(path, tag, **fields):
     try:
         folder.begin(chosen)
         put(folder.path, {name: tag for name in NAMES[:-1]})
-        put(folder.path, {f"{folder.log_folder('log-run')}/events.out.tfevents.1": tag})
+        log = folder.log_folder("log-run")
+        events = (f"{log}/events.out.tfevents.1", f"{log}/1795673132.95/events.out.tfevents.1.1")
+        put(folder.path, dict.fromkeys(events, tag))
         put(folder.path, {"summary.json": json.dumps(tag)})
         with folder.pictures() as place:
             put(place, {"adaptation.png": tag})
@@ -123,6 +125,7 @@ def test_overwriting_killed_at_any_step_loses_nothing(stride, tmp_path, count):
             set(contents(run)) - set(FOREIGN) - set(NAMES) - {".ctmrl-run.json", "figures/adaptation.png"}
         )
         assert {name.split("/")[0].rstrip("-23") for name in litter} == {"log-run"}, (number, litter)
+        assert len(list(run.glob("log-run*"))) == len({name.split("/")[0] for name in litter}) == 1, number
         if status == 0:
             break
         kills += 1

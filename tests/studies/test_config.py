@@ -122,6 +122,14 @@ def test_changes_from_the_command_line(tmp_path):
         ({"factor": 3}, "config field factor: .*Did you mean 'factors'"),
         ({"runner": {"workers": 2}}, "config field runner"),
         ({"name": "../up"}, "config field name"),
+        ({"description": ["a", "b"]}, "config field description: .*a text"),
+        ({"report": {"digits": 400}}, "digits.*from 0 to 12"),
+        ({"fixed": ["seed=3"]}, "fixed: got 'seed=3', allowed is no seed, which is a factor"),
+        ({"fixed": ["resume=runs/a"]}, "fixed: got 'resume=runs/a', .*which the study sets itself"),
+        ({"factors": SMALL["factors"] | {"variant": {"full": ["env=b"]}}}, "variant.full: got 'env=b'"),
+        ({"factors": SMALL["factors"] | {"seed": [-1]}}, "factors.seed: got '-1', allowed is a whole number"),
+        ({"factors": SMALL["factors"] | {"seed": [2**31]}}, "factors.seed: got '2147483648'"),
+        ({"factors": SMALL["factors"] | {"seed": [int("9" * 400)]}}, "config field factors"),
     ],
 )
 def test_mistakes_are_named(changes, message):
@@ -148,7 +156,16 @@ def test_unknown_studies_levels_and_unreadable_files(tmp_path):
         load_study("tabel1")
     with pytest.raises(ConfigError, match="no level 'without_kmean'. Did you mean 'without_kmeans'"):
         load_study("table2", ["variants=[without_kmean]"])
-    for text, message in (("- 1", "must be a mapping"), ("a: [", "cannot be read")):
+    for name in ("x" * 300, f"{'x' * 300}.yaml"):
+        with pytest.raises(StudyError, match="Unknown study"):
+            load_study(name)
+    texts = {
+        "- 1": "must be a mapping",
+        "a: [": "cannot be read",
+        "name: a\nfixed: []\nname: b": "'name' is given twice, line 1 and below",
+        "factors: {seed: [0], seed: [1]}": "'seed' is given twice",
+    }
+    for text, message in texts.items():
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(StudyError, match=message):
             load_study(tmp_path / "bad.yaml")
@@ -160,7 +177,7 @@ def test_a_combination_that_cannot_be_resolved_is_named():
 
     with pytest.raises(StudyError, match="cannot run env=a variant=full: unknown method 'zzz'"):
         expand(study_from(SMALL), refuse)
-    with pytest.raises(StudyError, match="factors.seed: 'one' is not a whole number"):
+    with pytest.raises(ConfigError, match="factors.seed: got 'one', allowed is a whole number"):
         expand(study_from(SMALL | {"factors": SMALL["factors"] | {"seed": ["one"]}}), resolve)
 
 

@@ -275,3 +275,15 @@ def test_the_page_of_a_single_run(finished):
     text = " ".join(page.text)
     assert "Return on unseen test tasks" in text and "intervals over tasks, of one seed" in text
     assert "before adaptation" in text and "schedule:" in text
+
+
+def test_a_report_that_grows_again_knows_its_own_files(make_study, here, tmp_path):
+    """Tables of a larger earlier report stay its own: a later one may replace them."""
+    splits = (["test", "train"], ["test"], ["test", "train"])
+    for split in splits:
+        study = make_study({"report": {"splits": split}})
+        study.run(here, progress=False)
+        page = study.report()
+    (page.parent / "mine.csv").write_text("mine")
+    study.report()
+    assert (page.parent / "mine.csv").read_text() == "mine"

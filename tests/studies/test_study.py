@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.studies.defaults import check_run
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.jobs import Outcome
 from ctmrl_torchrl.studies.records import RunRecord, locked
+from ctmrl_torchrl.studies.runners import LocalRunner
 
 
 def returns(study):
@@ -181,3 +184,66 @@ def test_identical_levels_share_a_run(make_study, here, log):
     assert study.run(here, progress=False) == {"done": 6} and len(log("end")) == 4
     values = returns(study)
     assert values[:2] == values[2:4] != values[4:]
+    assert (
+        "The levels one and same have the same configuration: they are the same runs."
+        in study.results().notes
+    )
+
+
+@pytest.mark.parametrize("content", ["{", '{"attempts": 3}', '{"attempts": [{"state": 1}]}', "[1]"])
+def test_a_damaged_record_counts_as_none(content, make_study, here, log):
+    study = make_study()
+    study.run(here, progress=False)
+    record = study.record(study.runs[0])
+    record.file.write_text(content)
+    assert study.status() == {"done": 12} and len(study.results().done()) == 12
+    (record.folder / "summary.json").unlink()
+    study.run(here, progress=False)
+    assert study.status() == {"done": 12} and len(log("end")) == 13
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1", "\x00"])
+def test_a_damaged_configuration_of_a_run_is_named(content, make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    (study.record(study.runs[0]).folder / "config.yaml").write_text(content)
+    with pytest.raises(StudyError, match="The configuration of .*config.yaml, cannot be read"):
+        study.results()
+
+
+def test_a_damaged_note_on_data_is_made_again(make_study, here, tmp_path):
+    study = make_study()
+    study.run(here, progress=False)
+    for file in (study.store / "datasets").iterdir():
+        file.write_text('{"fingerprint": 3}')
+    assert study.status() == {"waiting": 12}
+    assert study.run(here, progress=False) == {"done": 12}
+
+
+def test_what_this_machine_cannot_run_is_refused_before_the_first_run(make_study, here, log, tmp_path):
+    def check(overrides):
+        if "method=focal" in overrides:
+            raise ConfigError("config field device: got 'cuda:9'")
+
+    study = make_study()
+    study.check = check
+    with pytest.raises(StudyError, match="This machine cannot run .*method=focal.*cuda:9"):
+        study.run(LocalRunner(workers=1), progress=False)
+    assert log("start") == [] and study.status() == {"waiting": 12} and not study.store.exists()
+    assert study.run(here, progress=False) == {"done": 12}  # a runner of other machines checks there
+    study.run(LocalRunner(workers=1), progress=False)  # nothing is left to run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("device=cuda:9", "field device"),
+        ("context.length=100000000", "GB"),
+        ("encoder.hidden=[1000000000]", "GB"),
+        ("dataset.root=/dev/null", "field dataset.root"),
+        ("dataset.path=nowhere", "missing"),
+    ],
+)
+def test_the_default_check_is_that_of_a_run(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_run(["preset=smoke", "context.kind=transitions", change])

@@ -86,6 +86,11 @@ def test_sizes_keys_and_discount_come_from_the_data(tmp_path):
     assert experiment.loss.policy.gamma == 0.5
 
 
+def test_a_long_name_of_an_environment_is_cut(tmp_path):
+    dataset = TaskDataset.load(save(tmp_path / "data", manifest(env="laboratory/" + "x" * 5000)))
+    assert tasks_of_dataset(dataset).name == "laboratory-" + "x" * 89
+
+
 def test_nothing_can_be_played(tmp_path):
     path = save(tmp_path, manifest())
     where = [f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"]

@@ -16,6 +16,7 @@ from ctmrl_torchrl.data.interchange.minari_episodes import OpenedMinari, read_tr
 from ctmrl_torchrl.data.interchange.registry import IMPORTERS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.rules import is_whole
+from ctmrl_torchrl.storage import expanded
 
 Source = Any
 
@@ -145,8 +146,8 @@ def _open(source: Source) -> tuple[str, Any]:
         raise DatasetError(f"expected a Minari dataset or its name, got {type(source).__name__} ({source!r})")
     minari = require_minari()
     try:
-        if isinstance(source, Path) or Path(source).expanduser().joinpath("metadata.json").is_file():
-            return str(source), minari.MinariDataset(Path(source).expanduser())
+        if isinstance(source, Path) or expanded(source).joinpath("metadata.json").is_file():
+            return str(source), minari.MinariDataset(expanded(source))
         return source, minari.load_dataset(source)
     except Exception as error:  # report the dataset for every exception of Minari
         known = ", ".join(sorted(minari.list_local_datasets())) or "none"

@@ -157,8 +157,8 @@ class TaskSimulation:
         return StepResult(
             features,
             self._finite("reward", reward),
-            bool(terminated),
-            bool(truncated),
+            self._flag("terminated", terminated),
+            self._flag("truncated", truncated),
             self._extra_reward(info),
             info,
         )
@@ -196,9 +196,16 @@ class TaskSimulation:
             self._refuse(what, value)
         return number
 
-    def _refuse(self, what: str, value: Any) -> None:
+    def _flag(self, what: str, value: Any) -> bool:
+        """A flag as a bool; NaN, None and texts, which Python takes for true or false, are refused."""
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+            self._refuse(what, value, "True or False")
+        return bool(array.item())
+
+    def _refuse(self, what: str, value: Any, expected: str = "finite") -> None:
         raise TaskSimulationError(
-            f"The {what} of {self.definition.name!r} must be finite, got {value!r} for "
+            f"The {what} of {self.definition.name!r} must be {expected}, got {value!r} for "
             f"{self.task.describe()}, step {self.steps}."
         )
 
