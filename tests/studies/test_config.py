@@ -24,7 +24,12 @@ SMALL = {
 
 def resolve(overrides):
     """A stand-in for Hydra: dotted fields become sections."""
-    found = {"env": "none", "dataset": {"recipe": "small", "root": "datasets", "path": None}}
+    found = {
+        "env": "none",
+        "dataset": {"recipe": "small", "root": "datasets", "path": None},
+        "encoder": {"feature_gain": 4.0},
+        "policy_loss": {"observation_gain": 2.0},
+    }
     for override in overrides:
         name, _, value = override.partition("=")
         *path, last = name.split(".")
