@@ -23,10 +23,10 @@ DISPLAY_NAMES = {
     "hopper_rand_params": "Hopper-Rand-Params",
     "walker_rand_params": "Walker-Rand-Params",
 }
-_PROTOCOLS = ("offline", "online", "np", "np_refine", "codes")
+_PROTOCOLS = ("none", "offline", "online", "np", "np_refine", "codes")
 _HEADER = (
-    "environment (tasks)", "method", "seeds", "offline", "online", "np, one episode", "np, random only", "np",
-    "np_refine", "codes", "oracle", "optimum", "paper",
+    "environment (tasks)", "method", "seeds", "no context", "offline", "online", "np, one episode",
+    "np, random only", "np", "np_refine", "codes", "oracle", "optimum", "paper",
 )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
         low, high = entry["ci95"]
         return f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]"
 
-    offline, online, *others = (cell(name) for name in _PROTOCOLS)
+    none, offline, online, *others = (cell(name) for name in _PROTOCOLS)
     after = [_after(tests.get("np"), number) for number in (1, result["random_episodes"])]
     loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
     paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
@@ -122,6 +122,7 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
         f"{display_name(result['env'])} ({result['dataset']['tasks']})",
         f"`{result['method']}`{loss}",
         str(seeds),
+        none,
         offline,
         online,
         *after,
