@@ -92,5 +92,7 @@ def record(
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise NotRecordableError(f"{type(error).__name__}: {reason[0] if reason else 'no message'}") from error
+        raise NotRecordableError(
+            f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+        ) from error
     return Recording(graph, made["names"], made["losses"], made["gradients"])

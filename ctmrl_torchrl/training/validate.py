@@ -9,8 +9,8 @@ from dataclasses import replace
 from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe, recipes_of
 from ctmrl_torchrl.envs import get_family
-from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.machine import has_compiler
+from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.recorded import has_onednn
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import ConfigError, check_fields, require
