@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl._utils import logger as torchrl_logger
 
@@ -123,10 +124,11 @@ class RecordedGradients:
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         """Set ``grad`` of every parameter; returns the detached losses."""
-        program = self._program(batch)
-        if program is None or program.run is None:
+        leaves = self._leaves(batch)
+        program = None if leaves is None else self._program(batch, leaves)
+        if program is None or program.run is None or leaves is None:
             return self.as_written(batch)
-        losses, gradients = program.run(*leaves_of(batch).values())
+        losses, gradients = program.run(*leaves.values())
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -140,14 +142,17 @@ class RecordedGradients:
             total.backward()
         return losses.detach()
 
-    def _program(self, batch: TensorDictBase) -> _Program | None:
-        """What is known of such an update: its recording, if it has one."""
+    def _leaves(self, batch: TensorDictBase) -> dict[NestedKey, Tensor] | None:
+        """The entries of a batch; None if such updates run as written."""
         if not self._recordable:
             return None
         try:
-            leaves = leaves_of(batch)
+            return leaves_of(batch)
         except NotRecordableError as error:
             return self._refuse(error)
+
+    def _program(self, batch: TensorDictBase, leaves: dict[NestedKey, Tensor]) -> _Program | None:
+        """What is known of such an update: its recording, if it has one."""
         if self._state is None:
             unknown = unknown_module(self.module)
             if unknown is not None:
@@ -162,7 +167,7 @@ class RecordedGradients:
             self._programs = [*self._programs[1 - _MOST :], program]
         if program.run is None and not program.refused and program.seen >= self.patience:
             try:
-                self._record(program, batch)
+                self._record(program, batch, leaves)
             except NotRecordableError as error:
                 program.refused = True
                 if not isinstance(error, NoGradientError):
@@ -191,10 +196,10 @@ class RecordedGradients:
                 return program
         return None
 
-    def _record(self, program: _Program, batch: TensorDictBase) -> None:
+    def _record(self, program: _Program, batch: TensorDictBase, leaves: dict[NestedKey, Tensor]) -> None:
         """Record an update, check the recording against it, and undo both."""
         assert self._state is not None
-        tensors, leaves = module_tensors(self.module), leaves_of(batch)
+        tensors = module_tensors(self.module)
         before, random = copied(tensors), torch.get_rng_state()
 
         def undo() -> None:

@@ -60,6 +60,7 @@ class MetaTrainer:
 
     Attributes:
         update_count (int): updates made. earlier_seconds (float): wall time of earlier sessions.
+        differentiate (callable): sets the gradients of a batch and returns its losses.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class MetaTrainer:
         self.checkpoint_every = checkpoint_every
         self.device = device
         self.compile = compile
-        self._differentiate = self._way_to_differentiate()
+        self.differentiate = self._way_to_differentiate()
         self.progress = progress
         self.update_count = 0
         self.earlier_seconds = 0.0
@@ -112,7 +113,7 @@ class MetaTrainer:
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Make one gradient step on a meta-batch and return the detached losses and diagnostics."""
         with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile is True else nullcontext():
-            losses = self._differentiate(batch)
+            losses = self.differentiate(batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not self.loss.policy_frozen:
