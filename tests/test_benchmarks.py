@@ -69,6 +69,15 @@ def test_time_to_return(benchmark, monkeypatch):
     assert not hard["all_reached"] and list(hard["rows"][0]["returns"]) == ["3", "6"]
 
 
+def test_kernels(benchmark):
+    arguments = ["--phases", "policy", "--ways", "false", "recorded", "--updates", "1"]
+    written, recorded = (row["shares"] for row in benchmark("kernels", *arguments)["rows"])
+    for shares in (written, recorded):
+        operators = shares.pop("operators")
+        assert operators > 100 and sum(shares.values()) == pytest.approx(1.0, abs=1e-2)
+    assert written["autograd"] > 0.0 == recorded["autograd"]
+
+
 def test_every_term_of_the_released_objective_has_its_share(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     cases, shares = (importlib.import_module(name) for name in ("cases", "shares"))
