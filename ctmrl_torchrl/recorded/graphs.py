@@ -65,7 +65,8 @@ def simplify(graph: fx.Graph) -> None:
 
 def _only_read(node: fx.Node) -> bool:
     """Whether no user writes into a node's value and its dtype is that of its argument."""
-    kept = node.meta["val"].dtype == node.args[0].meta["val"].dtype  # pyright: ignore[reportAttributeAccessIssue]
+    argument: Any = node.args[0]
+    kept = node.meta["val"].dtype == argument.meta["val"].dtype
     return kept and all(is_call(user, aten.view.default, aten.add.Tensor) for user in node.users)
 
 

@@ -34,13 +34,14 @@ def use_onednn(graph: fx.Graph) -> int:
     """
     replaced = 0
     for node in list(graph.nodes):
-        if is_call(node, aten.mm.default) and _worth(*_sizes(*node.args)):
-            _replace(graph, node, _linear(graph, node, *node.args, None))
-        elif is_call(node, aten.addmm.default) and _adds_bias(node) and _worth(*_sizes(*node.args[1:])):
-            bias, left, right = node.args
+        factors: Any = node.args
+        if is_call(node, aten.mm.default) and _worth(*_sizes(*factors)):
+            _replace(graph, node, _linear(graph, node, *factors, None))
+        elif is_call(node, aten.addmm.default) and _adds_bias(node) and _worth(*_sizes(*factors[1:])):
+            bias, left, right = factors
             _replace(graph, node, _linear(graph, node, left, right, bias))
         elif is_call(node, aten.bmm.default) and shape_of(node)[0] <= _MOST_MEMBERS:
-            if not _worth(*_sizes(*node.args)):
+            if not _worth(*_sizes(*factors)):
                 continue
             _replace(graph, node, _linears(graph, node))
         else:

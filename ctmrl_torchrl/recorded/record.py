@@ -45,10 +45,11 @@ def leaves_of(batch: TensorDictBase) -> dict[NestedKey, Tensor]:
     Raises:
         NotRecordableError: if an entry is not an ordinary tensor.
     """
-    leaves = dict(batch.items(include_nested=True, leaves_only=True))
-    for key, value in leaves.items():
+    leaves: dict[NestedKey, Tensor] = {}
+    for key, value in batch.items(include_nested=True, leaves_only=True):
         if type(value) is not Tensor:
             raise NotRecordableError(f"the entry {key!r} of the batch is a {type(value).__name__}")
+        leaves[key] = value
     return leaves
 
 

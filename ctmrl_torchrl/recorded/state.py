@@ -82,7 +82,7 @@ class PythonState:
 
     def __init__(self, module: nn.Module) -> None:
         self._places: list[tuple[dict[str, Any], Any]] = []
-        self._tensors: list[dict[str, Tensor | None]] = []
+        self._tensors: list[dict[str, Any]] = []
         for each in module.modules():
             if not isinstance(each, TensorDictParams):  # whose attributes are caches
                 attributes = vars(each)
