@@ -36,7 +36,7 @@ def use_onednn(graph: fx.Graph) -> int:
     for node in list(graph.nodes):
         factors: Any = node.args
         if is_call(node, aten.mm.default) and _worth(*_sizes(*factors)):
-            _replace(graph, node, _linear(graph, node, *factors, None))
+            _replace(graph, node, _linear(graph, node, factors[0], factors[1], None))
         elif is_call(node, aten.addmm.default) and _adds_bias(node) and _worth(*_sizes(*factors[1:])):
             bias, left, right = factors
             _replace(graph, node, _linear(graph, node, left, right, bias))
