@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from ctmrl_torchrl.data import DatasetManifest, TaskDataset
 from ctmrl_torchrl.envs import TaskSet, make_task_set
 from ctmrl_torchrl.objectives.meta import MetaLoss
+from ctmrl_torchrl.recorded import RecordedGradients
 from ctmrl_torchrl.training.build import make_loss, make_optimizer, parameter_groups, resolve_device
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.config import ExperimentConfig
@@ -135,6 +136,8 @@ def make_case(
         device=device,
         compile=config.compile,
     )
+    if isinstance(trainer.differentiate, RecordedGradients):
+        trainer.differentiate.patience = 0  # recorded in the first call, which is not timed
     trainer.begin()
     loss.representation_frozen, loss.policy_frozen = phase == "policy", phase == "representation"
     loss.representation.warm_up = phase == "warm_up"

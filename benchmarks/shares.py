@@ -67,7 +67,9 @@ def _parts(case: Case) -> list[tuple[str, Any, str]]:
 
 
 def shares(case: Case, *, rounds: int) -> dict[str, float]:
-    """Median share of every part in the time of sampling and updating; what is left is ``"rest"``."""
+    """Median share of every part in the time of sampling and an update as written; what is left is ``"rest"``."""
+
+    case.trainer.differentiate = case.trainer._gradients  # a recording has no parts
 
     def step() -> None:
         case.trainer.update(case.trainer.next_batch())

@@ -4,9 +4,10 @@ python benchmarks/update.py                                     # all, eager, on
 python benchmarks/update.py --cases point_robot quick --threads 1 2 --compile
 python benchmarks/update.py --output results/benchmarks/update.json
 
-The floor is the time of the update's bare matrix products, measured in turns with the update. The fixed cost
-is the time of the same update with next to no numbers in it (two tasks, two transitions, networks of width
-2): what Python and the frameworks take, whatever the sizes.
+``update`` runs as written (``compile=false``); ``recorded`` and ``onednn`` are the ways of ``compile`` with these
+names. The floor is the time of the update's bare matrix products in PyTorch, measured in turns with all of them.
+The fixed cost is the time of the update as written with next to no numbers in it (two tasks, two transitions,
+networks of width 2): what Python and the frameworks take, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from measure import four_digits, in_fresh_process, repeat, take_turns, write_jso
 from products import RecordProducts
 from shares import shares
 from torchrl._utils import logger as torchrl_logger
+
+from ctmrl_torchrl.recorded import has_onednn
+from ctmrl_torchrl.training.config import RECORDED
 
 #: what is left of the work when every size is next to nothing
 NOTHING = [
@@ -59,20 +63,25 @@ def measure_update(
     overrides: list[str], phase: str, *, rounds: int, compile: bool = False, memory: bool = True
 ) -> dict[str, Any]:
     """Everything about one case in one phase of its schedule."""
-    case = make_case(overrides, phase=phase)
+    case = make_case([*overrides, "compile=false"], phase=phase)
     device = case.loss.representation.codebook.codes.device
     trainer, batch = case.trainer, case.trainer.next_batch()
     trainer.update(batch)
     with RecordProducts() as products:
         trainer.update(batch)
-    empty = make_case(without_numbers(overrides), phase=phase, transitions_per_task=400).trainer
+    little = [*without_numbers(overrides), "compile=false"]
+    empty = make_case(little, phase=phase, transitions_per_task=400).trainer
     nothing = empty.next_batch()
+    ways = [way for way in RECORDED if way == "recorded" or has_onednn()] if device.type == "cpu" else []
+    others = {way: make_case([*overrides, f"compile={way}"], phase=phase).trainer for way in ways}
     contestants = {
         "floor": products.bare(device),
         "update": lambda: trainer.update(batch),
         "sampling": trainer.next_batch,
         "fixed": lambda: empty.update(nothing),
     }
+    for way, other in others.items():
+        contestants[way] = lambda other=other: other.update(batch)
     if compile:
         compiled = make_case([*overrides, "compile=true"], phase=phase).trainer
         contestants["compiled update"] = lambda: compiled.update(batch)
@@ -88,6 +97,7 @@ def measure_update(
         "gflop": four_digits(products.gflop),
         "timings": {name: timing.to_dict() for name, timing in timings.items()},
         "update_over_floor": four_digits(seconds["update"] / seconds["floor"]),
+        "over_floor": {way: four_digits(seconds[way] / seconds["floor"]) for way in ways},
         "fixed_cost_share": four_digits(seconds["fixed"] / seconds["update"]),
         "sampling_share": four_digits(seconds["sampling"] / whole),
         "shares": shares(case, rounds=rounds),
@@ -130,6 +140,10 @@ def format_row(row: dict[str, Any]) -> str:
         f"{update['wall_ms']:8.1f} ms  {row['update_over_floor']:6.2f} x floor"
         f"  fixed {row['fixed_cost_share']:5.1%}  sampling {row['sampling_share']:5.1%}"
         + (f"  {row['peak_memory_mb']:6.0f} MB" if row["peak_memory_mb"] else "")
+        + "".join(
+            f"  {way} {row['timings'][way]['cpu_ms']:.1f} ms CPU, {ratio:.2f} x floor"
+            for way, ratio in row["over_floor"].items()
+        )
         + (f"  compiled {compiled['wall_ms']:.1f} ms" if compiled else "")
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import shutil
 from pathlib import Path
 
 import torch
@@ -28,3 +30,10 @@ def processor_facts() -> dict[str, str]:
         ['processor', 'torch_cpu_capability']
     """
     return {"processor": processor(), "torch_cpu_capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for ``torch.compile``: the one that ``CXX`` names, or a usual one."""
+    named = os.environ.get("CXX")
+    names = [named] if named else ["c++", "g++", "clang++", "cl"]
+    return any(shutil.which(name) for name in names)

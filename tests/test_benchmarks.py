@@ -49,10 +49,33 @@ def test_update(benchmark):
     assert [row["phase"] for row in rows] == ["representation", "joint", "policy"]
     for row in rows:
         assert all(all_positive(timing) for timing in row["timings"].values())
-        assert row["update_over_floor"] > 0
+        assert row["update_over_floor"] > 0 and row["over_floor"]["recorded"] > 0
         assert sum(row["shares"].values()) == pytest.approx(1.0, abs=1e-2)
     assert rows[0]["shares"]["policy loss"] == 0.0 == rows[2]["shares"]["hard contrast (L_contra)"]
     assert rows[1]["shares"]["policy loss"] > 0.0 < rows[1]["shares"]["hard contrast (L_contra)"]
+
+
+def test_time_to_return(benchmark, monkeypatch):
+    """A target that the first agent reaches, and one that none reaches."""
+    small = "preset=smoke schedule.updates=6 sizes.encoder_hidden=[8] sizes.policy_hidden=[8] batch.tasks=4"
+    small += (
+        " sizes.predictor_hidden=[8] batch.transitions=8 evaluation.episodes=2 evaluation.random_episodes=1"
+    )
+    module = importlib.import_module("time_to_return")
+    monkeypatch.setattr(module, "in_fresh_process", lambda run, *arguments: (run(*arguments), 0.0))
+    easy = benchmark("time_to_return", *small.split(), "--target", "-1000", "--every", "2", "--repeats", "1")
+    assert easy["all_reached"] and easy["rows"][0]["updates"] == 2 and easy["median_cpu_s"] > 0
+    hard = benchmark("time_to_return", *small.split(), "--target", "0", "--every", "3", "--repeats", "1")
+    assert not hard["all_reached"] and list(hard["rows"][0]["returns"]) == ["3", "6"]
+
+
+def test_kernels(benchmark):
+    arguments = ["--phases", "policy", "--ways", "false", "recorded", "--updates", "1"]
+    written, recorded = (row["shares"] for row in benchmark("kernels", *arguments)["rows"])
+    for shares in (written, recorded):
+        operators = shares.pop("operators")
+        assert operators > 100 and sum(shares.values()) == pytest.approx(1.0, abs=1e-2)
+    assert written["autograd"] > 0.0 == recorded["autograd"]
 
 
 def test_every_term_of_the_released_objective_has_its_share(monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
@@ -27,6 +29,8 @@ class EvidenceEncoder:
     Attributes:
         evidence_keys (list of tuple): keys read from an episode, relative to ``evidence_key``.
         reads_task (bool): whether the encoder reads the task id.
+        pools_codes (bool): whether the encoder encodes every transition by itself and pools the codes, so that
+            the codes of an episode can be reused when others are added.
 
     Raises:
         ValueError: if the encoder reads other keys.
@@ -55,6 +59,8 @@ class EvidenceEncoder:
         self._out_key = context_key if context_key in names else names[-1]
         self.reads_task = task_key in encoder.in_keys
         read = [key for key in encoder.in_keys if key != task_key]
+        hooked = bool(encoder._forward_hooks or encoder._forward_pre_hooks)
+        self.pools_codes = getattr(encoder, "encodes_alone", False) and not self.reads_task and not hooked
         self.evidence_keys = [_below(evidence_key, task_key, key) for key in read]
 
     def encode(self, episodes: Sequence[TensorDictBase], task_ids: Tensor) -> Tensor:
@@ -64,6 +70,23 @@ class EvidenceEncoder:
             {self.evidence_key: evidence, self.task_key: task_ids}, batch_size=evidence.batch_size[:1]
         )
         return self.encoder(view).get(self._out_key)
+
+    def codes(self, episode: TensorDictBase, task_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes ``[n, H, d]`` of one episode's transitions, and their mask; see :attr:`pools_codes`."""
+        encoder: Any = self.encoder
+        view = TensorDict(
+            {self.evidence_key: episode, self.task_key: task_ids}, batch_size=episode.batch_size[:1]
+        )
+        features = encoder.features(view)
+        return encoder.transition_network(features), encoder.mask(view, features)
+
+    def pool(self, codes: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Task contexts ``[n, d]`` of episodes with these codes, pooled together."""
+        encoder: Any = self.encoder
+        masks = [mask for _, mask in codes if mask is not None]
+        return encoder.pooled(
+            torch.cat([code for code, _ in codes], 1), torch.cat(masks, 1) if masks else None
+        )
 
     def encode_task(self, task_ids: Tensor) -> Tensor:
         """Task contexts ``[n, d]`` from only the task ids ``[n]``.

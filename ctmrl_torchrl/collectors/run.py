@@ -64,6 +64,7 @@ class AdaptationRun:
         self._parts = parts
         self._protocol = protocol
         self._encoded: dict[tuple[int, ...], tuple[list[TensorDictBase], Tensor]] = {}
+        self._codes: dict[int, tuple[TensorDictBase, Tensor, Tensor | None]] = {}
         self._measured = 0
         self.task_ids = parts.task_ids
         self.generator = generator
@@ -141,11 +142,21 @@ class AdaptationRun:
         # The entry keeps the episodes alive, so that no other object can have the same id.
         identity = tuple(map(id, episodes))
         if identity not in self._encoded:
-            context = self._parts.encoder.encode(episodes, self._tasks_of_rows())
-            if not {*identity} <= {*map(id, self.episodes)}:
+            collected = {*identity} <= {*map(id, self.episodes)}
+            if collected and self._parts.encoder.pools_codes:
+                context = self._parts.encoder.pool([self._codes_of(episode) for episode in episodes])
+            else:
+                context = self._parts.encoder.encode(episodes, self._tasks_of_rows())
+            if not collected:
                 return context
             self._encoded[identity] = list(episodes), context
         return self._encoded[identity][1].clone()
+
+    def _codes_of(self, episode: TensorDictBase) -> tuple[Tensor, Tensor | None]:
+        """The codes of a collected episode, computed once."""
+        if id(episode) not in self._codes:
+            self._codes[id(episode)] = episode, *self._parts.encoder.codes(episode, self._tasks_of_rows())
+        return self._codes[id(episode)][1:]
 
     def encode_task(self) -> Tensor:
         """Task contexts ``[n, d]`` from the rows' task ids, without any evidence.

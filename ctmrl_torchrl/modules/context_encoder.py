@@ -107,8 +107,15 @@ class ContextEncoder(TensorDictModuleBase):
                     "unsqueeze(-1) makes a scalar feature [*, L, 1]."
                 )
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the task-specific context of every row."""
+    @property
+    def encodes_alone(self) -> bool:
+        """Whether the code of a transition depends on that transition alone, and not on random numbers."""
+        return type(self) is ContextEncoder and not any(
+            isinstance(module, NoisySquash) for module in self.transition_network.modules()
+        )
+
+    def features(self, tensordict: TensorDictBase) -> Tensor:
+        """The features ``[*, L, F]`` of all transitions, concatenated."""
         entries = [read(tensordict, key, str(type(self).__name__)) for key in self.in_keys]
         self._check_shapes(entries)
         # Flags such as ("context", "next", "terminated") are features too.
@@ -118,12 +125,22 @@ class ContextEncoder(TensorDictModuleBase):
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "
                 "transition, or use the prior context (zeros) instead of the encoder."
             )
+        return features
+
+    def mask(self, tensordict: TensorDictBase, features: Tensor) -> Tensor | None:
+        """The mask ``[*, L]`` of the transitions with these features, or None if all are valid."""
         mask = None if self.mask_key is None else tensordict.get(self.mask_key, None)
         if mask is not None and mask.shape != features.shape[:-1]:
             raise ValueError(
                 f"{type(self).__name__}: the mask {self.mask_key!r} has shape {list(mask.shape)}, expected "
                 f"{list(features.shape[:-1])}: one flag per transition (squeeze(-1) drops a last dimension)."
             )
+        return mask
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the task-specific context of every row."""
+        features = self.features(tensordict)
+        mask = self.mask(tensordict, features)
         encoded = self.transition_network(features)
         for transition_key in self.out_keys[:-1]:
             tensordict.set(transition_key, encoded)

@@ -24,6 +24,8 @@ _ASIDE = (
     "seeds",
     "threads",
 )
+#: values that give the same results as another value of the field
+_SAME = {("compile", "recorded"): False}
 
 
 def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
         {'dataset.recipe': 'small', 'env': 'a'}
     """
     return {
-        name: value
+        name: _SAME.get((name, value), value) if isinstance(value, str) else value
         for name, value in sorted(_flat(configuration))
         if not any(name == aside or name.startswith(f"{aside}.") for aside in _ASIDE)
     }

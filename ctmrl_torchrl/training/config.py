@@ -43,6 +43,13 @@ _ENV = Rule(
     lambda: f"one of {', '.join((*sorted(FAMILIES), DATA_ALONE))}",
     lambda: (*FAMILIES.names(), DATA_ALONE),
 )
+#: ways of running an update that are neither as written nor by the compiler
+RECORDED = ("recorded", "onednn")
+_COMPILE = Rule(
+    lambda value: isinstance(value, bool) or value in RECORDED,
+    "false, recorded, onednn or true",
+    lambda: RECORDED,
+)
 
 
 @dataclass
@@ -251,8 +258,12 @@ class ExperimentConfig:
         deterministic (bool): use only instructions that every x86-64 processor has and deterministic kernels,
             at about twice the time. The process must be started with
             ``ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE``.
-        compile (bool): compile the loss and its backward pass with ``torch.compile``. Each phase takes minutes
-            to compile. On a CPU this pays off if Python overhead dominates: small batches and long runs.
+        compile (bool or str): how an update is run. ``recorded`` repeats operations that were recorded once in
+            every phase, without Python around them; the numbers are those of ``false`` bit for bit. Updates that
+            cannot be recorded run as written, and so do all updates on a GPU. ``onednn`` also computes matrix
+            products by oneDNN, whose roundings differ: about 1.5 times as fast where PyTorch's products are
+            slow, as on AMD processors. ``true`` compiles with ``torch.compile``, which takes up to half a
+            minute for each phase. ``false`` runs updates as written.
     """
 
     env: str = ruled("point_robot", _ENV)
@@ -269,7 +280,7 @@ class ExperimentConfig:
     threads: int = ruled(1, whole(1))
     keep_memory: bool = ruled(True, SWITCH)
     deterministic: bool = ruled(False, SWITCH)
-    compile: bool = ruled(False, SWITCH)
+    compile: bool | str = ruled("recorded", _COMPILE)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -21,6 +21,8 @@ def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -
         config: the run's configuration. dataset: its data, if already loaded.
     """
     identity = {name: getattr(config, name) for name in _FIELDS}
+    if config.compile == "recorded":
+        identity["compile"] = False  # the same numbers
     for section in _SECTIONS:
         values = asdict(getattr(config, section))
         identity |= {f"{section}.{name}": value for name, value in values.items()}

@@ -20,6 +20,7 @@ from ctmrl_torchrl.methods.parts import Parts
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
+from ctmrl_torchrl.recorded import RecordedGradients
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
@@ -52,11 +53,14 @@ class MetaTrainer:
         identity (dict): values that a checkpoint must share to be resumed.
         log_every, evaluate_every, checkpoint_every (int): intervals in updates; 0 disables.
         device (torch.device): device of the loss.
-        compile (bool): compile the loss and its backward pass as one graph with ``torch.compile``.
+        compile (bool or str): true compiles the loss and its backward pass as one graph with
+            ``torch.compile``; ``"recorded"`` and ``"onednn"`` repeat recorded operations on a CPU, see
+            :class:`~ctmrl_torchrl.recorded.RecordedGradients`.
         progress (bool): show a progress bar.
 
     Attributes:
         update_count (int): updates made. earlier_seconds (float): wall time of earlier sessions.
+        differentiate (callable): sets the gradients of a batch and returns its losses.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class MetaTrainer:
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         device: torch.device | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         progress: bool = False,
     ) -> None:
         self.loss = loss
@@ -96,7 +100,7 @@ class MetaTrainer:
         self.checkpoint_every = checkpoint_every
         self.device = device
         self.compile = compile
-        self._differentiate = torch.compile(self._gradients, fullgraph=True) if compile else self._gradients
+        self.differentiate = self._way_to_differentiate()
         self.progress = progress
         self.update_count = 0
         self.earlier_seconds = 0.0
@@ -108,13 +112,23 @@ class MetaTrainer:
 
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Make one gradient step on a meta-batch and return the detached losses and diagnostics."""
-        with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile else nullcontext():
-            losses = self._differentiate(batch)
+        with torch._dynamo.config.patch(trace_autograd_ops=True) if self.compile is True else nullcontext():
+            losses = self.differentiate(batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not self.loss.policy_frozen:
             self.target_update.step()
         return losses
+
+    def _way_to_differentiate(self) -> Callable[[TensorDictBase], TensorDictBase]:
+        """The function that sets the gradients of a batch and returns its losses."""
+        if self.compile is True:
+            return torch.compile(self._gradients, fullgraph=True)
+        on_cpu = self.device is None or self.device.type == "cpu"
+        if not self.compile or not on_cpu:
+            return self._gradients
+        learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return RecordedGradients(self.loss, learned, total_loss, onednn=self.compile == "onednn")
 
     def _gradients(self, batch: TensorDictBase) -> TensorDictBase:
         """Compute the losses of a batch and their gradients; returns the detached losses."""

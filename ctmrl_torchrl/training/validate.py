@@ -9,7 +9,9 @@ from dataclasses import replace
 from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe, recipes_of
 from ctmrl_torchrl.envs import get_family
+from ctmrl_torchrl.machine import has_compiler
 from ctmrl_torchrl.methods import Facts
+from ctmrl_torchrl.recorded import has_onednn
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import ConfigError, check_fields, require
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
@@ -37,10 +39,27 @@ def validate_config(config: ExperimentConfig) -> None:
         config.threads,
         f"at most {most}; additional threads only wait for each other",
     )
+    _check_compile(config.compile)
     _check_environment(config)
     _check_schedule(config)
     _check_evaluation(config)
     require_logger(config.output.logger)
+
+
+def _check_compile(compile: bool | str) -> None:
+    require(
+        compile != "onednn" or has_onednn(),
+        "compile",
+        compile,
+        "false, recorded or true here, because this build of PyTorch has no oneDNN",
+    )
+    require(
+        compile is not True or has_compiler(),
+        "compile",
+        compile,
+        "false, recorded or onednn here, because torch.compile needs a C++ compiler: install one (g++), or name "
+        "it with the environment variable CXX",
+    )
 
 
 def _check_choices(config: ExperimentConfig) -> None:
@@ -185,8 +204,8 @@ def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
         folders,
         "a separate folder for every seed, such as runs/mine-${seed}",
     )
-    for name in ("compile", "resume"):
-        values = [getattr(config, name) for config in configs if getattr(config, name)]
+    for name, allowed in (("compile", (False, "recorded")), ("resume", (None,))):
+        values = [getattr(config, name) for config in configs if getattr(config, name) not in allowed]
         require(not values, name, values, f"nothing together with seeds; run each seed by itself with {name}")
     require_logger(configs[0].output.logger, len(configs))
     alike = [replace(config, seed=0, run_dir="") for config in configs]

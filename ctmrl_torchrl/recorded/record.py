@@ -1,0 +1,99 @@
+"""Records the operations of an update, forward and backward, as one graph of ATen operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+#: the losses of a batch, from a module that holds the parameters
+Losses = Callable[[TensorDictBase], TensorDictBase]
+
+
+class NotRecordableError(RuntimeError):
+    """An update cannot be recorded; the message says why."""
+
+
+class NoGradientError(NotRecordableError):
+    """Nothing learns in this phase."""
+
+
+@dataclass
+class Recording:
+    """The operations of an update, and what it computed while it was recorded.
+
+    Args:
+        graph (fx.GraphModule): from parameters and entries to losses and gradients.
+        names (list of str): the losses' names. losses, gradients: their values in this update.
+    """
+
+    graph: fx.GraphModule
+    names: list[str]
+    losses: list[Tensor]
+    gradients: list[Tensor | None]
+
+
+def leaves_of(batch: TensorDictBase) -> dict[NestedKey, Tensor]:
+    """The entries of a batch by key.
+
+    Raises:
+        NotRecordableError: if an entry is not an ordinary tensor.
+    """
+    leaves: dict[NestedKey, Tensor] = {}
+    for key, value in batch.items(include_nested=True, leaves_only=True):
+        if type(value) is not Tensor:
+            raise NotRecordableError(f"the entry {key!r} of the batch is a {type(value).__name__}")
+        leaves[key] = value
+    return leaves
+
+
+def record(
+    losses_of: Losses,
+    total: Callable[[TensorDictBase], Tensor],
+    batch: TensorDictBase,
+    leaves: dict[NestedKey, Tensor],
+    parameters: Sequence[Tensor],
+) -> Recording:
+    """Run an update once and record its operations.
+
+    The graph's inputs are the parameters and then the leaves. Gradients have the memory layout of their
+    parameter.
+
+    Raises:
+        NotRecordableError: if the update has no gradient or does something that depends on the values of tensors.
+    """
+    made: dict[str, Any] = {}
+
+    def run(*inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        seen = batch.copy()
+        for key, value in zip(leaves, inputs[len(parameters) :], strict=True):
+            seen.set(key, value)
+        losses = losses_of(seen)
+        loss = total(losses)
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            raise NoGradientError("no term of the loss has a gradient in this phase")
+        gradients = torch.autograd.grad(loss, list(inputs[: len(parameters)]), allow_unused=True)
+        made["names"] = [str(name) for name in losses.keys()]  # noqa: SIM118
+        made["losses"] = [losses.get(name).detach() for name in made["names"]]
+        made["gradients"] = [
+            gradient if gradient is None or gradient.stride() == parameter.stride() else gradient.contiguous()
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+        ]
+        return tuple(made["losses"]), tuple(made["gradients"])
+
+    try:
+        graph = make_fx(run, tracing_mode="real")(*parameters, *leaves.values())
+    except NotRecordableError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise NotRecordableError(
+            f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+        ) from error
+    return Recording(graph, made["names"], made["losses"], made["gradients"])
