@@ -280,7 +280,7 @@ class ExperimentConfig:
     threads: int = ruled(1, whole(1))
     keep_memory: bool = ruled(True, SWITCH)
     deterministic: bool = ruled(False, SWITCH)
-    compile: bool | str = ruled("recorded", _COMPILE)
+    compile: bool | str = ruled(False, _COMPILE)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
