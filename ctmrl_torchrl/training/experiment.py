@@ -288,7 +288,8 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     finally:
         experiment.tester.close()
     folder.finish()
-    torchrl_logger.info(f"results are in {run_dir}")
+    first = "; see figures/adaptation.png first" if (run_dir / "figures" / "adaptation.png").exists() else ""
+    torchrl_logger.info(f"results are in {run_dir}{first}")
     return summary
 
 
@@ -298,6 +299,8 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
     card = AgentCard(
         method=config.method,
         env=summary["env"],
+        tasks=experiment.task_set.preset,
+        command=summary.get("command") or "",
         problem=plain_problem(experiment.problem),
         encoder=asdict(config.encoder),
         policy_loss=asdict(config.policy_loss),
