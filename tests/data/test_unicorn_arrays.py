@@ -122,9 +122,9 @@ def test_names_that_say_no_parameters(batch_data, tmp_path):
     assert dataset.manifest.tasks["parameter_names"] == ["mass"]
     with pytest.raises(DatasetError, match="parameters has 1 rows, but there are 3"):
         import_unicorn(batch_data, env="x", parameters=[[1]])
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="nowhere does not exist"):
         import_unicorn(tmp_path / "nowhere", env="x")
-    with pytest.raises(DatasetError, match="no folders seed_"):
+    with pytest.raises(DatasetError, match="contains no folders seed_"):
         import_unicorn(batch_data / "notes", env="x")
 
 
