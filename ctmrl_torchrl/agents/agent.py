@@ -35,7 +35,7 @@ from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole, require
-from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, expanded, resolved
+from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, resolved
 
 #: widths up to this size are always built
 _ALWAYS_BUILT = 8192
