@@ -288,7 +288,8 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     finally:
         experiment.tester.close()
     folder.finish()
-    first = "; see figures/adaptation.png first" if (run_dir / "figures" / "adaptation.png").exists() else ""
+    drawn = [name for name in ("adaptation", "learning") if (run_dir / "figures" / f"{name}.png").exists()]
+    first = f"; see figures/{drawn[0]}.png first" if drawn else ""
     torchrl_logger.info(f"results are in {run_dir}{first}")
     return summary
 

@@ -260,6 +260,7 @@ def test_snapshots(tmp_path):
     spread = np.random.default_rng(0).normal(0, 0.5, (14, 40))
     returns = -4.2 - 16.5 * np.exp(-steps[:, None] / 1500) + spread
     check(plot_snapshot_returns(steps, returns, RANDOM, OPTIMUM, tmp_path / "a.png"))
+    check(plot_snapshot_returns([0, 1], returns[:2], None, None, tmp_path / "b.png", numbered=True))
     with pytest.raises(ValueError, match=r"14 snapshots.*\[13, 40\]"):
         plot_snapshot_returns(steps, returns[:13], RANDOM, OPTIMUM, tmp_path / "b.png")
 
