@@ -161,7 +161,7 @@ def test_cut_files_and_flat_parameters_are_named(minari, tmp_path):
         from_minari(names, parameters=[1.0, 2.0])
     for file in (tmp_path / "minari").rglob("*.hdf5"):
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(DatasetError, match="me/robot/task-0-v0: its files cannot be read"):
+    with pytest.raises(DatasetError, match="me/robot/task-0-v0: the files cannot be read"):
         from_minari(names)
 
 
