@@ -394,7 +394,13 @@ class OldStyle(Cart):
         (make_cart, {"weight": (1, 2)}, {}, ValueError, r"make\(weight=...\), which it does not accept"),
         (make_cart, PENDULUM, {}, ValueError, r"make\(mass=..., length=...\), which it does not accept"),
         ("Pendulum-v1", PENDULUM, {}, ValueError, "must be a function"),
-        (make_cart, {"mass": lambda g: np.random.rand()}, {}, ValueError, "'mass' returned different values for"),
+        (
+            make_cart,
+            {"mass": lambda g: np.random.rand()},
+            {},
+            ValueError,
+            "'mass' returned different values for",
+        ),
         (make_cart, {"mass": (1, 2)}, {"train_tasks": 0}, ValueError, "presets must be"),
         (make_cart, {"mass": (1, 2)}, {"seed": -1}, ValueError, "seed must be"),
         (
