@@ -61,7 +61,7 @@ def read_manifest(path: Path) -> DatasetManifest:
     try:
         there = file.is_file()
     except OSError as error:  # no permission, or the name is too long
-        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+        raise DatasetError(f"{file} cannot be read ({error.strerror})") from error
     if not there:
         raise DatasetError(
             f"{file} is missing, so {path} is not a dataset of this library; give the folder of a dataset, which "
