@@ -117,7 +117,7 @@ def _run(arguments: list[str]) -> int:
         plugins.append(rest[at + 1])
         del rest[at : at + 2]
     if plugins:
-        from ctmrl_torchrl.training.compose import load_plugin
+        from ctmrl_torchrl.training.plugins import load_plugin
 
         for plugin in plugins:
             load_plugin(plugin)

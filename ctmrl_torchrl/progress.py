@@ -1,4 +1,4 @@
-"""Progress on the console: a bar on a terminal, a line a minute elsewhere, and no color codes in files."""
+"""Progress on the console: a bar on a terminal, one line per minute elsewhere, and no color codes in files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 __all__ = ["duration", "plain_log", "progress_bar"]
 
-#: seconds between two lines where the stream is not a terminal
+#: seconds between two lines if the stream is not a terminal
 PAUSE = 60.0
-_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
+_LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} elapsed, {remaining} left{postfix}"
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units.
+    """A duration in its two largest units.
 
     Examples:
         >>> duration(42), duration(3720), duration(201_600)
@@ -45,18 +45,18 @@ def progress_bar(
     stream: TextIO | None = None,
     pause: float = PAUSE,
 ) -> tqdm:
-    """A progress bar with the time left; a context manager with ``update`` and ``set_postfix_str``.
+    """A progress bar with the remaining time; a context manager with ``update`` and ``set_postfix_str``.
 
-    On a terminal it is a bar. Elsewhere, as in a log file, it is a log message every ``pause`` seconds.
+    On a terminal, this is a bar; elsewhere, e.g. in a log file, a log message every ``pause`` seconds.
 
     Args:
-        total (int): steps in all. what (str): what is under way, the first words of the line.
+        total (int): total number of steps. what (str): name of the activity, at the start of the line.
 
     Keyword Args:
-        unit (str): what is counted, in the plural. initial (int): steps made before.
+        unit (str): name of a step, in the plural. initial (int): steps completed earlier.
         shown (bool): ``False`` for no output.
-        stream (TextIO, optional): where the bar is drawn; default ``sys.stderr``.
-        pause (float): seconds between two messages where the stream is not a terminal.
+        stream (TextIO, optional): output of the bar; default ``sys.stderr``.
+        pause (float): seconds between two messages if the stream is not a terminal.
 
     Examples:
         >>> with progress_bar(3, "meta-train", shown=False) as bar:
@@ -67,7 +67,7 @@ def progress_bar(
     """
     stream = cast(TextIO, sys.stderr if stream is None else stream)
     if shown and not stream.isatty():
-        # A bar that ends before its first pause is over says nothing.
+        # A bar that ends within the first pause prints nothing.
         return tqdm(
             total=total, initial=initial, desc=what, unit=unit, file=_LogLines(), bar_format=_LINE,
             mininterval=pause, maxinterval=pause, delay=pause, leave=False,
@@ -99,7 +99,7 @@ class _LogLines(io.StringIO):
 
 @contextmanager
 def plain_log() -> Iterator[None]:
-    """Leave the color codes out of TorchRL's log messages where they do not go to a terminal."""
+    """Remove color codes from TorchRL's log messages that do not go to a terminal."""
     dressed = [
         (handler, handler.formatter)
         for handler in torchrl_logger.handlers

@@ -1,8 +1,8 @@
-"""Files written so that nothing is lost: checked places, reserved space, atomic replacement, no litter.
+"""Safe file output: checked paths, reserved space, atomic replacement, and cleanup after killed processes.
 
-Every place is checked before it is used (:func:`resolved`), every file is written under a name that nobody
-else can have guessed, synced, and only then given its name (:func:`atomic_write`). What a killed process
-leaves behind carries its process id and is cleared by the next writer (:func:`clear_leftovers`).
+Every path is checked before it is used (:func:`resolved`). Every file is written and synced under an
+unpredictable temporary name and then renamed (:func:`atomic_write`). Temporary names contain the writer's
+process id, so the next writer can remove those of killed processes (:func:`clear_leftovers`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: errors that say that a disk, or the user's share of it, is full
+#: error numbers of a full disk or an exhausted quota
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TAG = r"(?P<pid>\d{1,10})-(?P<machine>[0-9a-f]{8})-[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\.tmp-({_TAG}|(?P<only_pid>\d{{1,10}}))$")
@@ -30,21 +30,21 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class StorageError(OSError, ValueError):
-    """A place that cannot be used, or a disk that is full; the message names the place and what to do.
+    """A path that cannot be used, or a full disk; the message contains the path and how to fix it.
 
     Examples:
         >>> resolved("")
         Traceback (most recent call last):
         ...
-        ctmrl_torchrl.storage.StorageError: the path is empty; name a file or folder
+        ctmrl_torchrl.storage.StorageError: the path is empty; give the path of a file or folder
     """
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Replace a leading ``~`` by the home folder, and change nothing else.
+    """Replace a leading ``~`` by the home folder; nothing else changes.
 
     Raises:
-        StorageError: if the path is empty or no path, or there is no such user.
+        StorageError: if the value is empty or not a path, or the user is unknown.
 
     Examples:
         >>> expanded("~/sets").is_absolute(), expanded("sets")
@@ -57,29 +57,29 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     if not isinstance(text, str):
         raise StorageError(f"expected a path as text, got {text!r}")
     if not text.strip():
-        raise StorageError("the path is empty; name a file or folder")
+        raise StorageError("the path is empty; give the path of a file or folder")
     if "\0" in text:
-        raise StorageError(f"the path {text!r} contains a zero byte; choose another name")
+        raise StorageError(f"the path {text!r} contains a null byte; choose another name")
     home = os.path.expanduser(text)
     if home.startswith("~"):
         raise StorageError(
-            f"{text}: no home folder of {text.split(os.sep)[0]!r} is known; write the path out, or ./{text} "
-            "for a name that begins with ~"
+            f"{text}: the home folder of {text.split(os.sep)[0]!r} is unknown; write the full path, or ./{text} "
+            "if the name begins with ~"
         )
     return Path(home)
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
-    """Return the absolute path that is meant, with ``~`` and links resolved, fit to be written to.
+    """Return the absolute path with ``~`` and links resolved, after checking that it can be written.
 
-    Nothing is created. Call it before the work whose result goes there.
+    Nothing is created. Call this before the work whose result is written there.
 
     Args:
         path: a file or folder, which need not exist.
 
     Raises:
-        StorageError: if the path is empty, a name in it is too long, a link leads nowhere, a parent is a
-            file, or nothing may be created there.
+        StorageError: if the path is empty, one of its names is too long, a link is broken, a parent is a
+            file, or the folder is not writable.
 
     Examples:
         >>> import tempfile
@@ -104,8 +104,8 @@ def resolved(path: str | os.PathLike[str]) -> Path:
         for place in (*reversed(absolute.parents), absolute):
             if place.is_symlink() and not place.exists():
                 raise StorageError(
-                    f"{path}: {place} is a link to {os.readlink(place)}, which does not exist; "
-                    "create that folder or remove the link"
+                    f"{path}: {place} is a broken link to {os.readlink(place)}; "
+                    "create its target or remove the link"
                 )
             if place != absolute and os.path.lexists(place) and not place.is_dir():
                 raise StorageError(f"{path}: {place} is a file, not a folder; choose another path")
@@ -113,19 +113,19 @@ def resolved(path: str | os.PathLike[str]) -> Path:
         existing = next(place for place in (real, *real.parents) if os.path.lexists(place))
     except StorageError:
         raise
-    except OSError as error:  # too long as a whole, a loop of links, a folder that may not be entered
+    except OSError as error:  # path too long, a loop of links, a folder without access
         raise StorageError(f"{path}: {error.strerror}; choose another path") from error
     folder = existing if existing.is_dir() else existing.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(
-            f"{path}: nothing may be written into {folder} (permissions, or a read-only disk); choose "
+            f"{path}: {folder} is not writable (missing permissions or a read-only disk); choose "
             "another path or change the permissions"
         )
     return real
 
 
 def disk_of(path: Path) -> Path:
-    """Return the mount point of the disk that ``path`` is on, or will be on."""
+    """Return the mount point of the disk that contains, or will contain, ``path``."""
     place = next(each for each in (path, *path.parents) if each.exists()).resolve()
     while not os.path.ismount(place):
         place = place.parent
@@ -133,10 +133,10 @@ def disk_of(path: Path) -> Path:
 
 
 def require_space(path: Path, size: int) -> None:
-    """Refuse to begin writing ``size`` bytes where they do not fit.
+    """Check that ``size`` bytes fit on the disk of ``path``.
 
     Raises:
-        StorageError: naming the place, the disk, what is needed and what is free.
+        StorageError: if they do not fit; the message contains the path, the disk and both sizes.
     """
     existing = next(each for each in (path, *path.parents) if each.exists())
     free = shutil.disk_usage(existing).free
@@ -149,15 +149,15 @@ def require_space(path: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, size: int | None = None) -> Iterator[int]:
-    """Create a file that did not exist and yield its descriptor; sync it at the end.
+    """Create a new file, yield its descriptor, and sync it at the end.
 
     Args:
-        path: the file. A file or link that is there already is never opened.
-        size: bytes to reserve first, so that a full disk is found before anything is written.
+        path: the file. An existing file or link is never opened.
+        size: bytes to reserve first, so that a full disk is detected before anything is written.
 
     Raises:
-        FileExistsError: if there is something of that name.
-        StorageError: if the disk is full; the file is not left half-written.
+        FileExistsError: if the path exists.
+        StorageError: if the disk is full; no partial file remains.
     """
     with disk_errors(path):
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -175,7 +175,7 @@ def new_file(path: Path, size: int | None = None) -> Iterator[int]:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into an error that names the file and the disk."""
+    """Convert "no space left" errors into a StorageError that contains the file and the disk."""
     try:
         yield
     except StorageError:
@@ -191,30 +191,30 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, follow_link: bool = True) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``; at the end it is synced and takes the place of ``path``.
+    """Yield a temporary file beside ``path``; at the end, sync it and rename it to ``path``.
 
-    Killed at any moment, ``path`` holds the old content or the new one, whole. Leftovers of killed writers
-    of the same file are cleared.
+    If the process is killed, ``path`` contains either the complete old content or the complete new content.
+    Temporary files that killed writers of the same file have left are removed.
 
     Args:
         path: the file to write; its folder must exist.
-        follow_link: write the file that a link leads to, so that the link stays; otherwise the link is
-            replaced, and what it leads to stays as it is.
+        follow_link: if ``path`` is a link, write its target and keep the link; otherwise replace the link and
+            keep its target unchanged.
 
     Raises:
-        StorageError: if the place cannot be used or the disk is full; nothing is changed then.
+        StorageError: if the path cannot be used or the disk is full; nothing changes in this case.
 
     Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with atomic_write(folder / "notes.txt") as temporary:
-        ...     _ = temporary.write_text("whole or not at all")
+        ...     _ = temporary.write_text("completely or not at all")
         >>> [file.name for file in folder.iterdir()]
         ['notes.txt']
     """
     target = resolved(path) if follow_link else resolved(Path(path).parent) / Path(path).name
     if target.is_dir():
-        raise StorageError(f"{path}: is a folder, but a file is to be written there; choose another name")
+        raise StorageError(f"{path} is a folder, so no file can be written there; choose another name")
     clear_leftovers(target)
     with _disposed(temporary_path(target), _unlink) as temporary, disk_errors(target):
         with new_file(temporary):
@@ -228,22 +228,22 @@ def atomic_write(path: str | os.PathLike[str], *, follow_link: bool = True) -> I
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all; see :func:`atomic_write`."""
+    """Write a file completely or not at all; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text whole or not at all; see :func:`atomic_write`."""
+    """Write UTF-8 text completely or not at all; see :func:`atomic_write`."""
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; at the end it is renamed to ``path``, which must be free.
+    """Yield a temporary folder beside ``path``; at the end, rename it to ``path``, which must not exist.
 
     Raises:
-        StorageError: if there is something at ``path`` by then, or the disk is full. Nothing is left.
+        StorageError: if ``path`` exists by then, or the disk is full. The temporary folder is removed.
     """
     with _disposed(temporary_path(path), _remove_folder) as temporary, disk_errors(path):
         temporary.mkdir()
@@ -255,23 +255,23 @@ def new_folder(path: Path) -> Iterator[Path]:
             if not os.path.lexists(path):
                 raise
             raise StorageError(
-                f"{path}: was made by another process in the meantime; nothing there was changed"
+                f"{path} was created by another process in the meantime and is unchanged; choose another path"
             ) from error
         sync(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside ``path`` that carries this process's id and cannot be guessed: ``NAME.tmp-PID-...``."""
+    """An unpredictable path beside ``path`` that contains this process's id: ``NAME.tmp-PID-...``."""
     return path.with_name(f"{_beginning(path)}.tmp-{owner_tag()}")
 
 
 def owner_tag() -> str:
-    """An ending for names, ``PID-MACHINE-TOKEN``, that says who writes there and cannot be guessed."""
+    """An unpredictable suffix, ``PID-MACHINE-TOKEN``, that identifies the writer."""
     return f"{os.getpid()}-{_machine()}-{secrets.token_hex(4)}"
 
 
 def owned_by_dead_process(path: Path) -> bool:
-    """Whether a name ends in ``.tmp-PID`` or an :func:`owner_tag` whose process, on this machine, is gone.
+    """Whether a name ends in ``.tmp-PID`` or an :func:`owner_tag` of a process of this machine that has ended.
 
     Examples:
         >>> owned_by_dead_process(Path(f"set.tmp-{os.getpid()}")), owned_by_dead_process(Path("set"))
@@ -284,7 +284,7 @@ def owned_by_dead_process(path: Path) -> bool:
 
 
 def process_lives(pid: int) -> bool:
-    """Whether a process of this id runs on this machine."""
+    """Whether a process with this id is running on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -295,15 +295,15 @@ def process_lives(pid: int) -> bool:
 
 
 def clear_leftovers(path: Path, ours: Callable[[Path], bool] | None = None) -> list[Path]:
-    """Delete the temporaries of ``path`` that killed processes have left beside it.
+    """Delete temporary files and folders of ``path`` that killed processes have left beside it.
 
     Args:
-        path: the file or folder that they were to become.
-        ours: whether the content of a temporary folder is what the library writes; a folder for which it
-            is False stays. Without it only files and empty folders are deleted.
+        path: the file or folder for which they were created.
+        ours: whether a temporary folder contains only files that the library writes; other folders are
+            kept. Without it, only files and empty folders are deleted.
 
     Returns:
-        what was deleted.
+        the deleted paths.
     """
     cleared = []
     for place in _list(path.parent):
@@ -322,7 +322,7 @@ def clear_leftovers(path: Path, ours: Callable[[Path], bool] | None = None) -> l
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, written to the disk."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -336,7 +336,7 @@ def sync(path: Path) -> None:
 def _reserve(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
-    except AttributeError:  # not every system has it; writing finds a full disk too, only later
+    except AttributeError:  # not available on every system; writing detects a full disk too, but later
         return
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
@@ -345,7 +345,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 @contextlib.contextmanager
 def _disposed(temporary: Path, remove: Callable[[Path], None]) -> Iterator[Path]:
-    """Remove a temporary that has not become what it was made for."""
+    """Remove a temporary file or folder that was not renamed."""
     try:
         yield temporary
     finally:
@@ -353,7 +353,7 @@ def _disposed(temporary: Path, remove: Callable[[Path], None]) -> Iterator[Path]
 
 
 def _beginning(path: Path) -> str:
-    """The name of a path, cut so that a temporary's ending fits behind it."""
+    """The name of a path, shortened so that the suffix of a temporary name fits."""
     kept = path.name
     while len(os.fsencode(kept)) > _SYSTEM_LIMIT - _ENDING:
         kept = kept[:-1]
@@ -376,7 +376,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _machine() -> str:
-    """Eight characters for this machine and its space of process ids: a folder may be shared by several."""
+    """Eight characters that identify this machine and its process namespace; machines may share a folder."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:

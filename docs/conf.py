@@ -16,6 +16,7 @@ version = release = ctmrl_torchrl.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
+copyright = "2026, the ctmrl_torchrl developers"
 html_theme = "furo"
 html_title = f"ctmrl_torchrl {release}"
 html_theme_options = {"navigation_with_keys": True}

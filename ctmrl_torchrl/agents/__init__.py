@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ctmrl_torchrl.agents.agent import Adaptation, Agent
 from ctmrl_torchrl.agents.card import AgentCard, AgentError
+from ctmrl_torchrl.agents.shipped import shipped_agents
 
-__all__ = ["Adaptation", "Agent", "AgentCard", "AgentError"]
+__all__ = ["Adaptation", "Agent", "AgentCard", "AgentError", "shipped_agents"]

@@ -19,21 +19,28 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from ctmrl_torchrl.agents.card import NETWORKS, AgentCard, AgentError, plain_problem, problem_of
+from ctmrl_torchrl.agents.card import (
+    CARD,
+    NETWORKS,
+    NEXT_CARD,
+    WEIGHTS,
+    AgentCard,
+    AgentError,
+    plain_problem,
+    problem_of,
+)
+from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole, require
-from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, expanded, resolved
+from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, resolved
 
 #: widths up to this size are always built
 _ALWAYS_BUILT = 8192
-CARD, WEIGHTS = "agent.json", "agent.safetensors"
 #: entry of the weights' metadata: the digest of the card's fields that define the networks
 _NETWORKS = "networks"
-#: the card of an agent that is being saved; it becomes CARD once the weights are complete
-NEXT_CARD = "agent.next.json"
 
 
 @dataclass
@@ -119,15 +126,23 @@ class Agent:
         return cls(description, context_encoder, actor)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Agent:
-        """Load an agent from a finished run's folder or from a folder written by :meth:`save`.
+    def load(cls, source: str | Path) -> Agent:
+        """Load an agent from a finished run's folder, a folder written by :meth:`save`, or by name.
 
         Loading needs neither data nor training code, and does not use pickle.
 
+        Args:
+            source: a folder, or a name in :func:`~ctmrl_torchrl.agents.shipped_agents`. A folder that contains
+                an agent precedes a shipped agent of the same name.
+
         Raises:
-            AgentError: if the folder contains no agent, or card and weights do not match.
+            AgentError: if there is no such agent, or card and weights do not match.
+
+        Examples:
+            >>> Agent.load("point_robot").card.env
+            'point_robot'
         """
-        folder = _folder_of(folder)
+        folder = agent_folder(source)
         card, weights = _saved(folder)
         card = replace(card, weights="")
         _check_sizes(card, weights, folder / CARD)
@@ -319,16 +334,6 @@ def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
         for part, module in (("encoder", encoder), ("actor", actor))
         for name, value in module.state_dict(keep_vars=True).items()
     }
-
-
-def _folder_of(folder: str | Path) -> Path:
-    """The folder that contains the card: the given one, or ``agent/`` of a run's folder."""
-    try:
-        place = expanded(folder)
-        inside = not any((place / name).exists() for name in (CARD, NEXT_CARD)) and (place / "agent").is_dir()
-    except OSError as error:  # including StorageError; e.g. the name is too long
-        raise AgentError(f"{str(folder)[:80]} cannot be read: {error}") from error
-    return place / "agent" if inside else place
 
 
 def _saved(folder: Path) -> tuple[AgentCard, dict[str, Tensor]]:

@@ -18,6 +18,10 @@ from ctmrl_torchrl.rules import is_number, is_whole
 FORMAT_VERSION = 1
 #: fields that define the networks: with other values, the same weights act differently
 NETWORKS = ("problem", "encoder", "policy_loss", "transition_key")
+#: names of an agent's two files
+CARD, WEIGHTS = "agent.json", "agent.safetensors"
+#: the card of an agent that is being saved; it becomes CARD once the weights are complete
+NEXT_CARD = "agent.next.json"
 #: maximum plausible size of a problem
 _LARGEST = 10**8
 
@@ -35,6 +39,7 @@ class AgentCard:
         problem (dict): sizes and keys, see :class:`~ctmrl_torchrl.problem.Problem`.
         encoder, policy_loss (dict): fields of the configurations that build encoder and actor.
         transition_key (str or None): key of the encoder's per-transition contexts.
+        tasks (str): task set of the training. command (str): the command that trained the agent.
         horizon (int): steps of an episode. random_episodes, episodes (int): protocol defaults.
         data (str): fingerprint of the dataset. returns (dict): mean return by split and protocol.
         versions (dict): versions of the packages used for training.
@@ -54,6 +59,8 @@ class AgentCard:
     encoder: dict[str, Any]
     policy_loss: dict[str, Any]
     transition_key: str | None = None
+    tasks: str = ""
+    command: str = ""
     horizon: int = 1
     episodes: int = 20
     random_episodes: int = 10

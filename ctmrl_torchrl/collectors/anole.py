@@ -79,7 +79,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         ('anole', 10, False)
     """
 
-    description = "asks which of two episodes is better"
+    description = "searches contexts by preferences"
     palette_index = 9
     encodes_unseen_tasks = False
 

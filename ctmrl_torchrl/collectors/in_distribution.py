@@ -54,7 +54,7 @@ class InDistributionProtocol(AdaptationProtocol):
         10
     """
 
-    description = "contexts of training tasks, then the episodes it accepts"
+    description = "encodes only episodes like the data"
     palette_index = 7
 
     def __init__(

@@ -40,7 +40,7 @@ class InterleavedProtocol(AdaptationProtocol):
         [200, 100, 0]
     """
 
-    description = "np, counted as in the code of CSRO"
+    description = "np, as counted in the code of CSRO"
     palette_index = 8
 
     def __init__(self, episodes: int = 20, prior_episodes: int = 2) -> None:

@@ -73,7 +73,7 @@ class AdaptationProtocol:
             protocol that never encodes anything.
         keeps_episodes (bool): whether all collected episodes are kept until the end; the memory estimate counts
             them.
-        description (str): a short description, shown next to its curve in figures.
+        description (str): one short sentence without a subject, shown next to the curve in figures.
         palette_index (int or None): its place in the colors of figures, then in the same colors with another
             dash; if it is taken, the next dash of that color. None takes the next free place.
 
@@ -85,7 +85,7 @@ class AdaptationProtocol:
 
         >>> @register_protocol("last")
         ... class LastEpisode(AdaptationProtocol):
-        ...     description = "its latest random episode"
+        ...     description = "encodes the latest random episode"
         ...
         ...     @classmethod
         ...     def check(cls, settings):

@@ -39,7 +39,7 @@ class OfflineProtocol(EncodeAll):
         'offline'
     """
 
-    description = "context from the task's own data"
+    description = "encodes the task's offline data"
     palette_index = 1
     needs_offline_data = True
 
@@ -63,7 +63,7 @@ class OnlineProtocol(EncodeAll):
         6
     """
 
-    description = "own episodes, from a context of zeros"
+    description = "encodes policy episodes only"
     palette_index = 3
     keeps_episodes = True
 
@@ -89,7 +89,7 @@ class NonPriorProtocol(EncodeAll):
         ('np', 2)
     """
 
-    description = "random episodes, then its own"
+    description = "encodes random, then policy episodes"
     palette_index = 0
     keeps_episodes = True
 
@@ -136,7 +136,7 @@ class NoContextProtocol(OneEpisode):
         1
     """
 
-    description = "a context of zeros"
+    description = "acts on a zero context"
     palette_index = 5
     encodes_unseen_tasks = False
 
@@ -157,7 +157,7 @@ class ToldProtocol(OneEpisode):
         True
     """
 
-    description = "told the task parameters"
+    description = "acts on the true task parameters"
     palette_index = 6
     needs_task_encoder = True
 

@@ -91,7 +91,7 @@ class RefineProtocol(KeepBest):
         1.5
     """
 
-    description = "np, then keeps the best try"
+    description = "shifts the context of np, keeps the best"
     palette_index = 4
     keeps_episodes = True
 
@@ -164,7 +164,7 @@ class CandidatesProtocol(KeepBest):
         torch.Size([8, 20])
     """
 
-    description = "tries every code, keeps the best try"
+    description = "tries every code, keeps the best"
     palette_index = 2
     needs_candidates = True
 

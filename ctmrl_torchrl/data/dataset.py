@@ -32,7 +32,7 @@ from ctmrl_torchrl.storage import expanded
 
 
 class TaskDataset:
-    """Offline data of a set of tasks: one flat TensorDict of transitions, sorted, with a manifest.
+    """Offline data of a set of tasks: a flat, sorted TensorDict of transitions and a manifest.
 
     Rows are task-major, then by snapshot (behavior policy), then by trajectory, then time. Keys, with ``n``
     transitions:
@@ -127,8 +127,8 @@ class TaskDataset:
             with torch.device("cpu"):
                 transitions, manifest = read_folder(place, check_checksums=verify == "full")
                 return cls._checked(transitions, manifest, place)
-        except OSError as error:  # no permission, or the disk is gone
-            raise DatasetError(f"{path}: cannot be read ({error})") from error
+        except OSError as error:  # no permission, or the disk was removed
+            raise DatasetError(f"{path} cannot be read ({error})") from error
 
     @classmethod
     def _checked(cls, transitions: TensorDict, manifest: DatasetManifest, path: Path) -> TaskDataset:
@@ -140,7 +140,9 @@ class TaskDataset:
             check_layout(transitions, manifest)
             dataset = cls(transitions.lock_(), manifest, path)
             if manifest.counts != dataset._counts():
-                raise DatasetError(f"manifest counts {manifest.counts}, the files hold {dataset._counts()}")
+                raise DatasetError(
+                    f"the manifest lists {manifest.counts}, the files contain {dataset._counts()}"
+                )
         except DatasetError as error:
             raise DatasetError(
                 f"{path}: {error}. The data were changed after they were saved; restore them from a copy, or "
@@ -200,7 +202,7 @@ class TaskDataset:
         unknown = ids[~torch.isin(ids, self.task_ids)].unique().tolist()
         if unknown:
             raise ValueError(
-                f"no data of the tasks {unknown}; the dataset holds the tasks {self.task_ids.tolist()}"
+                f"the dataset has no data of the tasks {unknown}; it contains the tasks {self.task_ids.tolist()}"
             )
         return torch.searchsorted(self.task_ids, ids)
 

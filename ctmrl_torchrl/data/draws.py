@@ -55,7 +55,7 @@ class ContextDraw:
         for name in ("length", "near_random_snapshots"):
             value = getattr(self, name)
             if not is_whole(value) or value < 1:
-                raise ValueError(f"ContextDraw.{name} must be a whole number of at least 1, got {value!r}")
+                raise ValueError(f"ContextDraw.{name} must be an integer of at least 1, got {value!r}")
         for name in ("trajectories", "behaviours"):
             bounds: Any = getattr(self, name)
             if bounds is None and name == "behaviours":

@@ -1,9 +1,9 @@
 """Writes a dataset's folder atomically and without touching other files.
 
-The manifest names the folder of the tensors, so a dataset is replaced by one rename: new tensors are written to
-a separate folder next to the old ones, then the new manifest replaces the old one, and only then are the files of
-the old dataset deleted. If the process is killed at any step, one complete dataset remains, and the next save
-removes leftovers.
+The manifest contains the name of the tensors' folder, so a dataset is replaced by one rename: new tensors are
+written to a separate folder next to the old ones, then the new manifest replaces the old one, and only then are
+the files of the old dataset deleted. If the process is killed at any step, one complete dataset remains, and the
+next save removes leftovers.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
     if not place.exists():
         return place
     if not place.is_dir():
-        raise DatasetError(f"{path}: exists and is not a folder; choose another path")
+        raise DatasetError(f"{path} exists and is not a folder; choose another path")
     if not overwrite:
         raise DatasetError(
-            f"{path}: exists already; pass overwrite=True to replace it, or choose another path"
+            f"{path} already exists; pass overwrite=True to replace it, or choose another path"
         )
     if not (place / MANIFEST_FILE).is_file():
         if any(not _left_over(each, TRANSITIONS_FOLDER) for each in place.iterdir()):
             raise DatasetError(
-                f"{path}: holds files but no {MANIFEST_FILE}, so it is not a dataset and is not replaced; "
+                f"{path} contains files but no {MANIFEST_FILE}, so it is not a dataset and is not replaced; "
                 "choose another path"
             )
         return place
@@ -63,8 +63,8 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
         read_manifest(place)
     except DatasetError as error:
         raise DatasetError(
-            f"{path}: its {MANIFEST_FILE} is not that of a dataset that can be read, so nothing there is "
-            f"replaced; choose another path, or move that folder away ({error})"
+            f"{path} is not replaced, because its {MANIFEST_FILE} cannot be read as that of a dataset ({error}); "
+            "choose another path, or move that folder away"
         ) from error
     return place
 
@@ -96,7 +96,7 @@ def write_folder(
     except storage.StorageError as error:
         raise DatasetError(str(error)) from error
     except OSError as error:
-        raise DatasetError(f"{path}: could not be written ({error}); what was there is unchanged") from error
+        raise DatasetError(f"{path} could not be written ({error}); existing files are unchanged") from error
     return storage.expanded(path)
 
 
@@ -127,7 +127,7 @@ def _write_tensors(folder: Path, transitions: TensorDictBase, manifest: DatasetM
 
 def _write_node(folder: Path, node: TensorDictBase) -> None:
     folder.mkdir()
-    # the description that TensorDict.load_memmap reads; it also lists the dataset's files
+    # read by TensorDict.load_memmap; also lists the dataset's files
     description: dict[str, Any] = {
         key: {
             "device": "cpu",
@@ -175,7 +175,7 @@ def _current_folder(place: Path) -> str | None:
 
 
 def _clear_inside(place: Path, manifest: DatasetManifest | None) -> None:
-    """Delete leftovers of killed saves: tensor folders that no manifest names."""
+    """Delete tensor folders of interrupted saves, to which no manifest refers."""
     current = None if manifest is None else manifest.folder
     storage.clear_leftovers(place / MANIFEST_FILE)
     for folder in sorted(place.iterdir()):
@@ -187,7 +187,7 @@ def _clear_inside(place: Path, manifest: DatasetManifest | None) -> None:
 
 
 def _left_over(path: Path, current: str | None) -> bool:
-    """Whether a dataset's folder has leftovers of a killed save: tensor folders that no manifest names."""
+    """Whether ``path`` is a temporary file or a tensor folder of an interrupted save."""
     if path.name.startswith(f"{MANIFEST_FILE}.tmp-") and storage.owned_by_dead_process(path):
         return True
     if path.is_symlink() or not path.is_dir() or path.name == current:
@@ -234,7 +234,7 @@ def _delete_tensors(folder: Path) -> None:
 
 
 def _entries(folder: Path) -> dict[str, Any]:
-    """What ``meta.json`` says of a folder of tensors; nothing where it says nothing."""
+    """The entries of ``meta.json`` in a folder of tensors; empty if they cannot be read."""
     try:
         entries = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

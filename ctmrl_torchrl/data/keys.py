@@ -32,14 +32,14 @@ def key_name(key: Key) -> str:
 
 
 def key_parts(name: str) -> tuple[str, ...]:
-    """Return the TensorDict key of a manifest's name, as a tuple.
+    """Return the TensorDict key of a name in the manifest, as a tuple.
 
     Raises:
-        DatasetError: if the name cannot be one of a dataset's keys.
+        DatasetError: if the name is not a valid key.
     """
     parts = tuple(name.split("."))
     if not all(_usable(part) for part in parts):
-        raise DatasetError(f"manifest: keys: {name[:_LONGEST_NAME]!r} is not a key name")
+        raise DatasetError(f"manifest: keys: {name[:_LONGEST_NAME]!r} is not a valid key")
     return parts
 
 
@@ -51,14 +51,14 @@ def describe_keys(transitions: TensorDictBase) -> dict[str, list]:
 
 
 def parse_dtype(name: object) -> torch.dtype:
-    """Return the torch dtype named in a manifest.
+    """Return the torch dtype of this name.
 
     Raises:
-        DatasetError: if a dataset cannot hold tensors of it.
+        DatasetError: if a dataset cannot store this dtype.
     """
     if not isinstance(name, str) or name not in DTYPES:
         raise DatasetError(
-            f"manifest: keys: {name!r} is not a torch dtype of a dataset ({', '.join(DTYPES)})"
+            f"manifest: keys: {name!r} is not a dtype that a dataset can store ({', '.join(DTYPES)})"
         )
     return DTYPES[name]
 
@@ -85,19 +85,19 @@ def _checked(key: tuple[str, ...], node: dict[str, Any], rows: int) -> dict[str,
     for part in node:
         if not _usable(part):
             raise DatasetError(
-                f"{key_name((*key, part))}: the key {part!r} cannot be kept, because keys become file names; "
-                f"rename it to letters, digits and underscores, e.g. {_suggestion(part)!r}"
+                f"{key_name((*key, part))}: the key {part!r} cannot be stored, because keys become file names; "
+                f"rename it using letters, digits and underscores, e.g. {_suggestion(part)!r}"
             )
         if part in _RESERVED:
             raise DatasetError(
-                f"{key_name((*key, part))}: the name {part!r} is needed for something else; rename the "
+                f"{key_name((*key, part))}: the name {part!r} is reserved; rename the "
                 f"entry, e.g. to {f'my_{part}'!r}"
             )
         other = seen.setdefault(unicodedata.normalize("NFC", part).casefold(), part)
         if other != part:
             raise DatasetError(
-                f"{key_name((*key, part))}: the keys {other!r} and {part!r} would be the same file on some "
-                "disks; rename one of them"
+                f"{key_name((*key, part))}: the keys {other!r} and {part!r} would become the same file on some "
+                "file systems; rename one of them"
             )
     return {part: _checked_entry((*key, part), value, rows) for part, value in node.items()}
 
@@ -106,12 +106,12 @@ def _checked_entry(key: tuple[str, ...], value: Any, rows: int) -> Any:
     name = key_name(key)
     if isinstance(value, dict):
         if not value:
-            raise DatasetError(f"{name}: holds nothing and would be lost on the disk; leave it out")
+            raise DatasetError(f"{name} is empty and cannot be stored; remove it")
         return _checked(key, value, rows)
     if not isinstance(value, Tensor):
         raise DatasetError(
-            f"{name}: is not a tensor ({type(value).__name__}); a dataset holds tensors only. Leave it out, "
-            "or store numbers instead"
+            f"{name} is a {type(value).__name__}; a dataset contains only tensors. Remove it or store numbers "
+            "instead"
         )
     _check_tensor(name, value, rows)
     return value.detach().cpu()
@@ -120,17 +120,17 @@ def _checked_entry(key: tuple[str, ...], value: Any, rows: int) -> Any:
 def _check_tensor(name: str, value: Tensor, rows: int) -> None:
     if value.layout != torch.strided or value.is_nested or value.device.type == "meta":
         raise DatasetError(
-            f"{name}: is a {'nested' if value.is_nested else str(value.layout)} tensor on "
-            f"{value.device.type}; store a dense one with its data"
+            f"{name} is a {'nested' if value.is_nested else str(value.layout)} tensor on "
+            f"{value.device.type}; convert it to a dense tensor with values"
         )
     if str(value.dtype).removeprefix("torch.") not in DTYPES:
         raise DatasetError(
-            f"{name} is {value.dtype}, which a dataset cannot keep; convert it to one of {', '.join(DTYPES)}"
+            f"{name} is {value.dtype}, which a dataset cannot store; convert it to one of {', '.join(DTYPES)}"
         )
     if not value.ndim or value.shape[0] != rows:
         raise DatasetError(f"{name} has shape {list(value.shape)}, expected [{rows}, ...]")
     if not value.numel():
-        raise DatasetError(f"{name} has shape {list(value.shape)}, so it has no values; leave it out")
+        raise DatasetError(f"{name} has shape {list(value.shape)}, so it has no values; remove it")
 
 
 def _usable(part: Any) -> bool:

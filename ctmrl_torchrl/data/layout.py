@@ -18,26 +18,26 @@ FLAG_KEYS = (("next", "done"), ("next", "terminated"), ("next", "truncated"))
 REQUIRED_KEYS = ("observation", "action", ("next", "observation"), ("next", "reward"), *FLAG_KEYS, *ID_KEYS)
 REWARD_KEYS = (("next", "reward"), ("next", "sparse_reward"))
 ORDER = "task-major, then by snapshot, then by trajectory, then time"
-# float32 rounding of tanh and of affine maps may pass the bound by a few ulp
+# float32 rounding of tanh and of affine maps may exceed the bound by a few ulp
 ACTION_TOLERANCE = 1e-5
-#: largest number in a dataset; float32 holds the square of it, summed over all rows
+#: largest number in a dataset; the sum of its squares over all rows does not overflow float32
 LARGEST = 1e15
 _CONVERSIONS = {torch.bool: ".bool()", torch.int64: ".long()", torch.float32: ".float()"}
-#: rows that are read at a time
+#: rows per block when reading
 BLOCK_ROWS = 1 << 20
 
 
 def row_blocks(first: int, stop: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
-    """Consecutive slices of at most ``size`` rows: what is read at once of data larger than memory."""
+    """Consecutive slices of at most ``size`` rows, so that data may be larger than memory."""
     for start in range(first, stop, size):
         yield slice(start, min(start + size, stop))
 
 
 def check_batch_size(transitions: TensorDictBase) -> None:
-    """Check that the transitions are one flat list that is not empty.
+    """Check that the transitions have batch size ``[n]`` with n > 0.
 
     Raises:
-        DatasetError: saying what they are.
+        DatasetError: with their type or batch size.
     """
     if not isinstance(transitions, TensorDictBase):
         raise DatasetError(f"transitions must be a TensorDict, got {type(transitions).__name__}")
@@ -48,13 +48,13 @@ def check_batch_size(transitions: TensorDictBase) -> None:
 
 
 def check_keys(transitions: TensorDictBase) -> None:
-    """Check that every key is there with the right shape and dtype.
+    """Check that every required key exists and has the right shape and dtype.
 
-    A flag of another dtype than bool is refused, not converted: ``1 - flag`` and ``~flag`` mean different
-    things for it, and targets would be wrong without a word.
+    Flags must be bool and are not converted: for other dtypes, ``~flag`` is not the logical negation, and
+    targets would silently be wrong.
 
     Raises:
-        DatasetError: naming the key, what it is, and what was expected.
+        DatasetError: with the key, its shape and dtype, and the expected ones.
     """
     present: dict[Any, Any] = dict(transitions.items(include_nested=True, leaves_only=True))
     missing = [key_name(key) for key in REQUIRED_KEYS if key not in present]
@@ -78,10 +78,10 @@ def check_keys(transitions: TensorDictBase) -> None:
 
 
 def check_values(transitions: TensorDictBase) -> None:
-    """Check that every number is finite and can be squared and summed, and actions are in [-1, 1].
+    """Check that all numbers are finite and not too large, and that actions are in [-1, 1].
 
     Raises:
-        DatasetError: naming the key, the row and its task.
+        DatasetError: with the key, the row and its task.
     """
     for block in row_blocks(0, len(transitions)):
         rows: Any = transitions[block]
@@ -91,17 +91,23 @@ def check_values(transitions: TensorDictBase) -> None:
             if value.is_floating_point():
                 problem = f"{key_name(key)} is not finite (NaN or Inf)"
                 _all_rows(value.isfinite(), problem, value, task_id, first)
-                problem = f"{key_name(key)} is beyond {LARGEST:g}, whose sums of squares overflow"
+                problem = f"{key_name(key)} exceeds {LARGEST:g}, so sums of squares would overflow"
                 _all_rows(value.abs() <= LARGEST, problem, value, task_id, first)
         in_range = action.abs() <= 1 + ACTION_TOLERANCE
-        _all_rows(in_range, "action is outside [-1, 1] (store policy-side actions)", action, task_id, first)
+        _all_rows(
+            in_range,
+            "action is outside [-1, 1] (scale it before storing)",
+            action,
+            task_id,
+            first,
+        )
 
 
 def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None:
-    """Check ids, the order of the rows, episode ends and lengths.
+    """Check ids, the order of the rows, and the ends and lengths of episodes.
 
     Raises:
-        DatasetError: naming the row, and the task or trajectory.
+        DatasetError: with the row and its task or trajectory.
     """
     task, trajectory, snapshot = (transitions[key] for key in ID_KEYS)
     _all_rows(
@@ -113,7 +119,7 @@ def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None
         _all_rows(torch.isin(snapshot, known), "snapshot_id is not among manifest.snapshots", snapshot, task)
     if trajectory[0] != 0:
         raise DatasetError(
-            f"trajectory_id of row 0 is {int(trajectory[0])}; ids must run from 0 without gaps"
+            f"trajectory_id of row 0 is {int(trajectory[0])}; ids must start at 0 and have no gaps"
         )
 
     same_trajectory = trajectory[1:] == trajectory[:-1]
@@ -122,7 +128,7 @@ def check_layout(transitions: TensorDictBase, manifest: DatasetManifest) -> None
     after = slice(1, None)
     _all_rows(
         same_trajectory | (trajectory[1:] == trajectory[:-1] + 1),
-        "trajectory_id does not continue or increase by one from the row before",
+        "trajectory_id neither equals that of the previous row nor increases by one",
         trajectory[after],
         task[after],
         first=1,
@@ -167,7 +173,7 @@ def _expect(name: str, value: Tensor, dtype: torch.dtype, shape_ok: bool, shape:
     if value.dtype != dtype:
         hints.append(f"convert it with {_CONVERSIONS[dtype]}")
         if dtype == torch.int64 and value.is_floating_point() and not (value == value.round()).all():
-            hints = ["its values are not whole numbers; ids count from 0"]
+            hints = ["its values are not integers; ids count from 0"]
     if not shape_ok:
         hints.append("reshape it")
     raise DatasetError(
@@ -176,7 +182,7 @@ def _expect(name: str, value: Tensor, dtype: torch.dtype, shape_ok: bool, shape:
 
 
 def _all_rows(ok: Tensor, problem: str, value: Tensor, task_id: Tensor, first: int = 0) -> None:
-    """Raise for the first row that is not ok; ``first`` is the dataset row that ``ok[0]`` speaks of."""
+    """Raise an error for the first invalid row; ``first`` is the dataset row of ``ok[0]``."""
     if ok.all():
         return
     bad = (~ok).flatten(1).any(1) if ok.ndim > 1 else ~ok

@@ -1,4 +1,4 @@
-"""The readable half of a dataset: its environment and tasks, how it was made, and its checksums."""
+"""The description of a dataset: its environment and tasks, its origin, and its checksums."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ctmrl_torchrl.machine import processor_facts
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 TRANSITIONS_FOLDER = "transitions"
-#: beside the tensors of each folder: what ``TensorDict.load_memmap`` reads
+#: file beside the tensors of each folder, read by ``TensorDict.load_memmap``
 META_FILE = "meta.json"
 #: types of the fields that are not dictionaries
 _KINDS: dict[str, Any] = {
@@ -47,30 +47,29 @@ _KINDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """What a dataset holds, in plain JSON types.
+    """The description of a dataset in plain JSON types.
 
     Args:
-        env: environment family; a registered one, or any name where the data are all there is.
-        preset: task-set preset (``"repo"``, ``"paper"``, or a name of your own).
-        horizon: steps after which an episode is truncated; no trajectory may be longer.
+        env: name of the environment family; any name if there is no environment.
+        preset: task-set preset (``"repo"``, ``"paper"``, or a custom name).
+        horizon: steps after which an episode is truncated; the maximum length of a trajectory.
         tasks: ``parameters`` (one row per task), ``parameter_names``, ``train_ids``, ``test_ids``;
-            ``TaskSet.to_dict()`` has them.
+            ``TaskSet.to_dict()`` returns them.
         snapshots: one dictionary per behavior policy with at least ``id``; usually also ``step`` and
-            ``mean_return``. The id 0 is the least trained behavior.
-        seeds: the seeds the data were made with.
-        versions: versions of the packages the data were made with, see :func:`library_versions`.
-        recipe: how the data were made, enough to make them again.
-        oracle: mean returns of the last behavior without noise, where it was measured: ``train``, ``test``,
+            ``mean_return``. Id 0 is the least trained behavior.
+        seeds: the seeds of the collection.
+        versions: versions of the packages used for the collection, see :func:`library_versions`.
+        recipe: settings of the collection, sufficient to repeat it.
+        oracle: mean returns of the last behavior without exploration noise, if measured: ``train``, ``test``,
             ``task_returns`` (by task id), ``episodes`` (per task).
         counts: numbers of ``transitions``, ``trajectories``, ``tasks``, ``snapshots``; filled in by
             :class:`~ctmrl_torchrl.data.TaskDataset`.
-        keys: ``{"next.reward": [[1], "float32"], ...}``: shape after the batch dimension, and dtype; also
-            filled in.
+        keys: ``{"next.reward": [[1], "float32"], ...}``: shape after the batch dimension, and dtype; filled in.
         checksums: ``{relative file: sha256}`` of every file of the dataset, and of the manifest's other
             fields under ``"manifest.json"``; filled in when saved.
-        format_version: version of the layout on disk.
-        discount: gamma of the problem, where the data say it; needed where no registered family does.
-        folder: the folder beside the manifest that holds the tensors; filled in when saved.
+        format_version: version of the file layout.
+        discount: gamma; required if ``env`` is not a registered family.
+        folder: name of the folder with the tensors, beside the manifest; filled in when saved.
 
     Raises:
         DatasetError: if a field has the wrong type or value.
@@ -121,13 +120,13 @@ class DatasetManifest:
                 f"manifest: horizon must be at least 1 and at most {LONGEST_HORIZON}, got {self.horizon}"
             )
         if self.discount is not None and not 0 <= self.discount <= 1:
-            raise DatasetError(f"manifest: discount must be from 0 to 1, got {self.discount}")
+            raise DatasetError(f"manifest: discount must lie between 0 and 1, got {self.discount}")
         if re.fullmatch(rf"{TRANSITIONS_FOLDER}[-\w]*", self.folder) is None:
             raise DatasetError(
-                f"manifest: folder is {shown(self.folder)}, expected {TRANSITIONS_FOLDER!r} and a token"
+                f"manifest: folder is {shown(self.folder)}, expected {TRANSITIONS_FOLDER!r} or that with a suffix"
             )
         if not self.env.strip():
-            raise DatasetError("manifest: env is empty; name the environment")
+            raise DatasetError("manifest: env is empty; give the name of the environment")
         check_tasks(self.tasks)
         check_snapshots(self.snapshots, self.n_tasks)
         check_oracle(self.oracle, self.n_tasks)
@@ -136,7 +135,7 @@ class DatasetManifest:
 
     @property
     def n_tasks(self) -> int:
-        """Number of tasks of the task set (the dataset may hold fewer)."""
+        """Number of tasks in the task set (the dataset may contain fewer)."""
         return len(self.tasks["parameters"])
 
     @property
@@ -154,13 +153,13 @@ class DatasetManifest:
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        """Return readable JSON, which :meth:`from_json` reads back to an equal manifest."""
+        """Return readable JSON, from which :meth:`from_json` restores an equal manifest."""
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
 
     def digest(self) -> str:
         """Return the sha256 of the fields, without the manifest's own entry in :attr:`checksums`.
 
-        Fields that hold their default count as absent, so that a field of a later version changes nothing.
+        Fields with default values are omitted, so that new fields of later versions do not change the digest.
         """
         fields = dataclasses.asdict(self)
         fields["checksums"] = {k: v for k, v in self.checksums.items() if k != MANIFEST_FILE}
@@ -170,13 +169,13 @@ class DatasetManifest:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = MANIFEST_FILE) -> DatasetManifest:
-        """Read what :meth:`to_json` wrote; ``source`` is only named in errors."""
+        """Create a manifest from the output of :meth:`to_json`; ``source`` is the file name in error messages."""
         try:
             fields = json.loads(text, parse_constant=_no_constant)
-        except ValueError as error:  # bad syntax, and whole numbers of thousands of digits
-            raise DatasetError(f"{source}: not valid JSON ({error}); the file is damaged") from error
+        except ValueError as error:  # invalid syntax, or integers of thousands of digits
+            raise DatasetError(f"{source} is not valid JSON ({error}); the file is damaged") from error
         except RecursionError:
-            raise DatasetError(f"{source}: nested too deeply to be a manifest; the file is damaged") from None
+            raise DatasetError(f"{source} is nested too deeply for a manifest; the file is damaged") from None
         if not isinstance(fields, dict):
             raise DatasetError(f"{source}: expected a JSON object, got {type(fields).__name__}")
         known = {f.name: f for f in dataclasses.fields(cls)}
@@ -190,7 +189,7 @@ class DatasetManifest:
             name for name in ("env", "preset", "horizon", "tasks", "format_version") if name not in fields
         ]
         if required:
-            raise DatasetError(f"{source}: fields missing: {', '.join(required)}")
+            raise DatasetError(f"{source} lacks the fields {', '.join(required)}")
         try:
             return cls(**fields)
         except DatasetError as error:
@@ -198,14 +197,14 @@ class DatasetManifest:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON allows")
+    raise ValueError(f"{name} is not a valid JSON number")
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions that shape a dataset, for a manifest: Python, packages, and the processor.
+    """Return the versions that affect a dataset, for a manifest: Python, packages and the processor.
 
-    The same command gives the same bits on one processor only: ``processor`` is its name and
-    ``torch_cpu_capability`` the instructions that torch uses on it.
+    Results are bitwise reproducible only on the same processor: ``processor`` is its name, and
+    ``torch_cpu_capability`` is the instruction set that torch uses.
     """
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchrl", "tensordict", "numpy", "mujoco", "ctmrl_torchrl"):

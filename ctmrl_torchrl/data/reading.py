@@ -18,11 +18,11 @@ from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifes
 
 T = TypeVar("T")
 
-_HINT = "Restore that file from a copy, or make the dataset again."
+_HINT = "Restore that file from a copy, or create the dataset again."
 #: the tensors can be read without that file, because the manifest describes them too
 _DESCRIPTION_HINT = (
     'Restore it from a copy. The tensors do not need it: verify="quick" loads them, and saving them to '
-    "another folder writes it anew."
+    "another folder writes it again."
 )
 #: number of retries if another process replaces the dataset during reading
 _ATTEMPTS = 3
@@ -37,8 +37,8 @@ def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, Datas
         DatasetError: with the file that is missing, truncated or changed.
     """
     if not path.is_dir():
-        reason = "it is a file, not a folder" if path.exists() else "the folder does not exist"
-        raise DatasetError(f"{path}: no dataset here ({reason}); collect or import one first")
+        reason = "is a file, not a folder" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {reason}; collect or import a dataset first")
     manifest = read_manifest(path)
     for _ in range(_ATTEMPTS):
         try:
@@ -48,7 +48,7 @@ def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, Datas
             if now.folder == manifest.folder:
                 raise
             manifest = now  # another process has replaced the dataset
-    raise DatasetError(f"{path}: is being replaced again and again by other processes; try again later")
+    raise DatasetError(f"{path} is being replaced repeatedly by other processes; try again later")
 
 
 def read_manifest(path: Path) -> DatasetManifest:
@@ -61,18 +61,18 @@ def read_manifest(path: Path) -> DatasetManifest:
     try:
         there = file.is_file()
     except OSError as error:  # no permission, or the name is too long
-        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+        raise DatasetError(f"{file} cannot be read ({error.strerror})") from error
     if not there:
         raise DatasetError(
-            f"{file}: missing, so {path} is not a dataset of this library. Nothing was changed; "
-            "name the folder of a dataset, which holds that file and transitions/."
+            f"{file} is missing, so {path} is not a dataset of this library; give the folder of a dataset, which "
+            "contains that file and transitions/."
         )
     try:
         text = file.read_text(encoding="utf-8-sig")  # some editors add a mark at the beginning
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{file}: not a text file ({error}). {_HINT}") from error
+        raise DatasetError(f"{file} is not a text file ({error}). {_HINT}") from error
     except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+        raise DatasetError(f"{file} cannot be read ({error.strerror})") from error
     return DatasetManifest.from_json(text, source=str(file))
 
 
@@ -80,14 +80,13 @@ def _map_tensors(path: Path, manifest: DatasetManifest, check_checksums: bool) -
     count = manifest.counts.get("transitions", 0)
     if count < 1 or not manifest.keys:
         raise DatasetError(f"{path / MANIFEST_FILE}: counts.transitions or keys is missing or empty. {_HINT}")
-    folder = path / manifest.folder
     folder, leaves, nodes = path / manifest.folder, set(), set()
     transitions = TensorDict({}, [count])
     for name, (sizes, dtype) in manifest.keys.items():
         parts = _in_manifest(path, key_parts, name)
         beginnings = {parts[:length] for length in range(1, len(parts))}
         if parts in leaves | nodes or beginnings & leaves:
-            raise DatasetError(f"{path / MANIFEST_FILE}: keys: {name!r} is also part of another key. {_HINT}")
+            raise DatasetError(f"{path / MANIFEST_FILE}: keys: {name!r} conflicts with another key. {_HINT}")
         leaves.add(parts)
         nodes |= beginnings
         file = folder.joinpath(*parts[:-1], f"{parts[-1]}.memmap")
@@ -110,43 +109,43 @@ def _map_tensor(file: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
     try:
         size = file.stat().st_size if file.is_file() else None
     except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error.strerror})") from error
+        raise DatasetError(f"{file} cannot be read ({error.strerror})") from error
     if size is None:
-        raise DatasetError(f"{file}: missing. {_HINT}")
+        raise DatasetError(f"{file} is missing. {_HINT}")
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
         raise DatasetError(
-            f"{file}: has {size} bytes, expected {expected} for {dtype} {shape}; "
-            f"the file was cut off or belongs to another dataset. {_HINT}"
+            f"{file} has {size} bytes, expected {expected} for {dtype} {shape}; "
+            f"the file is truncated or belongs to another dataset. {_HINT}"
         )
     try:
         return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{file}: cannot be opened ({str(error).splitlines()[0]})") from error
+        raise DatasetError(f"{file} cannot be opened ({str(error).splitlines()[0]})") from error
 
 
 def _compare_checksums(path: Path, manifest: DatasetManifest) -> None:
     file, expected = path / MANIFEST_FILE, dict(manifest.checksums)
     if not expected:
-        raise DatasetError(f"{file}: has no checksums to verify against. {_HINT}")
+        raise DatasetError(f"{file} contains no checksums for the verification. {_HINT}")
     digest = expected.pop(MANIFEST_FILE, None)  # earlier versions recorded none
     if digest not in (None, manifest.digest()):
         raise DatasetError(
-            f"{file}: its fields are not what was saved (sha256 differs). Restore it from a copy; or, if you "
-            'changed it on purpose, load with verify="quick" and save the dataset anew.'
+            f"{file} was changed after it was saved (sha256 differs). Restore it from a copy; or, if you "
+            'changed it on purpose, load with verify="quick" and save the dataset again.'
         )
     tensors = {"/".join(name.split(".")) + ".memmap" for name in manifest.keys}
     nodes = {str(parent) for name in tensors for parent in Path(name).parents}
     files = tensors | {str(Path(node, META_FILE)) for node in nodes}
     if set(expected) != files:
         differing = ", ".join(sorted(set(expected) ^ files))
-        raise DatasetError(f"{file}: checksums and keys disagree about the files {differing}. {_HINT}")
+        raise DatasetError(f"{file}: checksums and keys list different files: {differing}. {_HINT}")
     for name in sorted(files):
         member = path / manifest.folder / name
         hint = _DESCRIPTION_HINT if member.name == META_FILE else _HINT
         if not member.is_file():
-            raise DatasetError(f"{member}: missing. {hint}")
+            raise DatasetError(f"{member} is missing. {hint}")
         with member.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         if found != expected[name]:
-            raise DatasetError(f"{member}: its content is not what was saved (sha256 differs). {hint}")
+            raise DatasetError(f"{member} was changed after it was saved (sha256 differs). {hint}")

@@ -59,5 +59,5 @@ def whole_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
     flat = [value.item() if hasattr(value, "item") else value for value in listed]
     for value in flat:
         if not is_whole(value) or abs(value) > LARGEST_WHOLE:
-            raise ValueError(f"{name} must be whole numbers, got {shown(value)} ({type(value).__name__})")
+            raise ValueError(f"{name} must be integers, got {shown(value)} ({type(value).__name__})")
     return torch.tensor(flat, dtype=torch.int64, device="cpu")

@@ -124,7 +124,7 @@ class TaskSet:
         given = _listed(task_ids)
         broken = [task for task in given if not _is_whole(task)]
         if broken:
-            raise ValueError(f"Task ids must be whole numbers, got {', '.join(map(repr, broken[:5]))}.")
+            raise ValueError(f"Task ids must be integers, got {', '.join(map(repr, broken[:5]))}.")
         ids = tuple(int(task) for task in given)
         outside = sorted({task for task in ids if not 0 <= task < self.n_tasks})
         if outside:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -25,13 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
-from ctmrl_torchrl.storage import StorageError, expanded
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
 
 #: configuration groups whose choices are files or nodes registered by a plugin
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
-#: marks a module that is a user's file
-_PLUGIN = "__ctmrl_plugin__"
 #: fields that were renamed or moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
@@ -94,69 +85,6 @@ def register_method(
         **sections,
     }
     ConfigStore.instance().store(group="method", name=name, node=node, package="_global_")
-
-
-def load_plugin(name: str) -> ModuleType:
-    """Import a user's file or module so that its registered choices become available.
-
-    Args:
-        name (str): an importable module (the working folder is also searched), or a path that ends in ``.py``.
-
-    Raises:
-        ConfigError: if the file or module does not exist, is not Python, or has the name of another module.
-    """
-    try:
-        return _load_file(expanded(name)) if name.endswith(".py") else _load_module(name)
-    except StorageError as error:
-        raise ConfigError(f"plugin {name}: {error}.") from error
-    except SyntaxError as error:
-        where = f"{error.filename}, line {error.lineno}" if error.lineno else str(error.filename or name)
-        raise ConfigError(f"plugin {name}: {where}: {error.msg}.") from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    try:
-        found = path.is_file()
-    except OSError as error:  # e.g. the name is too long
-        raise ConfigError(f"plugin {str(path)[:80]}: {error.strerror or error}.") from error
-    if not found:
-        raise ConfigError(f"plugin {path}: file not found.")
-    stem, file = re.sub(r"\W", "_", path.stem), str(path.resolve())
-    loaded = sys.modules.get(stem)
-    if loaded is not None and getattr(loaded, "__file__", None) == file:
-        return loaded
-    spec = None if loaded is not None else importlib.util.find_spec(stem)
-    other = spec is not None and os.path.realpath(str(spec.origin)) != file
-    if other or (loaded is not None and not hasattr(loaded, _PLUGIN)):
-        raise ConfigError(f"plugin {path}: another module is named {stem}; rename the file.")
-    spec = importlib.util.spec_from_file_location(stem, file)
-    assert spec is not None and spec.loader is not None  # the file ends in .py
-    module = importlib.util.module_from_spec(spec)
-    setattr(module, _PLUGIN, True)
-    sys.modules[stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[stem]
-        raise
-    return module
-
-
-def _load_module(name: str) -> ModuleType:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"plugin {name!r}: give a module, or the path of a file (it ends with .py).")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.split(".")[0] and error.name != name:
-            raise
-        raise ConfigError(
-            f"plugin {name}: module not found in {folder} or among the installed packages; give the "
-            "path of the file (it must end in .py)."
-        ) from error
 
 
 @contextmanager

@@ -169,6 +169,7 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
         best,
         path,
         subtitle=f"{report['env']}, {report['counts']['tasks']} tasks",
+        numbered=None in steps,
         best_name=best_name,
     )
 

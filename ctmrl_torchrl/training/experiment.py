@@ -288,7 +288,9 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     finally:
         experiment.tester.close()
     folder.finish()
-    torchrl_logger.info(f"results are in {run_dir}")
+    drawn = [name for name in ("adaptation", "learning") if (run_dir / "figures" / f"{name}.png").exists()]
+    first = f"; see figures/{drawn[0]}.png first" if drawn else ""
+    torchrl_logger.info(f"results are in {run_dir}{first}")
     return summary
 
 
@@ -298,6 +300,8 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
     card = AgentCard(
         method=config.method,
         env=summary["env"],
+        tasks=experiment.task_set.preset,
+        command=summary.get("command") or "",
         problem=plain_problem(experiment.problem),
         encoder=asdict(config.encoder),
         policy_loss=asdict(config.policy_loss),

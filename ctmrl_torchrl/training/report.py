@@ -54,7 +54,10 @@ def draw_figures(
         parts: parts of the method. metrics: the run's ``metrics.csv``.
         milestones: updates at which training phases begin or end. folder: output folder.
     """
-    subtitle = f"{summary['env']}, method {summary['method']}, {len(task_set.test_ids)} unseen tasks"
+    unseen = len(task_set.test_ids)
+    subtitle = (
+        f"{summary['env']}, method {summary['method']}, {unseen} unseen {'task' if unseen == 1 else 'tasks'}"
+    )
     with picture_or_warning("data"):
         draw_data(data_report(dataset), folder / "data.png")
     with picture_or_warning("learning"):

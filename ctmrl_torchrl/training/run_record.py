@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.agents.agent import CARD, NEXT_CARD, WEIGHTS
+from ctmrl_torchrl.agents.card import CARD, NEXT_CARD, WEIGHTS
 from ctmrl_torchrl.rules import ConfigError
 
 RECORD_FILE = ".ctmrl-run.json"

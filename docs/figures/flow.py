@@ -52,7 +52,7 @@ def draw(folder: Path) -> Path:
         band(axes, 2.62, 3.2, "Offline: meta-training on fixed data of the training tasks")
         band(axes, 0.05, 2.45, "Online: meta-test, adaptation to unseen tasks")
 
-        box(axes, COLUMNS[0], TOP, "Behaviour data", "agents or your files", DATA)
+        box(axes, COLUMNS[0], TOP, "Behavior data", "agents or your files", DATA)
         box(axes, COLUMNS[1], TOP, "TaskDataset", "memory-mapped", DATA)
         box(axes, COLUMNS[2], TOP, "TaskSampler", "meta-batch of tasks", DATA)
         box(axes, COLUMNS[3], TOP, "Context encoder", "transitions to context", LEARNED)

@@ -83,7 +83,7 @@ def test_tasks_without_data_are_named():
     dataset = make_dataset(UNEVEN)
     assert dataset.task_index([3, 0]).tolist() == [2, 0]
     with pytest.raises(
-        ValueError, match=r"no data of the tasks \[2, 7\]; the dataset holds the tasks \[0, 1, 3\]"
+        ValueError, match=r"has no data of the tasks \[2, 7\]; it contains the tasks \[0, 1, 3\]"
     ):
         dataset.task_index([7, 0, 2])
     with pytest.raises(ValueError, match="task_ids is empty"):
@@ -137,7 +137,7 @@ def test_counts_that_do_not_fit_are_found(tmp_path):
     path = make_dataset(even()).save(tmp_path / "data")
     file = path / "manifest.json"
     file.write_text(file.read_text().replace('"trajectories": 60', '"trajectories": 59'))
-    with pytest.raises(DatasetError, match="manifest counts .*59"):
+    with pytest.raises(DatasetError, match="the manifest lists .*59"):
         TaskDataset.load(path)
 
 

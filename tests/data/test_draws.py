@@ -150,7 +150,7 @@ def test_contexts_outside_of_training():
     assert (context["next", "reward"][..., 0] == torch.tensor([[2.0], [0.0], [2.0]])).all()
     assert (context == draw_context(dataset, [2, 0, 2], draw, torch.Generator().manual_seed(0))).all()
     assert not (context == draw_context(dataset, [2, 0, 2], draw, torch.Generator().manual_seed(1))).all()
-    with pytest.raises(ValueError, match=r"no data of the tasks \[9\]"):
+    with pytest.raises(ValueError, match=r"has no data of the tasks \[9\]"):
         draw_context(dataset, [9], draw)
 
 
@@ -158,9 +158,9 @@ def test_contexts_outside_of_training():
     ("fields", "message"),
     [
         ({"kind": "bags"}, "kind must be"),
-        ({"length": 0}, "length must be a whole number of at least 1"),
-        ({"length": 2.5}, "length must be a whole number"),
-        ({"near_random_snapshots": True}, "near_random_snapshots must be a whole number"),
+        ({"length": 0}, "length must be an integer of at least 1"),
+        ({"length": 2.5}, "length must be an integer"),
+        ({"near_random_snapshots": True}, "near_random_snapshots must be an integer"),
         ({"near_random_fraction": float("nan")}, "near_random_fraction must be"),
         ({"trajectories": (0, 3)}, "trajectories must be"),
         ({"trajectories": (3, 2)}, "trajectories must be"),

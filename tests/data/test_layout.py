@@ -26,7 +26,7 @@ def test_the_unchanged_transitions_pass():
 @pytest.mark.parametrize(
     ("key", "row", "value", "message"),
     [
-        ("observation", 5, -1e30, r"observation is beyond 1e\+15.*row 5 \(task 0\)"),
+        ("observation", 5, -1e30, r"observation exceeds 1e\+15.*row 5 \(task 0\)"),
         ("observation", 5, float("nan"), r"observation is not finite .*row 5 \(task 0\)"),
         (("next", "reward"), 20, float("inf"), r"next\.reward is not finite .*row 20 \(task 1\)"),
         (("next", "observation"), 47, float("nan"), r"next\.observation .*row 47 .*1 of 48 rows"),
@@ -39,7 +39,12 @@ def test_the_unchanged_transitions_pass():
         ("snapshot_id", slice(0, 16), -1, "snapshot_id is negative"),
         ("snapshot_id", slice(8, 16), 5, "not among manifest.snapshots"),
         ("trajectory_id", slice(0, 4), 3, "trajectory_id of row 0 is 3"),
-        ("trajectory_id", slice(4, 8), 5, r"does not continue or increase by one.*row 4 \(task 0\) has 5"),
+        (
+            "trajectory_id",
+            slice(4, 8),
+            5,
+            r"nor increases by one.*row 4 \(task 0\) has 5",
+        ),
         (("next", "done"), 1, True, r"next\.done is not .*row 1"),
         (("next", "truncated"), 3, False, r"next\.done is not .*row 3"),
     ],

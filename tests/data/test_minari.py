@@ -39,9 +39,9 @@ def test_without_minari_the_error_says_how_to_install_it(monkeypatch):
     [
         ({}, "give a dictionary"),
         (["x-v0"], "give a dictionary"),
-        ({0.5: "x-v0"}, "whole numbers from 0, got 0.5"),
-        ({True: "x-v0"}, "whole numbers from 0, got True"),
-        ({-1: "x-v0"}, "whole numbers from 0, got -1"),
+        ({0.5: "x-v0"}, "integers of at least 0, got 0.5"),
+        ({True: "x-v0"}, "integers of at least 0, got True"),
+        ({-1: "x-v0"}, "integers of at least 0, got -1"),
         ({0: []}, "task 0 has no Minari dataset"),
         ({0: 3}, "expected a Minari dataset or its name, got int"),
     ],
@@ -161,7 +161,7 @@ def test_cut_files_and_flat_parameters_are_named(minari, tmp_path):
         from_minari(names, parameters=[1.0, 2.0])
     for file in (tmp_path / "minari").rglob("*.hdf5"):
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(DatasetError, match="me/robot/task-0-v0: its files cannot be read"):
+    with pytest.raises(DatasetError, match="me/robot/task-0-v0: the files cannot be read"):
         from_minari(names)
 
 
@@ -277,16 +277,16 @@ class FakeDataset:
     ("changes", "message"),
     [
         ({"observations": np.zeros((3, 2))}, "has 3 observations for 3 steps, expected 4"),
-        ({"observations": np.full((4, 2), np.nan)}, "observations of step 0 is not a finite float32"),
-        ({"rewards": np.array([0, 1e300, 0])}, r"rewards of step 1 is not a finite float32: \[inf\]"),
+        ({"observations": np.full((4, 2), np.nan)}, "observations of step 0 is not finite as float32"),
+        ({"rewards": np.array([0, 1e300, 0])}, r"rewards of step 1 is not finite as float32: \[inf\]"),
         ({"rewards": np.array(["a", "b", "c"])}, "rewards has dtype <U1, expected numbers"),
         ({"terminations": np.array([True, False, True])}, "ends at step 0, but has 3 steps"),
         ({"terminations": np.array([0.0, 0.5, 1.0])}, "each 0 or 1"),
         (
             {"space": "Discrete(3)"},
-            r"its action space is Discrete\(3\), but policies need continuous actions",
+            r"the action space is Discrete\(3\), but policies need continuous actions",
         ),
-        ({"rewards": np.zeros(0)}, "fake-v0: episode 0 has no steps; leave it out"),
+        ({"rewards": np.zeros(0)}, "fake-v0: episode 0 has no steps; remove it"),
         ({"actions": np.full((3, 1), 3.0)}, r"action is outside \[-1, 1\]"),
     ],
 )
@@ -300,7 +300,7 @@ def test_datasets_of_other_sizes_are_named():
         DatasetError, match=r"fake-v0, episode 0: observation is torch.float32 \[5\] per step"
     ):
         from_minari({0: FakeDataset(), 1: FakeDataset(observations=np.zeros((4, 5)))})
-    with pytest.raises(DatasetError, match=r"parameters lack the tasks \[1\]"):
+    with pytest.raises(DatasetError, match=r"parameters has no row for the tasks \[1\]"):
         from_minari({0: FakeDataset(), 1: FakeDataset()}, parameters=[[1.0]])
     with pytest.raises(DatasetError, match=r"test_ids \[7\] have no Minari dataset"):
         from_minari({0: FakeDataset()}, test_ids=[7])

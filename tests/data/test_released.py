@@ -166,10 +166,10 @@ def test_rows_of_another_length_and_damaged_files(released):
 
 
 def test_folders_that_do_not_fit(released, tmp_path):
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="nowhere does not exist"):
         import_released(tmp_path / "nowhere", env="point_robot", trust_pickle=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="no goal_idx"):
+    with pytest.raises(DatasetError, match="contains no folders goal_idx"):
         import_released(tmp_path / "empty", env="point_robot", trust_pickle=True)
     (released / "goal_idx5").mkdir()
     with pytest.raises(DatasetError, match="goal_idx5: no trj_evalsample"):

@@ -215,7 +215,7 @@ def test_contexts_outside_of_training_need_not_be_of_the_samplers_tasks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task_ids": [0, 9]}, r"no data of the tasks \[9\]"),
+        ({"task_ids": [0, 9]}, r"has no data of the tasks \[9\]"),
         ({"task_ids": []}, "task_ids is empty"),
         ({"task_ids": [1, 1]}, "repeats a task"),
         ({"tasks_per_batch": 5}, "tasks_per_batch is 5, but there are only 4 tasks"),

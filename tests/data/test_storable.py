@@ -71,15 +71,15 @@ def test_a_nested_entry_of_a_larger_batch_size_comes_back_as_it_was_taken(tmp_pa
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("TimeLimit.truncated", r"'TimeLimit.truncated' cannot be kept.*'TimeLimit_truncated'"),
+        ("TimeLimit.truncated", r"'TimeLimit.truncated' cannot be stored.*'TimeLimit_truncated'"),
         ("infos/qpos", "e.g. 'infos_qpos'"),
         ("1st_value", "e.g. '_1st_value'"),
         (("next", "success rate"), "next.success rate: .*'success_rate'"),
         ("", "rename it"),
         ("..", "e.g. '__'"),
-        ("x" * 201, "cannot be kept"),
-        ("Observation", "'observation' and 'Observation' would be the same file"),
-        ("shape", "the name 'shape' is needed"),
+        ("x" * 201, "cannot be stored"),
+        ("Observation", "'observation' and 'Observation' would become the same file"),
+        ("shape", "the name 'shape' is reserved"),
         ("mask", "e.g. to 'my_mask'"),
     ],
 )
@@ -92,13 +92,13 @@ def test_names_that_cannot_be_files_are_refused(key, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.zeros(ROWS, 0), r"extra has shape \[12, 0\], so it has no values; leave it out"),
-        (TensorDict({}, [ROWS]), "extra: holds nothing"),
-        (TensorDict({"deeper": TensorDict({}, [ROWS])}, [ROWS]), "extra.deeper: holds nothing"),
-        (NonTensorData("text", batch_size=[ROWS]), r"extra: is not a tensor \(str\)"),
-        (["a"] * ROWS, r"extra: is not a tensor \(list\)"),
-        (torch.zeros(ROWS, dtype=torch.complex64), "extra is torch.complex64, which a dataset cannot keep"),
-        (torch.zeros(ROWS, 2).to_sparse(), "extra: is a torch.sparse_coo tensor"),
+        (torch.zeros(ROWS, 0), r"extra has shape \[12, 0\], so it has no values; remove it"),
+        (TensorDict({}, [ROWS]), "extra is empty"),
+        (TensorDict({"deeper": TensorDict({}, [ROWS])}, [ROWS]), "extra.deeper is empty"),
+        (NonTensorData("text", batch_size=[ROWS]), r"extra is a str"),
+        (["a"] * ROWS, r"extra is a list"),
+        (torch.zeros(ROWS, dtype=torch.complex64), "extra is torch.complex64, which a dataset cannot store"),
+        (torch.zeros(ROWS, 2).to_sparse(), "extra is a torch.sparse_coo tensor"),
         (torch.zeros(ROWS, 2, device="meta"), "tensor on meta"),
         (torch.full((ROWS, 1), torch.nan, dtype=torch.float16), "extra is not finite"),
     ],
@@ -121,7 +121,7 @@ def test_ids_that_are_no_whole_numbers_are_refused():
     ids = make_transitions(TRAJECTORIES, 3)["task_id"]
     with pytest.raises(DatasetError, match=r"task_id is torch.float32 .*convert it with .long\(\)"):
         build(task_id=ids.float())
-    with pytest.raises(DatasetError, match="task_id is torch.float32 .*not whole numbers"):
+    with pytest.raises(DatasetError, match="task_id is torch.float32 .*not integers"):
         build(task_id=ids + 0.5)
 
 
@@ -129,7 +129,7 @@ def test_ids_that_are_no_whole_numbers_are_refused():
     "ids", [[0.0, 1.5], [True], ["0"], torch.tensor([0.5]), torch.tensor([True]), [None], [10**30]]
 )
 def test_task_ids_are_never_rounded(ids):
-    with pytest.raises(ValueError, match="task_ids must be whole numbers, got"):
+    with pytest.raises(ValueError, match="task_ids must be integers, got"):
         build().task_index(ids)
 
 

@@ -94,14 +94,14 @@ def test_flat_arrays_are_cut_at_terminals_breaks_and_the_horizon(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("terminals", None, "terminals.npy: missing"),
+        ("terminals", None, "terminals.npy is missing"),
         ("obs", np.zeros(5), r"obs.npy: has shape \[5\], expected"),
         ("rewards", np.zeros((STEPS, COLUMNS, 2)), r"rewards.npy: has shape \[6, 4, 2\]"),
         ("next_obs", np.zeros((STEPS, COLUMNS, 3)), "next_obs.npy: has shape"),
         ("actions", np.zeros((STEPS, 3, 3)), "actions.npy: has shape"),
         ("actions", np.full((STEPS, COLUMNS, 3), 2.0), r"action is outside \[-1, 1\].*task 1"),
-        ("rewards", np.full((STEPS, COLUMNS, 1), np.nan), "rewards.npy of step 0 is not a finite"),
-        ("terminals", np.full((STEPS, COLUMNS, 1), 0.5), "terminals.npy must be one flag per step"),
+        ("rewards", np.full((STEPS, COLUMNS, 1), np.nan), "rewards.npy of step 0 is not finite"),
+        ("terminals", np.full((STEPS, COLUMNS, 1), 0.5), "terminals.npy must contain one flag per step"),
         ("obs", np.array([{}], dtype=object), "obs.npy: cannot be read as .npy"),
     ],
 )
@@ -122,9 +122,9 @@ def test_names_that_say_no_parameters(batch_data, tmp_path):
     assert dataset.manifest.tasks["parameter_names"] == ["mass"]
     with pytest.raises(DatasetError, match="parameters has 1 rows, but there are 3"):
         import_unicorn(batch_data, env="x", parameters=[[1]])
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="nowhere does not exist"):
         import_unicorn(tmp_path / "nowhere", env="x")
-    with pytest.raises(DatasetError, match="no folders seed_"):
+    with pytest.raises(DatasetError, match="contains no folders seed_"):
         import_unicorn(batch_data / "notes", env="x")
 
 
@@ -133,5 +133,5 @@ def test_the_target_is_checked_before_anything_is_read(batch_data, tmp_path, mon
     (tmp_path / "thesis" / "chapter.tex").write_text("mine")
     monkeypatch.setattr("ctmrl_torchrl.data.interchange.unicorn._open", None)
     for overwrite in (False, True):
-        with pytest.raises(DatasetError, match="exists already|not a dataset"):
+        with pytest.raises(DatasetError, match="already exists|not a dataset"):
             import_unicorn(batch_data, env="x", output=tmp_path / "thesis", overwrite=overwrite)

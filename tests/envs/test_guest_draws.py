@@ -71,13 +71,13 @@ def test_a_function_of_the_number_of_tasks_alone_is_a_grid():
         ({"a b": (0, 1)}, "'a b' cannot be a keyword argument"),
         ({3: (0, 1)}, "3 cannot be a keyword argument"),
         ({"mass": (1.5, 0.5)}, r"'mass' must be a range \(low, high\) with low < high.*\(1.5, 0.5\)"),
-        ({"mass": (1.0, 1.0)}, "belongs into make"),
+        ({"mass": (1.0, 1.0)}, "inside make"),
         ({"mass": 1.0}, "'mass' must be a range"),
         ({"mass": (0, 1, 2)}, "'mass' must be a range"),
         ({"mass": (0, float("inf"))}, "'mass' must be a range"),
         ({"mass": (0, True)}, "'mass' must be a range"),
         ({"mass": "ab"}, "'mass' must be a range"),
-        ({"mass": lambda: 1.0}, r"'mass' must take a numpy Generator, f\(generator\).*it takes \(\)"),
+        ({"mass": lambda: 1.0}, r"'mass' must take a NumPy Generator, f\(generator\).*it takes \(\)"),
         ({"mass": lambda a, b, c: 1.0}, r"it takes \(a, b, c\)"),
         ({"mass": lambda n, size: 1.0}, r"it takes \(n, size\)"),
     ],
@@ -93,11 +93,11 @@ def test_what_cannot_be_drawn_is_refused(parameters, message):
         (lambda rng: "a lot", "failed, or did not return one number: ValueError"),
         (lambda rng: None, "must return finite numbers, got nan"),
         (lambda rng: rng.nothing(), "failed, or did not return one number: AttributeError"),
-        (lambda rng: [1.0, 2.0], r"must return one number, got the shape \[2\]. A vector needs"),
+        (lambda rng: [1.0, 2.0], r"must return one number, got the shape \[2\]. For a vector"),
         (lambda rng, n: rng.uniform(size=n + 1), r"must return 4 numbers, got the shape \[5\]"),
         (lambda rng: np.nan, "must return finite numbers, got nan"),
     ],
 )
 def test_what_functions_return_is_checked(function, message):
-    with pytest.raises(ValueError, match=f"draws parameter 'mass' {message}"):
+    with pytest.raises(ValueError, match=f"samples parameter 'mass' {message}"):
         draw(4, mass=function)

@@ -157,7 +157,7 @@ def test_set_task_makes_other_environments(cart):
     kept = env._vector.envs[1]._simulation
     env.set_task([7, 1])
     assert env.task_ids.tolist() == [7, 1] and env._vector.envs[1]._simulation is kept
-    with pytest.raises(RuntimeError, match=r"Rows \[0, 1\] have no episode yet.*env.reset"):
+    with pytest.raises(RuntimeError, match=r"Rows \[0, 1\] have not been reset.*env.reset"):
         env.step(TensorDict({"action": torch.zeros(2, 1)}, [2]))
     env.set_seed(0)
     fresh.set_seed(0)
@@ -233,7 +233,7 @@ def test_a_second_reward_is_read_from_info(define):
     observation, reward, *_ = single.step(np.zeros(1, dtype=np.float32))
     assert reward == pytest.approx(10 * observation[0])
     with pytest.raises(
-        TaskSimulationError, match=r"sum of info\['near'\], but info has only 'far' for task 0"
+        TaskSimulationError, match=r"sum of info\['near'\], but info contains only 'far' for task 0"
     ):
         define("near", make_cart, {"mass": (0.5, 2)}, return_key=("next", "near"))
     with pytest.raises(ValueError, match="return_key must be"):
@@ -247,9 +247,9 @@ def test_the_horizon_is_found_or_asked_for(define):
     assert define("endless", Cart, mass, horizon=7).horizon == 7
     assert make_env("endless", [0], horizon=30).horizon == 30
     assert define("short", make_cart, mass, horizon=6).horizon == 6
-    with pytest.raises(ValueError, match="horizon=16 is longer than the time limit of 15"):
+    with pytest.raises(ValueError, match="horizon=16 exceeds the time limit of 15"):
         define("longer", make_cart, mass, horizon=16)
-    with pytest.raises(ValueError, match="horizon=16 is longer"):
+    with pytest.raises(ValueError, match="horizon=16 exceeds"):
         make_env("short", [0], horizon=16)
     assert define("twice", lambda mass: gymnasium.wrappers.TimeLimit(make_cart(mass), 9), mass).horizon == 9
 
@@ -321,7 +321,7 @@ GRID = {"mass": lambda n: np.linspace(0.5, 1.5, n)}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (only_heavy(shape=(3, 1)), r"same observation shape.*observations \(3, 1\).*task 2 \(mass=1.5\)"),
+        (only_heavy(shape=(3, 1)), r"same observation shape.*task 2 \(mass=1.5\).*shape \(3, 1\)"),
         (only_heavy(high=5.0), r"same observation shape and action bounds.*task 2 \(mass=1.5\)"),
         (only_heavy(colour="red"), r"make of 'x' failed for task 2 \(mass=1.5\): TypeError"),
         (
@@ -337,7 +337,7 @@ def test_a_task_that_cannot_be_made_is_named(define, make, message):
     env = make_env("x", [0])
     with pytest.raises(TaskSimulationError, match=message):
         env.set_task([2])
-    with pytest.raises(RuntimeError, match="a task could not be made"):
+    with pytest.raises(RuntimeError, match="a task could not be created"):
         env.reset()
 
 
@@ -394,7 +394,13 @@ class OldStyle(Cart):
         (make_cart, {"weight": (1, 2)}, {}, ValueError, r"make\(weight=...\), which it does not accept"),
         (make_cart, PENDULUM, {}, ValueError, r"make\(mass=..., length=...\), which it does not accept"),
         ("Pendulum-v1", PENDULUM, {}, ValueError, "must be a function"),
-        (make_cart, {"mass": lambda g: np.random.rand()}, {}, ValueError, "'mass' gave different values for"),
+        (
+            make_cart,
+            {"mass": lambda g: np.random.rand()},
+            {},
+            ValueError,
+            "'mass' returned different values for",
+        ),
         (make_cart, {"mass": (1, 2)}, {"train_tasks": 0}, ValueError, "presets must be"),
         (make_cart, {"mass": (1, 2)}, {"seed": -1}, ValueError, "seed must be"),
         (

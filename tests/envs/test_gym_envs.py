@@ -80,7 +80,7 @@ def test_horizons_are_whole_numbers(horizon):
 
 
 def test_a_task_is_a_number():
-    with pytest.raises(ValueError, match="Task ids must be whole numbers, got True"):
+    with pytest.raises(ValueError, match="Task ids must be integers, got True"):
         make_gym("point_robot", task=True)
 
 

@@ -214,6 +214,18 @@ def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
     assert contexts._parameter(parameters[:, :1], ["velocity"], points)[1] == "velocity"
 
 
+def test_only_coordinates_have_a_direction():
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    parameters = np.stack([points[:, 0] ** 2, points @ [2.0, -1.0]], 1)
+    for names in (["wind_x", "wind_y"], None):
+        values, label, *_ = contexts._parameter(parameters, names, points)
+        assert "direction (degrees)" in label
+        assert np.allclose(values, np.rad2deg(np.arctan2(parameters[:, 1], parameters[:, 0])))
+    for names in (["mass", "length"], ["goal_x", "wind_y"]):
+        values, label, *_ = contexts._parameter(parameters, names, points)
+        assert label.startswith(names[1].replace("_", " ")) and np.array_equal(values, parameters[:, 1])
+
+
 def test_context_map_errors(tmp_path):
     contexts, goals, codes = context_map()
     with pytest.raises(ValueError, match="task_parameters has 40 rows, but there are 120 contexts"):
@@ -248,6 +260,7 @@ def test_snapshots(tmp_path):
     spread = np.random.default_rng(0).normal(0, 0.5, (14, 40))
     returns = -4.2 - 16.5 * np.exp(-steps[:, None] / 1500) + spread
     check(plot_snapshot_returns(steps, returns, RANDOM, OPTIMUM, tmp_path / "a.png"))
+    check(plot_snapshot_returns([0, 1], returns[:2], None, None, tmp_path / "b.png", numbered=True))
     with pytest.raises(ValueError, match=r"14 snapshots.*\[13, 40\]"):
         plot_snapshot_returns(steps, returns[:13], RANDOM, OPTIMUM, tmp_path / "b.png")
 

@@ -107,7 +107,7 @@ def test_collecting_in_batched_environments(monkeypatch, capsys, tmp_path):
     )
     assert random == pytest.approx(-20.4, abs=1.5) and walk > -6.0
     assert "behaviour 1: mean return" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         run("vectorised_collection", monkeypatch, tmp_path / "walkers", "--episodes", 1)
 
 

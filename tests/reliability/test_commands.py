@@ -115,7 +115,7 @@ def test_data_that_may_not_be_read_are_named(command, capsys, monkeypatch, tmp_p
         main([command, "preset=smoke", f"dataset.path={tmp_path / 'data'}", f"run_dir={tmp_path / 'run'}"])
         == 2
     )
-    assert "manifest.json: cannot be read (Permission denied)" in capsys.readouterr().err
+    assert "manifest.json cannot be read (Permission denied)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -123,7 +123,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_data_are_read(cap
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(os, "access", lambda *args, **options: False)
     assert main(["collect", f"dataset.path={tmp_path / 'data'}"]) == 2
-    assert "nothing may be written into" in capsys.readouterr().err
+    assert "is not writable" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_a_dataset_is_said_to_be_one(tmp_path):

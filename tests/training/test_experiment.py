@@ -164,7 +164,7 @@ def test_one_number_changed_on_disk_is_noticed_before_training(dataset_root, tmp
     content[:4] = torch.tensor(-0.5).numpy().tobytes()
     file.write_bytes(content)
     config = tiny_config(dataset_root, tmp_path / "run", {"dataset.path": str(path)})
-    with pytest.raises(DatasetError, match=r"reward\.memmap: its content is not what was saved"):
+    with pytest.raises(DatasetError, match=r"reward\.memmap was changed after it was saved"):
         run_experiment(config)
     assert not (tmp_path / "run").exists()
     config.dataset.verify = "quick"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.training.compose import load_plugin
+from ctmrl_torchrl.training.plugins import load_plugin
 
 
 @pytest.mark.parametrize("name", ["json.py", "random.py", "torch.py", "antigravity.py"])
@@ -45,3 +45,36 @@ def test_a_file_that_fails_can_be_mended_and_loaded(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "own_plugin.py").write_text("MINE = 345\n")
     assert load_plugin("other/own_plugin.py").MINE == 345  # of the same name, also a user's
+
+
+def test_an_invalid_argument_in_a_users_file_is_told_in_a_line(tmp_path):
+    """The library's own message, with the user's line; nothing of the library's insides."""
+    file = tmp_path / "no_horizon.py"
+    code = """
+import gymnasium
+from ctmrl_torchrl.envs import from_gymnasium
+
+def make(mass):
+    return gymnasium.make("Pendulum-v1").unwrapped
+
+from_gymnasium("no_horizon", make, parameters={"mass": (0.5, 1.5)})
+"""
+    file.write_text(code)
+    with pytest.raises(
+        ConfigError, match="no_horizon.py, line 8: The horizon of 'no_horizon' is unknown"
+    ) as told:
+        load_plugin(str(file))
+    assert "\n" not in str(told.value) and "no_horizon" not in sys.modules
+    file.write_text(code.replace("0.5, 1.5", "1.5, 0.5"))
+    with pytest.raises(ConfigError, match="line 8: Parameter 'mass' must be a range"):
+        load_plugin(str(file))
+
+
+def test_an_error_in_a_users_function_keeps_its_traceback(tmp_path):
+    (tmp_path / "bad_draw.py").write_text(
+        "from ctmrl_torchrl.envs import from_gymnasium\n"
+        "from_gymnasium('bad', dict, parameters={'mass': lambda generator: 1 / 0})\n"
+    )
+    with pytest.raises(ValueError, match="ZeroDivisionError") as told:
+        load_plugin(str(tmp_path / "bad_draw.py"))
+    assert not isinstance(told.value, ConfigError)

@@ -84,7 +84,8 @@ class BehaviourAgents(AgentsKind, ABC):
         """Train according to the recipe and return one :meth:`snapshot` per entry of ``snapshot_steps``.
 
         Args:
-            tasks, recipe: task set and recipe of the agents.
+            tasks: task set of the agents.
+            recipe: recipe of the agents.
             seed: seed of the training; the global generators are not changed.
             progress: show a progress bar.
             checkpoint: file that a long training writes regularly and resumes from if it exists.

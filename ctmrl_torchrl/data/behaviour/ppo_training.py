@@ -258,7 +258,7 @@ class PPOTraining:
         while len(self.snapshots) < len(wanted) and self.step >= wanted[len(self.snapshots)]:
             self.snapshots.append(self.agents.snapshot())
             torchrl_logger.info(
-                f"behaviour snapshot at step {self.step:,}: mean return {self._round_returns().nanmean():.2f}"
+                f"behavior snapshot at step {self.step:,}: mean return {self._round_returns().nanmean():.2f}"
             )
 
     def _save(self) -> None:

@@ -156,7 +156,7 @@ class SACTraining:
             if self.step in self.recipe.snapshot_steps:
                 self.snapshots.append(self.agents.snapshot())
                 torchrl_logger.info(
-                    f"behaviour snapshot at step {self.step}: mean return {self.last_return:.2f}"
+                    f"behavior snapshot at step {self.step}: mean return {self.last_return:.2f}"
                 )
         return self.step - before
 

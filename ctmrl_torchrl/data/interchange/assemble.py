@@ -74,13 +74,13 @@ def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None)
 def _check_same(where: str, entries: dict[Key, Tensor], tensors: dict[Key, Tensor]) -> None:
     differing = sorted(key_name(key) for key in entries.keys() ^ tensors.keys())
     if differing:
-        raise DatasetError(f"{where}: not all trajectories have the entries {', '.join(differing)}")
+        raise DatasetError(f"{where}: some trajectories lack the entries {', '.join(differing)}")
     for key, value in entries.items():
         expected = tensors[key]
         if value.shape[1:] != expected.shape[1:] or value.dtype != expected.dtype:
             raise DatasetError(
-                f"{where}: {key_name(key)} is {value.dtype} {list(value.shape[1:])} per step, in the first "
-                f"trajectory it is {expected.dtype} {list(expected.shape[1:])}"
+                f"{where}: {key_name(key)} is {value.dtype} {list(value.shape[1:])} per step, but "
+                f"in the first trajectory {expected.dtype} {list(expected.shape[1:])}"
             )
 
 
@@ -159,7 +159,7 @@ def as_flags(values: np.ndarray, where: str) -> np.ndarray:
     """
     flags = np.asarray(values).reshape(len(values), -1)
     if flags.shape[1] != 1 or not np.isin(flags, (0, 1)).all():
-        raise DatasetError(f"{where} must be one flag per step, each 0 or 1")
+        raise DatasetError(f"{where} must contain one flag per step, each 0 or 1")
     return flags.astype(bool)
 
 
@@ -176,5 +176,5 @@ def as_features(values: np.ndarray, where: str) -> np.ndarray:
         flat = array.reshape(len(array), -1).astype(np.float32)
     if not np.isfinite(flat).all():
         row = int((~np.isfinite(flat)).any(1).argmax())
-        raise DatasetError(f"{where} of step {row} is not a finite float32: {flat[row].tolist()}")
+        raise DatasetError(f"{where} of step {row} is not finite as float32: {flat[row].tolist()}")
     return flat

@@ -37,7 +37,7 @@ def require_minari() -> ModuleType:
         return importlib.import_module("minari")
     except ImportError as error:
         raise ImportError(
-            'Minari is needed for this and is not installed; run: pip install "minari[hdf5]>=0.5.3"'
+            'Minari is required and not installed; run: pip install "minari[hdf5]>=0.5.3"'
         ) from error
 
 
@@ -63,7 +63,9 @@ def read_manifest_entry(metadata: dict[str, Any], where: str) -> DatasetManifest
     if text is None:
         return None
     if not isinstance(text, str) or not isinstance(metadata.get(TASK_ENTRY), int):
-        raise DatasetError(f"{where}: its metadata {MANIFEST_ENTRY} or {TASK_ENTRY} were changed")
+        raise DatasetError(
+            f"{where}: its metadata {MANIFEST_ENTRY} or {TASK_ENTRY} was changed after the export"
+        )
     return DatasetManifest.from_json(text, source=f"{where}, metadata {MANIFEST_ENTRY}")
 
 

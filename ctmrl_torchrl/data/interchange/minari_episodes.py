@@ -30,7 +30,7 @@ def damage_named(name: str) -> Iterator[None]:
     except OSError as error:
         reason = str(error).splitlines()[0][:200]
         raise DatasetError(
-            f"{name}: its files cannot be read ({reason}); restore them from a copy"
+            f"{name}: the files cannot be read ({reason}); restore them from a copy"
         ) from error
 
 
@@ -84,7 +84,7 @@ def _own(opened: OpenedMinari, manifest: DatasetManifest) -> Iterator[Trajectory
                     entries[key_parts(name)] = from_numpy(infos[name], parse_dtype(dtype))
             yield Trajectory(where, opened.task, int(metadata[SNAPSHOT_ENTRY]), entries)
         except (KeyError, TypeError, IndexError) as error:
-            raise DatasetError(f"{where}: was changed after its export ({error!r})") from error
+            raise DatasetError(f"{where} was changed after its export ({error!r})") from error
 
 
 def _foreign(opened: OpenedMinari) -> Iterator[Trajectory]:
@@ -97,14 +97,14 @@ def _foreign(opened: OpenedMinari) -> Iterator[Trajectory]:
         observations = as_features(_flat(episode.observations), f"{where}: observations")
         if len(observations) != steps + 1:
             raise DatasetError(
-                f"{where}: has {len(observations)} observations for {steps} steps, expected {steps + 1}: the "
-                "last one is needed as the next observation of the last step"
+                f"{where} has {len(observations)} observations for {steps} steps, expected {steps + 1}: the "
+                "last observation is the next observation of the last step"
             )
         terminated = as_flags(episode.terminations, f"{where}: terminations")
         truncated = as_flags(episode.truncations, f"{where}: truncations")
         early = np.flatnonzero((terminated | truncated)[:-1])
         if len(early):
-            raise DatasetError(f"{where}: ends at step {early[0]}, but has {steps} steps; split it there")
+            raise DatasetError(f"{where} ends at step {early[0]}, but has {steps} steps; split it there")
         truncated[-1] |= ~terminated[-1]
         yield Trajectory(
             where,
@@ -136,7 +136,7 @@ def _scaled(actions: Any, space: Any, where: str) -> np.ndarray:
     """Scale actions from the bounds of their space to [-1, 1]."""
     if not hasattr(space, "low") or isinstance(actions, (dict, tuple)):
         raise DatasetError(
-            f"{where}: its action space is {space}, but policies need continuous actions (a Box)"
+            f"{where}: the action space is {space}, but policies need continuous actions (a Box)"
         )
     values = as_features(actions, f"{where}: actions")
     low, high = (np.asarray(bound, dtype=np.float64).reshape(-1) for bound in (space.low, space.high))

@@ -43,7 +43,7 @@ def from_minari(
     Terminations and truncations are kept separate; an episode that ends with neither counts as truncated.
 
     Args:
-        datasets: by task id (whole numbers from 0), the name of a local Minari dataset, the folder of its
+        datasets: by task id (integers from 0), the name of a local Minari dataset, the folder of its
             data, or a ``minari.MinariDataset``; or a list of these, from the least to the best trained,
             which become the snapshots 0, 1, ....
         env: name of the environment, for the manifest; None means ``"minari"``.
@@ -70,8 +70,8 @@ def from_minari(
     lengths = [each.lengths() for each in opened]
     for each, steps in zip(opened, lengths, strict=True):
         if 0 in steps or not steps:
-            what = f"episode {steps.index(0)} has no steps" if steps else "it holds no episodes"
-            raise DatasetError(f"{each.name}: {what}; leave it out, e.g. with Minari's filter_episodes")
+            what = f"episode {steps.index(0)} has no steps" if steps else "it contains no episodes"
+            raise DatasetError(f"{each.name}: {what}; remove it, e.g. with Minari's filter_episodes")
     episodes = [count for steps in lengths for count in steps]
     given = {"env": env, "preset": preset, "horizon": horizon, "discount": discount}
     own = _common_manifest(opened)
@@ -105,7 +105,7 @@ def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[OpenedM
         )
     wrong = next((task for task in datasets if not is_whole(task) or task < 0), None)
     if wrong is not None:
-        raise DatasetError(f"task ids must be whole numbers from 0, got {wrong!r}")
+        raise DatasetError(f"task ids must be integers of at least 0, got {wrong!r}")
     opened = []
     for task in sorted(datasets):
         sources = datasets[task]
@@ -117,7 +117,7 @@ def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[OpenedM
             manifest = read_manifest_entry(data.storage.metadata, name)
             if manifest is not None and data.storage.metadata[TASK_ENTRY] != task:
                 raise DatasetError(
-                    f"{name} holds task {data.storage.metadata[TASK_ENTRY]}, but was given as task {task}"
+                    f"{name} contains task {data.storage.metadata[TASK_ENTRY]}, but was given as task {task}"
                 )
             opened.append(OpenedMinari(name, data, task, snapshot, manifest))
     return opened
@@ -152,7 +152,9 @@ def _open(source: Source) -> tuple[str, Any]:
     except Exception as error:  # report the dataset for every exception of Minari
         known = ", ".join(sorted(minari.list_local_datasets())) or "none"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{source}: no Minari dataset here ({reason}); local ones: {known}") from error
+        raise DatasetError(
+            f"{source} cannot be loaded as a Minari dataset ({reason}); local datasets: {known}"
+        ) from error
 
 
 def _limit(data: Any) -> int:
@@ -178,11 +180,13 @@ def _tasks(
         given = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters))
         lacking = [task for task in ids if task not in given]
         if lacking:
-            raise DatasetError(f"parameters lack the tasks {lacking}; give one row of numbers per task id")
+            raise DatasetError(
+                f"parameters has no row for the tasks {lacking}; give one list of numbers per task"
+            )
         wrong = next((task for task, row in given.items() if not hasattr(row, "__len__")), None)
         if wrong is not None:
             raise DatasetError(
-                f"parameters of task {wrong} are {given[wrong]!r}; give a list of numbers per task id"
+                f"parameters of task {wrong} is {given[wrong]!r}; give one list of numbers per task id"
             )
         width = len(given[ids[0]])
         rows = [list(given.get(task, [0.0] * width)) for task in range(max(count, max(given) + 1))]

@@ -115,7 +115,7 @@ def import_released(
 
 def _find_files(folder: Path, task_set: TaskSet) -> list[_TrajectoryFile]:
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
+        raise DatasetError(f"{folder} does not exist; give the folder of the data")
     found = []
     for task_folder, match in _matching(folder, _TASK_FOLDER):
         task = int(match[1])
@@ -134,7 +134,7 @@ def _find_files(folder: Path, task_set: TaskSet) -> list[_TrajectoryFile]:
             )
         found.extend(of_task)
     if not found:
-        raise DatasetError(f"{folder}: no goal_idx*/ folders in it; give the folder that holds them")
+        raise DatasetError(f"{folder} contains no folders goal_idx*; give the folder that contains them")
     return sorted(found)
 
 

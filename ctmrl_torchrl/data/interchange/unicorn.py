@@ -129,7 +129,7 @@ def import_unicorn(
 
 def _find_tasks(root: Path) -> list[_Task]:
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder")
+        raise DatasetError(f"{root} does not exist; give the folder of the data")
     found = []
     for path in root.iterdir():
         match = _TASK_FOLDER.fullmatch(path.name)
@@ -137,7 +137,7 @@ def _find_tasks(root: Path) -> list[_Task]:
             seed = None if match["seed"] is None else int(match["seed"])
             found.append(_Task(path, seed, _numbers(match["goal"])))
     if not found:
-        raise DatasetError(f"{root}: no folders seed_*_goal_* in it; give the folder that holds them")
+        raise DatasetError(f"{root} contains no folders seed_*_goal_*; give the folder that contains them")
     seeds = [task.seed for task in found if task.seed is not None]
     if len(set(seeds)) != len(seeds) or len(seeds) not in (0, len(found)):
         raise DatasetError(
@@ -178,7 +178,7 @@ def _open(folder: Path) -> dict[str, np.ndarray]:
         try:
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
-            raise DatasetError(f"{file}: missing") from None
+            raise DatasetError(f"{file} is missing") from None
         except (OSError, ValueError, EOFError) as error:
             raise DatasetError(f"{file}: cannot be read as .npy ({error})") from error
     shape = arrays["obs"].shape

@@ -1,1 +1,1 @@
-"""A user's own families, made from gymnasium environments."""
+"""Custom environment families, created from gymnasium environments."""

@@ -1,4 +1,4 @@
-"""The task parameters of a user's own family: ranges and functions, drawn with one seed."""
+"""Task parameters of a custom family: ranges and functions, sampled with one seed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: ``(low, high)``, or a function that draws
+#: ``(low, high)``, or a function that samples values
 ParameterDraw = tuple[float, float] | Callable[..., Any]
 
-#: arguments of a drawing function by which it asks for the number of tasks; any other gets the generator
+#: names of arguments that receive the number of tasks; all others receive the generator
 COUNT_NAMES = ("n", "num", "count", "size", "num_tasks")
 
 
 def check_draws(parameters: Mapping[str, ParameterDraw]) -> dict[str, ParameterDraw]:
-    """The draws as they were given, ranges as pairs of floats.
+    """Check the definitions of all parameters and convert ranges to pairs of floats.
 
     Raises:
-        ValueError: if there are none, a name cannot be a keyword argument, or a draw is neither a range nor a
-            function that takes a generator.
+        ValueError: if there are none, a name cannot be a keyword argument, or a definition is neither a range
+            nor a function of a generator.
     """
     if not isinstance(parameters, Mapping) or not parameters:
         raise ValueError(
@@ -46,28 +46,28 @@ def _checked_draw(name: str, draw: ParameterDraw) -> ParameterDraw:
     pair = tuple(draw) if isinstance(draw, (tuple, list)) else ()
     if len(pair) != 2 or not all(_is_finite(bound) for bound in pair) or not pair[0] < pair[1]:
         raise ValueError(
-            f"Parameter {name!r} must be a range (low, high) with low < high, or a function that draws "
-            f"values; got {draw!r}. A value that all tasks share belongs into make."
+            f"Parameter {name!r} must be a range (low, high) with low < high, or a function that samples "
+            f"values; got {draw!r}. Set values that all tasks share inside make."
         )
     return float(pair[0]), float(pair[1])
 
 
 def draw_parameters(num_tasks: int, *, draws: Mapping[str, ParameterDraw], seed: int) -> Tensor:
-    """Draws the parameters of tasks; the same arguments give the same values.
+    """Sample the parameters of tasks; the same arguments give the same values.
 
-    Every parameter has a random generator of its own, so that adding one does not change the others. Values
-    of a range do not depend on the number of tasks: the first ten of twenty are those of ten.
+    Every parameter has its own random generator, so adding one does not change the others. Values of a range
+    do not depend on the number of tasks: ten tasks get the same values as the first ten of twenty.
 
     Args:
         num_tasks: number of tasks.
         draws: parameter name to range or function, see :func:`~ctmrl_torchrl.envs.from_gymnasium`.
-        seed: of all generators.
+        seed: seed of all generators.
 
     Returns:
         float64 ``[num_tasks, parameters]``.
 
     Raises:
-        ValueError: if a function fails, or returns another number of values or values that are not finite.
+        ValueError: if a function fails, or does not return the expected number of finite values.
 
     Example:
         >>> draws = {"mass": (0.5, 1.5), "side": lambda generator: generator.choice([-1, 1])}
@@ -95,23 +95,25 @@ def _draw_column(
         values = np.asarray(drawn, dtype=np.float64)
     except Exception as error:
         raise ValueError(
-            f"The function that draws parameter {name!r} failed, or did not return {expected}: "
+            f"The function that samples parameter {name!r} failed, or did not return {expected}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if values.shape != (num_tasks,):
         raise ValueError(
-            f"The function that draws parameter {name!r} must return {expected}, got the shape "
-            f"{list(values.shape if all_at_once else values.shape[1:])}. A vector needs one parameter for "
-            "each component."
+            f"The function that samples parameter {name!r} must return {expected}, got the shape "
+            f"{list(values.shape if all_at_once else values.shape[1:])}. For a vector, define one parameter per "
+            "component."
         )
     if not np.isfinite(values).all():
         bad = values[~np.isfinite(values)][0]
-        raise ValueError(f"The function that draws parameter {name!r} must return finite numbers, got {bad}.")
+        raise ValueError(
+            f"The function that samples parameter {name!r} must return finite numbers, got {bad}."
+        )
     return values
 
 
 def _argument_names(name: str, draw: Callable[..., Any]) -> list[str]:
-    """The arguments that a drawing function requires; of a built-in without a signature, the generator."""
+    """Required arguments of a sampling function; ``generator`` for a built-in without a signature."""
     try:
         signature = inspect.signature(draw)
     except (TypeError, ValueError):
@@ -124,9 +126,9 @@ def _argument_names(name: str, draw: Callable[..., Any]) -> list[str]:
     ]
     if not names or len(names) > 2 or sum(each in COUNT_NAMES for each in names) > 1:
         raise ValueError(
-            f"The function that draws parameter {name!r} must take a numpy Generator, f(generator), or a "
-            f"Generator and the number of tasks, f(generator, n); it takes ({', '.join(names)}). Draws from "
-            "that generator can be repeated."
+            f"The function that samples parameter {name!r} must take a NumPy Generator, f(generator), or a "
+            f"Generator and the number of tasks, f(generator, n), but it takes ({', '.join(names)}). Values "
+            "sampled from that generator are reproducible."
         )
     return names
 

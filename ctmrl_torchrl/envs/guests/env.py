@@ -1,4 +1,4 @@
-"""The batched environment of a user's own family: rows in one of gymnasium's vector environments."""
+"""The batched environment of a custom family, based on gymnasium's vector environments."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ctmrl_torchrl.envs.batched import BatchedTaskEnv, to_tensors
 from ctmrl_torchrl.envs.guests.simulation import GuestDefinition, Task, TaskSimulation, tasks_of
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
-# what follows the features in what a row returns
+# columns after the features in the output of a row
 _TERMINATED, _TRUNCATED, _EXTRA = range(3)
-# the state of a row
+# states of a row
 _UNSTARTED, _RUNNING, _ENDED = range(3)
 
 
 class GuestRow(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A task as a member of a vector environment, which never sees an episode end.
+    """One task as a member of a vector environment, from which the ends of episodes are hidden.
 
-    Vector environments step all of their members and reset those that have ended. TorchRL decides both by
-    itself, and needs the last observation of an episode. So the ends of episodes are returned as part of the
-    observation ``[features + 3]`` (behind the features: terminated, truncated, second reward), and a row
-    whose action is NaN stands still.
+    Vector environments step all members and reset those whose episode has ended. TorchRL controls stepping and
+    resets itself and needs the last observation of an episode. Ends are therefore returned as part of the
+    observation ``[features + 3]`` (after the features: terminated, truncated, second reward), and a row with a
+    NaN action does not move.
 
     Args:
-        definition: what is known of the environment.
+        definition: description of the environment.
         task: the task of this row.
     """
 
@@ -48,7 +48,7 @@ class GuestRow(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @property
     def task(self) -> Task:
-        """The task of this row; another one makes another environment."""
+        """The task of this row; setting another task creates a new environment."""
         return self._simulation.task
 
     @task.setter
@@ -61,13 +61,13 @@ class GuestRow(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode."""
+        """Start an episode."""
         features = self._simulation.reset(seed)
         self._shown = np.concatenate((features, np.zeros(3, dtype=np.float32)))
         return self._shown, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Takes an action, or stands still if it is NaN."""
+        """Apply an action; a NaN action leaves the row unchanged."""
         if np.isnan(action[0]):
             return self._shown, 0.0, False, False, {}
         result = self._simulation.step(action)
@@ -76,39 +76,39 @@ class GuestRow(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._shown, result.reward, False, False, {}
 
     def close(self) -> None:
-        """Closes the user's environment."""
+        """Close the user's environment."""
         self._simulation.close()
 
 
 class GuestEnv(BatchedTaskEnv):
-    """A user's environment per row, each with its own task.
+    """A batched environment with one of the user's environments per row, each with its own task.
 
     Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``, clipped and scaled to the
     environment's bounds; ``observation`` ``[n, features]`` float32, flattened; ``task_id`` ``[n]`` int64;
     ``reward`` (and the family's second reward, if it reports one) ``[n, 1]`` float32; ``done``,
-    ``terminated`` (the environment ended the episode), ``truncated`` (the environment or the horizon cut it)
+    ``terminated`` (the episode ended in a terminal state), ``truncated`` (a time limit or the horizon ended it)
     ``[n, 1]`` bool.
 
-    A row whose episode has ended stands still until it is reset: its last observation and its ends are
+    A row whose episode has ended does not move until it is reset: its last observation and its flags are
     repeated, and its reward is 0.
 
-    Every episode is seeded. The seeds follow ``set_seed``; without one they follow torch's global generator.
-    A pickled or copied environment has the tasks and the generator of the original, but must start with
-    ``reset()``, since gymnasium cannot copy the state of a simulation.
+    Every episode is seeded. The seeds depend on ``set_seed``, or otherwise on torch's global generator.
+    A pickled or copied environment keeps the tasks and the generator of the original, but must be reset first,
+    because gymnasium cannot copy the state of a simulation.
 
     Args:
-        definition: what is known of the user's environment.
+        definition: description of the user's environment.
         task_set: tasks of the family.
-        task_ids: the task of each row; ids may repeat. None is every task once, in order.
-        horizon: steps until truncation. None takes the family's.
-        asynchronous: whether every row is stepped in its own process, which helps if one step takes longer
-            than a millisecond and cores are free. None takes what the family was defined with.
-        device: of everything that is returned; the simulation runs on the CPU.
+        task_ids: the task of each row; ids may repeat. None means every task once, in order.
+        horizon: steps until truncation. None means the family's.
+        asynchronous: whether every row has its own process, which is faster if a step takes longer than a
+            millisecond and cores are free. None means the family's setting.
+        device: device of the returned tensors; the simulation runs on the CPU.
 
     Raises:
         ValueError: if a task id is not in the set, there are no rows, or the horizon is not positive or
-            longer than the environment's own time limit; ``step``, if an action is not finite.
-        TaskSimulationError: if a user's environment fails or gives values that are not finite.
+            exceeds the environment's time limit; raised by ``step`` if an action is not finite.
+        TaskSimulationError: if a user's environment fails or returns values that are not finite.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class GuestEnv(BatchedTaskEnv):
         rows = [partial(GuestRow, self.definition, task) for task in self._tasks()]
         options: dict[str, Any] = {"copy": False, "autoreset_mode": AutoresetMode.DISABLED}
         if self.asynchronous:
-            # The rows need no torch, so that forking is safe; spawned processes would each import it.
+            # Forking is safe, because the rows do not use torch; spawned processes would each import it.
             forks = "fork" in multiprocessing.get_all_start_methods()
             vector: VectorEnv = AsyncVectorEnv(rows, context="fork" if forks else None, **options)
         else:
@@ -152,13 +152,15 @@ class GuestEnv(BatchedTaskEnv):
         self._step_count[:] = 0
         try:
             cast(Any, self._open_vector()).set_attr("task", self._tasks())
-        except Exception:  # some rows have their new task and others do not
+        except Exception:  # some rows already have their new task
             self._vector = None
             raise
 
     def _open_vector(self) -> VectorEnv:
         if self._vector is None:
-            raise RuntimeError("This environment is closed, or a task could not be made; make another one.")
+            raise RuntimeError(
+                "This environment is closed, or a task could not be created; create a new one."
+            )
         return self._vector
 
     def _seeds(self, rows: np.ndarray) -> list[int | None]:
@@ -216,7 +218,7 @@ class GuestEnv(BatchedTaskEnv):
         unstarted = (asked & (self._state == _UNSTARTED)).nonzero()[0]
         if unstarted.size:
             raise RuntimeError(
-                f"Rows {unstarted[:5].tolist()} have no episode yet (a new environment, new tasks, or a "
+                f"Rows {unstarted[:5].tolist()} have not been reset (a new environment, new tasks, or a "
                 "copy); call env.reset() before the first step."
             )
         return asked & (self._state == _RUNNING)
@@ -225,7 +227,7 @@ class GuestEnv(BatchedTaskEnv):
         self._generator = None if seed is None else np.random.default_rng(seed)
 
     def close(self, **kwargs: Any) -> None:
-        """Closes the environments of all rows."""
+        """Close the environments of all rows."""
         super().close(**kwargs)
         if self._vector is not None:
             self._vector.close()
@@ -250,5 +252,5 @@ def build_guest(
     horizon: int | None = None,
     asynchronous: bool | None = None,
 ) -> GuestEnv:
-    """The environment of a user's own family."""
+    """Create the environment of a custom family."""
     return GuestEnv(definition, task_set, task_ids, horizon=horizon, asynchronous=asynchronous, device=device)

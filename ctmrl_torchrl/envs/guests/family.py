@@ -1,4 +1,4 @@
-"""From a function that makes a gymnasium environment to a family of tasks."""
+"""Creates a family of tasks from a function that creates gymnasium environments."""
 
 from __future__ import annotations
 
@@ -45,51 +45,50 @@ def from_gymnasium(
     register: bool = True,
     **fields: Any,
 ) -> EnvFamily:
-    """Makes a family of tasks from a function that makes a gymnasium environment for task parameters.
+    """Create a family of tasks from a function that creates a gymnasium environment for given task parameters.
 
-    One environment is made to find the sizes, the action bounds and the horizon. Its observation and its
-    action must be a ``Box``. Observations are flattened and turned into float32, and the policy's actions,
-    which lie in ``[-1, 1]``, are scaled to the bounds. Early ends (``terminated``) and cuts (``truncated``)
-    are kept apart. Rows are stepped in one of gymnasium's vector environments.
+    Sizes, action bounds and the horizon are read from one environment, whose observation and action spaces must
+    be a ``Box``. Observations are flattened to float32 vectors, and the policy's actions in ``[-1, 1]`` are
+    scaled to the bounds. Terminations and truncations are kept separate. A batch of tasks is stepped in one of
+    gymnasium's vector environments.
 
-    A family with the same name that was made from the same function is replaced, so that a notebook cell can
-    run twice.
+    A family with the same name and the same function is replaced, so a notebook cell can be run again.
 
     Args:
         name: the family's name, as in ``env=NAME``: letters, digits, ``_``, ``-`` and ``.``.
         make: called as ``make(**task_parameters)`` with one float per parameter; returns a gymnasium
-            environment. A function of a module (no lambda) lets environments be pickled.
-        parameters: name of a task parameter to how it is drawn:
+            environment. With a module-level function (not a lambda), environments can be pickled.
+        parameters: how each task parameter is sampled, by name:
 
-            - a range ``(low, high)``: uniform in it;
+            - a range ``(low, high)``: uniformly;
             - a function of one argument, ``f(generator)``: called once per task with a
-              ``numpy.random.Generator``; returns a number;
+              ``numpy.random.Generator``; returns one number;
             - a function of two arguments, ``f(generator, n)``, or of one called ``n``, ``num``, ``count``,
               ``size`` or ``num_tasks``: called once; returns the values of all ``n`` tasks.
         train_tasks: number of training tasks.
-        test_tasks: number of test tasks, spread evenly between them.
-        seed: of the draw of the tasks. The same seed gives the same tasks.
-        horizon: steps until an episode is truncated. None takes the environment's own time limit.
-        return_key: the reward that is reported as the return. ``("next", NAME)`` with another name than
-            ``"reward"`` is read from ``info[NAME]`` at every step.
-        context_next_observation: whether tasks differ in their dynamics, so that a context needs the next
-            observation too. ``"auto"`` is True, which is right for every family.
+        test_tasks: number of test tasks; their ids are spread evenly among those of the training tasks.
+        seed: seed for sampling the tasks. The same seed gives the same tasks.
+        horizon: steps until an episode is truncated. None means the environment's time limit.
+        return_key: the reward whose sum is reported as the return. For ``("next", NAME)`` with a name other than
+            ``"reward"``, it is read from ``info[NAME]`` at every step.
+        context_next_observation: whether contexts include the next observation, as needed if tasks differ in
+            their dynamics. ``"auto"`` means True, which is correct for every family.
         discount: discount factor of the learner.
-        presets: further task sets: name to ``(training tasks, test tasks)``. ``train_tasks`` and
-            ``test_tasks`` are the preset ``"repo"``.
-        optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, if they are known.
-        asynchronous: whether every row is stepped in a process of its own; ``make_env`` can override it.
-        terminates: whether an episode may end before the horizon; False lets learners standardize rewards.
-        register: whether the family is registered, here and as ``ctmrl/NAME-v0`` in gymnasium.
-        **fields: further fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
+        presets: additional task sets, by name: ``(training tasks, test tasks)``. ``train_tasks`` and
+            ``test_tasks`` define the preset ``"repo"``.
+        optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, if known.
+        asynchronous: whether every row has its own process; ``make_env`` can override it.
+        terminates: whether an episode may end before the horizon; if False, learners may standardize rewards.
+        register: whether to register the family in this library and as ``ctmrl/NAME-v0`` in gymnasium.
+        **fields: other fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
 
     Returns:
         The family.
 
     Raises:
-        ValueError: if an argument is wrong, or the spaces or the horizon cannot be used; the message says how
-            to change the environment.
-        TaskSimulationError: if the environment of the first task cannot be made, reset or stepped.
+        ValueError: if an argument is invalid, or the spaces or the horizon cannot be used; the message
+            contains the necessary change.
+        TaskSimulationError: if the environment of the first task cannot be created, reset or stepped.
 
     Example:
         >>> def make_pendulum(mass, length):
@@ -106,7 +105,7 @@ def from_gymnasium(
             f"context_next_observation must be True, False or 'auto', got {context_next_observation!r}."
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}.")
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}.")
     draws = check_draws(parameters)
     _check_make(name, make, tuple(draws))
     sample = partial(draw_parameters, draws=draws, seed=seed)
@@ -115,8 +114,8 @@ def from_gymnasium(
     steps = definition.time_limit if horizon is None else horizon
     if steps is None:
         raise ValueError(
-            f"The horizon of {name!r} is unknown: its environment has no time limit. Give from_gymnasium a "
-            "horizon=, or wrap the environment in gymnasium.wrappers.TimeLimit."
+            f"The horizon of {name!r} is unknown, because its environment has no time limit. Pass horizon= to "
+            "from_gymnasium, or wrap the environment in gymnasium.wrappers.TimeLimit."
         )
     family = EnvFamily(
         name=name,
@@ -153,7 +152,7 @@ def _check_make(name: str, make: Callable[..., Any], parameters: tuple[str, ...]
             f"make of {name!r} is called as make({', '.join(f'{each}=...' for each in parameters)}), which "
             f"it does not accept: {error}."
         ) from None
-    except ValueError:  # a built-in without a signature: it is tried below
+    except ValueError:  # a built-in without a signature is called below
         pass
 
 
@@ -162,8 +161,8 @@ def _first_task(sample: Callable[[int], torch.Tensor], draws: Mapping[str, Param
     for column, parameter in enumerate(draws):
         if not torch.equal(once[:, column], again[:, column]):
             raise ValueError(
-                f"The function that draws parameter {parameter!r} gave different values for the same seed; "
-                "it must draw everything from the generator that it is given."
+                f"The function that samples parameter {parameter!r} returned different values for the same seed; "
+                "it must sample from the generator that it receives, and from nothing else."
             )
     return Task(0, dict(zip(draws, once[0].tolist(), strict=True)))
 
@@ -176,7 +175,7 @@ def _extra_reward(return_key: NestedKey) -> str | None:
         or not isinstance(return_key[1], str)
     ):
         raise ValueError(
-            f"return_key must be ('next', 'reward') or ('next', NAME), with NAME a key of info; got "
+            f"return_key must be ('next', 'reward') or ('next', NAME), where NAME is a key of info; got "
             f"{return_key!r}."
         )
     return None if return_key[1] == "reward" else return_key[1]
@@ -185,7 +184,7 @@ def _extra_reward(return_key: NestedKey) -> str | None:
 def _probe(
     name: str, make: Callable[..., gymnasium.Env], task: Task, extra: str | None, asynchronous: bool
 ) -> GuestDefinition:
-    """Sizes, bounds and time limit of one environment, which is made, reset and stepped once."""
+    """Sizes, bounds and time limit of one environment, which is created, reset and stepped once."""
     env = make_for_task(name, make, task)
     try:
         _check_observation_space(name, env.observation_space)
@@ -217,8 +216,8 @@ def _check_observation_space(name: str, space: gymnasium.Space) -> None:
     if not isinstance(space, gymnasium.spaces.Box):
         raise ValueError(
             f"The observation space of {name!r} is {space}; from_gymnasium needs a Box. Return "
-            "gymnasium.wrappers.FlattenObservation(env) from make, which turns Dict, Tuple and Discrete "
-            "observations into one."
+            "gymnasium.wrappers.FlattenObservation(env) from make, which converts Dict, Tuple and Discrete "
+            "observations to a Box."
         )
     if not np.prod(space.shape) > 0:
         raise ValueError(f"The observation space of {name!r} is empty: {space}.")
@@ -227,9 +226,9 @@ def _check_observation_space(name: str, space: gymnasium.Space) -> None:
 def _check_action_space(name: str, space: gymnasium.Space) -> None:
     if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
-            f"The action space of {name!r} is {space}; from_gymnasium needs a Box of real numbers, since the "
-            "policies are continuous. Return from make a gymnasium.wrappers.TransformAction(env, function, "
-            "space) whose space is such a Box, and whose function maps its actions to those of env."
+            f"The action space of {name!r} is {space}; from_gymnasium needs a Box of floats, because the "
+            "policies are continuous. Return gymnasium.wrappers.TransformAction(env, function, space) from make, "
+            "where space is such a Box and function maps its actions to those of env."
         )
     bounded = (
         np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
@@ -243,7 +242,7 @@ def _check_action_space(name: str, space: gymnasium.Space) -> None:
 
 
 def _time_limit(env: gymnasium.Env) -> int | None:
-    """The smallest of the limits that the specification and the wrappers name."""
+    """The smallest limit in the specification and the wrappers."""
     limits = [None if env.spec is None else env.spec.max_episode_steps]
     while isinstance(env, gymnasium.Wrapper):
         limits.append(getattr(env, "_max_episode_steps", None))
@@ -252,7 +251,7 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 
 
 def _make_room_for(name: str, make: Callable[..., Any]) -> None:
-    """Removes a family of this name that was made from the same function, e.g. by a file imported twice."""
+    """Remove an earlier family with this name and function, e.g. of a file imported twice."""
     if name not in FAMILIES:
         return
     builder = FAMILIES.get(name).env_builder

@@ -1,4 +1,4 @@
-"""One gymnasium environment with one task, checked at every step, and its wrapper for users of gymnasium."""
+"""A gymnasium environment of one task with checks at every step, and its wrapper as a gymnasium environment."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ctmrl_torchrl.envs.task_sets import TaskSet, make_task_set
 
 
 class TaskSimulationError(RuntimeError):
-    """A user's environment failed or gave what cannot be learned from; the message names the task."""
+    """A user's environment failed or returned unusable values; the message contains the task."""
 
 
 @dataclass(frozen=True)
 class GuestDefinition:
-    """What is known of a user's environment, apart from its tasks. It pickles if ``make`` does.
+    """Description of a user's environment without its tasks; picklable if ``make`` is.
 
     Args:
         name: the family's name.
-        make: task parameters, as keyword arguments, to a gymnasium environment.
-        observation_shape: shape of its Box observation, before it is flattened.
+        make: creates a gymnasium environment from task parameters as keyword arguments.
+        observation_shape: shape of its Box observation before flattening.
         action_low, action_high: bounds of its Box action.
-        time_limit: steps after which the environment truncates an episode by itself; None if it does not.
-        extra_reward: key of ``info`` that holds a second reward; None if there is none.
-        asynchronous: whether every row is stepped in its own process, unless ``make_env`` says otherwise.
+        time_limit: steps after which the environment itself truncates an episode, if any.
+        extra_reward: key of a second reward in ``info``, if any.
+        asynchronous: whether every row has its own process; ``make_env`` can override it.
     """
 
     name: str
@@ -53,29 +53,29 @@ class GuestDefinition:
         return np.clip(scaled, self.action_low, self.action_high)
 
     def check_horizon(self, horizon: int | None) -> None:
-        """Raises a ValueError if the environment would truncate an episode before this horizon."""
+        """Raise a ValueError if the environment would truncate an episode before this horizon."""
         if horizon is not None and self.time_limit is not None and horizon > self.time_limit:
             raise ValueError(
-                f"horizon={horizon} is longer than the time limit of {self.time_limit} steps that the "
-                f"environments of {self.name!r} have; raise max_episode_steps in make."
+                f"horizon={horizon} exceeds the time limit of {self.time_limit} steps of the environments of "
+                f"{self.name!r}; increase max_episode_steps in make."
             )
 
 
 @dataclass(frozen=True)
 class Task:
-    """The task of one environment: its id in the task set and what ``make`` is called with."""
+    """The task of an environment: its id in the task set and the arguments of ``make``."""
 
     id: int
     parameters: Mapping[str, float]
 
     def describe(self) -> str:
-        """The task in words, for messages."""
+        """A description for messages."""
         named = ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
         return f"task {self.id} ({named})"
 
 
 def tasks_of(task_set: TaskSet, task_ids: list[int]) -> list[Task]:
-    """The tasks of these ids."""
+    """The tasks with these ids."""
     rows = task_set.parameters[task_ids].tolist()
     return [
         Task(task, dict(zip(task_set.parameter_names, row, strict=True)))
@@ -84,7 +84,7 @@ def tasks_of(task_set: TaskSet, task_ids: list[int]) -> list[Task]:
 
 
 class StepResult(NamedTuple):
-    """What one step gave: features float32 ``[features]``, rewards and ends."""
+    """The result of a step: features float32 ``[features]``, rewards and flags."""
 
     features: np.ndarray
     reward: float
@@ -95,15 +95,15 @@ class StepResult(NamedTuple):
 
 
 class TaskSimulation:
-    """A user's environment with a task. Every failure and every value that is not finite names the task.
+    """A user's environment of one task; every error message contains the task.
 
     Args:
-        definition: what is known of the environment.
+        definition: description of the environment.
         task: its task.
 
     Raises:
-        TaskSimulationError: if ``make`` fails or returns an environment with other spaces than those of the
-            first task; later, if the environment fails or gives values that are not finite.
+        TaskSimulationError: if ``make`` fails or returns an environment with other spaces than the first task;
+            later, if the environment fails or returns values that are not finite.
     """
 
     def __init__(self, definition: GuestDefinition, task: Task) -> None:
@@ -124,9 +124,9 @@ class TaskSimulation:
             expected = gymnasium.spaces.Box(known.action_low, known.action_high, dtype=known.action_low.dtype)
             env.close()
             raise TaskSimulationError(
-                f"All tasks of {known.name!r} must have the same observation shape and action bounds. make "
-                f"returned observations {found[0]} and actions {found[1]} for {self.task.describe()}, but "
-                f"{known.observation_shape} and {expected} for the first task."
+                f"All tasks of {known.name!r} must have the same observation shape and action bounds. For "
+                f"{self.task.describe()}, make returned an environment with observation shape {found[0]} and "
+                f"action space {found[1]}; for the first task, {known.observation_shape} and {expected}."
             )
 
     def _failed(self, what: str, error: Exception) -> TaskSimulationError:
@@ -136,7 +136,7 @@ class TaskSimulation:
         )
 
     def reset(self, seed: int | None = None) -> np.ndarray:
-        """Starts an episode; returns the features."""
+        """Start an episode and return the features."""
         self.steps = 0
         try:
             observation, _ = self.env.reset(seed=seed)
@@ -145,7 +145,7 @@ class TaskSimulation:
         return self._features(observation)
 
     def step(self, action: np.ndarray) -> StepResult:
-        """Takes an action ``[actions]`` in ``[-1, 1]``."""
+        """Apply an action ``[actions]`` in ``[-1, 1]``."""
         self.steps += 1
         try:
             observation, reward, terminated, truncated, info = self.env.step(
@@ -169,7 +169,7 @@ class TaskSimulation:
             return 0.0
         if key not in info:
             raise TaskSimulationError(
-                f"The return of {self.definition.name!r} is the sum of info[{key!r}], but info has only "
+                f"The return of {self.definition.name!r} is the sum of info[{key!r}], but info contains only "
                 f"{', '.join(map(repr, info)) or 'no entries'} for {self.task.describe()}, step {self.steps}."
             )
         return self._finite(f"info[{key!r}]", info[key])
@@ -178,7 +178,7 @@ class TaskSimulation:
         shape = np.shape(observation)
         if shape != self.definition.observation_shape:
             raise TaskSimulationError(
-                f"The observation of {self.definition.name!r} has shape {shape}, but its space has "
+                f"The observation of {self.definition.name!r} has shape {shape}, but its space has shape "
                 f"{self.definition.observation_shape}, for {self.task.describe()}, step {self.steps}."
             )
         features = np.asarray(observation, dtype=np.float32).reshape(-1)
@@ -210,15 +210,15 @@ class TaskSimulation:
         )
 
     def close(self) -> None:
-        """Closes the environment."""
+        """Close the environment."""
         self.env.close()
 
 
 def make_for_task(name: str, make: Callable[..., gymnasium.Env], task: Task) -> gymnasium.Env:
-    """Calls ``make`` with the parameters of a task.
+    """Call ``make`` with the parameters of a task.
 
     Raises:
-        TaskSimulationError: if it fails or returns something else than an environment.
+        TaskSimulationError: if it fails or does not return an environment.
     """
     try:
         env = make(**task.parameters)
@@ -234,20 +234,20 @@ def make_for_task(name: str, make: Callable[..., gymnasium.Env], task: Task) -> 
 
 
 class GuestGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """One task of a user's own family: one row of ``GuestEnv`` for users of gymnasium.
+    """A gymnasium environment of one task of a custom family, equivalent to one row of ``GuestEnv``.
 
-    Observations are flat float32; actions lie in ``[-1, 1]`` and are clipped to it. The reward is the one
-    that the family reports. The environment itself truncates at the horizon.
+    Observations are flat float32 arrays. Actions are clipped to ``[-1, 1]``. The reward is the one that the
+    family reports. Episodes are truncated at the horizon.
 
     Args:
         definition: what is known of the environment.
         family: name of the family.
         task: id of the task.
-        preset: task set the id belongs to.
-        horizon: steps until truncation. None takes the family's.
+        preset: task set of the id.
+        horizon: steps until truncation. None means the family's.
 
     Raises:
-        ValueError: if the family, preset, task or horizon is not valid; ``step``, if the action is not.
+        ValueError: if the family, preset, task or horizon is invalid; raised by ``step`` if the action is.
         TaskSimulationError: if the user's environment fails.
     """
 
@@ -273,17 +273,17 @@ class GuestGymEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode; see ``gymnasium.Env.reset``."""
+        """Start an episode; see ``gymnasium.Env.reset``."""
         super().reset(seed=seed)
         return self.simulation.reset(seed), {"task_id": self.task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Takes an action; see ``gymnasium.Env.step``."""
+        """Apply an action; see ``gymnasium.Env.step``."""
         result = self.simulation.step(checked_action(action, self.action_space))
         truncated = result.truncated or self.simulation.steps >= self.horizon
         reward = result.reward if self.simulation.definition.extra_reward is None else result.extra_reward
         return result.features, reward, result.terminated, truncated, {**result.info, "task_id": self.task}
 
     def close(self) -> None:
-        """Closes the user's environment."""
+        """Close the user's environment."""
         self.simulation.close()

@@ -38,8 +38,9 @@ def plot_context_map(
 
     Args:
         contexts: ``[n, d]`` task contexts, one or more per task.
-        task_parameters: ``[n, p]``; two parameters are shown as an angle (goal or wind direction), of more
-            parameters, the one that the map position predicts best (R² of a linear fit, shown at the color bar).
+        task_parameters: ``[n, p]``; the coordinates of a vector (names such as ``goal_x``, ``goal_y``) are shown
+            as its direction, of other parameters, the one that the map position predicts best (R² of a linear
+            fit, shown at the color bar).
         codes: ``[N, d]`` the codebook, or None for a method without one.
         path: PNG file to write.
         is_test: ``[n]`` bool, ``True`` for contexts of unseen test tasks (drawn as triangles).
@@ -173,7 +174,7 @@ def _parameter(
     parameters: np.ndarray, names: Sequence[str] | None, points: np.ndarray
 ) -> tuple[np.ndarray, str, str, tuple[float, float]]:
     """Value of each row, its name, the color map and its limits."""
-    if parameters.shape[1] != 2:
+    if parameters.shape[1] != 2 or not _is_vector(names):
         explained = _explained(parameters, points)
         chosen = int(explained.argmax())
         values, label = parameters[:, chosen], names[chosen].replace("_", " ") if names else "task parameter"
@@ -186,6 +187,14 @@ def _parameter(
     if degrees.min() >= -1e-4:
         return degrees, label, "viridis", (degrees.min(), degrees.max())
     return degrees, label, "twilight", (-180.0, 180.0)  # a cyclic color map for directions
+
+
+def _is_vector(names: Sequence[str] | None) -> bool:
+    """Whether two parameters are the coordinates of a vector, which has a direction."""
+    if names is None:
+        return True
+    stem = names[0].removesuffix("_x")
+    return tuple(names) == (f"{stem}_x", f"{stem}_y")
 
 
 def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:

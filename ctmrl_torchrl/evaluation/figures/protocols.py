@@ -50,8 +50,8 @@ def protocol_text(name: str, value: str = "", width: int = _LINE) -> str:
 
     Examples:
         >>> print(protocol_text("none", "(2.0)"))
-        none: a context of zeros
-        (2.0)
+        none: acts on a zero
+        context (2.0)
     """
     from ctmrl_torchrl.collectors import PROTOCOLS  # slow to import
 

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ctmrl_torchrl.evaluation.figures import style
 
 __all__ = ["plot_snapshot_returns"]
+
+
+_STEP = "training step at which the agent (behavior) was saved"
+_NUMBER = "snapshot of the behavior (0: the least trained)"
 
 
 @style.styled
@@ -23,20 +27,20 @@ def plot_snapshot_returns(
     *,
     title: str = "How good is the agent that made the data?",
     subtitle: str | None = None,
-    x_label: str = "training step at which the agent (behavior) was saved",
+    numbered: bool = False,
     best_name: str = "optimum",
 ) -> Path:
     """Plot the mean return per behavior snapshot with the spread over tasks.
 
     Args:
-        steps: ``[S]`` training step (or number) of each snapshot.
+        steps: ``[S]`` training step of each snapshot, or its number.
         returns: ``[S, n_tasks]`` mean return of each snapshot in each task.
         random: return of the random policy, or ``None``.
         optimum: best possible return, or ``None``.
         path: PNG file to write.
         title: title of the figure.
         subtitle: second, lighter line.
-        x_label: meaning of ``steps``.
+        numbered: whether ``steps`` are numbers of snapshots, because their training steps are unknown.
         best_name: name of the best possible return.
 
     Raises:
@@ -68,7 +72,9 @@ def plot_snapshot_returns(
             labels.append(style.Label(value, text, colour))
     axes.margins(x=0.03, y=0.07)
     axes.xaxis.set_major_formatter(FuncFormatter(style.short_number))
-    axes.set_xlabel(x_label)
+    if numbered:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(_NUMBER if numbered else _STEP)
     axes.set_ylabel("return of one episode (higher is better)")
     shades = f"shaded: middle 80 % and full range of {returns.shape[1]} tasks"
     style.heading(figure, axes, title, " · ".join(filter(None, (subtitle, shades))))

@@ -134,7 +134,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, monkeypatch, stage):
 
 def test_an_existing_path_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr("ctmrl_torchrl.data.behaviour.sac_training.SACTraining", None)
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(DatasetError, match="already exists"):
         collect(path=tmp_path)
 
 
