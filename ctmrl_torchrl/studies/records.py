@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -64,7 +64,7 @@ class RunRecord:
         self.file = self.store / "records" / f"{key}.json"
         content = read_json(self.file) or {}
         attempts = content.get("attempts")
-        self.attempts: list[dict[str, Any]] = attempts if _are_attempts(attempts) else []
+        self.attempts: list[dict[str, Any]] = cast(Any, attempts) if _are_attempts(attempts) else []
         self.about: dict[str, Any] = {name: value for name, value in content.items() if name != "attempts"}
 
     @property

@@ -310,5 +310,7 @@ def heading(figure: Figure, axes: Axes, title: str, subtitle: str = "") -> None:
             ha="left",
         )
         # Widths of hinted glyphs are not proportional to the font size, so it is found by trying.
-        while text.get_window_extent().x1 > 0.98 * figure.bbox.width and text.get_fontsize() > 5.0:
-            text.set_fontsize(text.get_fontsize() - 0.25)
+        size = 10.5
+        while text.get_window_extent().x1 > 0.98 * figure.bbox.width and size > 5.0:
+            size -= 0.25
+            text.set_fontsize(size)
