@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ctmrl_torchrl import storage
+from ctmrl_torchrl.sealed import save_sealed
 from ctmrl_torchrl.storage import StorageError
 
 
@@ -182,6 +183,63 @@ def test_full_disks_are_named(tmp_path, monkeypatch):
     message = rf"{tmp_path}/new could not be written: the disk at /.* is full"
     with pytest.raises(StorageError, match=message), storage.new_file(tmp_path / "new", 100):
         pass
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was written to the disk and what was renamed, in this order; files as (inode, size)."""
+    made = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def known(place):
+        found = os.stat(place)
+        return found.st_ino, None if os.path.isdir(place) else found.st_size
+
+    def synced(descriptor):
+        made.append(("sync", known(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(act):
+        def moving(source, target):
+            made.append(("rename", known(source)))
+            act(source, target)
+
+        return moving
+
+    monkeypatch.setattr(storage.os, "fsync", synced)
+    monkeypatch.setattr(storage.os, "replace", renamed(replace))
+    monkeypatch.setattr(storage.os, "rename", renamed(rename))
+    return made, known
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks open files up in /proc")
+
+
+@needs_proc
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    """A power failure after the rename would otherwise leave an empty file of the right name."""
+    made, known = calls
+    writers = [
+        lambda path: storage.atomic_write_bytes(path, b"x" * 1000),
+        lambda path: save_sealed(path, {"step": 3}),
+    ]
+    for number, write in enumerate(writers):
+        made.clear()
+        write(tmp_path / str(number))
+        whole = known(tmp_path / str(number))
+        moved = made.index(("rename", whole))
+        assert ("sync", whole) in made[:moved], "the content, as it is in the end"
+        assert ("sync", known(tmp_path)) in made[moved:], "the name"
+
+
+@needs_proc
+def test_a_folders_files_are_on_the_disk_before_it_has_its_name(tmp_path, calls):
+    made, known = calls
+    with storage.new_folder(tmp_path / "set") as temporary, storage.new_file(temporary / "a", 10) as file:
+        os.write(file, b"x" * 10)
+    moved = made.index(("rename", known(tmp_path / "set")))
+    assert {("sync", known(tmp_path / "set" / "a")), ("sync", known(tmp_path / "set"))} <= set(made[:moved])
+    assert ("sync", known(tmp_path)) in made[moved:]
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux namespaces for a disk of its own")

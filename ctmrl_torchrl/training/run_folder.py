@@ -21,7 +21,7 @@ from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import find_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.locks import FolderLock
-from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, RunRecord, is_there
+from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, TIMED, RunRecord, is_there
 
 _KEPT = "replaced-run"
 _FOLDERS = ("agent", "checkpoints", "figures")
@@ -203,10 +203,11 @@ def set_aside(run_dir: Path) -> None:
             if record.kept:  # an earlier attempt to replace a run that did not finish either
                 for name in present:
                     (run_dir / name).unlink()
+                _remove_empty_logs(run_dir, record.logs)
                 record.files, record.logs = [], []
                 record.write(run_dir)
                 return
-            record = RunRecord(present, [], present, _free_name(run_dir), moving=True)
+            record = RunRecord(present, record.logs, present, _free_name(run_dir), moving=True)
             record.write(run_dir)
         _move(run_dir, record)
     torchrl_logger.info(f"the earlier run is kept in {run_dir / record.kept_in} until this one has finished")
@@ -238,6 +239,7 @@ def _move(run_dir: Path, record: RunRecord) -> None:
             source.unlink()
     logs = [name for name in record.kept if Path(name).parts[0] not in _FOLDERS]
     _remove_empty({run_dir / parent for name in logs for parent in Path(name).parents[:-1]})
+    _remove_empty_logs(run_dir, record.logs)
     storage.sync(kept)
     RunRecord([], [], record.kept, record.kept_in).write(run_dir)
 
@@ -256,6 +258,12 @@ def _remove_empty(folders: set[Path]) -> None:
     for folder in sorted(folders, key=lambda each: -len(each.parts)):
         with contextlib.suppress(OSError):  # it holds a user's file, or is a link
             folder.rmdir()
+
+
+def _remove_empty_logs(run_dir: Path, logs: list[str]) -> None:
+    """Remove log folders, and their folders named by a time, in which no run's file is left."""
+    folders = {run_dir / log for log in logs}
+    _remove_empty(folders | {place for log in folders for place in log.glob(TIMED) if place.is_dir()})
 
 
 def _free_name(run_dir: Path) -> str:

@@ -23,8 +23,10 @@ RUN_FILES = (
     f"agent/{CARD}",
     "summary.json",
 )
-#: name patterns of TensorBoard's files in a log folder; those of hyperparameters are in a folder named by a time
-_EVENTS = ("events.out.tfevents.*", "[0-9]*.[0-9]*/events.out.tfevents.*")
+#: name pattern of the folders, named by a time, in which TensorBoard keeps the files of hyperparameters
+TIMED = "[0-9]*.[0-9]*"
+#: name patterns of TensorBoard's files in a log folder
+_EVENTS = ("events.out.tfevents.*", f"{TIMED}/events.out.tfevents.*")
 
 
 @dataclass

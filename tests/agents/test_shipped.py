@@ -78,7 +78,7 @@ def test_too_much_is_refused(tmp_path):
 
 def test_a_wrong_name_lists_the_shipped_ones():
     with pytest.raises(
-        AgentError, match=r"there is no point_robt; .*: point_robot.*Did you mean 'point_robot'"
+        AgentError, match=r"there is no point_robt; .*: .*point_robot.*Did you mean 'point_robot'"
     ):
         Agent.load("point_robt")
 

@@ -111,7 +111,7 @@ def test_what_is_given_replaces_what_the_manifest_says(minari):
     assert dataset.manifest.env == "other" and dataset.manifest.discount == 0.5
     assert dataset.manifest.train_ids == (0, 1) and dataset.manifest.test_ids == (3,)
     assert dataset.manifest.tasks["parameters"] == rich_dataset().manifest.tasks["parameters"]
-    with pytest.raises(DatasetError, match="holds task 3, but was given as task 0"):
+    with pytest.raises(DatasetError, match="contains task 3, but was given as task 0"):
         from_minari({0: names[3]})
 
 
@@ -288,6 +288,13 @@ class FakeDataset:
         ),
         ({"rewards": np.zeros(0)}, "fake-v0: episode 0 has no steps; remove it"),
         ({"actions": np.full((3, 1), 3.0)}, r"action is outside \[-1, 1\]"),
+        ({"actions": np.zeros((1, 1))}, "episode 0: action has 1 steps, but observation has 3"),
+        ({"actions": np.zeros((3, 2))}, "its actions have 2 numbers, but its action space has 1"),
+        ({"terminations": np.zeros(2)}, "has 2 terminations for 3 steps"),
+        ({"truncations": np.zeros(4)}, "has 4 truncations for 3 steps"),
+        ({"rewards": np.array([0.0, np.nan, 0.0])}, "rewards of step 1 is not finite as float32"),
+        ({"observations": {"a": np.zeros((4, 1)), "b": np.zeros((3, 1))}}, "are not as Minari writes them"),
+        ({"infos": {"ctmrl": {}}}, "lacks the manifest, so its snapshot and other entries would be lost"),
     ],
 )
 def test_wrong_episodes_are_named(changes, message):
@@ -304,6 +311,40 @@ def test_datasets_of_other_sizes_are_named():
         from_minari({0: FakeDataset(), 1: FakeDataset()}, parameters=[[1.0]])
     with pytest.raises(DatasetError, match=r"test_ids \[7\] have no Minari dataset"):
         from_minari({0: FakeDataset()}, test_ids=[7])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_ids": 1}, "test_ids must be a list, got 1"),
+        ({"test_ids": "1"}, "test_ids must be a list, got '1'"),
+        ({"test_ids": [[1]]}, r"test_ids must be whole numbers from 0, got \[1\]"),
+        ({"test_ids": [True]}, "test_ids must be whole numbers from 0, got True"),
+        ({"parameters": 5}, "parameters must be a list, got 5"),
+        ({"parameters": {0: [1.0], 1: [2.0], "x": [3.0]}}, "task ids of parameters must be .* got 'x'"),
+        ({"parameter_names": 5}, "parameter_names must be a list, got 5"),
+        ({"parameter_names": "task"}, "parameter_names must be a list, got 'task'"),
+    ],
+)
+def test_malformed_options_are_named(options, message):
+    with pytest.raises(DatasetError, match=message):
+        from_minari({0: FakeDataset(), 1: FakeDataset()}, **options)
+
+
+def test_numpy_numbers_are_task_ids():
+    dataset = from_minari({np.int64(0): FakeDataset(), 2: FakeDataset()}, test_ids=np.array([2]))
+    assert dataset.manifest.train_ids == (0,) and dataset.manifest.test_ids == (2,)
+
+
+def test_one_action_means_the_same_in_all_datasets():
+    from gymnasium.spaces import Box
+
+    torques = FakeDataset(space=Box(-2, 2, (1,)))
+    with pytest.raises(DatasetError, match=r"bounds: \[\[-1.0\], \[1.0\]\], and \[\[-2.0\], \[2.0\]\]"):
+        from_minari({0: FakeDataset(), 1: torques})
+    with pytest.raises(DatasetError, match=r"different bounds: .*inf"):
+        from_minari({0: [torques, FakeDataset(space=Box(-np.inf, np.inf, (1,)))]})
+    assert from_minari({0: torques}).manifest.recipe["action_high"] == [2.0]
 
 
 def test_names_that_do_not_exist_are_named_with_the_local_ones(minari):

@@ -63,10 +63,11 @@ def broken_parameter(trainer):
         next(trainer.loss.context_encoder.parameters()).view(-1)[0] = torch.nan
 
 
-@pytest.mark.parametrize("update", [3, 12])
-def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log(
-    update, dataset_root, tmp_path, monkeypatch
+@pytest.mark.parametrize(("update", "found_at", "kept"), [(3, 4, 2), (6, 6, 4), (12, 12, 10)])
+def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log_or_checkpoint(
+    update, found_at, kept, dataset_root, tmp_path, monkeypatch
 ):
+    """Rows are at 4, 8 and 12, checkpoints at every second update: none of them is written from then on."""
     make_step = MetaTrainer.update
 
     def breaking(self, batch):
@@ -77,10 +78,10 @@ def test_a_parameter_that_is_not_finite_stops_at_the_next_row_of_the_log(
 
     monkeypatch.setattr(MetaTrainer, "update", breaking)
     config = tiny_config(dataset_root, tmp_path, {"schedule.updates": 12, "output.checkpoint_every": 2})
-    with pytest.raises(NotFiniteError, match=f"After {max(update, 4)} updates .*(context_encoder|loss)"):
+    with pytest.raises(NotFiniteError, match=f"After {found_at} updates .*(context_encoder|loss)"):
         run_experiment(config)
     state = load_checkpoint(tmp_path / "checkpoints" / "last.pt", {})
-    assert state["update"] == (2 if update == 3 else 10)
+    assert state["update"] == kept
     assert all(value.isfinite().all() for value in state["loss"].values())
     assert not (tmp_path / "summary.json").exists()
 

@@ -133,6 +133,21 @@ def test_overwriting_killed_at_any_step_loses_nothing(stride, tmp_path, count):
     assert kills * stride > 60  # a whole overwriting makes more changes than that
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_log_folder_without_a_file_yet_is_removed(first, tmp_path):
+    """The run was killed between making the folder, or TensorBoard's folder in it, and the first file."""
+    if first:
+        carry_out(tmp_path, "old")
+    folder = RunFolder(tmp_path)
+    folder.begin(config(tmp_path, overwrite=True))
+    put(tmp_path, {"config.yaml": "new"})
+    (tmp_path / folder.log_folder("log-run") / "1795673132.95").mkdir(parents=True)
+    folder.release()
+    carry_out(tmp_path, "newer", overwrite=True)
+    assert whole(tmp_path, "newer")
+    assert [place.name for place in tmp_path.glob("log-run*")] == ["log-run"]
+
+
 def test_overwriting_goes_on_over_a_second_kill(tmp_path):
     put(tmp_path, FOREIGN)
     carry_out(tmp_path, "old")

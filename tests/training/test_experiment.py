@@ -229,6 +229,9 @@ def test_protocol_result_is_means_over_the_right_axes(tester):
     assert result["per_task"] == {4: 3.0, 9: 9.0}
     assert result["mean"] == 6.0 and result["per_episode"] == [0.0, 4.0, 6.0]
     assert result["after"] == {"1": 4.0, "2": 6.0}
+    # of two tasks, resampled, all may be the worse or the better one: means over repeats, not single episodes
+    assert result["ci95"] == [3.0, 9.0]
+    assert result["per_episode_ci95"] == [[0.0, 0.0], [2.0, 6.0], [3.0, 9.0]]
     # two episodes of the task's own data were drawn; nothing was played for them
     assert result["cost"]["episodes"] == 2.0 and result["cost"]["oracle_answers"] == 0.0
 

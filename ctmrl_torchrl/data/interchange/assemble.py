@@ -48,13 +48,16 @@ def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None)
         folder: folder for memory-mapped tensors; None keeps them in memory.
 
     Raises:
-        DatasetError: with the trajectory whose entries differ from those of the first one.
+        DatasetError: with the trajectory whose entries differ in length or from those of the first one, or if
+            the transitions are not as many as ``rows``.
     """
     tensors: dict[Key, Tensor] = {}
     start = 0
     for number, trajectory in enumerate(trajectories):
         entries = {key: torch.as_tensor(value) for key, value in trajectory.entries.items()}
-        count = len(next(iter(entries.values())))
+        count = _length(trajectory.where, entries)
+        if start + count > rows:
+            raise DatasetError(f"{trajectory.where}: has {count} steps, more than were counted beforehand")
         ids = {"task_id": trajectory.task, "trajectory_id": number, "snapshot_id": trajectory.snapshot}
         entries |= {(key,): torch.full((count,), value, dtype=torch.int64) for key, value in ids.items()}
         if not tensors:
@@ -66,9 +69,21 @@ def assemble(trajectories: Iterable[Trajectory], rows: int, folder: Path | None)
         for key, value in entries.items():
             tensors[key][start : start + count] = value
         start += count
+    if start != rows:
+        raise DatasetError(f"the trajectories have {start} steps in all, but {rows} were counted beforehand")
     return TensorDict(
         {key if len(key) != 1 else key[0]: value for key, value in tensors.items()}, batch_size=[start]
     )
+
+
+def _length(where: str, entries: dict[Key, Tensor]) -> int:
+    """The number of steps, which all entries of a trajectory must share: rows are never repeated."""
+    counts = {key_name(key): len(value) if value.ndim else 0 for key, value in entries.items()}
+    first, count = next(iter(counts.items()))
+    for name, other in counts.items():
+        if other != count:
+            raise DatasetError(f"{where}: {name} has {other} steps, but {first} has {count}")
+    return count
 
 
 def _check_same(where: str, entries: dict[Key, Tensor], tensors: dict[Key, Tensor]) -> None:

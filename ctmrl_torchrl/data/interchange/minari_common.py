@@ -41,6 +41,14 @@ def require_minari() -> ModuleType:
         ) from error
 
 
+def local_names(minari: ModuleType) -> str:
+    """The names of the local datasets, for messages; Minari's list fails if a folder has an odd name."""
+    try:
+        return ", ".join(sorted(minari.list_local_datasets())) or "none"
+    except Exception as error:  # an error message must not fail
+        return f"cannot be listed ({error})"
+
+
 def to_numpy(values: Tensor) -> np.ndarray:
     """Return a NumPy array with the same bits; bfloat16, which NumPy lacks, becomes uint16."""
     values = values.contiguous()

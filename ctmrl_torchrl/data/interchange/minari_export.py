@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -30,6 +31,10 @@ from ctmrl_torchrl.rules import is_whole
 
 #: bytes of a part of a name
 _LONGEST = 200
+#: name of the folder with a dataset's content
+_DATA = "data"
+#: arguments of Minari that the export sets itself
+_SET_HERE = {"dataset_id", "buffer", "observation_space", "action_space", "data_format"}
 #: number of episodes passed to Minari at once
 _EPISODES = 64
 
@@ -54,14 +59,18 @@ def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: 
 
     Raises:
         ImportError: if Minari is not installed.
-        DatasetError: if a Minari dataset with such a name already exists; nothing is changed.
+        DatasetError: if a Minari dataset with such a name already exists, or Minari cannot write one; nothing
+            is changed.
 
     Examples:
         >>> names = to_minari(TaskDataset.load("datasets/point_robot"), "me/point-robot")  # doctest: +SKIP
         >>> again = from_minari(names)  # doctest: +SKIP
     """
+    if not isinstance(dataset, TaskDataset):
+        raise DatasetError(f"expected a TaskDataset, got {type(dataset).__name__}")
     _check_name(name, version)
     minari = require_minari()
+    _check_metadata(minari, metadata)
     names = {task: f"{name}/task-{task}-v{version}" for task in dataset.task_ids.tolist()}
     # Minari's list leaves damaged datasets out, but their folders are there.
     existing = sorted(each for each in names.values() if os.path.lexists(_folder(each)))
@@ -70,15 +79,19 @@ def to_minari(dataset: TaskDataset, name: str, *, version: int = 0, **metadata: 
             f"Minari has a dataset {existing[0]} already ({_folder(existing[0])}); choose another name or "
             "version, or delete it with minari.delete_dataset"
         )
+    _check_parents(name)
     made: list[Path] = []
     try:
         for task, full_name in names.items():
             made.append(_claim(_folder(full_name)))
             _write_task(minari, dataset, task, full_name, metadata)
-    except BaseException:
+    except BaseException as error:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
+        if isinstance(error, DatasetError) or not isinstance(error, Exception):
+            raise
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DatasetError(f"{name}: Minari could not write it ({reason}); nothing was kept") from error
     return names
 
 
@@ -92,14 +105,40 @@ def _check_name(name: str, version: int) -> None:
         raise DatasetError(
             f"{name!r} is no Minari namespace: expected letters, digits, '_' and '-', in parts separated by '/'"
         )
+    if _DATA in parts:
+        raise DatasetError(
+            f"{name!r}: Minari takes a folder {_DATA!r} for the content of a dataset; choose another name"
+        )
     if not is_whole(version) or version < 0:
         raise DatasetError(f"version must be a whole number from 0, got {version!r}")
+
+
+def _check_metadata(minari: Any, metadata: dict[str, Any]) -> None:
+    """Accept only what is passed on: Minari's own arguments that the export does not set itself."""
+    known = set(inspect.signature(minari.create_dataset_from_buffers).parameters) - _SET_HERE
+    unknown = sorted(metadata.keys() - known)
+    if unknown:
+        raise DatasetError(
+            f"{', '.join(unknown)}: no metadata of an export; known: {', '.join(sorted(known))}"
+        )
+
+
+def _check_parents(name: str) -> None:
+    """Refuse a namespace inside a dataset, where Minari lists nothing and deletes the export with it."""
+    parts = name.split("/")
+    for count in range(1, len(parts) + 1):
+        parent = "/".join(parts[:count])
+        if os.path.lexists(_folder(parent) / _DATA):
+            raise DatasetError(f"{parent} is a Minari dataset, so it cannot hold others; choose another name")
 
 
 def _folder(name: str) -> Path:
     from minari.storage import get_dataset_path
 
-    return Path(get_dataset_path(name))
+    try:
+        return Path(get_dataset_path(name))
+    except OSError as error:  # it also makes Minari's own folder
+        raise DatasetError(f"Minari's folder cannot be used ({error}); see MINARI_DATASETS_PATH") from error
 
 
 def _claim(folder: Path) -> Path:
@@ -156,7 +195,7 @@ def _episode(dataset: TaskDataset, trajectory: int, number: int) -> Any:
     observation, following = rows["observation"], rows["next", "observation"]
     infos = _extra(rows)
     if not _same_bits(observation[1:], following[:-1]):  # imported data may have gaps between steps
-        infos["next_observation"] = to_numpy(following)
+        infos["next.observation"] = to_numpy(following)
     return EpisodeBuffer(
         id=number,
         observations=to_numpy(torch.cat([observation, following[-1:]])),

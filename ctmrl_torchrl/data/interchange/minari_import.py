@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,15 @@ import numpy as np
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.interchange.assemble import assemble, finish, workspace
-from ctmrl_torchrl.data.interchange.minari_common import TASK_ENTRY, read_manifest_entry, require_minari
-from ctmrl_torchrl.data.interchange.minari_episodes import OpenedMinari, read_trajectories
+from ctmrl_torchrl.data.interchange.minari_common import (
+    MANIFEST_ENTRY,
+    TASK_ENTRY,
+    local_names,
+    read_manifest_entry,
+    require_minari,
+)
+from ctmrl_torchrl.data.interchange.minari_episodes import OpenedMinari, damage_named, read_trajectories
+from ctmrl_torchrl.data.interchange.minari_fit import check_fit
 from ctmrl_torchrl.data.interchange.registry import IMPORTERS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.rules import is_whole
@@ -41,6 +49,7 @@ def from_minari(
     override their manifest. In other datasets, observations (flattened; parts in the order of
     their names) and rewards become float32, and actions are scaled from the bounds of their space to [-1, 1].
     Terminations and truncations are kept separate; an episode that ends with neither counts as truncated.
+    Infos are left out. All datasets must have the same parts of observations and the same action bounds.
 
     Args:
         datasets: by task id (integers from 0), the name of a local Minari dataset, the folder of its
@@ -67,6 +76,7 @@ def from_minari(
         ...     parameters=[[1.0], [2.0], [4.0]], parameter_names=["mass"], discount=0.99)
     """
     opened = _open_all(datasets)
+    check_fit(opened)
     lengths = [each.lengths() for each in opened]
     for each, steps in zip(opened, lengths, strict=True):
         if 0 in steps or not steps:
@@ -103,24 +113,51 @@ def _open_all(datasets: Mapping[int, Source | Sequence[Source]]) -> list[OpenedM
         raise DatasetError(
             "give a dictionary {task id: Minari dataset}, with one or a list of Minari datasets per task"
         )
-    wrong = next((task for task in datasets if not is_whole(task) or task < 0), None)
-    if wrong is not None:
-        raise DatasetError(f"task ids must be integers of at least 0, got {wrong!r}")
+    by_task = {_whole(task, "task ids"): sources for task, sources in datasets.items()}
     opened = []
-    for task in sorted(datasets):
-        sources = datasets[task]
+    for task in sorted(by_task):
+        sources = by_task[task]
         sources = list(sources) if isinstance(sources, (list, tuple)) else [sources]
         if not sources:
             raise DatasetError(f"task {task} has no Minari dataset")
         for snapshot, source in enumerate(sources):
             name, data = _open(source)
-            manifest = read_manifest_entry(data.storage.metadata, name)
-            if manifest is not None and data.storage.metadata[TASK_ENTRY] != task:
+            with damage_named(name):
+                metadata = data.storage.metadata
+            manifest = read_manifest_entry(metadata, name)
+            if manifest is not None and metadata[TASK_ENTRY] != task:
                 raise DatasetError(
-                    f"{name} contains task {data.storage.metadata[TASK_ENTRY]}, but was given as task {task}"
+                    f"{name} contains task {metadata[TASK_ENTRY]}, but was given as task {task}"
                 )
+            if manifest is None:
+                _require_no_exports(metadata, name)
             opened.append(OpenedMinari(name, data, task, snapshot, manifest))
     return opened
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number from 0, also NumPy's."""
+    try:
+        whole = -1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise DatasetError(f"{what} must be integers of at least 0, got {value!r}")
+    return whole
+
+
+def _require_no_exports(metadata: dict[str, Any], name: str) -> None:
+    """Refuse what Minari combined from exports: it drops their tasks, snapshots and manifests."""
+    for part in metadata.get("combined_datasets") or ():
+        try:
+            exported = MANIFEST_ENTRY in require_minari().load_dataset(part).storage.metadata
+        except Exception:  # it may be gone; then nothing is known of it
+            continue
+        if exported:
+            raise DatasetError(
+                f"{name} combines exports of to_minari, such as {part}; Minari drops their tasks and snapshots "
+                "when it combines datasets. Give the exported ones, one per task"
+            )
 
 
 def _common_manifest(opened: list[OpenedMinari]) -> DatasetManifest | None:
@@ -150,10 +187,9 @@ def _open(source: Source) -> tuple[str, Any]:
             return str(source), minari.MinariDataset(expanded(source))
         return source, minari.load_dataset(source)
     except Exception as error:  # report the dataset for every exception of Minari
-        known = ", ".join(sorted(minari.list_local_datasets())) or "none"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
-            f"{source} cannot be loaded as a Minari dataset ({reason}); local datasets: {known}"
+            f"{source} cannot be loaded as a Minari dataset ({reason}); local datasets: {local_names(minari)}"
         ) from error
 
 
@@ -172,12 +208,16 @@ def _tasks(
     known: dict[str, Any],
 ) -> dict[str, Any]:
     ids = sorted({each.task for each in opened})
+    for what, values in (("parameters", parameters), ("parameter_names", names), ("test_ids", test_ids)):
+        if values is not None and (isinstance(values, (str, bytes)) or not isinstance(values, Iterable)):
+            raise DatasetError(f"{what} must be a list, got {values!r}")
     count = max(ids[-1] + 1, len(known.get("parameters", ())))
     if parameters is None:
         rows = known.get("parameters", [[float(task)] for task in range(count)])
         names = known.get("parameter_names", ["task"]) if names is None else names
     else:
-        given = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters))
+        numbered = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters))
+        given = {_whole(task, "the task ids of parameters"): row for task, row in numbered.items()}
         lacking = [task for task in ids if task not in given]
         if lacking:
             raise DatasetError(
@@ -191,15 +231,17 @@ def _tasks(
         width = len(given[ids[0]])
         rows = [list(given.get(task, [0.0] * width)) for task in range(max(count, max(given) + 1))]
         names = [f"parameter_{i}" for i in range(width)] if names is None else names
-    tested: Sequence[int] = known.get("test_ids", ()) if test_ids is None else test_ids
+    tested = [
+        _whole(task, "test_ids") for task in (known.get("test_ids", ()) if test_ids is None else test_ids)
+    ]
     unknown = sorted(set(tested) - set(ids))
     if unknown and not known:
         raise DatasetError(f"test_ids {unknown} have no Minari dataset; tasks: {ids}")
     return {
         "parameters": rows,
-        "parameter_names": list(names or ()),
+        "parameter_names": [] if names is None else list(names),
         "train_ids": [task for task in ids if task not in set(tested)],
-        "test_ids": list(tested),
+        "test_ids": tested,
     }
 
 
