@@ -318,8 +318,8 @@ def test_datasets_of_other_sizes_are_named():
     [
         ({"test_ids": 1}, "test_ids must be a list, got 1"),
         ({"test_ids": "1"}, "test_ids must be a list, got '1'"),
-        ({"test_ids": [[1]]}, r"test_ids must be whole numbers from 0, got \[1\]"),
-        ({"test_ids": [True]}, "test_ids must be whole numbers from 0, got True"),
+        ({"test_ids": [[1]]}, r"test_ids must be integers of at least 0, got \[1\]"),
+        ({"test_ids": [True]}, "test_ids must be integers of at least 0, got True"),
         ({"parameters": 5}, "parameters must be a list, got 5"),
         ({"parameters": {0: [1.0], 1: [2.0], "x": [3.0]}}, "task ids of parameters must be .* got 'x'"),
         ({"parameter_names": 5}, "parameter_names must be a list, got 5"),
