@@ -157,7 +157,7 @@ def test_versions_are_whole_numbers(version):
 
 def test_cut_files_and_flat_parameters_are_named(minari, tmp_path):
     names = to_minari(make_dataset(even(n_tasks=2, snapshots=1, trajectories=1)), "me/robot")
-    with pytest.raises(DatasetError, match=r"parameters of task 0 are 1\.0; give a list of numbers"):
+    with pytest.raises(DatasetError, match=r"parameters of task 0 is 1\.0; give one list of numbers"):
         from_minari(names, parameters=[1.0, 2.0])
     for file in (tmp_path / "minari").rglob("*.hdf5"):
         file.write_bytes(file.read_bytes()[:1000])
@@ -349,6 +349,8 @@ def test_one_action_means_the_same_in_all_datasets():
 
 def test_names_that_do_not_exist_are_named_with_the_local_ones(minari):
     make_minari(minari, "mine-v0")
-    with pytest.raises(DatasetError, match="nothing-v0: no Minari dataset here .*local ones: mine-v0"):
+    with pytest.raises(
+        DatasetError, match="nothing-v0 cannot be loaded as a Minari dataset .*local datasets: mine-v0"
+    ):
         from_minari({0: "nothing-v0"})
     assert len(from_minari({0: "mine-v0"})) == 15

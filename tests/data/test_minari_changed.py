@@ -81,7 +81,7 @@ CHANGES = {
         "action has 4 steps, but observation has 3",
     ),
     "NaN": (lambda e: replace(e, "rewards", lambda v: v * np.float32("nan")), "next.reward is not finite"),
-    "rewards gone": (lambda e: e.pop("rewards"), "task-0-v0: its files are not as Minari writes them"),
+    "rewards gone": (lambda e: e.pop("rewards"), "task-0-v0: the files are not as Minari writes them"),
     "snapshot gone": (lambda e: e.attrs.pop("snapshot_id"), "changed after its export .*snapshot_id"),
     "snapshot is text": (lambda e: e.attrs.update(snapshot_id="x"), "snapshot_id is 'x'"),
     "snapshot is a fraction": (lambda e: e.attrs.update(snapshot_id=0.7), "snapshot_id is .*0.7"),
@@ -189,7 +189,9 @@ def test_a_folder_of_minari_that_cannot_be_used_is_named(minari, tmp_path, monke
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
     with pytest.raises(DatasetError, match="Minari's folder cannot be used .*MINARI_DATASETS_PATH"):
         to_minari(exported(), "me/robot")
-    with pytest.raises(DatasetError, match="no Minari dataset here .*local ones: cannot be listed"):
+    with pytest.raises(
+        DatasetError, match="cannot be loaded as a Minari dataset .*local datasets: cannot be listed"
+    ):
         from_minari({0: "me/robot-v0"})
     with pytest.raises(DatasetError, match="expected a TaskDataset, got dict"):
         to_minari({}, "me/robot")

@@ -40,7 +40,7 @@ def damage_named(name: str) -> Iterator[None]:
         ) from error
     except _UNEXPECTED as error:
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise DatasetError(f"{name}: its files are not as Minari writes them ({reason})") from error
+        raise DatasetError(f"{name}: the files are not as Minari writes them ({reason})") from error
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _own(opened: OpenedMinari, manifest: DatasetManifest) -> Iterator[Trajectory
                 raise ValueError(f"{SNAPSHOT_ENTRY} is {snapshot!r}")
         except _UNEXPECTED as error:
             reason = error if isinstance(error, ValueError) else repr(error)
-            raise DatasetError(f"{where}: was changed after its export ({reason})") from error
+            raise DatasetError(f"{where} was changed after its export ({reason})") from error
         yield Trajectory(where, opened.task, int(snapshot), entries)
 
 
