@@ -2,8 +2,8 @@
 
 python benchmarks/study_runners.py --output results/benchmarks/study_runners.json     # needs Ray; minutes
 
-Three studies of 12 runs (two environments, three methods, two seeds; preset ``smoke``), each with its own folder
-and data. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is killed with
+Three studies of 12 runs (two environments, three methods, two seeds; preset ``smoke``), each with its own folder;
+the data are common. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is killed with
 SIGKILL at random moments and started again until it is done. ``ray`` runs on a local cluster of two processors,
 and a worker is killed with SIGKILL in the middle of a run. Every number of every table is compared as text, and
 the returns of every run's summary as floating-point numbers.
@@ -33,7 +33,17 @@ factors:
   env: [point_robot, sparse_point_robot]
   method: [ctmrl, focal, unicorn]
   seed: [0, 1]
-fixed: [preset=smoke, dataset.root={root}/datasets, schedule.updates={updates}, output.checkpoint_every=5]
+fixed:
+  - preset=smoke
+  - schedule.updates={updates}
+  - batch.transitions=16
+  - evaluation.every=0
+  - evaluation.episodes=4
+  - evaluation.random_episodes=2
+  - evaluation.protocols=[offline,np]
+  - output.checkpoint_every=5
+  - output.figures=false
+  - dataset.root={data}
 compare: method
 protocols: [offline, np]
 report:
@@ -49,7 +59,7 @@ class Folder:
         root.mkdir(parents=True)
         self.root, self.changes = root, changes
         self.file = root / f"{NAME}.yaml"
-        self.file.write_text(STUDY.format(root=root, updates=updates), encoding="utf-8")
+        self.file.write_text(STUDY.format(data=root.parent / "datasets", updates=updates), encoding="utf-8")
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the study's command in a process group of its own."""
