@@ -3,10 +3,10 @@
 python benchmarks/study_runners.py --output results/benchmarks/study_runners.json     # needs Ray; minutes
 
 Three studies of 12 runs (two environments, three methods, two seeds; preset ``smoke``), each with its own folder;
-the data are common. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is killed with
-SIGKILL at random moments and started again until it is done. ``ray`` runs on a local cluster of two processors,
-and a worker is killed with SIGKILL in the middle of a run. Every number of every table is compared as text, and
-the returns of every run's summary as floating-point numbers.
+the data are common. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is
+killed with SIGKILL at random moments and started again until it is done. ``ray`` runs on a local cluster of two
+processors, and a worker is killed with SIGKILL in the middle of a run. Every number of every table is compared as
+text, and the returns of every run's summary as floating-point numbers.
 """
 
 from __future__ import annotations
