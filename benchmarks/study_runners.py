@@ -6,7 +6,8 @@ Three studies of 12 runs (two environments, three methods, two seeds; preset ``s
 the data are common. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is
 killed with SIGKILL at random moments and started again until it is done. ``ray`` runs on a local cluster of two
 processors, and a worker is killed with SIGKILL in the middle of a run. Every number of every table is compared as
-text, and the returns of every run's summary as floating-point numbers.
+text, and the returns of every run's summary as floating-point numbers. A way that is done in the given folder is
+not run again, so that the ways can be run one after another: ``--folder DIR --ways local``, then ``--ways ray``.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ factors:
 fixed:
   - preset=smoke
   - schedule.updates={updates}
+  - batch.tasks=4
   - batch.transitions=16
+  - sizes.policy_hidden=[32,32]
+  - sizes.encoder_hidden=[32,32]
+  - sizes.predictor_hidden=[32,32]
   - evaluation.every=0
   - evaluation.episodes=4
   - evaluation.random_episodes=2
   - evaluation.protocols=[offline,np]
-  - output.checkpoint_every=5
+  - output.checkpoint_every=3
   - output.figures=false
   - dataset.root={data}
 compare: method
@@ -50,13 +55,14 @@ report:
   splits: [test, train]
 """
 NAME, RUNS = "twelve", 12
+WAYS = ("local", "killed", "ray")
 
 
 class Folder:
     """The folder of one way to run the study."""
 
     def __init__(self, root: Path, updates: int, changes: tuple[str, ...]) -> None:
-        root.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
         self.root, self.changes = root, changes
         self.file = root / f"{NAME}.yaml"
         self.file.write_text(STUDY.format(data=root.parent / "datasets", updates=updates), encoding="utf-8")
@@ -176,49 +182,55 @@ def _finish(folder: Folder, process: subprocess.Popen[bytes]) -> None:
         raise RuntimeError(f"The study failed; its messages are in {folder.root / 'log'}.")
 
 
+def once(folder: Folder, disturb: Callable[[Folder], dict[str, Any]]) -> dict[str, Any]:
+    """What one way gave; it is run if it has not been run to its end in this folder."""
+    note = folder.root / "result.json"
+    if not note.exists():
+        start = time.perf_counter()
+        found = disturb(folder)
+        seconds = four_digits(time.perf_counter() - start)
+        date = datetime.now(UTC).date().isoformat()
+        note.write_text(json.dumps({"date": date, **found, **folder.attempts(), "seconds": seconds}))
+    result = json.loads(note.read_text(encoding="utf-8"))
+    torchrl_logger.info(f"{folder.root.name}: {result}")
+    return result
+
+
 def main() -> None:
     """Run the three studies, compare them, log, write JSON; fails if they differ."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, help="a new folder; by default a temporary one")
-    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--folder", type=Path, help="of the studies; by default a new temporary one")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--updates", type=int, default=30)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which the study is killed")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of the local runner")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    root = arguments.folder or Path(tempfile.mkdtemp())
-    ways: dict[str, Folder] = {}
-    result: dict[str, Any] = {}
-
-    def carry_out(name: str, runner: str, disturb: Callable[..., dict[str, Any]], *options: Any) -> None:
-        changes = (f"runner={runner}", f"runner.workers={arguments.workers}")
-        ways[name] = folder = Folder(root.absolute() / name, arguments.updates, changes)
-        start = time.perf_counter()
-        found = disturb(folder, *options)
-        taken = time.perf_counter() - start
-        result[name] = {**found, **folder.attempts(), "seconds": four_digits(taken)}
-        torchrl_logger.info(f"{name}: {result[name]}")
-
-    carry_out("local", "local", undisturbed)
-    carry_out("killed", "local", killed, arguments.kills, result["local"], random.Random(arguments.seed))
-    carry_out("ray", "ray", worker_killed)
+    root = (arguments.folder or Path(tempfile.mkdtemp())).absolute()
+    runners = {name: ("ray", 2) if name == "ray" else ("local", arguments.workers) for name in WAYS}
+    ways = {
+        name: Folder(root / name, arguments.updates, (f"runner={runner}", f"runner.workers={workers}"))
+        for name, (runner, workers) in runners.items()
+    }
+    moments = random.Random(arguments.seed)
+    local = once(ways["local"], undisturbed)
+    disturb: dict[str, Callable[[Folder], dict[str, Any]]] = {
+        "killed": lambda folder: killed(folder, arguments.kills, local, moments),
+        "ray": worker_killed,
+    }
+    found = {name: once(ways[name], disturb[name]) for name in arguments.ways if name != "local"}
     tables, returns = ways["local"].tables(), ways["local"].returns()
     if not tables or len(returns) != RUNS:
         raise RuntimeError(f"{len(returns)} runs and {len(tables)} tables were found in {root}.")
-    for name in ("killed", "ray"):
-        result[name]["equal_tables"] = ways[name].tables() == tables
-        result[name]["equal_returns"] = ways[name].returns() == returns
-    result = {
-        "date": datetime.now(UTC).date().isoformat(), "runs": RUNS, "updates": arguments.updates,
-        "tables": list(tables), **result,
-    }  # fmt: skip
-    for name in ("killed", "ray"):
-        torchrl_logger.info(f"{name}: {result[name]}")
+    for name, each in found.items():
+        each["equal_tables"] = ways[name].tables() == tables
+        each["equal_returns"] = ways[name].returns() == returns
+        torchrl_logger.info(f"{name}: {each}")
     if arguments.output is not None:
-        write_json(arguments.output, result)
-    if not all(
-        result[name][equal] for name in ("killed", "ray") for equal in ("equal_tables", "equal_returns")
-    ):
+        about = {"runs": RUNS, "updates": arguments.updates, "workers": arguments.workers}
+        write_json(arguments.output, {**about, "tables": list(tables), "local": local, **found})
+    if not all(each["equal_tables"] and each["equal_returns"] for each in found.values()):
         raise SystemExit(f"The studies differ; they are in {root}.")
 
 
