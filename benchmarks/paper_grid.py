@@ -7,8 +7,8 @@ seven environments, six seeds. ``results/benchmarks/update.json`` holds the CPU 
 objective in every environment at the released sizes. The methods are timed relative to it, on Point-Robot with
 fewer tasks in a batch and 256 context transitions, all in turns. Every update counts as one with all terms, which
 is an upper bound: a warm-up, and phases that train only the encoder or only the policy, are cheaper. Meta-tests
-of MuJoCo robots count by the speed of a rollout in ``results/benchmarks/simulator-*.json``, with the most episodes
-that a protocol can take; those of point robots, two minutes a run, are left out.
+of MuJoCo robots count by the speed of a rollout in ``results/benchmarks/simulator-*.json``, with the most
+episodes that a protocol can take; those of point robots, two minutes a run, are left out.
 """
 
 from __future__ import annotations
