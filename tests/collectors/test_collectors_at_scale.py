@@ -12,7 +12,7 @@ import ctmrl_torchrl
 SIZES = [
     "env=hopper_rand_params", "preset=smoke", "schedule.updates=4", "output.checkpoint_every=4", "batch.tasks=2",
     "evaluation.every=0", "evaluation.final_repeats=1", "evaluation.episodes=3", "evaluation.random_episodes=2",
-    "evaluation.protocols=[offline,online]", "output.progress=false",
+    "evaluation.protocols=[offline,online]", "output.progress=false", "output.figures=false",
 ]  # fmt: skip
 
 
