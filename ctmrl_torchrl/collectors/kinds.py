@@ -54,6 +54,10 @@ class CollectorKind:
 #: kinds of collectors, by ``CollectorConfig.kind``
 COLLECTORS: Registry[CollectorKind] = Registry("collector")
 
+# The share of a processor that a Ray actor reserves. Ray waits forever for an actor that does not fit, and a
+# meta-tester holds up to four collectors, which take turns: two splits, periodic and final repeats.
+_SHARE = 0.25
+
 # Every batch begins with a reset of all rows; tensors without other owners are not copied.
 _EVERY_KIND: dict[str, Any] = {
     "total_frames": -1,
@@ -155,6 +159,8 @@ def make_ray(parts: CollectorParts) -> BaseCollector:
         "auto_register_policy_transforms": False,
     }
     workers = len(parts.make_envs)
+    on_gpu = parts.device is not None and parts.device.type == "cuda"
+    resources = {"num_cpus": _SHARE, "num_gpus": _SHARE if on_gpu else 0}
     every_kind: dict[str, Any] = _EVERY_KIND | {
         "total_frames": 2**62
     }  # -1 means zero frames here, not unlimited
@@ -164,6 +170,7 @@ def make_ray(parts: CollectorParts) -> BaseCollector:
         frames_per_batch=parts.frames * workers,
         collector_class=cast(Any, Collector),
         collector_kwargs=[dict(options) for _ in range(workers)],
+        remote_configs=[dict(resources) for _ in range(workers)],
         policy_device=parts.device,
         env_device=parts.device,
         storing_device=torch.device("cpu"),

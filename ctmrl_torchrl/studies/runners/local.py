@@ -65,8 +65,9 @@ class LocalRunner:
                     free.append(slot)
                     yield outcome
         finally:
+            busy = {id(slot) for slot, _ in running.values()}
             for slot in slots:
-                slot.close()
+                slot.close(kill=id(slot) in busy)
 
 
 def _fits(needed: int, started: deque[float]) -> bool:
@@ -93,14 +94,15 @@ class _Slot:
         try:
             return future.result()
         except BrokenExecutor as error:
-            self.close()
+            self.close(kill=True)
             return Outcome(job.key, "lost", f"the worker process ended: {type(error).__name__}")
         except Exception as error:  # the worker could not deserialize the work
             return Outcome(job.key, "failed", f"{type(error).__name__}: {error}")
 
-    def close(self) -> None:
+    def close(self, kill: bool) -> None:
+        """End the process; one without a job ends by itself, so that it can clean up its semaphores."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, kill_workers=True)
+            self._pool.shutdown(wait=not kill, kill_workers=kill)
             self._pool = None
 
 
