@@ -38,7 +38,12 @@ REFERENCE = ["method=ctmrl", "representation.predict=context"]
 
 def make_trainer(tasks: int, *more: str) -> MetaTrainer:
     """A trainer of Point-Robot with so many tasks in a batch."""
-    sizes = [f"batch.tasks={tasks}", "context.kind=transitions", "context.length=256"]
+    sizes = [
+        f"batch.tasks={tasks}",
+        "context.kind=transitions",
+        "context.length=256",
+        "context.different=false",
+    ]
     overrides = ["preset=paper", "tasks=repo", "compile=false", *sizes, *more]
     return make_case(overrides, transitions_per_task=1_400).trainer
 
