@@ -1,6 +1,6 @@
 """What the full grid of preset ``paper`` needs: core hours, and the sizes of datasets and of a checkpoint.
 
-python benchmarks/paper_grid.py --output results/benchmarks/paper_grid.json      # a minute of a quiet machine
+python benchmarks/paper_grid.py --output results/studies/paper_grid.json      # a minute of a quiet machine
 
 The grid is that of ``configs/study/table1.yaml`` with ``comparison=shared`` and ``preset=paper``: nine methods,
 seven environments, six seeds. ``results/benchmarks/update.json`` holds the CPU time of an update of the paper's

@@ -1,6 +1,6 @@
 """Whether a study gives the same table undisturbed, killed and resumed, and on Ray with a killed worker.
 
-python benchmarks/study_runners.py --output results/benchmarks/study_runners.json     # needs Ray; minutes
+python benchmarks/study_runners.py --output results/studies/study_runners.json     # needs Ray; minutes
 
 Three studies of 12 runs (two environments, three methods, two seeds; preset ``smoke``), each with its own folder;
 the data are common. ``local`` runs undisturbed. ``killed`` is the same command, whose whole process group is

@@ -205,7 +205,7 @@ def _listed(task_ids: Iterable[int] | Tensor) -> list[Any]:
             raise ValueError(f"Task ids must have one dimension, got the shape {list(task_ids.shape)}.")
         return task_ids.tolist()
     if isinstance(task_ids, (str, bytes)) or not isinstance(task_ids, Iterable):
-        raise ValueError(f"Task ids must be a sequence of whole numbers, got {task_ids!r}.")
+        raise ValueError(f"Task ids must be a sequence of integers, got {task_ids!r}.")
     return [task.item() if isinstance(task, (Tensor, np.generic)) else task for task in task_ids]
 
 

@@ -128,7 +128,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_data_are_read(cap
 
 def test_a_file_in_the_place_of_a_dataset_is_said_to_be_one(tmp_path):
     (tmp_path / "data").touch()
-    with pytest.raises(DatasetError, match="it is a file, not a folder"):
+    with pytest.raises(DatasetError, match="is a file, not a folder"):
         TaskDataset.load(tmp_path / "data")
 
 
