@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from ctmrl_torchrl.agents.card import (
-    CARD,
-    NETWORKS,
-    NEXT_CARD,
-    WEIGHTS,
-    AgentCard,
-    AgentError,
-    plain_problem,
-    problem_of,
-)
+from ctmrl_torchrl.agents.card import CARD, WEIGHTS, AgentCard, AgentError, plain_problem, problem_of
+from ctmrl_torchrl.agents.files import check_networks, check_sizes, read_agent, write_agent
 from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError, check_fields, is_whole, require
-from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, resolved
-
-#: widths up to this size are always built
-_ALWAYS_BUILT = 8192
-#: entry of the weights' metadata: the digest of the card's fields that define the networks
-_NETWORKS = "networks"
 
 
 @dataclass
@@ -143,9 +124,9 @@ class Agent:
             'point_robot'
         """
         folder = agent_folder(source)
-        card, weights = _saved(folder)
+        card, weights = read_agent(folder)
         card = replace(card, weights="")
-        _check_sizes(card, weights, folder / CARD)
+        check_sizes(card, weights, folder / CARD)
         problem = problem_of(card.problem)
         encoder = _configuration(ENCODERS, card.encoder, "encoder")
         policy_loss = _configuration(POLICY_LOSSES, card.policy_loss, "policy_loss")
@@ -153,7 +134,7 @@ class Agent:
         actor = policy_loss.networks(problem, encoder.size(problem))[0]
         agent = cls(card, context_encoder, actor)
         agent._fill(weights, folder / WEIGHTS)
-        _check_networks(folder / WEIGHTS, card)
+        check_networks(folder / WEIGHTS, card)
         return agent
 
     def _fill(self, weights: dict[str, Tensor], file: Path) -> None:
@@ -185,23 +166,13 @@ class Agent:
         Raises:
             AgentError: if the folder cannot be used, or contains other files with these names.
         """
-        folder = _writable(folder, overwrite)
         weights = {
             name: value.detach().cpu().contiguous().clone()
             for name, value in _state(self.context_encoder, self.actor).items()
         }
         if self.candidates is not None:
             weights["candidates"] = self.candidates.detach().cpu().contiguous().clone()
-        content = save(weights, metadata={"format": "pt", _NETWORKS: self.card.networks_digest()})
-        card = _json(replace(self.card, weights=hashlib.sha256(content).hexdigest()).to_dict())
-        try:
-            atomic_write_text(folder / NEXT_CARD, card)
-            atomic_write_bytes(folder / WEIGHTS, content)
-            atomic_write_text(folder / CARD, card)
-        except StorageError as error:
-            raise AgentError(f"the agent could not be saved: {error}") from error
-        (folder / NEXT_CARD).unlink()
-        return folder
+        return write_agent(folder, self.card, weights, overwrite=overwrite)
 
     def to(self, device: torch.device | str) -> Agent:
         """Move the networks to a device or dtype and return the agent."""
@@ -336,91 +307,6 @@ def _state(encoder: nn.Module, actor: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _saved(folder: Path) -> tuple[AgentCard, dict[str, Tensor]]:
-    """Card and weights that were saved together, also after a save that was interrupted between them."""
-    file, pending = folder / WEIGHTS, folder / NEXT_CARD
-    if not lexists(pending):
-        card = AgentCard.read(folder / CARD)
-        return card, _weights(file, card)
-    try:
-        card = AgentCard.read(pending)
-        return card, _weights(file, card)
-    except AgentError:  # the weights are still those of the old card
-        card = AgentCard.read(folder / CARD)
-        return card, _weights(file, card)
-
-
-def _weights(file: Path, card: AgentCard) -> dict[str, Tensor]:
-    """The tensors of an agent's file, after checking that it was saved with the card."""
-    try:
-        content = file.read_bytes()
-        weights = load(content)
-    except (OSError, SafetensorError) as error:
-        raise AgentError(f"{file} cannot be read as an agent's weights: {error}") from error
-    if card.weights not in ("", hashlib.sha256(content).hexdigest()):  # earlier cards have no checksum
-        raise AgentError(
-            f"{file} was not saved with its card (the sha256 differs); restore both files from a copy, "
-            "or save the agent again."
-        )
-    return weights
-
-
-def _check_networks(file: Path, card: AgentCard) -> None:
-    """Reject a card whose networks are not those that were saved, even if the weights fit."""
-    with safe_open(file, "pt") as opened:
-        digest = (opened.metadata() or {}).get(_NETWORKS)
-    if digest not in (None, card.networks_digest()):  # earlier files have none
-        raise AgentError(
-            f"{file.with_name(CARD)} describes other networks than those that were saved "
-            f"({', '.join(NETWORKS)}); restore it from a copy, or save the agent again."
-        )
-
-
-def _check_sizes(card: AgentCard, weights: Mapping[str, Tensor], file: Path) -> None:
-    """Reject a card that describes networks much larger than the weights."""
-    largest = max((size for value in weights.values() for size in value.shape), default=0)
-    largest = max(largest, _ALWAYS_BUILT)  # the card may contain unused widths
-    asked: dict[str, Any] = {
-        f"problem.{name}": card.problem.get(name) for name in ("observation_dim", "action_dim")
-    }
-    for section in ("encoder", "policy_loss"):
-        for name, value in getattr(card, section).items():
-            if name == "context_dim" or name.endswith("hidden"):
-                widest = [each for each in (value if isinstance(value, list) else [value]) if is_whole(each)]
-                asked[f"{section}.{name}"] = max(widest, default=0)
-    wrong = [name for name, size in asked.items() if is_whole(size) and size > largest]
-    if wrong:
-        raise AgentError(
-            f"{file}: {', '.join(wrong)} exceeds the weights; the agent does not match its card."
-        )
-
-
-def _writable(folder: str | Path, overwrite: bool) -> Path:
-    """Create the folder of an agent if missing, and check that no other files would be replaced."""
-    try:
-        folder = resolved(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # including StorageError
-        raise AgentError(f"{folder} cannot be used for an agent: {error}") from error
-    there = [folder / name for name in (CARD, WEIGHTS, NEXT_CARD) if lexists(folder / name)]
-    directory = next((place for place in there if place.is_dir()), None)
-    if directory is not None:
-        raise AgentError(
-            f"{directory} is a folder, but an agent's file is to be written there; move it away."
-        )
-    if there and not overwrite:
-        try:
-            for name in (CARD, NEXT_CARD):
-                if name == CARD or lexists(folder / name):
-                    AgentCard.read(folder / name)
-        except AgentError as error:
-            raise AgentError(
-                f"{there[0]} was not written with an agent and is not replaced ({error}); choose another folder, "
-                "or pass overwrite=True."
-            ) from error
-    return folder
-
-
 def _configuration(registry: Any, values: Mapping[str, Any], section: str) -> Any:
     name = values.get("name")
     if not isinstance(name, str) or name not in registry:
@@ -438,7 +324,3 @@ def _configuration(registry: Any, values: Mapping[str, Any], section: str) -> An
     except ConfigError as error:
         raise AgentError(f"the agent's card: {str(error).removeprefix('config field ')}") from error
     return configuration
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, allow_nan=False) + "\n"

@@ -58,6 +58,16 @@ def require_shape(
     return value
 
 
+def require_same_action(action: Tensor, data_action: Tensor, *, key: NestedKey, reader: str) -> Tensor:
+    """Require that the actor's action has the shape of the data's action, and return it.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    hint = f"as the data's {key!r}: give the actor that many outputs."
+    return require_shape(action, data_action.shape, reader=reader, what="the actor's action", hint=hint)
+
+
 def require_flags(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:
     """Require that all flags that are present are boolean.
 

@@ -12,7 +12,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_flags
 from ctmrl_torchrl.objectives.critic_gradient import (
     checked_critic_gradient,
@@ -248,10 +248,8 @@ class MetaLoss(PolicyDelegation):
         """Whether the next forward pass reads ``transitions`` for the policy loss only."""
         if self.representation_frozen:
             return True
-        below = unravel_key(self.tensor_keys.transitions)
-        below = (below,) if isinstance(below, str) else below
-        keys = (unravel_key(key) for key in self.representation.in_keys)
-        return not any((key,) == below or key[: len(below)] == below for key in keys)
+        root = self.tensor_keys.transitions
+        return all(rest_of_key(key, root) is None for key in self.representation.in_keys)
 
     def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
         """The context draws of a meta-batch, bound to the encoder."""

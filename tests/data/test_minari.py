@@ -51,14 +51,6 @@ def test_what_is_not_one_dataset_per_task_is_refused(datasets, message):
         from_minari(datasets)
 
 
-@pytest.fixture
-def minari(tmp_path, monkeypatch):
-    module = pytest.importorskip("minari")
-    pytest.importorskip("h5py")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    return module
-
-
 def rich_dataset() -> TaskDataset:
     """Every kind of end, both rewards, extra entries of awkward dtypes, a break between two steps."""
     transitions = make_transitions(MIXED, 4, sparse=True)

@@ -14,14 +14,6 @@ from ctmrl_torchrl.data import DatasetError, TaskDataset, from_minari, to_minari
 TRAJECTORIES = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
 
 
-@pytest.fixture
-def minari(tmp_path, monkeypatch):
-    module = pytest.importorskip("minari")
-    pytest.importorskip("h5py")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    return module
-
-
 def exported(**entries: torch.Tensor) -> TaskDataset:
     transitions = make_transitions(TRAJECTORIES, 4, sparse=True)
     transitions.update(entries)

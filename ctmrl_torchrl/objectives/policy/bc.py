@@ -12,7 +12,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import BCLoss, LossModule
 
 from ctmrl_torchrl.modules.policies import make_actor
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_transitions
+from ctmrl_torchrl.objectives.checks import known_reduction, require_same_action, require_transitions
 from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.typed import dispatch
@@ -56,13 +56,7 @@ class OfflineBCLoss(BCLoss):
 
     def _action_error(self, action: Tensor, data_action: Tensor) -> Tensor:
         """``mean((a_pi - a)^2)`` over the dimensions of the action, ``[*]``."""
-        require_shape(
-            action,
-            data_action.shape,
-            reader=type(self).__name__,
-            what="the actor's action",
-            hint=f"as the data's {self.tensor_keys.action!r}: give the actor that many outputs.",
-        )
+        require_same_action(action, data_action, key=self.tensor_keys.action, reader=type(self).__name__)
         return (action - data_action).square().mean(-1)
 
     @dispatch

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
 
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.checks import known_reduction, require_same_action
 from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
@@ -120,13 +120,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         """The actor's loss ``[*lead]``, its action error, and the weight of its value."""
         batch, data_action = tensordict.detach(), tensordict.get(self.tensor_keys.action)
         action = self.act(batch.select(*self.actor_network.in_keys))
-        require_shape(
-            action,
-            data_action.shape,
-            reader=type(self).__name__,
-            what="the actor's action",
-            hint=f"as the data's {self.tensor_keys.action!r}: give the actor that many outputs.",
-        )
+        require_same_action(action, data_action, key=self.tensor_keys.action, reader=type(self).__name__)
         values = self._stacked_values(
             self._with_action(batch, action), self.qvalue_network_params.detach(), lead
         )
