@@ -35,7 +35,8 @@ RELEASED_SIZES = {
 CLUB_WEIGHTS = {"half_cheetah_vel": 10, "ant_goal": 50}
 
 
-def _at_released_sizes(env: str) -> list[str]:
+def at_released_sizes(env: str) -> list[str]:
+    """Overrides of any method: batch, context and networks of the released configurations."""
     tasks, length = RELEASED_SIZES[env]
     sizes = (f"batch.tasks={tasks}", "context.kind=transitions", f"context.length={length}")
     penalty = () if "point" in env else ("policy_loss=brac_sac", "policy_loss.behaviour_penalty=true")
@@ -44,13 +45,13 @@ def _at_released_sizes(env: str) -> list[str]:
 
 def released_sizes(env: str, *more: str) -> list[str]:
     """Overrides of the paper's method at the released sizes, with contexts of single transitions."""
-    return [*_at_released_sizes(env), "representation.predict=context", *more]
+    return [*at_released_sizes(env), "representation.predict=context", *more]
 
 
 def released_code(env: str, *more: str) -> list[str]:
     """Overrides of the released code's objective, at its sizes."""
     weight = f"representation.club_weight={CLUB_WEIGHTS.get(env, 25)}"
-    return [*_at_released_sizes(env), "method=ctmrl_released", weight, *more]
+    return [*at_released_sizes(env), "method=ctmrl_released", weight, *more]
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import platform
 import resource
 import shlex
 import statistics
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,9 @@ def machine() -> dict[str, Any]:
         "cores": multiprocessing.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
+        "torchrl": version("torchrl"),
+        "tensordict": version("tensordict"),
+        "python": platform.python_version(),
     }
 
 
