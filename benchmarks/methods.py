@@ -14,6 +14,7 @@ to one step.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, Any]]] = {"rows": [], "literal": []}
+    about = {"threads": 1, "rounds": chosen.rounds, "load_at_start": four_digits(os.getloadavg()[0])}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         random_dataset(make_task_set("point_robot", "repo"), chosen.transitions).save(folder / "data")
@@ -162,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     rows[kind].append(measure(name, size, folder, chosen.rounds))
                     torchrl_logger.info(format_row(rows[kind][-1]))
                     if chosen.output is not None:
-                        write_json(chosen.output, {"threads": 1, "rounds": chosen.rounds, **rows})
+                        write_json(chosen.output, {**about, **rows})
 
 
 def format_row(row: dict[str, Any]) -> str:

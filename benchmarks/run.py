@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, str] = {
     "update": "update.py --rounds 5",
     "update-two-threads": "update.py --cases quick 'released code' --threads 2",
     "update-compiled": "update.py --cases quick --compile",
+    "methods": "methods.py --rounds 7",
     "sampling": "sampling.py",
     "larger_than_memory": "larger_than_memory.py",
     "meta_test": "meta_test.py",
@@ -52,6 +53,22 @@ def update_rows(result: dict[str, Any]) -> Iterator[Row]:
             f"{row['update_over_floor']:.2f} x floor, fixed {row['fixed_cost_share']:.1%}, "
             f"sampling {row['sampling_share']:.1%}{memory}"
             + (f", compiled {compiled['wall_ms']:,.1f} ms" if compiled else ""),
+        )
+
+
+def methods_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Time and times the floor of every method, and of the parts against their literal form."""
+    for row in result["rows"]:
+        times = ", ".join(
+            f"compile={way} {row['timings'][way]['cpu_ms']:,.0f} ms of CPU, {ratio:.2f} x floor"
+            for way, ratio in row["over_floor"].items()
+        )
+        yield f"{row['method']}, sizes {row['sizes']}", times
+    for row in result["literal"]:
+        ours, literal = (row["timings"][name]["cpu_ms"] for name in ("ours", "literal"))
+        yield (
+            f"{row['method']}, {row['part']}, sizes {row['sizes']}",
+            f"{ours:,.1f} ms of CPU, literal {literal:,.1f} ms, ratio {row['ours_over_literal']:.3f}",
         )
 
 
@@ -102,6 +119,7 @@ def larger_rows(result: dict[str, Any]) -> Iterator[Row]:
 
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "update": update_rows,
+    "methods": methods_rows,
     "sampling": sampling_rows,
     "larger_than_memory": larger_rows,
     "meta_test": meta_test_rows,

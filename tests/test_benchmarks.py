@@ -55,6 +55,32 @@ def test_update(benchmark):
     assert rows[1]["shares"]["policy loss"] > 0.0 < rows[1]["shares"]["hard contrast (L_contra)"]
 
 
+def test_methods(benchmark):
+    """Inner steps belong to the update and to its floor, and every literal form computes what ours does."""
+    result = benchmark(
+        "methods", "--methods", "focal", "csro", "--sizes", "quick", "--rounds", "1", "--transitions", "400"
+    )
+    focal, csro = result["rows"]
+    for row in (focal, csro):
+        assert all(all_positive(timing) for timing in row["timings"].values()) and row["recordings"] == 1
+    assert csro["timings"]["parts"]["cpu_ms"] > 10 * focal["timings"]["parts"]["cpu_ms"]
+    assert csro["gflop"] > focal["gflop"]
+    assert [row["method"] for row in result["literal"]] == ["csro", "er_trl", "er_trl", "gentle"]
+    for row in result["literal"]:
+        assert row["equal"] and row["largest_relative_difference"] < 1e-8
+
+
+def test_a_wrong_form_is_not_equal(monkeypatch):
+    """The bound without the own pairs is another number: the comparison would show it."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    literal = importlib.import_module("literal")
+    loc, variance, contexts = torch.randn(2, 5, 3), torch.rand(2, 5, 3) + 0.5, torch.randn(2, 5, 3)
+    bound = literal.club_bound(loc, variance, contexts)
+    own = ((contexts - loc).square() / variance).mean((1, 2))
+    torch.testing.assert_close(literal.all_pairs(loc, variance, contexts), bound)
+    assert (literal.all_pairs(loc, variance, contexts) + own - bound).abs().min() > 1e-3
+
+
 def test_time_to_return(benchmark, monkeypatch):
     """A target that the first agent reaches, and one that none reaches."""
     small = "preset=smoke schedule.updates=6 sizes.encoder_hidden=[8] sizes.policy_hidden=[8] batch.tasks=4"

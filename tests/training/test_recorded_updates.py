@@ -7,6 +7,7 @@ import torch
 from tiny_experiments import assert_same, tiny_config
 
 from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.recorded import RecordedGradients, has_onednn
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import build_experiment
@@ -22,12 +23,11 @@ SMALL = [
     "sizes.policy_hidden=[8]", "evaluation.every=0", "output.logger=none", "output.progress=false",
     "keep_memory=false",
 ]  # fmt: skip
-#: those without a pretraining of their own
-METHODS = [
-    "ctmrl_paper", "ctmrl_relabel", "ctmrl_released", "focal", "corro", "csro", "er_trl", "oracle", "unicorn",
-]  # fmt: skip
+METHODS = sorted(file.stem for file in (config_folder() / "method").glob("*.yaml"))
 POLICIES = ["iql", "sac", "td3_bc", "own/csro"]
-CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS)]
+CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS if name != "ctmrl")]
+CASES += [["method=idaq", "representation.ensemble=true", "representation.members=3"]]
+CASES += [["method=gentle", "env=point_robot_wind"], ["method=anole", "env=point_robot_wind"]]
 CASES += [["method=ctmrl", f"policy_loss={name}"] for name in POLICIES]
 CASES += [["method=ctmrl", "policy_loss=brac_sac", "policy_loss.behaviour_penalty=true"]]
 
