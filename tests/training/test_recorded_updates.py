@@ -25,9 +25,12 @@ SMALL = [
 ]  # fmt: skip
 METHODS = sorted(file.stem for file in (config_folder() / "method").glob("*.yaml"))
 POLICIES = ["iql", "sac", "td3_bc", "own/csro"]
-CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS if name != "ctmrl")]
+#: task models of GENTLE whose fit takes no time
+FIT = ["representation.model_steps=2", "representation.model_rows=40", "representation.store_rows=40"]
+CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS if name not in ("ctmrl", "gentle"))]
 CASES += [["method=idaq", "representation.ensemble=true", "representation.members=3"]]
-CASES += [["method=gentle", "env=point_robot_wind"], ["method=anole", "env=point_robot_wind"]]
+CASES += [["method=gentle", *FIT], ["method=gentle", "env=point_robot_wind", *FIT]]
+CASES += [["method=anole", "env=point_robot_wind"]]
 CASES += [["method=ctmrl", f"policy_loss={name}"] for name in POLICIES]
 CASES += [["method=ctmrl", "policy_loss=brac_sac", "policy_loss.behaviour_penalty=true"]]
 
