@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -167,6 +167,32 @@ class TaskSet:
         mean = training.mean(0)
         spread = training.std(0) if len(training) > 1 else torch.zeros_like(mean)
         return ((self.parameters - mean) / usable_scale(mean, spread)).float()
+
+    def hold_out(self, part: int, parts: int) -> TaskSet:
+        """A task set for cross-validation: one part of the training tasks takes the place of the test tasks.
+
+        The test tasks are in neither split of the result.
+
+        Args:
+            part: the part that is held out, from 0 to ``parts - 1``: every ``parts``-th training task.
+            parts: number of parts.
+
+        Raises:
+            ValueError: if there is no such part, or a split would be empty.
+
+        Examples:
+            >>> tasks = make_task_set("point_robot").hold_out(1, 5)
+            >>> tasks.test_ids, len(tasks.train_ids)
+            ((1, 7, 13, 20, 27, 33), 24)
+        """
+        if not (2 <= parts <= len(self.train_ids) and 0 <= part < parts):
+            raise ValueError(
+                f"There is no part {part} of {parts} of {len(self.train_ids)} training tasks: parts must be 2 to "
+                f"{len(self.train_ids)}, and part 0 to parts - 1."
+            )
+        held_out = self.train_ids[part::parts]
+        remaining = tuple(task for task in self.train_ids if task not in held_out)
+        return replace(self, train_ids=remaining, test_ids=held_out)
 
     def to_dict(self) -> dict[str, Any]:
         """The task set as plain JSON data for ``from_dict``."""

@@ -70,6 +70,7 @@ def build_summary(
     behaviour: Mapping[str, float | None] | None = None,
     versions: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
+    with_paper: bool = True,
 ) -> dict[str, Any]:
     """Assemble the summary of a run.
 
@@ -96,6 +97,8 @@ def build_summary(
         behaviour: mean return of the agent that collected the data, without its noise, in the same form.
         versions: defaults to :func:`package_versions`.
         extra: additional top-level fields, such as those of the method's parts.
+        with_paper: false if the run's splits are not those of the environment, so that the paper's returns are no
+            reference.
 
     Raises:
         SummaryError: if the result breaks the contract, see :func:`validate_summary`.
@@ -118,7 +121,7 @@ def build_summary(
         "random": random.get("test"),
         "optimum": optimum.get("test"),
         "train": {"random": random.get("train"), "optimum": optimum.get("train")},
-        "paper": paper_reference(env),
+        "paper": paper_reference(env) if with_paper else {},
     }
     for name, known in (("oracle", oracle), ("behaviour", behaviour)):
         if known:

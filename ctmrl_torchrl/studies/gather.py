@@ -21,6 +21,7 @@ __all__ = ["RunResult", "StudyResults", "gather"]
 #: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss
 _SAID = (
     "tasks",
+    "held_out",
     "dataset.recipe",
     "dataset.seed",
     "batch.tasks",

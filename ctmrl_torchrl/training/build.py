@@ -16,7 +16,7 @@ from ctmrl_torchrl.objectives.policy import ActingPolicy, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.storage import expanded
-from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig
+from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig, held_out_part
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
 from ctmrl_torchrl.training.identity import run_identity
@@ -57,6 +57,8 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     device = resolve_device(config.device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))
+    if config.held_out is not None:
+        task_set = task_set.hold_out(*held_out_part(config.held_out))
     family = task_set.family
     check_memory(config, device, (family.observation_dim, family.action_dim, family.horizon))
     problem = make_problem(task_set, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -43,6 +44,27 @@ _ENV = Rule(
     lambda: f"one of {', '.join((*sorted(FAMILIES), DATA_ALONE))}",
     lambda: (*FAMILIES.names(), DATA_ALONE),
 )
+
+
+def held_out_part(value: str) -> tuple[int, int]:
+    """The part and the number of parts of ``held_out``.
+
+    Examples:
+        >>> held_out_part("1/5")
+        (1, 5)
+    """
+    part, _, parts = value.partition("/")
+    return int(part), int(parts)
+
+
+def _is_part(value: Any) -> bool:
+    if not (isinstance(value, str) and re.fullmatch("[0-9]{1,4}/[0-9]{1,4}", value)):
+        return False
+    part, parts = held_out_part(value)
+    return parts >= 2 and part < parts
+
+
+_PART = Rule(_is_part, "PART/PARTS with a part from 0 to PARTS - 1 and at least two parts, such as 0/5")
 #: ways of running an update that are neither as written nor by the compiler
 RECORDED = ("recorded", "onednn")
 _COMPILE = Rule(
@@ -241,7 +263,9 @@ class ExperimentConfig:
 
     Args:
         env (str): environment family, or ``dataset`` for data without an environment. tasks (str): task-set
-            preset, ``repo`` (30 + 10) or ``paper``.
+            preset, ``repo`` (30 + 10) or ``paper``. held_out (str or None): ``1/5`` divides the training tasks
+            into five parts, trains without part 1 (of 0 to 4) and meta-tests on it in place of the test tasks,
+            which are then not used: cross-validation, for choosing settings.
         method (str): name of the method, recorded in the summary. preset (str): name of the size preset, also
             recorded.
         comparison (str): ``shared`` compares methods with one policy loss and one size; ``own`` uses each
@@ -268,6 +292,7 @@ class ExperimentConfig:
 
     env: str = ruled("point_robot", _ENV)
     tasks: str = ruled("repo", TEXT)
+    held_out: str | None = ruled(None, or_none(_PART))
     method: str = ruled("ctmrl", TEXT)
     preset: str = ruled("quick", TEXT)
     comparison: str = ruled("shared", TEXT)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
-from tensordict import TensorDict
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.agents import Agent, AgentCard
-from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.data.reading import read_manifest
-from ctmrl_torchrl.envs import optimal_returns
-from ctmrl_torchrl.evaluation.summary import build_summary, write_summary
+from ctmrl_torchrl.evaluation.summary import write_summary
 from ctmrl_torchrl.progress import plain_log, progress_bar
 from ctmrl_torchrl.sealed import tensor_bytes
 from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
@@ -29,22 +24,21 @@ from ctmrl_torchrl.training.build import (
     build_experiment,
     resolve_device,
     set_up_process,
-    transition_key,
 )
 from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.deterministic import check_deterministic, use_deterministic_algorithms
 from ctmrl_torchrl.training.finite import require_finite
-from ctmrl_torchrl.training.identity import fingerprint, run_identity
+from ctmrl_torchrl.training.identity import run_identity
 from ctmrl_torchrl.training.loggers import LOGGERS
 from ctmrl_torchrl.training.memory import check_memory, memory_errors
 from ctmrl_torchrl.training.metrics import MetricsLog
+from ctmrl_torchrl.training.outcome import Runs, agent_of, summarize
 from ctmrl_torchrl.training.report import draw_figures, log_pictures
 from ctmrl_torchrl.training.run_folder import RunFolder, check_place, check_run_dir
 from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
-from ctmrl_torchrl.training.tester import protocol_result
 from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import (
     ConfigError,
@@ -55,7 +49,6 @@ from ctmrl_torchrl.training.validate import (
 
 #: generous estimate of the bytes of a run's figures, tables and logs
 _BYTES_BESIDE = 4_000_000
-Runs = dict[str, dict[str, TensorDict]]
 
 
 class SeedsError(RuntimeError):
@@ -294,36 +287,6 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     return summary
 
 
-def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
-    """The trained agent with its card; it shares its networks with the experiment."""
-    config, loss = experiment.config, experiment.loss
-    card = AgentCard(
-        method=config.method,
-        env=summary["env"],
-        tasks=experiment.task_set.preset,
-        command=summary.get("command") or "",
-        problem=plain_problem(experiment.problem),
-        encoder=asdict(config.encoder),
-        policy_loss=asdict(config.policy_loss),
-        transition_key=transition_key(config.representation),
-        horizon=experiment.task_set.family.horizon,
-        episodes=config.evaluation.episodes,
-        random_episodes=config.evaluation.random_episodes,
-        data=fingerprint(experiment.dataset),
-        returns={
-            split: {name: result["mean"] for name, result in protocols.items()}
-            for split, protocols in summary["returns"].items()
-        },
-        versions=summary["versions"],
-    )
-    encoder, actor = (
-        copy.deepcopy(loss.context_encoder),
-        config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
-    )
-    cast(Any, loss.policy).actor_network_params.data.to_module(actor)
-    return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), experiment.parts.candidates())
-
-
 def milestones(experiment: Experiment) -> dict[str, float]:
     """Updates at which a phase begins or ends, by name, in order."""
     schedule = experiment.config.schedule
@@ -355,40 +318,3 @@ def final_meta_test(experiment: Experiment) -> Runs:
     }
     require_finite(finite, experiment.trainer.update_count)
     return runs
-
-
-def summarize(
-    experiment: Experiment, runs: Runs, wall_time_s: float, command: str | None = None
-) -> dict[str, Any]:
-    """Build the run's summary; see :func:`~ctmrl_torchrl.evaluation.summary.build_summary`."""
-    config, task_set, manifest = experiment.config, experiment.task_set, experiment.dataset.manifest
-    random_episodes = config.evaluation.random_episodes
-    optima = optimal_returns(task_set) if task_set.family.has_optimum else None
-    splits = {"test": list(task_set.test_ids), "train": list(task_set.train_ids)}
-    return build_summary(
-        env=manifest.env,
-        method=config.method,
-        policy_loss=config.policy_loss.label,
-        preset=config.preset,
-        seed=config.seed,
-        updates=experiment.trainer.update_count,
-        wall_time_s=wall_time_s,
-        dataset={
-            "tasks": task_set.preset,
-            "recipe": manifest.recipe.get("name"),
-            "seed": manifest.seeds.get("collection"),
-            "counts": manifest.counts,
-        },
-        returns={
-            split: {name: protocol_result(run, random_episodes) for name, run in protocols.items()}
-            for split, protocols in runs.items()
-        },
-        random=task_set.family.random_return.get(config.tasks, {}),
-        optimum=None
-        if optima is None
-        else {split: optima[ids].mean().item() for split, ids in splits.items()},
-        behaviour={split: manifest.oracle.get(split) for split in splits} if manifest.oracle else None,
-        extra={"random_episodes": random_episodes, "comparison": config.comparison}
-        | ({} if command is None else {"command": command})
-        | experiment.parts.summary(),
-    )

@@ -23,6 +23,8 @@ def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -
     identity = {name: getattr(config, name) for name in _FIELDS}
     if config.compile == "recorded":
         identity["compile"] = False  # the same numbers
+    if config.held_out is not None:
+        identity["tasks"] = f"{config.tasks} without {config.held_out}"
     for section in _SECTIONS:
         values = asdict(getattr(config, section))
         identity |= {f"{section}.{name}": value for name, value in values.items()}

@@ -14,7 +14,7 @@ from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.recorded import has_onednn
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import ConfigError, check_fields, require
-from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
+from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig, held_out_part
 from ctmrl_torchrl.training.loggers import require_logger
 from ctmrl_torchrl.training.tester import protocol_settings
 
@@ -113,6 +113,12 @@ def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
         ConfigError: naming the field, what was given and what is allowed.
     """
     place = "the dataset" if config.env == DATA_ALONE else f"{config.env} with tasks={config.tasks}"
+    if config.held_out is not None:
+        part, parts = held_out_part(config.held_out)
+        most = f"at most {training_tasks} parts, the number of training tasks of {place}"
+        require(parts <= training_tasks, "held_out", config.held_out, most)
+        training_tasks -= len(range(part, training_tasks, parts))
+        place += f" and held_out={config.held_out}"
     require(
         config.batch.tasks <= training_tasks or config.batch.repeat_tasks,
         "batch.tasks",

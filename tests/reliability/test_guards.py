@@ -20,7 +20,7 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, corro, gentle
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
-from ctmrl_torchrl.training import build, experiment, fragments
+from ctmrl_torchrl.training import build, fragments, outcome
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import choices
 from ctmrl_torchrl.training.data import make_buffer
@@ -180,8 +180,8 @@ def test_statistics_are_those_of_the_training_tasks(built):
 
 def test_references_are_those_of_their_split(built, monkeypatch):
     said = {}
-    monkeypatch.setattr(experiment, "build_summary", lambda **fields: said.update(fields))
-    experiment.summarize(built, {}, 0.0)
+    monkeypatch.setattr(outcome, "build_summary", lambda **fields: said.update(fields))
+    outcome.summarize(built, {}, 0.0)
     if not built.task_set.family.has_optimum:
         assert said["optimum"] is None
         return
