@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from ctmrl_torchrl.envs.stacking import stack_steps
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
 _ENDS = ("done", "terminated", "truncated")
@@ -43,6 +46,10 @@ class BatchedTaskEnv(EnvBase):
         ValueError: if a task id is not in the set, there are no rows, or the horizon is not positive.
     """
 
+    #: whether ``_reset`` and ``_step`` write every entry with the shape and dtype of its spec, every reward and
+    #: end among them in ``_step``, so that steps are not checked; ``check_env_specs`` verifies it
+    writes_specs: ClassVar[bool] = False
+
     batch_locked = True  # pyright: ignore[reportAssignmentType] (a property of EnvBase, set so in TorchRL's docs)
 
     def __init__(
@@ -62,6 +69,7 @@ class BatchedTaskEnv(EnvBase):
         self.task_set = task_set
         self.horizon = task_set.family.episode_length(horizon)
         self._make_specs(len(ids), rewards, flags)
+        self._drawn: tuple[Any, ...] = (None,)
         # State is kept in non-persistent buffers, so that `to` moves it and checkpoints exclude it.
         self.register_buffer("_task_id", torch.tensor(ids, device=self.device), persistent=False)
 
@@ -114,15 +122,69 @@ class BatchedTaskEnv(EnvBase):
         self._task_id = torch.tensor(ids, device=self.device)
         self._start_tasks()
 
+    def rollout(
+        self,
+        max_steps: int,
+        policy: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        callback: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> TensorDictBase:
+        """TorchRL's rollout. With ``break_when_any_done=False`` alone, the same result takes less time.
+
+        Args:
+            max_steps: number of steps.
+            policy: acts; None means uniformly random actions.
+            callback: called after each step.
+            options: all others of :meth:`torchrl.envs.EnvBase.rollout`.
+
+        Returns:
+            TensorDict ``[n, steps]``.
+        """
+        plain = callback is None and options == {"break_when_any_done": False} and max_steps > 0
+        if not plain or not (policy is None or isinstance(policy, TensorDictModuleBase)):
+            return super().rollout(max_steps, policy, callback, **options)
+        act, state, steps = self.rand_action if policy is None else policy, self.reset(), []
+        for _ in range(max_steps - 1):
+            step, state = self.step_and_maybe_reset(state.update(act(state)))
+            steps.append(step)
+        steps.append(self.step(state.update(act(state))))
+        return stack_steps(steps, self.ndim).refine_names(..., "time")
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Write uniformly random actions, the numbers of the action spec's ``rand``.
+
+        Args:
+            tensordict: where to write them. None means a new TensorDict.
+        """
+        spec = self.full_action_spec[self.action_key]
+        if spec is not self._drawn[0]:  # its bounds are expanded anew whenever they are read
+            if not isinstance(spec, Bounded) or spec.dtype != torch.float32:
+                return super().rand_action(tensordict)  # pyright: ignore[reportArgumentType] (None is allowed)
+            low, high = spec.space.low, spec.space.high
+            self._drawn = spec, low, high, high - low
+        _, low, high, width = self._drawn
+        action = torch.rand(spec.shape, device=spec.device).mul_(width).add_(low).clamp_(low, high)
+        if tensordict is None:
+            tensordict = TensorDict({}, batch_size=self.batch_size, device=self.device)
+        return tensordict.set(self.action_key, action)
+
+    def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
+        """TorchRL's completion of a step's output, which complete outputs do not need."""
+        if self.writes_specs and not self.run_type_checks:
+            return next_tensordict_out
+        return super()._step_proc_data(next_tensordict_out)
+
     @abstractmethod
     def _start_tasks(self) -> None:
         """Apply the tasks in ``_task_id`` at the start of an episode."""
 
     def _output(self, **values: Tensor) -> TensorDict:
         """The output of ``_reset`` and ``_step``: these entries and the task of each row."""
-        return TensorDict(
-            {**values, "task_id": self._task_id}, batch_size=self.batch_size, device=self.device
-        )
+        entries = {**values, "task_id": self._task_id}
+        make: Any = TensorDict
+        if self.writes_specs and all(value.device == self.device for value in entries.values()):
+            make = TensorDict._new_unsafe  # without checks, as in TorchRL's environments
+        return make(entries, batch_size=self.batch_size, device=self.device)
 
 
 def to_tensors(values: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -58,6 +58,8 @@ class PointRobotEnv(BatchedTaskEnv):
         torch.Size([3, 20, 1])
     """
 
+    writes_specs = True
+
     _goals: Tensor
     _winds: Tensor
     _goal: Tensor

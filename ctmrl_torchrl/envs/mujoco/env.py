@@ -54,6 +54,8 @@ class MujocoEnv(BatchedTaskEnv):
         torch.Size([3, 4, 20])
     """
 
+    writes_specs = True
+
     def __init__(
         self,
         task_set: TaskSet,
