@@ -168,6 +168,31 @@ class BatchedTaskEnv(EnvBase):
             tensordict = TensorDict({}, batch_size=self.batch_size, device=self.device)
         return tensordict.set(self.action_key, action)
 
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Restart the rows that are done, with TorchRL's result.
+
+        Entries that a reset does not write, such as actions, become 0 in a row that restarts alone.
+
+        Args:
+            tensordict: a state from ``step_mdp``, modified in place.
+        """
+        done = tensordict.get("done", None)
+        if done is None or not self.writes_specs:
+            return super().maybe_reset(tensordict)
+        if not done.any():
+            return tensordict
+        entries = dict(tensordict.items())
+        if any(not isinstance(entry, Tensor) for entry in entries.values()):
+            return super().maybe_reset(tensordict)
+        start = dict(self._reset(TensorDict({"_reset": done}, batch_size=self.batch_size)).items())
+        if done.all():
+            return tensordict.update({**start, **{name: torch.zeros_like(done) for name in _ENDS}})
+        for name, entry in entries.items():
+            rows = done.view(-1, *[1] * (entry.ndim - 1))
+            first = start.get(name)
+            entries[name] = entry.masked_fill(rows, 0) if first is None else torch.where(rows, first, entry)
+        return tensordict.update(entries)
+
     def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
         """TorchRL's completion of a step's output, which complete outputs do not need."""
         if self.writes_specs and not self.run_type_checks:
