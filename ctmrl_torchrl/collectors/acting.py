@@ -6,18 +6,30 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.nn import (
+    ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
     TensorDictModuleBase,
     TensorDictSequential,
 )
-from torch import nn
-from torchrl.modules import ProbabilisticActor, SafeProbabilisticTensorDictSequential, SafeSequential
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.modules import (
+    ProbabilisticActor,
+    SafeProbabilisticModule,
+    SafeProbabilisticTensorDictSequential,
+    SafeSequential,
+    TanhNormal,
+)
 
 #: a policy as a function that writes the action into a TensorDict and returns it
 Act = Callable[[TensorDictBase], TensorDictBase]
+
+#: what ``TanhNormal`` does without options
+_UNIT = {"low": -1.0, "high": 1.0, "tanh_loc": False}
 
 #: sequences that end in a distribution; subclasses may behave differently and are not unwrapped
 _WITH_DISTRIBUTION = (
@@ -68,6 +80,7 @@ def direct(actor: TensorDictModuleBase) -> Act:
     if not all(map(_is_plain, networks)) or not {*distribution.in_keys} <= {*written} or _has_hooks(actor):
         return actor
     calls = [(module.module, module.in_keys, module.out_keys) for module in networks]
+    squashed = distribution.out_keys[0] if _is_squashed(distribution) else None
 
     def act(tensordict: TensorDictBase) -> TensorDictBase:
         known = {}
@@ -77,9 +90,34 @@ def direct(actor: TensorDictModuleBase) -> Act:
             known.update(zip(out_keys, results if isinstance(results, tuple) else (results,), strict=True))
         for key in written:
             tensordict.set(key, known[key])
-        return distribution(tensordict)
+        deterministic = exploration_type() is ExplorationType.DETERMINISTIC and not torch.is_grad_enabled()
+        if squashed is None or not deterministic:
+            return distribution(tensordict)
+        return tensordict.set(squashed, _squash(known["loc"]))
 
     return act
+
+
+def _is_squashed(module: Any) -> bool:
+    """Whether the module only takes an action from a Gaussian squashed to [-1, 1]."""
+    options = module.distribution_kwargs
+    return (
+        type(module) in (ProbabilisticTensorDictModule, SafeProbabilisticModule)
+        and module.distribution_class is TanhNormal
+        and isinstance(options, dict)
+        and all(isinstance(option, (int, float)) for option in options.values())
+        and _UNIT | options == _UNIT
+        and {*module.in_keys} == {*module.dist_keys} == {"loc", "scale"}
+        and module.num_samples is None
+        and len(module.out_keys) == 1
+        and not _has_hooks(module)
+    )
+
+
+def _squash(loc: Tensor) -> Tensor:
+    """``TanhNormal.deterministic_sample`` of a mean."""
+    limit = 1.0 - torch.finfo(loc.dtype).resolution
+    return loc.tanh().clamp_(-limit, limit)
 
 
 def _modules_of(module: Any) -> list[nn.Module]:

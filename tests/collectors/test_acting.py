@@ -20,19 +20,35 @@ def inputs(rows=5):
     return TensorDict(values, [rows])
 
 
-def one_network_actor():
+def one_network_actor(**options):
     network = nn.Sequential(nn.Linear(3, 4), NormalParamExtractor())
     return ProbabilisticActor(
         TensorDictModule(network, ["observation"], ["loc", "scale"]),
         in_keys=["loc", "scale"],
         out_keys=["action"],
         distribution_class=TanhNormal,
+        distribution_kwargs=options,
     )
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: make_actor(observation_dim=3, context_dim=4, action_dim=2), one_network_actor]
-)
+def saturated():
+    actor = one_network_actor()
+    with torch.no_grad():
+        actor[0].module[0].weight.mul_(1e4)
+    return actor
+
+
+ACTORS = {
+    "of the library": lambda: make_actor(observation_dim=3, context_dim=4, action_dim=2),
+    "of one network": one_network_actor,
+    "saturated": saturated,
+    "with other bounds": lambda: one_network_actor(low=-2.0, high=1.0),
+    "with bounds by action": lambda: one_network_actor(low=-torch.ones(2), high=torch.tensor([1.0, 3.0])),
+    "with a bounded mean": lambda: one_network_actor(tanh_loc=True),
+}
+
+
+@pytest.mark.parametrize("make", ACTORS.values(), ids=list(ACTORS))
 @pytest.mark.parametrize("exploration", [ExplorationType.DETERMINISTIC, ExplorationType.RANDOM])
 def test_direct_calls_give_the_same_numbers_and_entries(make, exploration):
     actor, td = make(), inputs()
@@ -45,6 +61,24 @@ def test_direct_calls_give_the_same_numbers_and_entries(make, exploration):
         found = act(td.clone())
     assert set(found.keys()) == set(expected.keys())
     assert all(torch.equal(found[key], expected[key]) for key in expected.keys())  # noqa: SIM118
+
+
+def test_an_action_that_is_no_number_stays_none():
+    actor = one_network_actor()
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        actor[0].module[0].bias[0] = float("nan")
+        for act in (actor, direct(actor)):
+            assert act(inputs())["action"].isnan().tolist() == [[True, False]] * 5
+
+
+def test_direct_calls_can_be_differentiated():
+    actor, td = one_network_actor(), inputs()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        gradients = [
+            torch.autograd.grad(act(td.clone())["action"].sum(), list(actor.parameters()))
+            for act in (actor, direct(actor))
+        ]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 def test_direct_calls_follow_the_parameters():
