@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torchrl._utils import logger as torchrl_logger
 from torchrl.envs import EnvBase, GymEnv, ParallelEnv
+from torchrl.envs.custom.mujoco import AntEnv, HopperEnv, Walker2dEnv
 
 from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.envs.mujoco.models import load_model
@@ -38,6 +39,8 @@ GYMNASIUM = {
     "hopper_rand_params": "Hopper-v5",
     "walker_rand_params": "Walker2d-v5",
 }
+#: TorchRL's own MuJoCo environments; there is none of the half cheetah
+TORCHRL = {"ant_goal": AntEnv, "hopper_rand_params": HopperEnv, "walker_rand_params": Walker2dEnv}
 
 
 def bare_loop(family: str, rows: int, *, interleaved: bool = True) -> Callable[[int], None]:
@@ -151,6 +154,19 @@ def vector_environments(
     }
 
 
+def torchrl_environments(family: str, rows: int, steps: int) -> dict[str, Contestant]:
+    """TorchRL's own with MuJoCo's C library, one row and all rows in one process."""
+    if family not in TORCHRL:
+        return {}
+    kind, skip = TORCHRL[family], ROBOTS[family].frame_skip
+    one = kind(backend="mujoco", frame_skip=skip)
+    serial = kind(backend="mujoco", frame_skip=skip, num_envs=rows, parallel=False)
+    return {
+        f"TorchRL {kind.__name__}, one row": (rollout(one), 1, steps),
+        f"TorchRL {kind.__name__}, serial": (rollout(serial), rows, max(steps // 4, 1)),
+    }
+
+
 def measure(
     family: str, rows: int, rounds: int, steps: int, threads: list[int], others: bool = True
 ) -> dict[str, dict[str, float]]:
@@ -159,6 +175,7 @@ def measure(
     contestants = ours(family, rows, steps, threads)
     contestants["TorchRL GymEnv rollout"] = rollout(GymEnv(GYMNASIUM[family])), 1, single
     with ExitStack() as opened:
+        contestants |= torchrl_environments(family, rows, single)
         if others:
             contestants |= vector_environments(family, rows, single, max(threads), opened)
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
