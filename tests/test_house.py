@@ -132,6 +132,22 @@ import ctmrl_torchrl.modules, ctmrl_torchrl.objectives
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
 
 
+def test_help_needs_no_torch_and_a_start_no_matplotlib():
+    code = """
+import sys
+from ctmrl_torchrl.cli import main
+for command in ("train", "collect", "study", "table"):
+    assert main([command, "--help"]) == 0
+assert "torch" not in sys.modules
+import ctmrl_torchrl.evaluation.figures
+assert "matplotlib" not in sys.modules
+assert "plot_speed" in dir(ctmrl_torchrl.evaluation.figures)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+    trainings = (ROOT / "ctmrl_torchrl" / "training").glob("*.py")
+    assert not [file for file in trainings if "evaluation.figures import" in file.read_text("utf-8")]
+
+
 def test_the_example_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) == 1

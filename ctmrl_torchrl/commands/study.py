@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ctmrl_torchrl.studies.command import study_command
+from ctmrl_torchrl.studies.usage import HELP, asks_for_help
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one action on a study; see :data:`ctmrl_torchrl.studies.command.HELP`.
+    """Run one action on a study; see :data:`ctmrl_torchrl.studies.usage.HELP`.
 
     Args:
         arguments: action, study and changes.
@@ -17,5 +17,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         the exit status.
     """
+    if asks_for_help(arguments):
+        sys.stdout.write(HELP + "\n")
+        return 0
+    from ctmrl_torchrl.studies.command import study_command
+
     sys.stdout.write(study_command(arguments).rstrip() + "\n")
     return 0

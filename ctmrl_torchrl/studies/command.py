@@ -11,22 +11,9 @@ from ctmrl_torchrl.studies.config import StudyConfig, load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.places import study_names
 from ctmrl_torchrl.studies.study import Study
+from ctmrl_torchrl.studies.usage import HELP, asks_for_help
 
 __all__ = ["HELP", "study_command"]
-
-HELP = """ctmrl study ACTION NAME [CHANGES]
-
-Actions:
-  plan    show the remaining runs and the estimated core hours
-  run     run everything that is not done yet, then write the report; can be stopped and called again
-  status  show how many runs are done, running, interrupted, waiting and failed
-  report  write tables, figures and the page from the finished runs
-  list    list the studies
-
-NAME is a study of configs/study, or a YAML file.
-CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;
-  +schedule.updates=2000 is an override for every run; root=studies is the folder of all studies;
-  retry_failed=true retries failed runs; progress=false hides the progress."""
 
 _ACTIONS = ("plan", "run", "status", "report", "list")
 _SWITCHES = {"true": True, "false": False}
@@ -50,7 +37,7 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
         >>> "table1" in study_command(["list"])
         True
     """
-    if not arguments or arguments[0] in ("help", "-h", "--help"):
+    if asks_for_help(arguments):
         return HELP
     action, *rest = arguments
     if action not in _ACTIONS:

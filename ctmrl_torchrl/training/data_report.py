@@ -17,7 +17,7 @@ from torchrl._utils import logger as torchrl_logger
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.data import DatasetError, TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
-from ctmrl_torchrl.evaluation.figures import plot_snapshot_returns
+from ctmrl_torchrl.evaluation import figures
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.training.data import tasks_of_dataset
 
@@ -162,7 +162,7 @@ def draw_data(report: dict[str, Any], path: Path) -> None:
     snapshots, reference = report["snapshots"], report["reference"]["all"]
     steps = [entry["step"] for entry in snapshots]
     best_name, best = best_known(reference)
-    plot_snapshot_returns(
+    figures.plot_snapshot_returns(
         [entry["snapshot_id"] for entry in snapshots] if None in steps else steps,
         np.array([entry["per_task"] for entry in snapshots], dtype=float),
         reference["random"],

@@ -13,12 +13,7 @@ from torch import Tensor
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.families import load_entry_point
-from ctmrl_torchrl.evaluation.figures import (
-    plot_adaptation,
-    plot_context_map,
-    plot_learning,
-    plot_trajectories,
-)
+from ctmrl_torchrl.evaluation import figures
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.objectives import MetaLoss
@@ -93,7 +88,7 @@ def _draw_adaptation(
 ) -> None:
     reference = summary["reference"]
     best_name, best = best_known(reference)
-    plot_adaptation(
+    figures.plot_adaptation(
         {
             name: {
                 "mean": result["per_episode"],
@@ -126,7 +121,7 @@ def _draw_learning(
     terms = loss.representation
     policy_titles = getattr(loss.policy, "curve_titles", {})
     for name, everything in (("learning.png", False), ("learning_all.png", True)):
-        plot_learning(
+        figures.plot_learning(
             metrics,
             folder / name,
             everything=everything,
@@ -155,7 +150,7 @@ def _draw_map(
         return
     names = task_set.parameter_names
     effective = [i for i, name in enumerate(names) if name not in task_set.family.inert_parameters]
-    plot_context_map(
+    figures.plot_context_map(
         contexts,
         task_set.parameters[tasks][:, effective],
         None if codes is None else codes.cpu(),
@@ -193,7 +188,7 @@ def draw_trajectories(
     best = max((name for name in means if name != "offline"), key=means.__getitem__, default=protocol)
     for name in dict.fromkeys((protocol, best)):
         panels[f"After {name}, mean return {means[name]:.2f}"] = first[name]["last_path"][shown][..., plane]
-    plot_trajectories(
+    figures.plot_trajectories(
         panels,
         family.goal_positions(task_set.parameters)[tasks[shown]],
         folder / "trajectories.png",

@@ -15,7 +15,7 @@ from torchrl._utils import logger as torchrl_logger
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.mujoco.render import RenderingUnavailableError, render_robot
 from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
-from ctmrl_torchrl.evaluation.figures import plot_film, plot_speed, save_film
+from ctmrl_torchrl.evaluation import figures
 
 #: moments in the figure, and in the film with the size of its frames
 FRAMES = 7
@@ -66,7 +66,7 @@ def _draw_speed(task_set: TaskSet, run: TensorDict, folder: Path, subtitle: str)
         np.stack([robot.positions(path.double().numpy())[:, 0] for path in rows[key]])
         for key in ("first_path", "last_path")
     )
-    plot_speed(
+    figures.plot_speed(
         before,
         after,
         task_set.parameters[rows["task_id"], 0],
@@ -86,10 +86,10 @@ def _draw_film(task_set: TaskSet, episode: TensorDict, folder: Path, subtitle: s
         for title, value in zip(TITLES, (episode["first_return"], episode["returns"][-1]), strict=True)
     )
     rows, captions = _moments(task_set, episode, FRAMES, (320, 240))
-    plot_film(rows, names, captions, folder / "film.png", subtitle=f"{subtitle}, {subject}")
+    figures.plot_film(rows, names, captions, folder / "film.png", subtitle=f"{subtitle}, {subject}")
     rows, captions = _moments(task_set, episode, FILM_FRAMES, FILM_SIZE)
     short = tuple(name.replace(": the first collected episode", "") for name in names)
-    save_film(rows, short, captions, folder / "film.gif", title=f"{task_set.name}, {subject}")
+    figures.save_film(rows, short, captions, folder / "film.gif", title=f"{task_set.name}, {subject}")
 
 
 def _moments(

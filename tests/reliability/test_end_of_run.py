@@ -35,7 +35,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(dataset_root, tmp_path, monk
     def broken(*args, **kwargs):
         raise RuntimeError("no LaTeX here")
 
-    monkeypatch.setattr(report, "plot_adaptation", broken)
+    monkeypatch.setattr(report.figures, "plot_adaptation", broken)
     run_experiment(tiny_config(dataset_root, tmp_path, SHORT | {"output.figures": True}))
     drawn = {file.name for file in (tmp_path / "figures").iterdir()}
     assert {"learning.png", "data.png", "context_map.png"} <= drawn and "adaptation.png" not in drawn

@@ -1,0 +1,24 @@
+"""The help of ``ctmrl study``, which is printed without importing what runs studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+HELP = """ctmrl study ACTION NAME [CHANGES]
+
+Actions:
+  plan    show the remaining runs and the estimated core hours
+  run     run everything that is not done yet, then write the report; can be stopped and called again
+  status  show how many runs are done, running, interrupted, waiting and failed
+  report  write tables, figures and the page from the finished runs
+  list    list the studies
+
+NAME is a study of configs/study, or a YAML file.
+CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;
+  +schedule.updates=2000 is an override for every run; root=studies is the folder of all studies;
+  retry_failed=true retries failed runs; progress=false hides the progress."""
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of ``ctmrl study`` ask for its help."""
+    return not arguments or arguments[0] in ("help", "-h", "--help")
