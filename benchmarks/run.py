@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, str] = {
     "update-two-threads": "update.py --cases quick 'released code' --threads 2",
     "update-compiled": "update.py --cases quick --compile",
     "methods": "methods.py --rounds 7",
+    "policy_samples": "samples.py",
     "sampling": "sampling.py",
     "larger_than_memory": "larger_than_memory.py",
     "meta_test": "meta_test.py",
@@ -69,6 +70,16 @@ def methods_rows(result: dict[str, Any]) -> Iterator[Row]:
         yield (
             f"{row['method']}, {row['part']}, sizes {row['sizes']}",
             f"{ours:,.1f} ms of CPU, literal {literal:,.1f} ms, ratio {row['ours_over_literal']:.3f}",
+        )
+
+
+def samples_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Transitions that a policy loss learns from."""
+    for row in result["rows"]:
+        yield (
+            f"{result['env']}, {row['policy_loss']}, compile={row['compile']}",
+            f"{row['cpu_ms']:.1f} ms of CPU, "
+            f"{row['transitions_per_cpu_second']:,.0f} transitions per second of CPU",
         )
 
 
@@ -120,6 +131,7 @@ def larger_rows(result: dict[str, Any]) -> Iterator[Row]:
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "update": update_rows,
     "methods": methods_rows,
+    "policy_samples": samples_rows,
     "sampling": sampling_rows,
     "larger_than_memory": larger_rows,
     "meta_test": meta_test_rows,

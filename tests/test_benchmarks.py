@@ -38,7 +38,7 @@ def all_positive(entry):
 def test_simulator(benchmark):
     sizes = "--family hopper_rand_params --rows 3 --rounds 1 --steps 4 --threads 1"
     result = benchmark("simulator", *sizes.split())
-    assert len(result["rates"]) == 8
+    assert len(result["rates"]) == 10
     assert all(all_positive(entry) for entry in result["rates"].values())
     assert result["rates"]["bare mj_step loop"]["times_bare_loop"] == 1.0
     assert multiprocessing.active_children() == []  # a process left behind would keep this one from ending
@@ -53,6 +53,14 @@ def test_update(benchmark):
         assert sum(row["shares"].values()) == pytest.approx(1.0, abs=1e-2)
     assert rows[0]["shares"]["policy loss"] == 0.0 == rows[2]["shares"]["hard contrast (L_contra)"]
     assert rows[1]["shares"]["policy loss"] > 0.0 < rows[1]["shares"]["hard contrast (L_contra)"]
+
+
+def test_samples(benchmark):
+    sizes = "--losses bc --ways false --preset smoke --rounds 1"
+    result = benchmark("samples", *sizes.split())
+    (row,) = result["rows"]
+    assert row["policy_loss"] == "bc"
+    assert row["transitions_per_cpu_second"] * row["cpu_ms"] / 1e3 == pytest.approx(16 * 64, rel=1e-2)
 
 
 def test_methods(benchmark):

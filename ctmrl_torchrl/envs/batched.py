@@ -160,7 +160,8 @@ class BatchedTaskEnv(EnvBase):
         if spec is not self._drawn[0]:  # its bounds are expanded anew whenever they are read
             if not isinstance(spec, Bounded) or spec.dtype != torch.float32:
                 return super().rand_action(tensordict)  # pyright: ignore[reportArgumentType] (None is allowed)
-            low, high = spec.space.low, spec.space.high
+            space: Any = spec.space
+            low, high = space.low, space.high
             self._drawn = spec, low, high, high - low
         _, low, high, width = self._drawn
         action = torch.rand(spec.shape, device=spec.device).mul_(width).add_(low).clamp_(low, high)

@@ -275,7 +275,8 @@ class ExperimentConfig:
         device (str): ``auto``, ``cpu``, ``cuda``, ...
         run_dir (str): output folder. An existing run is replaced only if ``overwrite`` (bool) is true. resume
             (str or None): run folder or checkpoint to resume from.
-        threads (int): number of torch CPU threads; small networks are fastest with 1.
+        threads (int): number of torch CPU threads. More than 1 saves time only on cores that stay idle; on a
+            busy machine updates then take many times as long.
         keep_memory (bool): keep freed memory for the next update instead of returning it to the system.
             This is 10 to 25% faster at large sizes; see
             :func:`~ctmrl_torchrl.training.heap.keep_freed_memory`. It affects the whole process.
