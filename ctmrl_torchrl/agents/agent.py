@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.agents.card import CARD, WEIGHTS, AgentCard, AgentError, plain_problem, problem_of
+from ctmrl_torchrl.agents.exported import export_agent
 from ctmrl_torchrl.agents.files import check_networks, check_sizes, read_agent, write_agent
 from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
@@ -173,6 +174,32 @@ class Agent:
         if self.candidates is not None:
             weights["candidates"] = self.candidates.detach().cpu().contiguous().clone()
         return write_agent(folder, self.card, weights, overwrite=overwrite)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the agent as programs that run where only torch is installed, and return the folder.
+
+        ``torch.export.load(file).module()`` loads a program, on the CPU:
+
+        - ``act.pt2``: ``(observation [n, o], task_context [n, d])`` to the deterministic action ``[n, a]``
+        - ``encode.pt2``: ``(observation [n, L, o], action [n, L, a], next_reward [n, L, 1], mask [n, L])`` to the
+          context ``[n, d]``; ``exported.json`` lists the arguments of this agent.
+
+        ``exported.json`` also contains the card, ``context_dim`` and the contexts that protocol ``codes`` tries.
+
+        Args:
+            folder: created if missing; it must not contain one of these files.
+
+        Raises:
+            AgentError: if the folder cannot be used, or the encoder reads entries of unknown size.
+        """
+        return export_agent(
+            folder,
+            self.card,
+            self.context_encoder,
+            self.actor,
+            context_dim=self.context_dim,
+            candidates=self.candidates,
+        )
 
     def to(self, device: torch.device | str) -> Agent:
         """Move the networks to a device or dtype and return the agent."""

@@ -20,7 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         sys.stdout.write(HELP + "\n")
         return 0
+    from ctmrl_torchrl.progress import plain_log
     from ctmrl_torchrl.studies.command import study_command
 
-    sys.stdout.write(study_command(arguments).rstrip() + "\n")
+    with plain_log():
+        answer = study_command(arguments)
+    sys.stdout.write(answer.rstrip() + "\n")
     return 0
