@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util.inspect import signature as sphinx_signature
 from sphinx.util.inspect import stringify_signature
+from torch import nn
 
 import ctmrl_torchrl
 
@@ -30,20 +32,22 @@ napoleon_custom_sections = ["Keys", "Out"]
 napoleon_use_ivar = True
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]
+
+_NAMES = re.compile(r"\*+\w+")
 
 
 def real_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show the arguments of ``__init__`` where a base class hides them behind ``(*args, **kwargs)``."""
-    if what != "class" or signature not in ("(*args, **kwargs)", "(*args: Any, **kwargs: Any)"):
+    """Show the arguments of ``__init__`` where a base class hides them behind ``*args, **kwargs``."""
+    if what != "class" or signature is None or not {"*args", "**kwargs"} <= set(_NAMES.findall(signature)):
         return signature, returns
-    try:
-        found = sphinx_signature(obj.__init__, bound_method=False)
-    except (TypeError, ValueError):
-        return signature, returns
-    own = found.replace(parameters=list(found.parameters.values())[1:])
+    if getattr(obj, "_is_protocol", False):  # nobody creates one
+        return "", returns
+    if obj.__init__ is nn.Module.__init__:
+        return "()", returns
+    own = sphinx_signature(obj.__init__, bound_method=False)
+    own = own.replace(parameters=list(own.parameters.values())[1:])
     return stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
 
 

@@ -8,7 +8,9 @@ import pytest
 import yaml
 from fakes import FakeData, FakeRun, resolve
 from study_content import CONTENT
+from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl.commands.study import main
 from ctmrl_torchrl.studies.attempts import quoted
 from ctmrl_torchrl.studies.command import HELP, study_command
 from ctmrl_torchrl.studies.config import study_from
@@ -121,3 +123,17 @@ def test_a_study_of_the_package_is_planned(tmp_path):
     content["factors"]["method"] = ["ctmrl_relable"]
     with pytest.raises(StudyError, match="cannot run method=ctmrl_relable"):
         Study(study_from(content), tmp_path).plan()
+
+
+def test_the_log_of_a_study_has_no_color_codes_in_a_file(monkeypatch, capsys):
+    stream = io.StringIO()
+    monkeypatch.setattr(torchrl_logger.handlers[0], "stream", stream)
+
+    def command(arguments):
+        torchrl_logger.info(f"doing {arguments[0]}")
+        return "done\n\n"
+
+    monkeypatch.setattr("ctmrl_torchrl.commands.study.study_command", command)
+    assert main(["run"]) == 0
+    assert capsys.readouterr().out == "done\n"
+    assert stream.getvalue().endswith("[INFO] doing run\n") and "\033" not in stream.getvalue()
