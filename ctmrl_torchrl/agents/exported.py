@@ -9,10 +9,10 @@ from copy import deepcopy
 from dataclasses import replace
 from os.path import lexists
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write
 
 #: names of the files: two programs, and what a caller must know of them
 ACT, ENCODE, DESCRIPTION = "act.pt2", "encode.pt2", "exported.json"
+_FLAGS = ("terminated", "truncated", "done")
 
 
 class _Act(nn.Module):
@@ -57,8 +58,11 @@ class _Encode(nn.Module):
 
 def _sizes(problem: Problem) -> dict[NestedKey, int]:
     """Sizes of the entries of a transition that an encoder may read."""
-    flags = {("next", name): 1 for name in ("terminated", "truncated", "done")}
-    return {**problem.feature_dims, ("next", "observation"): problem.observation_dim, **flags}
+    sizes = problem.feature_dims
+    sizes["next", "observation"] = problem.observation_dim
+    for flag in _FLAGS:
+        sizes["next", flag] = 1
+    return sizes
 
 
 def _encoder_inputs(
@@ -69,13 +73,13 @@ def _encoder_inputs(
     keys: dict[str, NestedKey] = {}
     examples: dict[str, Tensor] = {}
     for key in encoder.in_keys:
-        path = key if isinstance(key, tuple) else (key,)
+        path = cast(tuple[str, ...], (key,) if isinstance(key, str) else unravel_key(key))
         rest = path[1:] if path[0] == "context" else path
         name = "_".join(rest)
         inner = rest[0] if len(rest) == 1 else rest
         if path[0] == "context" and inner in sizes:
-            flag = rest[-1] in ("terminated", "truncated", "done")
-            examples[name] = torch.zeros(2, 3, sizes[inner], dtype=torch.bool if flag else torch.float32)
+            dtype = torch.bool if rest[-1] in _FLAGS else torch.float32
+            examples[name] = torch.zeros(2, 3, sizes[inner], dtype=dtype)
         elif key == "task_id":
             examples[name] = torch.zeros(2, dtype=torch.int64)
         else:
