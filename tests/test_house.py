@@ -148,6 +148,19 @@ assert "plot_speed" in dir(ctmrl_torchrl.evaluation.figures)
     assert not [file for file in trainings if "evaluation.figures import" in file.read_text("utf-8")]
 
 
+def test_importing_the_package_imports_nothing_heavy():
+    """So that it stays under half a second; public names are imported on first use."""
+    code = """
+import sys
+import ctmrl_torchrl
+heavy = {"torch", "tensordict", "torchrl", "numpy", "hydra", "matplotlib", "gymnasium"} & set(sys.modules)
+assert not heavy, heavy
+assert {"Agent", "run", "register_method"} <= set(dir(ctmrl_torchrl))
+assert ctmrl_torchrl.Agent.__name__ == "Agent"
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
+
+
 def test_the_example_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) == 1
