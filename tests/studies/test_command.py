@@ -133,7 +133,7 @@ def test_the_log_of_a_study_has_no_color_codes_in_a_file(monkeypatch, capsys):
         torchrl_logger.info(f"doing {arguments[0]}")
         return "done\n\n"
 
-    monkeypatch.setattr("ctmrl_torchrl.commands.study.study_command", command)
+    monkeypatch.setattr("ctmrl_torchrl.studies.command.study_command", command)
     assert main(["run"]) == 0
     assert capsys.readouterr().out == "done\n"
     assert stream.getvalue().endswith("[INFO] doing run\n") and "\033" not in stream.getvalue()
