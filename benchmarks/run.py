@@ -21,6 +21,8 @@ from torchrl._utils import logger as torchrl_logger
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
+#: Point-Robot's ``quick`` with 6,500 instead of 4,500 updates
+_LONGER = "compile=onednn schedule.updates=6500"
 #: name of the result: script and its arguments
 BENCHMARKS: dict[str, str] = {
     "update": "update.py --rounds 5",
@@ -38,6 +40,10 @@ BENCHMARKS: dict[str, str] = {
         for family in ("hopper_rand_params", "walker_rand_params", "ant_goal")
     },
     "scaling": "scaling.py",
+    "time_to_return": f"time_to_return.py {_LONGER} --every 500 --seeds 0 1 2",
+    "time_to_return-np_refine": (
+        f"time_to_return.py {_LONGER} --protocol np_refine --target -4.3 --every 500 --seeds 0 1 2"
+    ),
 }
 
 Row = tuple[str, str]
@@ -128,6 +134,16 @@ def larger_rows(result: dict[str, Any]) -> Iterator[Row]:
     yield f"{what}: a batch", f"{sample['cpu_ms']:.1f} ms of CPU, {sample['wall_ms']:.1f} ms"
 
 
+def time_to_return_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """CPU seconds of every seed."""
+    for row in result["rows"]:
+        reached = "reached" if row["reached"] else "not reached"
+        yield (
+            f"{result['protocol']} >= {result['target']}, seed {row['seed']}",
+            f"{reached} after {row['updates']:,} updates, {row['cpu_s']:.0f} s of CPU",
+        )
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "update": update_rows,
     "methods": methods_rows,
@@ -137,6 +153,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "meta_test": meta_test_rows,
     "simulator": simulator_rows,
     "scaling": scaling_rows,
+    "time_to_return": time_to_return_rows,
 }
 
 

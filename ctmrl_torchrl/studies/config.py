@@ -244,7 +244,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         name: a study of ``configs/study``, or a YAML file.
         overrides: ``seeds=[0,1]`` (a factor's levels; the plural is accepted), ``runner=ray`` or
             ``runner.workers=4``, ``report.digits=3``, any other field, and ``+field=value`` for an override
-            of every run.
+            of every run, which replaces the study's own of that field.
         folders: additional folders with studies.
 
     Raises:
@@ -328,7 +328,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not separator or not name:
         raise StudyError(f"The override {override!r} must have the form field=value.")
     if name.startswith("+"):
-        content["fixed"] = [*(content.get("fixed") or []), f"{name[1:]}={text}"]
+        others = [each for each in content.get("fixed") or [] if str(each).partition("=")[0] != name[1:]]
+        content["fixed"] = [*others, f"{name[1:]}={text}"]
         return
     try:
         value = yaml.safe_load(text)

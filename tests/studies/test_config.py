@@ -197,3 +197,8 @@ def test_identities():
     changed = {**base, "dataset": base["dataset"] | {"recipe": "paper"}}
     assert differences(base, changed) == {"dataset.recipe": ("small", "paper")}
     assert differences({"rate": 1.0, "new": None}, {"rate": 1}) == {}
+
+
+def test_an_override_of_every_run_replaces_the_studys_own():
+    study = load_study("table1", ["+preset=quick", "+schedule.updates=80", "+preset=smoke"])
+    assert study.fixed == ["schedule.updates=80", "preset=smoke"]
