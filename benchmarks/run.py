@@ -26,6 +26,7 @@ _LONGER = "compile=onednn schedule.updates=6500"
 #: name of the result: script and its arguments
 BENCHMARKS: dict[str, str] = {
     "update": "update.py --rounds 5",
+    "update-quick": "update.py --cases quick --rounds 21 --no-memory",
     "update-two-threads": "update.py --cases quick 'released code' --threads 2",
     "update-compiled": "update.py --cases quick --compile",
     "methods": "methods.py --rounds 7",
