@@ -24,7 +24,10 @@ def test_every_setting_that_training_depends_on_is_part_of_the_identity(tmp_path
             expected |= {f"{field.name}.{name}": each for name, each in asdict(value).items()}
         elif field.name not in APART:
             expected[field.name] = value
+    assert expected.pop("held_out") is None  # part of "tasks", see test_held_out.py
     assert run_identity(config) == expected
+    config.held_out = "1/5"
+    assert run_identity(config) == expected | {"tasks": "repo without 1/5"}
     assert {"representation.codes", "encoder.hidden", "policy_loss.name", "seed"} <= expected.keys()
 
 
