@@ -183,7 +183,7 @@ class TaskSet:
         Examples:
             >>> tasks = make_task_set("point_robot").hold_out(1, 5)
             >>> tasks.test_ids, len(tasks.train_ids)
-            ((1, 7, 13, 20, 27, 33), 24)
+            ((1, 8, 15, 21, 28, 35), 24)
         """
         if not (2 <= parts <= len(self.train_ids) and 0 <= part < parts):
             raise ValueError(
