@@ -28,6 +28,9 @@ def test_shared_methods_have_policy_loss_sizes_and_budget_in_common(method):
     config, common = (compose_config([f"method={name}"]) for name in (method, "focal"))
     validate_config(config)
     assert config.comparison == "shared"
+    if method == "ctmrl_paper":  # raw observations belong to the paper's letter
+        assert config.policy_loss.observation_gain is None
+        config.policy_loss.observation_gain = common.policy_loss.observation_gain
     assert config.policy_loss == common.policy_loss and config.sizes == common.sizes
     assert config.schedule.updates == common.schedule.updates
     assert config.evaluation.episodes == common.evaluation.episodes
@@ -59,6 +62,33 @@ def test_published_values_by_environment():
     assert (point.behaviour_penalty, point.reward_scale) == (False, 100.0)
     assert policy("unicorn", "half_cheetah_vel").temperature == 0.0
     assert policy("unicorn", "point_robot").temperature == 0.2
+
+
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("env", ["point_robot", "ant_goal"])
+def test_published_methods_train_end_to_end_on_raw_observations(method, env):
+    """Neither the preset nor the settings of the MuJoCo families replace what the published code does."""
+    config = compose_config([f"method={method}", f"env={env}", "comparison=own"])
+    if method != "ctmrl":  # has the contexts and the schedule of this library
+        assert (config.schedule.representation_end, config.schedule.policy_start) == (1.0, 0.0)
+    if method != "gentle":  # its published code standardizes observations
+        assert config.policy_loss.observation_gain is None
+    assert config.batch.best_share == 1.0
+
+
+def test_published_sizes_of_ctmrl():
+    walker, ant = (
+        compose_config(["method=ctmrl_paper", f"env={env}", "comparison=own"])
+        for env in ("walker_rand_params", "ant_goal")
+    )
+    assert (walker.encoder.context_dim, ant.encoder.context_dim) == (40, 20)
+    assert (walker.representation.codes, ant.representation.codes) == (4, 2)
+    assert (walker.batch.tasks, ant.batch.tasks) == (16, 10)
+    assert walker.encoder.hidden == [200] * 3 and walker.representation.predictor_hidden == [256] * 3
+    assert (walker.policy_loss.penalty_max, ant.policy_loss.penalty_init) == (10_000.0, 500.0)
+    released = compose_config(["method=ctmrl_released", "env=ant_goal", "comparison=own"])
+    assert (released.context.kind, released.context.length) == ("transitions", 512)
+    assert released.representation.club_weight == 50.0
 
 
 def test_without_published_values_there_is_no_own():

@@ -13,10 +13,11 @@ from torchrl._utils import logger as torchrl_logger
 from ctmrl_torchrl.commands.study import main
 from ctmrl_torchrl.studies.attempts import quoted
 from ctmrl_torchrl.studies.command import HELP, study_command
-from ctmrl_torchrl.studies.config import study_from
+from ctmrl_torchrl.studies.config import load_study, study_from
 from ctmrl_torchrl.studies.defaults import resolve_run
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.identity import data_key, identity_of
+from ctmrl_torchrl.studies.places import study_names
 from ctmrl_torchrl.studies.progress import Progress
 from ctmrl_torchrl.studies.runners import RUNNERS
 from ctmrl_torchrl.studies.study import Study
@@ -123,6 +124,13 @@ def test_a_study_of_the_package_is_planned(tmp_path):
     content["factors"]["method"] = ["ctmrl_relable"]
     with pytest.raises(StudyError, match="cannot run method=ctmrl_relable"):
         Study(study_from(content), tmp_path).plan()
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_combination_of_a_shipped_study_can_run(name, tmp_path):
+    """Composed and checked with the package's configurations, on the robot that all shipped studies have."""
+    runs = Study(load_study(name, ["envs=[point_robot]", "seeds=[0]"]), tmp_path).runs
+    assert len({identity_of(run.configuration, "d") for run in runs}) == len(runs) >= 2
 
 
 def test_the_log_of_a_study_has_no_color_codes_in_a_file(monkeypatch, capsys):
