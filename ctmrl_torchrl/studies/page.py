@@ -20,7 +20,7 @@ from ctmrl_torchrl.studies.files import write_text
 from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
-from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE
+from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE, compact_png
 from ctmrl_torchrl.studies.progress import counted
 from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
 
@@ -235,7 +235,7 @@ def _figures(figures: Sequence[ReportFigure]) -> str:
 
 
 def _figure(figure: ReportFigure) -> str:
-    data = base64.b64encode(figure.file.read_bytes()).decode("ascii")
+    data = base64.b64encode(compact_png(figure.file)).decode("ascii")
     caption = f"{_text(figure.title)}. {_text(figure.caption)}".strip()
     image = f'<img alt="{_text(figure.title)}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

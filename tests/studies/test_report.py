@@ -6,10 +6,14 @@ import csv
 import html.parser
 import io
 import json
+import math
 import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ctmrl_torchrl.evaluation import (
     bootstrap_interval,
@@ -21,6 +25,7 @@ from ctmrl_torchrl.studies.config import load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
 from ctmrl_torchrl.studies.page import write_run_page
+from ctmrl_torchrl.studies.page_parts import compact_png
 from ctmrl_torchrl.studies.tables import Cell, Table, mark_best, study_tables
 
 TABLE = Table(
@@ -287,3 +292,22 @@ def test_a_report_that_grows_again_knows_its_own_files(make_study, here, tmp_pat
     (page.parent / "mine.csv").write_text("mine")
     study.report()
     assert (page.parent / "mine.csv").read_text() == "mine"
+
+
+def test_images_of_a_page_take_less_space_and_look_the_same(tmp_path):
+    axes = plt.figure(figsize=(8, 4)).subplots()
+    for shift, color in enumerate(("tab:blue", "tab:orange", "tab:green")):
+        axes.plot([math.sin(x / 9 + shift) for x in range(90)], color=color, label=color, alpha=0.8)
+        axes.fill_between(range(90), shift - 0.2, shift + 0.2, color=color, alpha=0.2)
+    axes.legend()
+    axes.figure.savefig(tmp_path / "figure.png", dpi=110)
+    plt.close(axes.figure)
+    compact = compact_png(tmp_path / "figure.png")
+    assert len(compact) < 0.5 * (tmp_path / "figure.png").stat().st_size
+    before, after = (
+        np.asarray(Image.open(file).convert("RGB"), dtype=int)
+        for file in (tmp_path / "figure.png", io.BytesIO(compact))
+    )
+    assert np.abs(before - after).mean() < 1 and np.abs(before - after).max() < 40
+    Image.new("L", (3, 3)).save(tmp_path / "tiny.png")  # no gain, and no alpha channel
+    assert len(compact_png(tmp_path / "tiny.png")) <= (tmp_path / "tiny.png").stat().st_size
