@@ -50,6 +50,11 @@ class UNICORNConfig(RepresentationConfig):
     predictor_hidden: list[int] = ruled([64, 64], WIDTHS)
     standardised_targets: bool = ruled(True, SWITCH)
 
+    @property
+    def protocol_options(self) -> tuple[str, ...]:
+        """The decoder predicts rewards."""
+        return ("reward_predictor",) if self.decode else ()
+
     def build(self, problem: Problem, context_dim: int) -> UNICORNLoss:
         """Build the decoders and the loss."""
         if not self.decode:

@@ -16,7 +16,7 @@ from ctmrl_torchrl.evaluation import load_summary
 from ctmrl_torchrl.progress import plain_log
 from ctmrl_torchrl.studies.files import write_json
 from ctmrl_torchrl.studies.jobs import Job, Outcome
-from ctmrl_torchrl.studies.records import RunRecord, data_file, locked
+from ctmrl_torchrl.studies.records import RunRecord, data_file, locked, run_folder
 
 __all__ = ["Attempt", "Preparation", "quoted"]
 
@@ -43,7 +43,8 @@ def quoted(value: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attempt a run once, from the start or from its checkpoint.
+    """Attempt a run once: from its checkpoint, from that of a finished run which trained the same agent, or
+    from the start.
 
     Args:
         execute: called with the overrides of the run, including ``run_dir`` and, if there is a checkpoint,
@@ -69,7 +70,8 @@ class Attempt:
         attempt = record.start(job)
         overrides = [*job.overrides, f"run_dir={quoted(folder)}", "output.progress=false"]
         if attempt["resumed"]:
-            overrides.append(f"resume={quoted(folder)}")
+            source = folder if attempt["trained_by"] is None else run_folder(job.store, attempt["trained_by"])
+            overrides.append(f"resume={quoted(source)}")
         elif held:  # resuming from this checkpoint failed, so start again
             overrides.append("overwrite=true")
         try:
@@ -83,6 +85,7 @@ class Attempt:
             record.end("lost")
             return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
         record.end("done", peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
+        record.offer(job.training)
         return Outcome(job.key, "done", peak_memory=_peak_memory())
 
 

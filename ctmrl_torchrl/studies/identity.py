@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["data_key", "differences", "identity_of", "what_matters"]
+__all__ = ["data_key", "differences", "identity_of", "training_of", "what_matters"]
 
 #: fields that affect how a run is executed but not its results
 _ASIDE = (
@@ -74,6 +74,27 @@ def identity_of(configuration: Mapping[str, Any], data: str) -> str:
     """
     settings = {name: value for name, value in what_matters(configuration).items() if value is not None}
     return _digest({"configuration": settings, "data": data})
+
+
+def training_of(configuration: Mapping[str, Any], data: str) -> str:
+    """A short key that runs share if they train the same agent and differ at most in how it is meta-tested.
+
+    The interval between tests during training, ``evaluation.every``, counts as training.
+
+    Args:
+        configuration, data: as for :func:`identity_of`.
+
+    Examples:
+        >>> one = {"env": "a", "evaluation": {"every": 0, "protocols": ["np"]}}
+        >>> other = {"env": "a", "evaluation": {"every": 0, "protocols": ["np", "none"]}}
+        >>> training_of(one, "data") == training_of(other, "data")
+        True
+        >>> training_of(one, "data") == training_of({"env": "a", "evaluation": {"every": 9}}, "data")
+        False
+    """
+    flat = what_matters(configuration)
+    tests = {name for name in flat if name.startswith("evaluation.")} - {"evaluation.every"}
+    return identity_of({name: value for name, value in flat.items() if name not in tests}, data)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

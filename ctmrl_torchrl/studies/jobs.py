@@ -18,12 +18,15 @@ class Job:
         overrides: the overrides of the run.
         store (str): folder of the study's records and runs.
         label: for messages.
+        training: what the run shares with others that train the same agent, see
+            :func:`~ctmrl_torchrl.studies.identity.training_of`; empty for a dataset.
     """
 
     key: str
     overrides: tuple[str, ...]
     store: str
     label: str = ""
+    training: str = ""
 
 
 @dataclass(frozen=True)

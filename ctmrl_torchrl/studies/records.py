@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ctmrl_torchrl.studies.files import read_json, write_json
 from ctmrl_torchrl.studies.jobs import Job
 
-__all__ = ["RunRecord", "data_file", "locked", "run_folder"]
+__all__ = ["RunRecord", "data_file", "locked", "run_folder", "trained_run"]
 
 #: number of failures after which a run is recorded as failed and not retried
 TRIES = 2
@@ -29,6 +29,23 @@ def run_folder(store: str | Path, key: str) -> Path:
 def data_file(store: str | Path, key: str) -> Path:
     """The file with a dataset's fingerprint from its preparation."""
     return Path(store) / "datasets" / f"{key}.json"
+
+
+def trained_run(store: str | Path, training: str) -> Path | None:
+    """The folder of a finished run that trained this agent and still has its checkpoint, if there is one."""
+    key = (read_json(_training_file(store, training)) or {}).get("run") if training else None
+    if not isinstance(key, str):
+        return None
+    folder = run_folder(store, key)
+    return folder if (folder / "summary.json").is_file() and _checkpoint(folder).is_file() else None
+
+
+def _training_file(store: str | Path, training: str) -> Path:
+    return Path(store) / "trainings" / f"{training}.json"
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.pt"
 
 
 @contextmanager
@@ -78,11 +95,13 @@ class RunRecord:
             if attempt["state"] == "started":
                 attempt["state"] = "lost"
         last = self.attempts[-1] if self.attempts else None
-        held = (self.folder / "checkpoints" / "last.pt").exists()
+        held = _checkpoint(self.folder).exists()
         broken = last is not None and last["state"] == "failed" and last["resumed"]
+        trained = None if held or broken else trained_run(self.store, job.training)
         attempt = {
             "state": "started",
-            "resumed": held and not broken,
+            "resumed": (held and not broken) or trained is not None,
+            "trained_by": None if trained is None else trained.name,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": time.time(),
@@ -99,6 +118,11 @@ class RunRecord:
         if error:
             attempt["error"] = error
         self._write()
+
+    def offer(self, training: str) -> None:
+        """Let runs that train the same agent resume from this run's checkpoint."""
+        if training and _checkpoint(self.folder).is_file() and trained_run(self.store, training) is None:
+            write_json(_training_file(self.store, training), {"run": self.key})
 
     def give_up(self, error: str) -> None:
         """Record a run as failed after its processes ended without an outcome."""

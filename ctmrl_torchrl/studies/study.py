@@ -17,7 +17,7 @@ from ctmrl_torchrl.studies.estimates import seconds_left
 from ctmrl_torchrl.studies.files import read_json
 from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
-from ctmrl_torchrl.studies.identity import identity_of
+from ctmrl_torchrl.studies.identity import identity_of, training_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
 from ctmrl_torchrl.studies.progress import Progress, counted
 from ctmrl_torchrl.studies.records import RunRecord, data_file
@@ -103,9 +103,14 @@ class Study:
 
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
+        data = self._fingerprint(run)
+        return None if data is None else identity_of(run.configuration, data)
+
+    def _fingerprint(self, run: PlannedRun) -> str | None:
+        """That of the run's dataset; ``None`` until it is prepared."""
         known = read_json(data_file(self.store, run.data))
         fingerprint = None if known is None else known.get("fingerprint")
-        return identity_of(run.configuration, fingerprint) if isinstance(fingerprint, str) else None
+        return fingerprint if isinstance(fingerprint, str) else None
 
     def record(self, run: PlannedRun) -> RunRecord | None:
         """The record of a run; ``None`` until its dataset is prepared."""
@@ -222,7 +227,9 @@ class Study:
             for name, place in places.items()
             if place is not None
         )
-        return Job(key, (*run.overrides, *absolute), str(self.store), run.label)
+        data = self._fingerprint(run)
+        training = "" if data is None else training_of(run.configuration, data)
+        return Job(key, (*run.overrides, *absolute), str(self.store), run.label, training)
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
         """Run in rounds: failed and lost runs are repeated in the next round."""

@@ -65,7 +65,7 @@ def draw_figures(
         return
     with picture_or_warning("adaptation"):
         _draw_adaptation(summary, tested, folder, subtitle)
-    protocol = "np" if "np" in tested else next(iter(tested))
+    protocol = min(tested, key=lambda name: (name != "np", name == "none"))  # the first one, np if tested
     with picture_or_warning("context_map"):
         shown = {split: runs[split][protocol] for split in runs if protocol in runs[split]}
         _draw_map(task_set, shown, parts.candidates(), folder, protocol)
@@ -146,8 +146,8 @@ def _draw_map(
 ) -> None:
     contexts = torch.cat([run["task_context"][:, :, -1].flatten(0, 1) for run in runs.values()]).cpu()
     tasks = torch.cat([run["task_id"].flatten() for run in runs.values()]).cpu()
-    if contexts.shape[-1] < 2 or contexts.shape[0] < 3:  # a map needs two dimensions
-        return
+    if contexts.shape[-1] < 2 or contexts.shape[0] < 3 or bool((contexts == contexts[0]).all()):
+        return  # a map needs two dimensions, and contexts that differ
     names = task_set.parameter_names
     effective = [i for i, name in enumerate(names) if name not in task_set.family.inert_parameters]
     figures.plot_context_map(

@@ -341,14 +341,15 @@ def test_it_adapts_by_rollouts_where_rewards_are_shared(data_root, tmp_path):
     ).all()
 
 
-@pytest.mark.parametrize("method", ["gentle", "ctmrl_relabel"])
+@pytest.mark.parametrize("method", ["gentle", "ctmrl_relabel", "unicorn"])
 def test_other_methods_that_predict_rewards_can_be_searched(method, data_root, tmp_path):
     runs = check_adapts(method, data_root, tmp_path, ["anole", "np"], *method_extras(method))
     assert (runs["anole"]["oracle_answers"][..., -1] == 10).all() and not runs["np"]["oracle_answers"].any()
 
 
 def method_extras(method):
-    return {"gentle": ["representation.made_up_share=0"], "ctmrl_relabel": ["representation.codes=2"]}[method]
+    extras = {"gentle": ["representation.made_up_share=0"], "ctmrl_relabel": ["representation.codes=2"]}
+    return extras.get(method, [])
 
 
 def test_the_search_goes_with_any_method_where_rollouts_are_compared(data_root, tmp_path):

@@ -76,6 +76,23 @@ def test_the_likelihood_by_hand():
     torch.testing.assert_close(out["loss_reward"], expected)
 
 
+def test_rewards_are_predicted_in_raw_units():
+    """The mean of the reward's Gaussian learns standardized rewards; protocols read raw ones."""
+    statistics = (torch.tensor([3.0]), torch.tensor([2.0]))
+    facts = problem(False)
+    facts = replace(facts, statistics={**facts.statistics, facts.reward_key: statistics})
+    inputs = torch.randn(5, 3), torch.randn(5, 2), torch.randn(5, 4)
+    read = {}
+    for standardised in (True, False):
+        torch.manual_seed(0)
+        loss = UNICORNConfig(predictor_hidden=[8], standardised_targets=standardised).build(facts, 4)
+        predictor = loss.reward_predictor
+        assert predictor.out_keys == loss.reward_decoder.out_keys[:1]
+        read[standardised] = predictor(**dict(zip(predictor.in_keys, inputs, strict=True)))
+    torch.testing.assert_close(read[True], 3.0 + 2.0 * read[False])
+    assert UNICORNConfig(decode=False).build(facts, 4).reward_predictor is None
+
+
 def test_padding_does_not_count():
     loss, batch = agent(), meta_batch()
     batch["context", "mask"][:, 4:] = False

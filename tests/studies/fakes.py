@@ -73,19 +73,20 @@ class FakeRun:
         configuration = resolve(overrides)
         folder = Path(configuration["run_dir"])
         described = " ".join(each for each in overrides if not each.startswith(ASIDE))
+        trained = " ".join(each for each in described.split() if not each.startswith("evaluation."))
         updates = configuration["schedule"]["updates"]
         value, first = 0.0, 0
         checkpoint = folder / "checkpoints" / "last.pt"
         if "resume" in configuration:
-            assert configuration["resume"] == str(folder)
-            first, value = (float(each) for each in checkpoint.read_text().split())
+            source = Path(configuration["resume"])
+            first, value = (float(each) for each in (source / "checkpoints" / "last.pt").read_text().split())
         elif checkpoint.exists():
             assert configuration.get("overwrite"), "a run folder was used again"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self._note(f"start {first:g} {described}")
         (folder / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
         for update in range(int(first), updates):
-            digest = hashlib.sha256(f"{described} {update}".encode()).digest()
+            digest = hashlib.sha256(f"{trained} {update}".encode()).digest()
             value += digest[0] / 255
             self._note(f"step {update} {described}")
             temporary = checkpoint.with_suffix(f".{os.getpid()}")

@@ -85,6 +85,43 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_left_behind(make_study, her
     assert log("start")[-1].startswith("start 0 ")
 
 
+def test_another_meta_test_of_the_same_agents_trains_nothing(make_study, here, log):
+    """Runs that differ in their protocols only go on from the checkpoint of the finished ones."""
+    factors = {"method": ["ctmrl", "focal"], "seed": [0, 1]}
+    study = make_study({"factors": factors, "protocols": ["np"]})
+    study.run(here, progress=False)
+    more = make_study({"factors": factors, "protocols": ["np", "none"]})
+    assert more.status() == {"waiting": 4}
+    assert more.run(here, progress=False) == {"done": 4}
+    assert [line.split()[1] for line in log("start")] == ["0"] * 4 + ["8"] * 4
+    assert returns(more) == returns(study)
+    assert all(each.summary["returns"]["test"].keys() == {"np", "none"} for each in more.results().runs)
+    attempt = more.record(more.runs[0]).attempts[0]
+    assert attempt["resumed"] and attempt["trained_by"] == study.key(study.runs[0])
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "nonsense", "summary", "index"])
+def test_without_a_usable_checkpoint_the_agent_is_trained_again(damage, make_study, here, log):
+    one = {"factors": {"method": ["ctmrl"], "seed": [0]}}
+    study = make_study(one | {"protocols": ["np"]})
+    study.run(here, progress=False)
+    folder = study.record(study.runs[0]).folder
+    if damage == "checkpoint":
+        (folder / "checkpoints" / "last.pt").unlink()
+    elif damage == "nonsense":
+        (folder / "checkpoints" / "last.pt").write_text("nonsense")
+    elif damage == "summary":
+        (folder / "summary.json").unlink()
+    else:
+        (index,) = (study.store / "trainings").iterdir()
+        index.write_text("[")
+    more = make_study(one | {"protocols": ["np", "none"]})
+    assert more.run(here, progress=False) == {"done": 1}
+    assert log("start")[-1].startswith("start 0 ")
+    states = [attempt["state"] for attempt in more.record(more.runs[0]).attempts]
+    assert states == (["failed", "done"] if damage == "nonsense" else ["done"])
+
+
 class Losing:
     """A runner whose processes are lost the first times."""
 

@@ -82,6 +82,16 @@ def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tm
     assert all(math.isfinite(result["mean"]) for result in summary["returns"]["test"].values())
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(("protocols", "mapped"), [(["none"], False), (["none", "offline"], True)])
+def test_a_map_needs_contexts_that_differ(protocols, mapped, run, dataset_root, tmp_path):
+    config = tiny_config(dataset_root, tmp_path)
+    config.output.figures, config.resume, config.evaluation.protocols = True, str(run[2]), protocols
+    run_experiment(config)
+    assert (tmp_path / "figures" / "adaptation.png").is_file()
+    assert (tmp_path / "figures" / "context_map.png").is_file() == mapped
+
+
 def test_files(run):
     config, _, run_dir = run
     saved = yaml.safe_load((run_dir / "config.yaml").read_text())

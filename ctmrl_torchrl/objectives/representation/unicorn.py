@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.modules.standardise import Standardise, Statistics
+from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import gaussian_error, task_classification
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
-from ctmrl_torchrl.typed import dispatch
+from ctmrl_torchrl.typed import dispatch, sequential
 
 #: weight of the distance between the learned bounds of a decoder's log-variance
 BOUND_WEIGHT = 0.01
@@ -130,6 +130,18 @@ class UNICORNLoss(MetricLoss):
         """What the forward pass reads."""
         keys = self.tensor_keys
         return [keys.task_context, keys.task_id, *(join_key(keys.context, leaf) for leaf in self._leaves)]
+
+    @property
+    def reward_predictor(self) -> TensorDictModuleBase | None:
+        """The mean of the decoded reward, in raw units; None without decoders."""
+        decoder = self.reward_decoder
+        if decoder is None:
+            return None
+        loc, scaled = decoder.out_keys[-2], self.standardise_reward
+        raw = [] if isinstance(scaled, nn.Identity) else [Unstandardise(scaled.loc, scaled.scale)]
+        return sequential(
+            decoder, *(TensorDictModule(each, [loc], [loc]) for each in raw), selected_out_keys=[loc]
+        )
 
     def reset_parameters_recursive(self) -> None:
         """Reinitialize the decoders."""
