@@ -27,8 +27,8 @@ def resolve(overrides):
     found = {
         "env": "none",
         "dataset": {"recipe": "small", "root": "datasets", "path": None},
-        "encoder": {"feature_gain": 4.0},
-        "policy_loss": {"observation_gain": 2.0},
+        "encoder": {"feature_gain": 0.5},  # values that no shipped study has
+        "policy_loss": {"observation_gain": 0.5},
     }
     for override in overrides:
         name, _, value = override.partition("=")
