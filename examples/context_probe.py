@@ -18,19 +18,23 @@ from typing import Any
 import torch
 
 from ctmrl_torchrl.agents import Agent, AgentError
+from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.evaluation import probe_parameters
 
 
-def probe(run: Path, protocols: list[str], repeats: int, seed: int) -> dict[str, Any]:
+def probe(
+    run: Path, protocols: list[str], repeats: int, seed: int, data: Path | None = None
+) -> dict[str, Any]:
     """R² of every parameter under every protocol, and the mean return of the last episode."""
     agent, summary = Agent.load(run), json.loads((run / "summary.json").read_text())
     task_set = make_task_set(agent.card.env, summary["dataset"]["tasks"])
     tasks = torch.arange(len(task_set.parameters)).repeat_interleave(repeats)
+    dataset = None if data is None else TaskDataset.load(data)
     table: dict[str, Any] = {key: summary[key] for key in ("env", "method", "policy_loss", "preset", "seed")}
     for protocol in protocols:
         env = make_env(agent.card.env, tasks, task_set=task_set, seed=seed)
-        adaptation = agent.adapt(env, protocol, seed=seed)
+        adaptation = agent.adapt(env, protocol, dataset=dataset, seed=seed)
         env.close()
         contexts = adaptation.task_context.reshape(-1, repeats, agent.context_dim)
         known = probe_parameters(contexts, task_set.parameters, task_set.train_ids, task_set.test_ids)
@@ -48,15 +52,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
-    parser.add_argument("--protocol", nargs="+", default=["np"], help="protocols that need no offline data")
+    parser.add_argument("--protocol", nargs="+", default=["np"], help="protocols of the adaptation")
     parser.add_argument("--repeats", type=int, default=4, help="contexts of each task")
+    parser.add_argument("--data", type=Path, help="dataset folder, for the protocol offline")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
     tables = []
     for run in options.runs:
         try:
-            tables.append(probe(run, options.protocol, options.repeats, options.seed))
+            tables.append(probe(run, options.protocol, options.repeats, options.seed, options.data))
         except (AgentError, ValueError) as error:
             raise SystemExit(f"{run}: {error}") from error
         for protocol in options.protocol:

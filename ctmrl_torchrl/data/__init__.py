@@ -26,7 +26,7 @@ from ctmrl_torchrl.data.interchange import (
     to_minari,
 )
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
-from ctmrl_torchrl.data.sampler import TaskSampler, draw_context
+from ctmrl_torchrl.data.sampler import TaskSampler, draw_context, draw_episode
 from ctmrl_torchrl.data.sizes import DatasetSizes
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "collect",
     "collect_task_dataset",
     "draw_context",
+    "draw_episode",
     "from_minari",
     "get_recipe",
     "import_dataset",

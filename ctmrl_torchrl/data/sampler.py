@@ -234,3 +234,25 @@ def draw_context(
     rows, mask = dataset.rows.draw_context(dataset.task_index(task_ids), draw, generator)
     drawn: Any = dataset.transitions.exclude(*ID_KEYS)[rows]
     return drawn.set("mask", mask)
+
+
+def draw_episode(
+    dataset: TaskDataset, task_ids: Tensor, generator: torch.Generator | None = None
+) -> TensorDict:
+    """Sample one complete trajectory of each task, from a random snapshot of its behavior: protocol ``offline``.
+
+    Args:
+        dataset, task_ids, generator: as for :func:`draw_context`.
+
+    Returns:
+        TensorDict ``[T, H]`` with ``mask``.
+
+    Examples:
+        >>> from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
+        >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
+        >>> dataset = collect_task_dataset("point_robot", recipe=recipe)
+        >>> draw_episode(dataset, torch.tensor([2, 6])).batch_size
+        torch.Size([2, 20])
+    """
+    one = ContextDraw(trajectories=(1, 1), behaviours=None, near_random_fraction=0.0)
+    return draw_context(dataset, task_ids, one, generator)

@@ -19,7 +19,7 @@ from ctmrl_torchrl.collectors import (
     MetaTestCollector,
     ProtocolSettings,
 )
-from ctmrl_torchrl.data import ContextDraw, TaskDataset, draw_context
+from ctmrl_torchrl.data import TaskDataset, draw_episode
 from ctmrl_torchrl.envs import TaskSet, make_env
 from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
@@ -190,8 +190,7 @@ class MetaTester:
 
     def _draw_offline(self, task_ids: Tensor, generator: torch.Generator) -> TensorDict:
         """One complete trajectory per row, from a random snapshot of the task's data."""
-        one = ContextDraw(trajectories=(1, 1), behaviours=None, near_random_fraction=0.0)
-        return draw_context(self.dataset, task_ids, one, generator).to(self.device)
+        return draw_episode(self.dataset, task_ids, generator).to(self.device)
 
     def run(
         self, task_ids: Sequence[int], repeats: int, seed: int, bar: tqdm | None = None

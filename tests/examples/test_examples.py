@@ -253,6 +253,9 @@ def test_what_knowing_the_task_is_worth_and_what_contexts_know(data, tmp_path, m
     (probe,) = json.loads((tmp_path / "probe.json").read_text())
     assert probe["np"]["mean"] <= 1.0 and probe["np"]["best"][0] in {"goal_x", "goal_y"}
     assert "point_robot ctmrl seed 0" in capsys.readouterr().out
+    (stored,) = data.glob("point_robot-*")
+    run("context_probe", monkeypatch, folder, "--repeats", 1, "--protocol", "offline", "--data", stored)
+    assert "offline    R2" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="contains no agent"):
         run("context_probe", monkeypatch, tmp_path)
 
