@@ -2,7 +2,7 @@
 
 from ctmrl_torchrl.evaluation.context_noise import context_noise_ratio
 from ctmrl_torchrl.evaluation.paper import PaperResult, load_paper_table, paper_reference, paper_result
-from ctmrl_torchrl.evaluation.probe import probe_parameters
+from ctmrl_torchrl.evaluation.probe import parameters_behind_returns, probe_parameters
 from ctmrl_torchrl.evaluation.seeds import aggregate_seeds
 from ctmrl_torchrl.evaluation.statistics import (
     Estimate,
@@ -45,6 +45,7 @@ __all__ = [
     "paper_result",
     "performance_profile",
     "probability_of_improvement",
+    "parameters_behind_returns",
     "probe_parameters",
     "summary_schema",
     "validate_summary",

@@ -1,4 +1,4 @@
-"""What contexts know of their task: task parameters regressed from contexts."""
+"""What contexts and returns tell about task parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["probe_parameters"]
+__all__ = ["parameters_behind_returns", "probe_parameters"]
 
 
 def probe_parameters(
@@ -74,3 +74,40 @@ def probe_parameters(
     predicted = regression.predict(features).reshape(len(features), -1)
     scores = np.asarray(r2_score(targets / scale, predicted, multioutput="raw_values"))
     return torch.from_numpy(np.where(constant, np.nan, scores))
+
+
+def parameters_behind_returns(
+    parameters: Tensor, returns: Tensor, names: Sequence[str], level: float = 0.05
+) -> dict[str, float]:
+    """Task parameters that go with the returns of the tasks: Spearman's rank correlations.
+
+    They show why some tasks stay behind. Only correlations that are significant after Bonferroni's correction for
+    the number of parameters are returned.
+
+    Args:
+        parameters: ``[tasks, p]``.
+        returns: ``[tasks]``; tasks whose return is not finite are left out.
+        names: names of the parameters.
+        level: level of significance of all tests together.
+
+    Returns:
+        correlations by name, the strongest first; empty for fewer than five tasks.
+
+    Examples:
+        >>> slope = torch.linspace(-1, 1, 20)
+        >>> tasks = torch.stack([slope, slope.flip(0).roll(10), slope.square()], -1)
+        >>> parameters_behind_returns(tasks, -slope.exp(), ["mass", "length", "friction"])
+        {'mass': -1.0}
+    """
+    from scipy.stats import spearmanr
+
+    known = torch.isfinite(returns)
+    values, scores = parameters[known].double().cpu().numpy(), returns[known].double().cpu().numpy()
+    varied = [column for column in range(values.shape[1]) if np.ptp(values[:, column]) > 0]
+    if len(scores) < 5 or np.ptp(scores) == 0 or not varied:
+        return {}
+    tests = {names[column]: spearmanr(values[:, column], scores) for column in varied}
+    significant = {
+        name: float(test.statistic) for name, test in tests.items() if test.pvalue * len(varied) < level
+    }
+    return dict(sorted(significant.items(), key=lambda pair: -abs(pair[1])))

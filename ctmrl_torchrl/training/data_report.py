@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.data import DatasetError, TaskDataset, snapshot_returns
 from ctmrl_torchrl.envs import TaskSet, optimal_returns
-from ctmrl_torchrl.evaluation import figures
+from ctmrl_torchrl.evaluation import figures, parameters_behind_returns
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.training.data import tasks_of_dataset
 
@@ -36,8 +37,9 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         ``env``, ``tasks`` (preset), ``counts``, ``megabytes``, ``recipe``, ``seeds``, ``versions``,
         ``reference`` (``random``, ``optimum`` or ``behaviour`` of the test tasks; the same under ``train`` and,
         over the tasks of both, ``all``), ``behaviour`` (the agent that made the data, without its exploration
-        noise: its return on every task) and ``snapshots``: one entry per stage with ``step``,
-        ``train``, ``test`` and ``per_task`` returns.
+        noise: its return on every task), ``parameters_behind_returns`` of the last stage (see the function of
+        this name) and ``snapshots``: one entry per stage with ``step``, ``train``, ``test`` and ``per_task``
+        returns.
     """
     manifest = dataset.manifest
     tasks = tasks_of_dataset(dataset)
@@ -54,11 +56,17 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         "versions": manifest.versions,
         "reference": _reference(tasks, manifest.oracle),
         "behaviour": manifest.oracle,
+        "parameters_behind_returns": _behind_returns(tasks, returns["per_task"][-1]),
         "snapshots": [
             {name: returns[name][i] for name in columns} for i in range(len(returns["snapshot_id"]))
         ],
         "command": command,
     }
+
+
+def _behind_returns(tasks: TaskSet, per_task: list[float | None]) -> dict[str, float]:
+    returns = torch.tensor([float("nan") if value is None else value for value in per_task])
+    return parameters_behind_returns(tasks.parameters, returns, tasks.parameter_names)
 
 
 def _reference(tasks: TaskSet, behaviour: dict[str, Any]) -> dict[str, Any]:
@@ -194,4 +202,7 @@ def format_data_table(report: dict[str, Any]) -> str:
         f"{counts['trajectories']:,} trajectories, {counts['transitions']:,} transitions, "
         f"{report['megabytes']} MB; mean return of every stage"
     )
-    return "\n".join([title, "", *lines])
+    behind = report["parameters_behind_returns"]
+    told = ", ".join(f"{name} ({correlation:+.2f})" for name, correlation in behind.items())
+    note = [f"Returns of the last stage go with (rank correlation over tasks): {told}"] if told else []
+    return "\n".join([title, "", *lines, *note])

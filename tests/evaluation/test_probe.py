@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import RidgeCV
 
-from ctmrl_torchrl.evaluation import probe_parameters
+from ctmrl_torchrl.evaluation import parameters_behind_returns, probe_parameters
 
 TRAIN, TEST = range(30), range(30, 40)
 
@@ -67,3 +67,32 @@ def test_a_parameter_that_does_not_differ_is_nan(parameters):
 def test_wrong_use(change, message, parameters):
     with pytest.raises(ValueError, match=message):
         probe_parameters(*change(contexts_of(parameters), parameters))
+
+
+def test_the_parameter_that_decides_a_return_is_found(parameters):
+    names = ["mass", "length", "damping", "friction"]
+    returns = -(parameters[:, 3] ** 3) + 0.01 * torch.randn(40, dtype=torch.float64)
+    found = parameters_behind_returns(parameters, returns, names)
+    assert list(found)[0] == "friction" and found["friction"] < -0.9
+    returns[7] = float("nan")  # a task without a return
+    assert parameters_behind_returns(parameters, returns, names)["friction"] < -0.9
+
+
+def test_chance_among_many_parameters_is_not_reported():
+    """Of 58 unrelated parameters, about three are below 0.05 by themselves."""
+    generator = torch.Generator().manual_seed(3)
+    found = [
+        parameters_behind_returns(
+            torch.randn(40, 58, generator=generator), torch.randn(40, generator=generator), range(58)
+        )
+        for _ in range(20)
+    ]
+    assert sum(map(bool, found)) <= 3
+
+
+def test_without_differences_nothing_is_behind_returns():
+    parameters = torch.arange(12.0).reshape(6, 2)
+    assert parameters_behind_returns(parameters, torch.ones(6), ["a", "b"]) == {}
+    assert parameters_behind_returns(torch.ones(6, 2), torch.arange(6.0), ["a", "b"]) == {}
+    assert parameters_behind_returns(parameters[:4], torch.arange(4.0), ["a", "b"]) == {}
+    assert parameters_behind_returns(torch.empty(6, 0), torch.arange(6.0), []) == {}

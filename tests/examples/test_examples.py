@@ -260,6 +260,20 @@ def test_what_knowing_the_task_is_worth_and_what_contexts_know(data, tmp_path, m
         run("context_probe", monkeypatch, tmp_path)
 
 
+def test_a_parameter_at_several_levels(tmp_path, monkeypatch, capsys):
+    arguments = ["hopper_rand_params", "log_geom_friction_12", "--tasks", 2, 11, "--levels", 0, 0.5]
+    few = ["--steps", 1000, "--no-progress", "--output", tmp_path / "levels.json"]
+    run("parameter_levels", monkeypatch, *arguments, *few)
+    table = json.loads((tmp_path / "levels.json").read_text())
+    assert table["levels"] == [0.0, 0.5, "own"] and table["tasks"] == [2, 11]
+    assert [len(row) for row in table["returns"]] == [3, 3]
+    assert "log_geom_friction_12    own: mean return" in capsys.readouterr().out
+    for wrong in (["hopper_rand_params", "friction"], ["hopper_rand_params", "log_geom_friction_12"]):
+        with pytest.raises(SystemExit):
+            run("parameter_levels", monkeypatch, *wrong, "--tasks", 40, "--levels", 0)
+    assert "it has log_body_mass_0" in (told := capsys.readouterr().err) and "tasks 0 to 39, not [40]" in told
+
+
 def test_the_main_program_prints_its_table_and_records_its_command(program, data, tmp_path):
     place = [f"dataset.root={data}", f"run_dir={tmp_path}/run"]
     text = program("train_ctmrl", *SMOKE, *SHORT, *place, "method=focal")

@@ -105,6 +105,13 @@ def test_the_table_has_a_row_per_stage_and_the_references(cheetah_data):
     assert len({len(line) for line in lines[2:6]}) == 1
 
 
+def test_the_table_names_the_parameters_behind_the_returns(cheetah_data):
+    report = data_report(cheetah_data)
+    assert report["parameters_behind_returns"] == {}  # four tasks are too few
+    report["parameters_behind_returns"] = {"velocity": -0.8, "mass": 0.5}
+    assert format_data_table(report).splitlines()[-1].endswith("over tasks): velocity (-0.80), mass (+0.50)")
+
+
 def test_the_report_of_a_point_robot_has_its_optimum():
     dataset = collect_task_dataset("point_robot", recipe="smoke")
     report = data_report(dataset)
