@@ -68,6 +68,8 @@ def main() -> None:
     known = range(len(tasks.parameters))
     if wrong := [task for task in options.tasks if task not in known]:
         parser.error(f"--tasks: {options.env} has the tasks 0 to {len(known) - 1}, not {wrong}")
+    if get_recipe("small", options.env).agents != "ppo":
+        parser.error(f"the behavior of {options.env} is not trained by PPO")
     torch.set_num_threads(1)
     levels = at_levels(tasks, options.tasks, options.parameter, options.levels)
     returns = train(levels, options.steps, options.seed, not options.no_progress)
