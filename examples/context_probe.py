@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ctmrl_torchrl.agents import Agent, AgentError
-from ctmrl_torchrl.data import TaskDataset
+from ctmrl_torchrl.data import TaskDataset, draw_episode
 from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.evaluation import probe_parameters
 
@@ -30,11 +31,11 @@ def probe(
     agent, summary = Agent.load(run), json.loads((run / "summary.json").read_text())
     task_set = make_task_set(agent.card.env, summary["dataset"]["tasks"])
     tasks = torch.arange(len(task_set.parameters)).repeat_interleave(repeats)
-    dataset = None if data is None else TaskDataset.load(data)
+    draw = None if data is None else partial(draw_episode, TaskDataset.load(data))
     table: dict[str, Any] = {key: summary[key] for key in ("env", "method", "policy_loss", "preset", "seed")}
     for protocol in protocols:
         env = make_env(agent.card.env, tasks, task_set=task_set, seed=seed)
-        adaptation = agent.adapt(env, protocol, dataset=dataset, seed=seed)
+        adaptation = agent.adapt(env, protocol, offline_draw=draw, seed=seed)
         env.close()
         contexts = adaptation.task_context.reshape(-1, repeats, agent.context_dim)
         known = probe_parameters(contexts, task_set.parameters, task_set.train_ids, task_set.test_ids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ctmrl_torchrl.agents.exported import export_agent
 from ctmrl_torchrl.agents.files import check_networks, check_sizes, read_agent, write_agent
 from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
-from ctmrl_torchrl.data import TaskDataset, draw_episode
+from ctmrl_torchrl.collectors.run import OfflineDraw
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
@@ -244,7 +243,7 @@ class Agent:
         task_ids: Tensor | None = None,
         episodes: int | None = None,
         random_episodes: int | None = None,
-        dataset: TaskDataset | None = None,
+        offline_draw: OfflineDraw | None = None,
         seed: int = 0,
     ) -> Adaptation:
         """Adapt to the tasks of an environment, with all rows in parallel.
@@ -256,8 +255,9 @@ class Agent:
             task_ids (Tensor, optional): ``[n]``, the task of each row; by default ``env.task_ids``, or 0, 1,
                 ... where the environment has none.
             episodes, random_episodes (int, optional): budget; defaults to that of the agent's meta-test.
-            dataset (TaskDataset, optional): offline data of the tasks, for protocols that need them, such as
-                ``offline``.
+            offline_draw (callable, optional): ``(task_ids, generator) -> [n, H]`` episodes with ``mask``, for
+                protocols that need data of the tasks, such as ``offline``:
+                ``partial(ctmrl_torchrl.data.draw_episode, dataset)``.
             seed (int): seed of the environment and the protocol.
 
         Raises:
@@ -267,10 +267,10 @@ class Agent:
             ConfigError: for a budget that is not a whole number, or too small for the protocol.
         """
         choice = PROTOCOLS.get(protocol)
-        if choice.needs_offline_data and dataset is None:
+        if choice.needs_offline_data and offline_draw is None:
             raise ValueError(
                 f"protocol {protocol!r} needs the task's offline data, which an agent does not have; "
-                "give dataset=, or choose np, np_refine, online or codes."
+                "give offline_draw=, or choose np, np_refine, online or codes."
             )
         rows = task_ids
         if rows is None:
@@ -303,14 +303,11 @@ class Agent:
             horizon=getattr(env, "horizon", self.card.horizon),
             context_dim=self.context_dim,
             return_key=self._problem.reward_key,
-            offline_draw=None if dataset is None else partial(self._draw_offline, dataset),
+            offline_draw=offline_draw,
         )
         with collector:
             run = collector.run(choice.from_settings(settings), seed=seed, keep_episodes=True)
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
-
-    def _draw_offline(self, dataset: TaskDataset, task_ids: Tensor, generator: torch.Generator) -> TensorDict:
-        return draw_episode(dataset, task_ids, generator).to(next(self.actor.parameters()).device)
 
     def _check_environment(self, env: EnvBase) -> None:
         """Require the sizes of the agent's training data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ def parameters_behind_returns(
     varied = [column for column in range(values.shape[1]) if np.ptp(values[:, column]) > 0]
     if len(scores) < 5 or np.ptp(scores) == 0 or not varied:
         return {}
-    tests = {names[column]: spearmanr(values[:, column], scores) for column in varied}
+    tests: dict[str, Any] = {names[column]: spearmanr(values[:, column], scores) for column in varied}
     significant = {
         name: float(test.statistic) for name, test in tests.items() if test.pvalue * len(varied) < level
     }

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tensordict import TensorDict
 
 from ctmrl_torchrl import Agent
 from ctmrl_torchrl.agents import AgentError
-from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
+from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset, draw_episode
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
@@ -99,12 +100,13 @@ def test_offline_data_of_the_task_are_a_context():
     recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
     dataset = collect_task_dataset("point_robot", recipe=recipe)
     agent, env = make_agent(), make_env("point_robot", [2, 6])
-    adapted = agent.adapt(env, "offline", episodes=4, dataset=dataset)
+    draw = partial(draw_episode, dataset)
+    adapted = agent.adapt(env, "offline", episodes=4, offline_draw=draw)
     assert adapted.episodes.shape == (2, 3, 20)
     recorded = dataset.transitions["observation"][dataset.transitions["task_id"].flatten() == 6]
     assert (adapted.episodes["observation"][1].flatten(0, 1)[:, None] == recorded).all(-1).any(-1).all()
     with pytest.raises(ValueError, match="40"):
-        agent.adapt(env, "offline", task_ids=torch.tensor([2, 40]), dataset=dataset)
+        agent.adapt(env, "offline", task_ids=torch.tensor([2, 40]), offline_draw=draw)
 
 
 def test_wrong_use_is_named(tmp_path):

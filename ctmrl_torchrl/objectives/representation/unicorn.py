@@ -138,7 +138,7 @@ class UNICORNLoss(MetricLoss):
         if decoder is None:
             return None
         loc, scaled = decoder.out_keys[-2], self.standardise_reward
-        raw = [] if isinstance(scaled, nn.Identity) else [Unstandardise(scaled.loc, scaled.scale)]
+        raw = [Unstandardise(scaled.loc, scaled.scale)] if isinstance(scaled, Standardise) else []
         return sequential(
             decoder, *(TensorDictModule(each, [loc], [loc]) for each in raw), selected_out_keys=[loc]
         )
