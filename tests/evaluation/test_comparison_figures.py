@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ctmrl_torchrl.evaluation.figures import plot_adaptation_panels, plot_intervals, plot_profiles
+from ctmrl_torchrl.evaluation.figures.comparison import _line
 
 ENTRY = {"mean": -5.0, "low": -5.5, "high": -4.5, "runs": [-5.4, -4.6]}
 CURVE = {"mean": [-9.0, -6.0, -5.0], "low": [-9.5, -6.5, -5.5], "high": [-8.5, -5.5, -4.5]}
@@ -46,3 +47,10 @@ def test_nothing_to_draw(tmp_path):
         plot_profiles([0.0], {}, tmp_path / "x.png")
     with pytest.raises(ValueError, match="has 1 values, expected one for each of the 2"):
         plot_profiles([0.0, 1.0], {"a": (np.ones(1), None)}, tmp_path / "x.png")
+
+
+def test_many_methods_differ_in_color_or_dash():
+    lines = [_line(index) for index in range(20)]
+    assert len({(line["color"], str(line["linestyle"])) for line in lines}) == 20
+    assert [line["linestyle"] for line in lines[:8]] == ["-"] * 8
+    assert len({line["color"] for line in lines[:8]}) == 8

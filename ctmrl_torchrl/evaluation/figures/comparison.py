@@ -13,11 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ctmrl_torchrl.evaluation.figures import style
+from ctmrl_torchrl.evaluation.figures.colors import dash
 
 __all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
 
 _LEAST = 7.4  # inches, for the title
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+
+
+def _line(index: int) -> dict[str, Any]:
+    """Color and dash of a method: the palette, then the palette again with other dashes."""
+    again, place = divmod(index, len(style.PALETTE))
+    return {"color": style.PALETTE[place], "linestyle": dash(again)}
 
 
 @style.styled
@@ -42,7 +48,7 @@ def plot_intervals(
         ValueError: if there is no panel.
     """
     methods = _methods(panels)
-    colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
+    colours = {method: _line(index)["color"] for index, method in enumerate(methods)}
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     height = 0.9 + 0.3 * len(methods)
@@ -113,7 +119,6 @@ def plot_profiles(
     figure = style.new_figure(8.6, 4.8)
     axes = figure.add_axes((0.09, 0.13, 0.68, 0.7))
     thresholds = style.to_array(thresholds, "thresholds", 1)
-    colours = style.code_colours(len(profiles))
     for index, (name, (shares, interval)) in enumerate(profiles.items()):
         shares = style.to_array(shares, f"profiles[{name!r}]", 1)
         if shares.size != thresholds.size:
@@ -121,14 +126,11 @@ def plot_profiles(
                 f"profiles[{name!r}] has {shares.size} values, expected one for each of the "
                 f"{thresholds.size} thresholds."
             )
-        dash = _DASHES[index // len(style.PALETTE) % len(_DASHES)]
-        axes.plot(
-            thresholds, shares, color=colours[index], linestyle=dash, label=name, drawstyle="steps-post"
-        )
+        line = _line(index)
+        axes.plot(thresholds, shares, label=name, drawstyle="steps-post", **line)
         if interval is not None:
-            axes.fill_between(
-                thresholds, *interval, color=colours[index], alpha=0.12, linewidth=0, step="post"
-            )
+            color = line["color"]
+            axes.fill_between(thresholds, *interval, color=color, alpha=0.12, linewidth=0, step="post")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("normalized score (0: random policy, 1: best known return)")
     axes.set_ylabel("share of runs above")
@@ -159,8 +161,7 @@ def plot_adaptation_panels(
     Raises:
         ValueError: if there is no panel.
     """
-    methods = _methods(panels)
-    colours = dict(zip(methods, style.code_colours(len(methods)), strict=True))
+    lines = {method: _line(index) for index, method in enumerate(_methods(panels))}
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
@@ -170,11 +171,10 @@ def plot_adaptation_panels(
         for method, entry in entries.items():
             mean = style.to_array(entry["mean"], f"{name}.{method}", 1)
             steps = np.arange(mean.size)
-            axes.plot(steps, mean, color=colours[method], label=method, linewidth=1.8)
+            axes.plot(steps, mean, label=method, linewidth=1.8, **lines[method])
             if entry.get("low") is not None:
-                axes.fill_between(
-                    steps, entry["low"], entry["high"], color=colours[method], alpha=0.14, linewidth=0
-                )
+                color = lines[method]["color"]
+                axes.fill_between(steps, entry["low"], entry["high"], color=color, alpha=0.14, linewidth=0)
         for value in (references or {}).get(name, {}).values():
             style.reference_line(axes, value, style.MUTED, "-")
         axes.set_title(name)
