@@ -214,7 +214,7 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
         notes += [f"{where}: without {display_name(env)}: {why}" for env, why in each.left_out.items()]
     return Table(
         f"aggregates-{split}",
-        f"Normalised scores on {_SPLITS[split]}, over environments",
+        f"Normalized scores on {_SPLITS[split]}, over environments",
         header,
         tuple(rows),
         max(results.config.report.digits, 3),
