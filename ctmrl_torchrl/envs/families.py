@@ -13,7 +13,7 @@ import gymnasium
 from tensordict import NestedKey
 from torch import Tensor
 
-from ctmrl_torchrl.registry import Registry
+from ctmrl_torchrl.registry import Registry, nearest
 
 #: a callable, or a ``"module:attribute"`` string that is imported on first use
 EntryPoint = str | Callable[..., Any]
@@ -149,6 +149,55 @@ class EnvFamily:
     def has_optimum(self) -> bool:
         """Whether the exact optimal returns are known."""
         return self.optimum is not None
+
+    def read_preset(self, name: str) -> tuple[str, int]:
+        """The preset that ``name`` begins with and the number of further training tasks that it asks for.
+
+        Args:
+            name: a preset, or ``PRESET+N`` for the same tasks and ``N`` more for training.
+
+        Raises:
+            ValueError: if the preset is unknown or the number is not positive.
+
+        Example:
+            >>> from ctmrl_torchrl.envs import get_family
+            >>> get_family("hopper_rand_params").read_preset("repo+60")
+            ('repo', 60)
+        """
+        if name in self.presets:
+            return name, 0
+        preset, plus, more = name.rpartition("+")
+        if plus and preset in self.presets and more.isascii() and more.isdigit() and int(more) > 0:
+            return preset, int(more)
+        raise ValueError(
+            f"Unknown preset {name!r} for {self.name!r}.{nearest(name, self.presets)} Known presets: "
+            f"{', '.join(self.presets)}; PRESET+N adds N training tasks, as in "
+            f"{next(iter(self.presets))}+60."
+        )
+
+    def task_counts(self, name: str) -> tuple[int, int]:
+        """Numbers of training and test tasks of a preset, or of ``PRESET+N``.
+
+        Raises:
+            ValueError: as in :meth:`read_preset`.
+        """
+        preset, more = self.read_preset(name)
+        train, test = self.presets[preset]
+        return train + more, test
+
+    def known_random_returns(self, name: str) -> dict[str, float]:
+        """The measured returns of random actions by split; ``PRESET+N`` shares the test tasks of its preset.
+
+        Example:
+            >>> from ctmrl_torchrl.envs import get_family
+            >>> get_family("hopper_rand_params").known_random_returns("repo+60")
+            {'test': 7.2}
+        """
+        preset, plus, _ = name.rpartition("+")
+        if name in self.random_return or not plus:
+            return dict(self.random_return.get(name, {}))
+        known = self.random_return.get(preset, {})
+        return {split: value for split, value in known.items() if split == "test"}
 
     def episode_length(self, horizon: int | None = None) -> int:
         """The given horizon, or the family's horizon if None.

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ctmrl_torchrl.envs.families import NO_SIMULATOR, EnvFamily, get_family, load_entry_point
-from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.scales import usable_scale
 
 _FIELDS = ("name", "preset", "parameters", "parameter_names", "train_ids", "test_ids")
@@ -283,23 +282,26 @@ def make_task_set(
     Args:
         name: name of the family.
         preset: for the built-in families ``"repo"`` (30 training and 10 test tasks) or ``"paper"`` (80 and 20;
-            40 and 10 for the wind; 30 and 10 for ant, hopper and walker).
+            40 and 10 for the wind; 30 and 10 for ant, hopper and walker). ``"repo+60"`` adds 60 training tasks
+            to those of ``"repo"``, which stay as they are. This needs a family that samples its tasks one after
+            the other (hopper, walker).
         num_train: overrides the preset's number of training tasks.
         num_test: overrides the preset's number of test tasks.
 
     Raises:
-        ValueError: if the family or the preset is unknown, or a count is not positive.
+        ValueError: if the family or the preset is unknown, a count is not positive, or tasks cannot be added.
 
     Example:
         >>> make_task_set("point_robot_wind", "paper").n_tasks
         50
+        >>> few, many = (make_task_set("hopper_rand_params", preset) for preset in ("repo", "repo+60"))
+        >>> few.test_ids == many.test_ids, len(few.train_ids), len(many.train_ids)
+        (True, 30, 90)
     """
     family = get_family(name)
-    if preset not in family.presets:
-        raise ValueError(
-            f"Unknown preset {preset!r} for {name!r}.{nearest(preset, family.presets)} "
-            f"Known presets: {', '.join(family.presets)}."
-        )
+    base, more = family.read_preset(preset)
+    if more:
+        return _with_more(make_task_set(name, base, num_train=num_train, num_test=num_test), more)
     preset_train, preset_test = family.presets[preset]
     counts = (
         preset_train if num_train is None else num_train,
@@ -308,6 +310,24 @@ def make_task_set(
     train_ids, test_ids = gap_split(*counts)
     label = preset if counts == (preset_train, preset_test) else f"{counts[0]}+{counts[1]}"
     return TaskSet(family, label, family.sample_parameters(sum(counts)), train_ids, test_ids)
+
+
+def _with_more(tasks: TaskSet, more: int) -> TaskSet:
+    """The task set with ``more`` training tasks behind its own.
+
+    Raises:
+        ValueError: if the family's tasks depend on how many there are.
+    """
+    total = tasks.n_tasks + more
+    parameters = tasks.family.sample_parameters(total)
+    if not torch.equal(parameters[: tasks.n_tasks], tasks.parameters):
+        raise ValueError(
+            f"Training tasks cannot be added to {tasks.preset!r} of {tasks.name!r}: its tasks depend on "
+            "their number, so the test tasks would change. For other tasks, give make_task_set num_train "
+            "and num_test."
+        )
+    train_ids = (*tasks.train_ids, *range(tasks.n_tasks, total))
+    return TaskSet(tasks.family, f"{tasks.preset}+{more}", parameters, train_ids, tasks.test_ids)
 
 
 def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:

@@ -1,4 +1,7 @@
-"""The critic's gradient with respect to the context, the only policy-loss gradient that can reach an encoder."""
+"""The critic's gradient with respect to the context, the only policy-loss gradient that can reach an encoder.
+
+A policy loss without critics, such as imitation, has a single term, which takes the critic's place.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,36 @@ CRITIC_LOSS = "loss_qvalue"
 CRITIC_GRADIENTS = ("none", "pooling", "all")
 
 
+def critic_term(policy_loss: LossModule) -> str | None:
+    """The term whose gradient can reach the context: ``loss_qvalue``, or the only term of a loss without critics.
+
+    None if there are several terms and none of them is ``loss_qvalue``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> critic_term(SimpleNamespace(out_keys=["loss_actor", "loss_qvalue", "entropy"]))
+        'loss_qvalue'
+        >>> critic_term(SimpleNamespace(out_keys=["loss_bc"]))
+        'loss_bc'
+    """
+    terms = [str(key) for key in policy_loss.out_keys if str(key).startswith("loss_")]
+    if CRITIC_LOSS in terms:
+        return CRITIC_LOSS
+    return terms[0] if len(terms) == 1 else None
+
+
 def with_critic_gradient(
-    policy_losses: Callable[[Tensor], TensorDictBase], task_context: Tensor
+    policy_losses: Callable[[Tensor], TensorDictBase], task_context: Tensor, term: str = CRITIC_LOSS
 ) -> TensorDictBase:
     """Evaluate policy losses on detached contexts and add the critic's gradient with respect to the contexts.
 
-    Loss values do not change. ``loss_qvalue`` gets an additional term of value zero whose gradient equals the
-    gradient of ``loss_qvalue`` with respect to the context. No other term reaches the encoder.
+    Loss values do not change. ``term`` gets an additional term of value zero whose gradient equals the
+    gradient of ``term`` with respect to the context. No other term reaches the encoder.
 
     Args:
         policy_losses: ``[T, d] -> losses``.
         task_context (Tensor): ``[T, d]``; receives the gradient.
+        term (str): the loss whose gradient reaches the context; see :func:`critic_term`.
 
     Examples:
         >>> context = torch.tensor([[3.0]], requires_grad=True)
@@ -40,12 +62,12 @@ def with_critic_gradient(
 
     def critic_of(context: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         losses = policy_losses(context)
-        return losses.get(CRITIC_LOSS), dict(losses.items())
+        return losses.get(term), dict(losses.items())
 
     # Unlike autograd, this transform also works inside vmap, which stacked agents require.
     slope, losses = torch.func.grad(critic_of, has_aux=True)(task_context.detach())
     pull = (slope.detach() * (task_context - task_context.detach())).sum()
-    return TensorDict(losses, []).set(CRITIC_LOSS, losses[CRITIC_LOSS] + pull)
+    return TensorDict(losses, []).set(term, losses[term] + pull)
 
 
 def checked_critic_gradient(
@@ -61,10 +83,10 @@ def checked_critic_gradient(
         raise ValueError(f"{reader}: critic_gradient={choice!r} is unknown; choose {known}.")
     if choice == "none":
         return choice
-    if CRITIC_LOSS not in policy_loss.out_keys:
+    if critic_term(policy_loss) is None:
         raise ValueError(
-            f"{reader}: critic_gradient={choice!r} needs a policy loss with the output {CRITIC_LOSS!r}; "
-            f"{type(policy_loss).__name__} returns {', '.join(map(str, policy_loss.out_keys))}."
+            f"{reader}: critic_gradient={choice!r} needs a policy loss with the output {CRITIC_LOSS!r} or with a "
+            f"single loss; {type(policy_loss).__name__} returns {', '.join(map(str, policy_loss.out_keys))}."
         )
     if getattr(policy_loss, "reduction", "mean") == "none":
         raise ValueError(

@@ -15,8 +15,10 @@ from torchrl.objectives import LossModule
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
 from ctmrl_torchrl.objectives.checks import require_flags
 from ctmrl_torchrl.objectives.critic_gradient import (
+    CRITIC_LOSS,
     checked_critic_gradient,
     context_for_critic,
+    critic_term,
     with_critic_gradient,
 )
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
@@ -54,8 +56,9 @@ class MetaLoss(PolicyDelegation):
 
     Keyword Args:
         critic_gradient (str): the part of the encoder that the gradient of ``loss_qvalue`` reaches: ``"none"``
-            (the default), ``"pooling"`` (layers after the per-transition contexts) or ``"all"``. Other terms
-            of the policy loss never reach the encoder.
+            (the default), ``"pooling"`` (layers after the per-transition contexts) or ``"all"``. A policy loss
+            without critics, such as imitation, has a single term, which takes its place. Other terms of the
+            policy loss never reach the encoder.
 
     Keys (see ``set_keys``):
         - ``context`` and ``context_positive`` ``[T, L]``: two draws. The encoder receives each under
@@ -165,6 +168,7 @@ class MetaLoss(PolicyDelegation):
         self.critic_gradient = checked_critic_gradient(
             critic_gradient, context_encoder, policy_loss, type(self).__name__
         )
+        self._critic_term = critic_term(policy_loss) or CRITIC_LOSS
         self.context_encoder = context_encoder
         self.representation = representation_loss
         self._adopt(policy_loss)
@@ -311,5 +315,5 @@ class MetaLoss(PolicyDelegation):
             return self.policy(self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
         return with_critic_gradient(
-            lambda context: self.policy(self.policy_batch(tensordict, context)), source
+            lambda context: self.policy(self.policy_batch(tensordict, context)), source, self._critic_term
         )

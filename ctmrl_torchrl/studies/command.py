@@ -60,7 +60,7 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
     if action == "report":
         return f"the report is {study.report()}"
     status = study.run(progress=progress, retry_failed=retry)
-    return f"{_counted(status)}\nthe report is {study.report()}"
+    return "\n".join([_counted(status), *_failures(study), f"the report is {study.report()}"])
 
 
 _DEFAULTS = {"retry_failed": "false", "progress": "true"}
@@ -73,6 +73,17 @@ def _planned(study: Study) -> str:
 
 def _counted(status: dict[str, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in status.items())
+
+
+def _failures(study: Study) -> list[str]:
+    """The failed runs with their errors, and how to try them again."""
+    records = [(run.label, study.record(run)) for run in study.runs]
+    failed = [
+        f"failed: {label}: {record.error}"
+        for label, record in records
+        if record is not None and record.state() == "failed"
+    ]
+    return [*failed, "retry_failed=true tries them again"] if failed else []
 
 
 def _taken(changes: list[str], key: str, default: str) -> str:

@@ -263,9 +263,10 @@ class ExperimentConfig:
 
     Args:
         env (str): environment family, or ``dataset`` for data without an environment. tasks (str): task-set
-            preset, ``repo`` (30 + 10) or ``paper``. held_out (str or None): ``1/5`` divides the training tasks
-            into five parts, trains without part 1 (of 0 to 4) and meta-tests on it in place of the test tasks,
-            which are then not used: cross-validation, for choosing settings.
+            preset, ``repo`` (30 + 10) or ``paper``; ``repo+60`` adds 60 training tasks (hopper, walker).
+            held_out (str or None): ``1/5`` divides the training tasks into five parts, trains without part 1
+            (of 0 to 4) and meta-tests on it in place of the test tasks, which are then not used:
+            cross-validation, for choosing settings.
         method (str): name of the method, recorded in the summary. preset (str): name of the size preset, also
             recorded.
         comparison (str): ``shared`` compares methods with one policy loss and one size; ``own`` uses each

@@ -70,7 +70,7 @@ def _behind_returns(tasks: TaskSet, per_task: list[float | None]) -> dict[str, f
 
 
 def _reference(tasks: TaskSet, behaviour: dict[str, Any]) -> dict[str, Any]:
-    random = tasks.family.random_return.get(tasks.preset, {})
+    random = tasks.family.known_random_returns(tasks.preset)
     splits = {"test": list(tasks.test_ids), "train": list(tasks.train_ids)}
     known = {}
     optima = optimal_returns(tasks) if tasks.family.has_optimum else None

@@ -131,7 +131,7 @@ def _meta_test(config: ExperimentConfig, horizon: int, width: int) -> dict[str, 
     evaluation = config.evaluation
     if config.env == DATA_ALONE or not evaluation.protocols:
         return {}
-    counts = get_family(config.env).presets.get(config.tasks, (1, 1))
+    counts = get_family(config.env).task_counts(config.tasks)
     repeats = {"final_repeats": evaluation.final_repeats}
     repeats |= {"repeats": evaluation.repeats} if evaluation.every else {}
     keeping = any(PROTOCOLS.get(name).keeps_episodes for name in evaluation.protocols)

@@ -78,7 +78,7 @@ def summarize(
             split: {name: protocol_result(run, random_episodes) for name, run in protocols.items()}
             for split, protocols in runs.items()
         },
-        random=None if config.held_out else task_set.family.random_return.get(config.tasks, {}),
+        random=None if config.held_out else task_set.family.known_random_returns(config.tasks),
         optimum=None
         if optima is None
         else {split: optima[ids].mean().item() for split, ids in splits.items()},

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe, recipes_of
-from ctmrl_torchrl.envs import get_family
+from ctmrl_torchrl.envs import get_family, make_task_set
 from ctmrl_torchrl.machine import has_compiler
 from ctmrl_torchrl.methods import Facts
 from ctmrl_torchrl.recorded import has_onednn
@@ -97,13 +97,15 @@ def _check_environment(config: ExperimentConfig) -> None:
             f"[] with env={DATA_ALONE}: a meta-test needs an environment",
         )
         return
-    presets = get_family(config.env).presets
-    known = f"one of {', '.join(presets)}"
-    require(config.tasks in presets, "tasks", config.tasks, known, nearest(config.tasks, presets))
+    try:
+        tasks = make_task_set(config.env, config.tasks)
+    except ValueError as error:
+        known = "a task set of the family"
+        raise ConfigError(f"config field tasks: got {config.tasks!r}, allowed is {known}. {error}") from None
     recipe, recipes = config.dataset.recipe, recipes_of(config.env)
     known = f"one of {', '.join(recipes)}"
     require(recipe in recipes, "dataset.recipe", recipe, known, nearest(recipe, recipes))
-    check_training_tasks(config, presets[config.tasks][0])
+    check_training_tasks(config, len(tasks.train_ids))
 
 
 def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:

@@ -91,6 +91,32 @@ def test_counts_can_be_overridden():
     assert make_task_set("point_robot", num_train=30).preset == "repo"
 
 
+@pytest.mark.parametrize("name", ["hopper_rand_params", "walker_rand_params"])
+def test_training_tasks_can_be_added_to_a_preset(name):
+    few, many = make_task_set(name, "repo"), make_task_set(name, "repo+7")
+    assert many.preset == "repo+7" and many.test_ids == few.test_ids
+    assert many.train_ids == (*few.train_ids, *range(40, 47))
+    assert torch.equal(many.parameters[:40], few.parameters)
+    assert get_family(name).task_counts("repo+7") == (37, 10)
+    known = get_family(name).random_return["repo"]
+    assert get_family(name).known_random_returns("repo") == known
+    assert get_family(name).known_random_returns("repo+7") == {"test": known["test"]}
+
+
+@pytest.mark.parametrize(
+    "preset", ["repo+", "repo+0", "repo+-2", "repo+1.5", "repo+x", "+5", "more+5", "repo+\u0663"]
+)
+def test_what_is_added_is_a_positive_whole_number(preset):
+    with pytest.raises(ValueError, match=r"Known presets: repo, paper; PRESET\+N adds N training tasks"):
+        make_task_set("hopper_rand_params", preset)
+
+
+@pytest.mark.parametrize("name", ["point_robot", "point_robot_wind", "half_cheetah_vel", "ant_goal"])
+def test_nothing_is_added_where_the_test_tasks_would_change(name):
+    with pytest.raises(ValueError, match="cannot be added to 'repo' of .*depend on their number"):
+        make_task_set(name, "repo+7")
+
+
 @pytest.mark.parametrize(
     "ids",
     [

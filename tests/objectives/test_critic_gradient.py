@@ -221,10 +221,11 @@ def test_wrong_choices_are_refused():
         meta_loss("some")
 
     class NoCritic(Line):
-        out_keys = ["loss_actor"]
+        out_keys = ["loss_actor", "loss_alpha"]
 
     with pytest.raises(
-        ValueError, match="needs a policy loss with the output 'loss_qvalue'; NoCritic returns"
+        ValueError,
+        match="the output 'loss_qvalue' or with a single loss; NoCritic returns loss_actor, loss_alpha",
     ):
         MetaLoss(make_encoder(), NoRepresentationLoss(), NoCritic(1.0), critic_gradient="all")
     unreduced = policy_loss("brac_sac", reduction="none")

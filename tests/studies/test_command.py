@@ -24,14 +24,21 @@ from ctmrl_torchrl.studies.study import Study
 
 
 @pytest.fixture
-def command(tmp_path, here):
+def failing():
+    """Overrides that make a run fail."""
+    return []
+
+
+@pytest.fixture
+def command(tmp_path, here, failing):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(CONTENT | {"runner": {"name": "here"}}))
     RUNNERS.register("here", _dataclass(type(here)))
 
     def make(config, root):
         assert root == tmp_path / "root"
-        run, data = FakeRun(str(tmp_path / "log")), FakeData(str(tmp_path / "data.log"))
+        run = FakeRun(str(tmp_path / "log"), failing=tuple(failing))
+        data = FakeData(str(tmp_path / "data.log"))
         return Study(config, root, resolve=resolve, prepare=data, execute=run)
 
     yield lambda action, *changes: study_command(
@@ -124,6 +131,19 @@ def test_a_study_of_the_package_is_planned(tmp_path):
     content["factors"]["method"] = ["ctmrl_relable"]
     with pytest.raises(StudyError, match="cannot run method=ctmrl_relable"):
         Study(study_from(content), tmp_path).plan()
+
+
+def test_failed_runs_are_named_with_their_error_and_tried_again_on_request(command, failing):
+    failing.append("method=ctmrl")
+    said = command("run", "seeds=[0]", "envs=[point_robot]", "progress=false").splitlines()
+    assert said[0] == "1 done, 1 failed"
+    assert said[1].startswith("failed: env=point_robot method=ctmrl seed=0: ") and "not finite" in said[1]
+    assert said[2] == "retry_failed=true tries them again"
+    failing.clear()
+    assert command("run", "seeds=[0]", "envs=[point_robot]", "progress=false").startswith("1 done, 1 failed")
+    assert command(
+        "run", "seeds=[0]", "envs=[point_robot]", "progress=false", "retry_failed=true"
+    ).startswith("2 done\nthe report is")
 
 
 @pytest.mark.parametrize("name", study_names())

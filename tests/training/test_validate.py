@@ -310,6 +310,11 @@ def test_fine_configurations_pass(tmp_path):
 def test_what_must_fit_together_says_so(tmp_path):
     for changes, message in (
         ({"batch.tasks": 31}, "at most 30, the number of training tasks of point_robot with tasks=repo"),
+        ({"tasks": "papre"}, "Unknown preset 'papre' .*Did you mean 'paper'"),
+        (
+            {"tasks": "repo+5"},
+            "allowed is a task set of the family. Training tasks cannot be added to 'repo' of 'point_robot'",
+        ),
         ({"evaluation.episodes": 2}, "more than 2 under protocol 'codes'"),
         ({"representation.codes": 8, "evaluation.episodes": 8}, "more than 8 under protocol 'codes'"),
         (

@@ -139,3 +139,10 @@ for _simulator, _recipes in {"torch": _TORCH, "mujoco": _MUJOCO, "gymnasium": _G
 _register("small", _ppo(4_000_000, entropy_coefficient=0.002), family="hopper_rand_params")
 # Ant: a step costs twice as much to simulate, so the training is shorter.
 _register("small", _ppo(2_500_000, entropy_coefficient=0.0005), family="ant_goal")
+# For task sets with added bodies, as in tasks=repo+60: twice as long, with half the rows for each body.
+for _name, _steps, _entropy in (
+    ("hopper_rand_params", 8_000_000, 0.002),
+    ("walker_rand_params", 6_000_000, 0.0005),
+):
+    _long = replace(_ppo(_steps, entropy_coefficient=_entropy), rows_per_task=2)
+    _register("long", _long, family=_name)

@@ -92,6 +92,14 @@ def test_the_robots_default_is_ppo_with_geometric_snapshots(env):
     assert max(ratios) / min(ratios) < 1.06 and len(steps) >= 9
 
 
+@pytest.mark.parametrize("env", ["hopper_rand_params", "walker_rand_params"])
+def test_families_that_take_more_tasks_have_a_longer_recipe(env):
+    small, long = get_recipe("small", env), get_recipe("long", env)
+    assert long.total_steps == 2 * small.total_steps and long.rows_per_task == small.rows_per_task // 2
+    same = {"snapshot_steps": small.snapshot_steps, "rows_per_task": small.rows_per_task}
+    assert dataclasses.replace(long, **same) == small
+
+
 @pytest.mark.parametrize("env", ENV_NAMES)
 def test_the_default_has_variants_that_do_not_practise_on_test_tasks(env):
     recipes = recipes_of(env)
