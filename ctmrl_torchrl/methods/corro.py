@@ -19,6 +19,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import nn
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data.buffer import take_rows
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
@@ -32,6 +33,9 @@ from ctmrl_torchrl.objectives.representation.corro import OutcomeVAE, Transition
 from ctmrl_torchrl.objectives.representation.transition_contrast import NEGATIVES
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, require, ruled, whole
+
+#: fraction of the loss at chance level above which the contrast counts as having learned nothing
+_AT_CHANCE = 0.98
 
 
 class TaskRows:
@@ -72,6 +76,7 @@ class TransitionPretraining(Part):
     checkpoint_steps: ClassVar[int] = 2000
 
     def __init__(self, setting: Setting, config: CORROConfig) -> None:
+        self.config = config
         problem, loss = setting.problem, setting.loss
         encoder: Any = loss.context_encoder
         self.network: nn.Module = encoder.transition_network
@@ -118,6 +123,13 @@ class TransitionPretraining(Part):
                 stage.run(self.checkpoint_steps)
                 checkpoint()
         self.network.requires_grad_(False)
+        reached, chance = self.stages["contrast"].last_loss, math.log(1 + self.config.negatives_per_query)
+        if reached > _AT_CHANCE * chance:
+            torchrl_logger.warning(
+                f"CORRO's contrast ended at {reached:.2f}, and {chance:.2f} is chance: transition codes do not "
+                "distinguish tasks. Choose other negatives: representation.negatives="
+                f"{', '.join(each for each in NEGATIVES if each != self.config.negatives)}."
+            )
 
     def summary(self) -> dict[str, Any]:
         """The last mean loss of each stage."""

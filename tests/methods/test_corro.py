@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_runs import check_adapts, check_resumed, outcome, small_config
 from tensordict import TensorDict
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.methods.corro import TaskRows, TransitionPretraining
 from ctmrl_torchrl.objectives.representation.corro import OutcomeVAE, TransitionContrast
@@ -85,6 +86,19 @@ def test_the_transition_encoder_learns_beforehand_and_stays_as_it_is(data_root, 
     assert all(torch.equal(*pair) for pair in zip(learned, after, strict=True))
     moved = experiment.loss.context_encoder.pooling.parameters()
     assert not torch.equal(pooling[0], next(iter(moved)))
+
+
+@pytest.mark.parametrize(("loss", "warned"), [(2.8, True), (2.2, False)])
+def test_a_contrast_at_chance_is_reported(loss, warned, data_root, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(torchrl_logger, "warning", said.append)
+    experiment = build_experiment(small_config("corro", data_root, tmp_path, "policy_loss=sac"))
+    (part,) = experiment.parts.parts
+    for stage in part.stages.values():
+        stage.step, stage.last_loss = stage.steps, loss
+    part.prepare(lambda: None)
+    assert [each[:30] for each in said] == ["CORRO's contrast ended at 2.80"] * warned
+    assert all("representation.negatives=generative, other_tasks" in each for each in said)
 
 
 def test_contexts_are_one_whole_trajectory(prepared):
@@ -256,10 +270,26 @@ def test_wrong_options_name_the_field(override, message):
 def test_negatives_and_schedule_go_with_the_environment():
     chosen = {
         env: compose_config(["method=corro", f"env={env}"])
-        for env in ("point_robot", "point_robot_wind", "ant_goal", "hopper_rand_params", "walker_rand_params")
+        for env in (
+            "point_robot",
+            "point_robot_wind",
+            "ant_goal",
+            "half_cheetah_vel",
+            "hopper_rand_params",
+            "walker_rand_params",
+        )
     }
     negatives = [each.representation.negatives for each in chosen.values()]
-    assert negatives == ["reward_noise", "generative", "reward_noise", "other_tasks", "generative"]
+    assert negatives == [
+        "reward_noise",
+        "generative",
+        "reward_noise",
+        "reward_noise",
+        "other_tasks",
+        "generative",
+    ]
+    own = compose_config(["method=corro", "env=half_cheetah_vel", "comparison=own"])
+    assert own.representation.negatives == "generative"
     for config in chosen.values():
         assert config.context.trajectories == [1, 1]
         assert (config.schedule.representation_end, config.schedule.policy_start) == (1.0, 0.0)
