@@ -281,15 +281,16 @@ def test_negatives_and_schedule_go_with_the_environment():
     }
     negatives = [each.representation.negatives for each in chosen.values()]
     assert negatives == [
-        "reward_noise",
+        "other_tasks",
         "generative",
         "reward_noise",
-        "reward_noise",
+        "other_tasks",
         "other_tasks",
         "generative",
     ]
-    own = compose_config(["method=corro", "env=half_cheetah_vel", "comparison=own"])
-    assert own.representation.negatives == "generative"
+    for env, published in (("half_cheetah_vel", "generative"), ("point_robot", "reward_noise")):
+        own = compose_config(["method=corro", f"env={env}", "comparison=own"])
+        assert own.representation.negatives == published
     for config in chosen.values():
         assert config.context.trajectories == [1, 1]
         assert (config.schedule.representation_end, config.schedule.policy_start) == (1.0, 0.0)
