@@ -100,7 +100,7 @@ def _check_environment(config: ExperimentConfig) -> None:
     try:
         tasks = make_task_set(config.env, config.tasks)
     except ValueError as error:
-        known = "a task set of the family"
+        known = f"one of {', '.join(get_family(config.env).presets)}"
         raise ConfigError(f"config field tasks: got {config.tasks!r}, allowed is {known}. {error}") from None
     recipe, recipes = config.dataset.recipe, recipes_of(config.env)
     known = f"one of {', '.join(recipes)}"

@@ -92,7 +92,8 @@ def test_the_transition_encoder_learns_beforehand_and_stays_as_it_is(data_root, 
 def test_a_contrast_at_chance_is_reported(loss, warned, data_root, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(torchrl_logger, "warning", said.append)
-    experiment = build_experiment(small_config("corro", data_root, tmp_path, "policy_loss=sac"))
+    negatives = "representation.negatives=reward_noise"
+    experiment = build_experiment(small_config("corro", data_root, tmp_path, "policy_loss=sac", negatives))
     (part,) = experiment.parts.parts
     for stage in part.stages.values():
         stage.step, stage.last_loss = stage.steps, loss

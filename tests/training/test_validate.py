@@ -313,7 +313,7 @@ def test_what_must_fit_together_says_so(tmp_path):
         ({"tasks": "papre"}, "Unknown preset 'papre' .*Did you mean 'paper'"),
         (
             {"tasks": "repo+5"},
-            "allowed is a task set of the family. Training tasks cannot be added to 'repo' of 'point_robot'",
+            "allowed is one of repo, paper. Training tasks cannot be added to 'repo' of 'point_robot'",
         ),
         ({"evaluation.episodes": 2}, "more than 2 under protocol 'codes'"),
         ({"representation.codes": 8, "evaluation.episodes": 8}, "more than 8 under protocol 'codes'"),
