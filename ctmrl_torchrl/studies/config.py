@@ -104,6 +104,8 @@ class ReportConfig:
         baseline (str or None): the level for probabilities of improvement; the first one by default.
         digits (int): decimals of returns.
         profiles (bool): draw performance profiles.
+        figure_protocols (list of str): protocols that have figures, for a smaller page; empty draws all. Tables
+            always have all.
         notes (list of str): notes for every table.
     """
 
@@ -113,7 +115,23 @@ class ReportConfig:
     baseline: str | None = ruled(None, or_none(TEXT))
     digits: int = ruled(2, _DIGITS)
     profiles: bool = ruled(True, SWITCH)
+    figure_protocols: list[str] = ruled([], different(list_of(TEXT, 0)))
     notes: list[str] = ruled([], list_of(TEXT, 0))
+
+    def check_figures(self, protocols: Sequence[str]) -> None:
+        """Check that every protocol with figures is one of the study's.
+
+        Raises:
+            ConfigError: for the first one that is not.
+        """
+        for name in self.figure_protocols:
+            require(
+                name in protocols,
+                "report.figure_protocols",
+                name,
+                f"protocols of the study: {', '.join(protocols)}",
+                nearest(name, protocols),
+            )
 
 
 @dataclass
@@ -182,6 +200,8 @@ class StudyConfig:
                         f"one of its levels: {', '.join(levels)}",
                         nearest(level, levels),
                     )
+        if self.protocols:
+            self.report.check_figures(self.protocols)
         if self.report.baseline is not None:
             levels = self.levels(self.compare)
             require(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,24 @@ class ReportFigure:
 
 
 def study_figures(results: StudyResults, folder: str | Path) -> list[ReportFigure]:
-    """Draw the figures of a study and select figures of its runs."""
+    """Draw the figures of a study and select figures of its runs.
+
+    Args:
+        results: the study's results. folder: folder of the PNG files.
+
+    Raises:
+        ConfigError: if a protocol of ``report.figure_protocols`` is not one of the study's.
+    """
+    report, available = results.config.report, results.protocols()
+    report.check_figures(available)
     folder, figures = Path(folder), []
-    for protocol in results.protocols():
+    protocols = report.figure_protocols or available
+    for protocol in protocols:
         figures += _intervals(results, protocol, folder / f"intervals-{_slug(protocol)}.png")
-    for protocol in results.protocols():
+    for protocol in protocols:
         figures += _adaptation(results, protocol, folder / f"adaptation-{_slug(protocol)}.png")
-    if results.config.report.profiles:
-        figures += _profiles(results, folder)
+    if report.profiles:
+        figures += _profiles(results, protocols, folder)
     return figures + _of_runs(results)
 
 
@@ -117,9 +127,9 @@ def _curve(results: StudyResults, row: Mapping[str, str], level: str, protocol: 
     return curve
 
 
-def _profiles(results: StudyResults, folder: Path) -> list[ReportFigure]:
+def _profiles(results: StudyResults, protocols: Iterable[str], folder: Path) -> list[ReportFigure]:
     figures = []
-    for protocol in results.protocols():
+    for protocol in protocols:
         for comparison in compare_levels(results, "test", protocol):
             where = "-".join([*map(_slug, comparison.group.values()), _slug(protocol)])
             file = folder / f"profiles-{where}.png"

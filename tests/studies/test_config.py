@@ -123,6 +123,10 @@ def test_changes_from_the_command_line(tmp_path):
         ({"exclude": [{"envs": "a"}]}, "exclude.*Did you mean 'env'"),
         ({"exclude": [{"env": "z"}]}, "exclude.env.*one of its levels: a, b"),
         ({"report": {"baseline": "ful"}}, "report.baseline.*Did you mean 'full'"),
+        (
+            {"protocols": ["np", "offline"], "report": {"figure_protocols": ["ofline"]}},
+            "report.figure_protocols.*of the study: np, offline.*Did you mean 'offline'",
+        ),
         ({"report": {"digit": 2}}, "report.digit: .*Did you mean 'digits'"),
         ({"factor": 3}, "config field factor: .*Did you mean 'factors'"),
         ({"runner": {"workers": 2}}, "config field runner"),

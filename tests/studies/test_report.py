@@ -21,6 +21,7 @@ from ctmrl_torchrl.evaluation import (
     normalised_scores,
     probability_of_improvement,
 )
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.studies.config import load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
@@ -263,6 +264,19 @@ def test_the_report(finished, tmp_path):
     assert numbers["runs"][0]["returns"]["test"]["np"] == pytest.approx(
         finished.results().runs[0].summary["returns"]["test"]["np"]["mean"], abs=1e-6
     )
+
+
+def test_figures_of_chosen_protocols(make_study, here):
+    """The page has the figures of one protocol, the tables those of all."""
+    study = make_study({"report": {"figure_protocols": ["np"]}})
+    study.run(here, progress=False)
+    page = read_page(study.report())
+    assert len(page.fetched) == 3
+    assert {"np", "offline"} <= {text.strip() for text in page.text}
+    study = make_study({"protocols": [], "report": {"figure_protocols": ["npp"]}})
+    study.run(here, progress=False)
+    with pytest.raises(ConfigError, match=r"figure_protocols.*Did you mean 'np'"):
+        study.report()
 
 
 def test_failed_runs_and_their_errors_are_on_the_page(make_study, here):
