@@ -193,6 +193,28 @@ class TaskSet:
         remaining = tuple(task for task in self.train_ids if task not in held_out)
         return replace(self, train_ids=remaining, test_ids=held_out)
 
+    def with_more(self, more: int) -> TaskSet:
+        """The task set with ``more`` training tasks of the family behind its own, whose ids stay the same.
+
+        Raises:
+            ValueError: if the family's tasks depend on how many there are.
+
+        Examples:
+            >>> tasks = make_task_set("hopper_rand_params").with_more(60)
+            >>> tasks.preset, tasks.n_tasks, len(tasks.train_ids)
+            ('repo+60', 100, 90)
+        """
+        total = self.n_tasks + more
+        parameters = self.family.sample_parameters(total)
+        if not torch.equal(parameters[: self.n_tasks], self.parameters):
+            raise ValueError(
+                f"Training tasks cannot be added to {self.preset!r} of {self.name!r}: its tasks depend on "
+                "their number, so the test tasks would change. For other tasks, give make_task_set num_train "
+                "and num_test."
+            )
+        train_ids = (*self.train_ids, *range(self.n_tasks, total))
+        return TaskSet(self.family, f"{self.preset}+{more}", parameters, train_ids, self.test_ids)
+
     def to_dict(self) -> dict[str, Any]:
         """The task set as plain JSON data for ``from_dict``."""
         return {
@@ -301,7 +323,7 @@ def make_task_set(
     family = get_family(name)
     base, more = family.read_preset(preset)
     if more:
-        return _with_more(make_task_set(name, base, num_train=num_train, num_test=num_test), more)
+        return make_task_set(name, base, num_train=num_train, num_test=num_test).with_more(more)
     preset_train, preset_test = family.presets[preset]
     counts = (
         preset_train if num_train is None else num_train,
@@ -310,24 +332,6 @@ def make_task_set(
     train_ids, test_ids = gap_split(*counts)
     label = preset if counts == (preset_train, preset_test) else f"{counts[0]}+{counts[1]}"
     return TaskSet(family, label, family.sample_parameters(sum(counts)), train_ids, test_ids)
-
-
-def _with_more(tasks: TaskSet, more: int) -> TaskSet:
-    """The task set with ``more`` training tasks behind its own.
-
-    Raises:
-        ValueError: if the family's tasks depend on how many there are.
-    """
-    total = tasks.n_tasks + more
-    parameters = tasks.family.sample_parameters(total)
-    if not torch.equal(parameters[: tasks.n_tasks], tasks.parameters):
-        raise ValueError(
-            f"Training tasks cannot be added to {tasks.preset!r} of {tasks.name!r}: its tasks depend on "
-            "their number, so the test tasks would change. For other tasks, give make_task_set num_train "
-            "and num_test."
-        )
-    train_ids = (*tasks.train_ids, *range(tasks.n_tasks, total))
-    return TaskSet(tasks.family, f"{tasks.preset}+{more}", parameters, train_ids, tasks.test_ids)
 
 
 def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def collect_task_dataset(
 
     By default the agents also learn from test tasks, because the data of a test task represent logged behavior in
     that task. Only the ``offline`` protocol uses these data; meta-training never reads them. See
-    ``recipe.behaviour_tasks`` for alternatives.
+    ``recipe.behaviour_tasks`` for alternatives, and ``recipe.more_tasks`` for a behavior that learns from further
+    tasks.
 
     With a ``path``, a training that takes more than minutes writes a checkpoint next to it
     (``PATH.unfinished``). A call after an interruption resumes from this checkpoint.
@@ -61,8 +63,8 @@ def collect_task_dataset(
     Raises:
         DatasetError: before any work, if ``path`` exists and must not be replaced, or the checkpoint next to it
             belongs to another collection.
-        ValueError: if the environment, the preset or the recipe is unknown, or the task set belongs to another
-            environment.
+        ValueError: if the environment, the preset or the recipe is unknown, the task set belongs to another
+            environment, or ``recipe.more_tasks`` are asked for and the family cannot add tasks.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
@@ -80,13 +82,14 @@ def collect_task_dataset(
         )
     family = tasks.family
     recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
-    learned = None if recipe.behaviour_tasks == "all" else tasks.train_ids
-    recorded = tasks.train_ids if recipe.behaviour_tasks == "train_only" else None
+    every = tasks.with_more(recipe.more_tasks) if recipe.more_tasks else tasks
+    learned = None if recipe.behaviour_tasks == "all" else every.train_ids
+    recorded = _recorded_tasks(tasks, recipe)
     init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
     kind = get_agents(recipe.agents)
-    agents = kind.for_tasks(tasks, recipe, seed=init_seed, task_ids=learned, device=device)
+    agents = kind.for_tasks(every, recipe, seed=init_seed, task_ids=learned, device=device)
     snapshots = agents.train(
-        tasks,
+        every,
         recipe,
         seed=train_seed,
         progress=progress,
@@ -95,7 +98,7 @@ def collect_task_dataset(
     )
     policies: list[TensorDict | None] = [None, *snapshots] if recipe.random_snapshot else [*snapshots]
     transitions = record_snapshots(
-        tasks,
+        every,
         agents,
         policies,
         recipe.trajectories_per_snapshot,
@@ -116,7 +119,7 @@ def collect_task_dataset(
             "algorithm": kind.algorithm,
             **recipe.to_dict(),
         },
-        oracle=measure_oracle(tasks, agents, policies[-1], seed=oracle_seed, task_ids=recorded),
+        oracle=measure_oracle(every, agents, policies[-1], seed=oracle_seed, task_ids=recorded),
     )
     dataset = TaskDataset.from_tensordict(transitions, manifest)
     dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
@@ -193,6 +196,13 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
         optimum = float(optimal_returns(tasks).mean())
         entries = [{**entry, "optimal_return": optimum} for entry in entries]
     return entries
+
+
+def _recorded_tasks(tasks: TaskSet, recipe: CollectionRecipe) -> Sequence[int] | None:
+    """The ids of the tasks with data; None means all that the behavior has."""
+    if recipe.behaviour_tasks == "train_only":
+        return tasks.train_ids
+    return range(tasks.n_tasks) if recipe.more_tasks else None
 
 
 def _unfinished(path: str | Path) -> Path:

@@ -146,3 +146,5 @@ for _name, _steps, _entropy in (
 ):
     _long = replace(_ppo(_steps, entropy_coefficient=_entropy), rows_per_task=2)
     _register("long", _long, family=_name)
+    # The same behavior, which learns from sixty further bodies, for the usual task sets: only these have data.
+    _register("broad", replace(_long, more_tasks=60), family=_name)

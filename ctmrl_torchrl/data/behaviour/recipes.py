@@ -66,6 +66,9 @@ class CollectionRecipe:
               on the test tasks' parameters, so ``agents`` must be a conditioned kind.
             - ``"train_only"``: trained on training tasks; test tasks have no data, so the ``offline`` protocol
               is not available for them.
+        more_tasks: number of further training tasks that the behavior learns from as well, those that the preset
+            ``repo+60`` adds to ``repo``. They have no data. Needs a family that samples its tasks one after the
+            other (hopper, walker).
         settings: other settings of the kind of agents (``PPOSettings`` for ``"ppo"``); None uses its
             defaults.
 
@@ -96,6 +99,7 @@ class CollectionRecipe:
     agents: str = ruled("per_task", registered(BEHAVIOUR_AGENTS))
     learn_entropy: bool = ruled(False, SWITCH)
     behaviour_tasks: str = ruled("all", among("all", "train", "train_only"))
+    more_tasks: int = ruled(0, whole(0))
     settings: Any = None
 
     def __post_init__(self) -> None:
@@ -158,19 +162,24 @@ class CollectionRecipe:
         plain = {
             each.name: _plain(getattr(self, each.name))
             for each in fields(self)
-            if each.name not in kind.unread_fields and each.name not in ("settings", "behaviour_tasks")
+            if each.name not in kind.unread_fields and each.name not in _LATER
         }
-        # Omitted at their defaults, because data of earlier versions of the library have neither.
+        # Data of earlier versions of the library have none of these.
         if settings is not None:
             plain["settings"] = {name: _plain(value) for name, value in asdict(settings).items()}
         if self.behaviour_tasks != "all":
             plain["behaviour_tasks"] = self.behaviour_tasks
+        if self.more_tasks:
+            plain["more_tasks"] = self.more_tasks
         return plain
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
+
+# Fields that `to_dict` omits at their defaults.
+_LATER = ("settings", "behaviour_tasks", "more_tasks")
 
 _OF_FAMILIES: dict[str, Registry[CollectionRecipe]] = {}
 _OF_SIMULATORS: dict[str, Registry[CollectionRecipe]] = {}

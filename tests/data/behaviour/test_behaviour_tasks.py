@@ -9,6 +9,7 @@ import torch
 
 from ctmrl_torchrl.data import CollectionRecipe, PPOSettings, collect_task_dataset, snapshot_returns
 from ctmrl_torchrl.data.behaviour import conditioned, ppo, sac
+from ctmrl_torchrl.data.behaviour.recording import record_snapshots
 from ctmrl_torchrl.envs import make_task_set
 
 TASKS = make_task_set("point_robot", num_train=3, num_test=1)
@@ -74,3 +75,44 @@ def test_an_agent_per_task_learns_training_tasks_only_without_test_data():
     dataset = collect_task_dataset("point_robot", recipe=recipe, task_set=TASKS)
     assert dataset.task_ids.tolist() == [0, 1, 3]
     assert sac.BatchedSAC.for_tasks(TASKS, recipe, seed=0, task_ids=TASKS.train_ids).num_tasks == 3
+
+
+@pytest.mark.parametrize("choice", ["all", "train", "train_only"])
+def test_a_behaviour_learns_from_more_tasks_than_it_records(choice, learned):
+    """The added tasks are those of the larger task set. They have no data."""
+    few, many = (make_task_set("hopper_rand_params", preset) for preset in ("repo", "repo+3"))
+    recipe = dataclasses.replace(PPO, behaviour_tasks=choice, trajectories_per_snapshot=1)
+    broad = collect_task_dataset(
+        "hopper_rand_params", recipe=dataclasses.replace(recipe, more_tasks=3), seed=2
+    )
+    recorded = set(few.train_ids) if choice == "train_only" else set(range(40))
+    assert learned == set(many.train_ids) | (set(few.test_ids) if choice == "all" else set())
+    assert set(broad.task_ids.tolist()) == recorded and broad.manifest.preset == "repo"
+    assert (broad.manifest.train_ids, broad.manifest.test_ids) == (few.train_ids, few.test_ids)
+    assert broad.manifest.recipe["more_tasks"] == 3
+    assert len(broad.manifest.oracle["task_returns"]) == len(recorded)
+
+
+def test_the_behaviour_is_that_of_the_larger_task_set(monkeypatch):
+    """Equal policies, whether the added tasks are recorded or not."""
+    taken = []
+
+    def watched(tasks, agents, policies, *args, **options):
+        taken.append(policies)
+        return record_snapshots(tasks, agents, policies, *args, **options)
+
+    monkeypatch.setattr("ctmrl_torchrl.data.behaviour.collect.record_snapshots", watched)
+    for preset, more in (("repo", 3), ("repo+3", 0)):
+        recipe = dataclasses.replace(PPO, trajectories_per_snapshot=1, more_tasks=more)
+        collect_task_dataset("hopper_rand_params", preset=preset, recipe=recipe, seed=2)
+    for mine, full in zip(*taken, strict=True):
+        assert (mine is None and full is None) or (mine == full).all()
+
+
+def test_tasks_cannot_be_added_where_they_depend_on_their_number(learned):
+    recipe = dataclasses.replace(PPO, more_tasks=2)
+    with pytest.raises(ValueError, match="cannot be added to 'repo' of 'point_robot'"):
+        collect_task_dataset("point_robot", recipe=recipe)
+    assert not learned
+    with pytest.raises(ValueError, match="more_tasks.*whole number"):
+        dataclasses.replace(PPO, more_tasks=-1)

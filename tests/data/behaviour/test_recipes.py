@@ -98,6 +98,7 @@ def test_families_that_take_more_tasks_have_a_longer_recipe(env):
     assert long.total_steps == 2 * small.total_steps and long.rows_per_task == small.rows_per_task // 2
     same = {"snapshot_steps": small.snapshot_steps, "rows_per_task": small.rows_per_task}
     assert dataclasses.replace(long, **same) == small
+    assert get_recipe("broad", env) == dataclasses.replace(long, more_tasks=60)
 
 
 @pytest.mark.parametrize("env", ENV_NAMES)
