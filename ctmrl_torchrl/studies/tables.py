@@ -194,6 +194,7 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
         f"{results.config.baseline} scores higher than one of the column, ties counted half. "
         "95 % bootstrap intervals, seeds resampled within each environment."
     ]
+    remarks: dict[str, list[str]] = {}
     for each in comparisons:
         names = (*(Cell(text=display_name(level)) for level in each.group.values()), Cell(text=each.protocol))
         middle, means, wins = each.interquartile_means(), each.means(), each.improvements()
@@ -205,21 +206,27 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
             ],
         }
         rows += [(*names, Cell(text=name), *cells) for name, cells in lines.items()]
-        over = ", ".join(map(display_name, each.environments))
         where = " ".join([*each.group.values(), each.protocol])
-        notes.append(f"{where}: over {over}.")
-        lacking = [level for level in results.compared if level not in each.scores]
-        if lacking:
-            notes.append(f"{where}: without {', '.join(lacking)}, which has no finished run there.")
-        notes += [f"{where}: without {display_name(env)}: {why}" for env, why in each.left_out.items()]
+        for remark in _remarks(results, each):
+            remarks.setdefault(remark, []).append(where)
+    notes += [f"{', '.join(dict.fromkeys(places))}: {remark}" for remark, places in remarks.items()]
     return Table(
         f"aggregates-{split}",
         f"Normalized scores on {_SPLITS[split]}, over environments",
         header,
         tuple(rows),
         max(results.config.report.digits, 3),
-        (*dict.fromkeys(notes), *results.notes),
+        (*notes, *results.notes),
     )
+
+
+def _remarks(results: StudyResults, comparison: Comparison) -> list[str]:
+    """What a comparison covers and what it lacks. Comparisons with the same remark share a note."""
+    remarks = [f"over {', '.join(map(display_name, comparison.environments))}."]
+    lacking = [level for level in results.compared if level not in comparison.scores]
+    if lacking:
+        remarks.append(f"without {', '.join(lacking)}, which has no finished run there.")
+    return remarks + [f"without {display_name(env)}: {why}" for env, why in comparison.left_out.items()]
 
 
 def _estimate(estimate: Estimate | None) -> Cell:

@@ -153,7 +153,7 @@ def test_an_environment_that_a_method_lacks_stays_out_of_the_aggregates(make_stu
     study = make_study(failing=("env=sparse_point_robot",))
     study.run(here, progress=False)
     aggregates = study_tables(study.results())[1]
-    assert "np: over Point-Robot." in aggregates.notes
+    assert "np, offline: over Point-Robot." in aggregates.notes
     assert any("without Sparse-Point-Robot" in note for note in aggregates.notes)
     assert any(note.startswith("6 of 12 runs failed") for note in aggregates.notes)
 
