@@ -23,9 +23,11 @@ DISPLAY_NAMES = {
     "hopper_rand_params": "Hopper-Rand-Params",
     "walker_rand_params": "Walker-Rand-Params",
 }
+#: the recipe of the data that the table does not name
+_USUAL_RECIPE = "small"
 _PROTOCOLS = ("none", "offline", "online", "np", "np_refine", "codes")
 _HEADER = (
-    "environment (tasks)", "method", "seeds", "no context", "offline", "online", "np, one episode",
+    "environment (tasks, recipe)", "method", "seeds", "no context", "offline", "online", "np, one episode",
     "np, random only", "np", "np_refine", "codes", "oracle", "optimum", "paper",
 )  # fmt: skip
 
@@ -42,6 +44,8 @@ def display_name(env: str) -> str:
 
 def results_table(folder: str | Path) -> str:
     """The Markdown table of all results files in a folder, with one row per setting.
+
+    The first cell names the recipe of the data unless it is the default, ``small``.
 
     Args:
         folder: folder of results files (see :func:`~ctmrl_torchrl.studies.results.collect_results`); ``oracle/``
@@ -90,7 +94,13 @@ def write_between_marks(file: str | Path, text: str, mark: str = "table") -> Non
 
 def _setting(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields that a result and its oracle share."""
-    return run["env"], run.get("tasks") or run["dataset"]["tasks"], run["policy_loss"], run["preset"]
+    return run["env"], *_data(run), run["policy_loss"], run["preset"]
+
+
+def _data(run: Mapping[str, Any]) -> tuple[str, str]:
+    """Task set and recipe of the data of a results file or of an oracle's, which names them itself."""
+    data = {"recipe": _USUAL_RECIPE} | run.get("dataset", run)
+    return data["tasks"], data["recipe"]
 
 
 def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -118,8 +128,10 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
     after = [_after(tests.get("np"), number) for number in (1, result["random_episodes"])]
     loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
     paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
+    tasks, recipe = _data(result)
+    data = tasks if recipe == _USUAL_RECIPE else f"{tasks}, {recipe}"
     return [
-        f"{display_name(result['env'])} ({result['dataset']['tasks']})",
+        f"{display_name(result['env'])} ({data})",
         f"`{result['method']}`{loss}",
         str(seeds),
         none,

@@ -56,6 +56,20 @@ def test_one_seed_and_an_unknown_family(tmp_path):
     assert (tmp_path / "my_pendulum-ctmrl.png").stat().st_size > 10_000
 
 
+def test_a_row_names_other_data_and_has_their_oracle_only(tmp_path):
+    """An oracle that learned from data of another recipe is not that row's."""
+    summary = json.loads(kept("point_robot-ctmrl-brac_sac-quick-repo-seed0.json")[0].read_text())
+    summary["dataset"] = summary["dataset"] | {"recipe": "broad"}
+    write_results(collect_results([summary]), tmp_path / "point_robot-ctmrl.json")
+    oracle = {"env": "point_robot", "tasks": "repo", "policy_loss": "brac_sac", "preset": "quick"}
+    (tmp_path / "oracle").mkdir()
+    file = tmp_path / "oracle" / "point_robot.json"
+    for extra, shown in (({}, False), ({"recipe": "broad"}, True)):
+        file.write_text(json.dumps(oracle | extra | {"returns": {"test": -1.23}}))
+        row = results_table(tmp_path).splitlines()[-1]
+        assert row.startswith("| Point-Robot (repo, broad) |") and ("| -1.23 |" in row) == shown
+
+
 def test_kept_summaries_are_not_mixed(tmp_path):
     summaries = read_summaries(kept("sparse_point_robot-ctmrl-brac_sac-cpu-repo-seed[01].json"))
     files = keep_summaries(summaries, tmp_path)
