@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ctmrl_torchrl.studies.tables import study_tables
 __all__ = ["check_report_place", "write_report"]
 
 _RESULTS = "results.json"
+#: what a method's summary may say beyond its returns: use of the codes, losses of frozen modules
+_MEASURES = ("codebook", "pretraining")
 
 
 def write_report(results: StudyResults, folder: str | Path) -> Path:
@@ -124,18 +126,27 @@ def _are_pictures(folder: Path) -> bool:
 
 
 def _numbers(results: StudyResults) -> dict[str, Any]:
-    """The returns of every run, small enough for a repository."""
+    """Returns, noise of contexts and state of the codebook of every run, small enough for a repository."""
     runs = []
     for each in results.runs:
         entry: dict[str, Any] = {"levels": dict(each.run.levels), "state": each.state, "identity": each.key}
         if each.error and each.state == "failed":
             entry["error"] = each.error
         if each.summary is not None:
-            entry["returns"] = {
-                split: {name: result["mean"] for name, result in protocols.items()}
-                for split, protocols in each.summary["returns"].items()
-            }
+            entry["returns"] = _by_protocol(each.summary, "mean")
+            entry["context_noise"] = _by_protocol(each.summary, "context_noise")
+            entry |= {name: each.summary[name] for name in _MEASURES if each.summary.get(name) is not None}
             entry["wall_time_s"] = each.summary["wall_time_s"]
         runs.append(entry)
     study = dataclasses.asdict(results.config)
     return rounded({"study": study, "notes": list(results.notes), "runs": runs}, 6)
+
+
+def _by_protocol(summary: Mapping[str, Any], name: str) -> dict[str, dict[str, float]]:
+    """A number of every split and protocol that has it."""
+    return {
+        split: {
+            protocol: result[name] for protocol, result in protocols.items() if result.get(name) is not None
+        }
+        for split, protocols in summary["returns"].items()
+    }

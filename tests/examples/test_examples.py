@@ -260,6 +260,27 @@ def test_what_knowing_the_task_is_worth_and_what_contexts_know(data, tmp_path, m
         run("context_probe", monkeypatch, tmp_path)
 
 
+def test_how_noise_of_contexts_goes_with_returns(tmp_path, monkeypatch, capsys):
+    """The order of five runs by hand; the sixth is of another environment, the seventh of a method left out."""
+    noise, returns = [0.1, 0.2, 0.3, 0.4, 0.5], [-1.0, -3.0, -2.0, -4.0, -5.0]
+    runs = [
+        {
+            "levels": {"env": env, "method": method},
+            "returns": {"test": {"np": value, "none": 0.0}},
+            "context_noise": {"train": {"np": ratio}},
+        }
+        for env, method, ratio, value in [
+            *(("point_robot", "ctmrl", *pair) for pair in zip(noise, returns, strict=True)),
+            ("half_cheetah_vel", "ctmrl", 0.0, -99.0),
+            ("point_robot", "idaq", 0.0, -99.0),
+        ]
+    ]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"runs": [*runs, {"levels": {"env": "point_robot", "method": "ctmrl"}}]}))
+    run("noise_and_returns", monkeypatch, file, "--env", "point_robot", "--without", "idaq")
+    assert capsys.readouterr().out == "np: -0.90 (5 runs)\n"  # 1 - 6 (1 + 1) / (5 * 24), with the sign turned
+
+
 def test_a_parameter_at_several_levels(tmp_path, monkeypatch, capsys):
     arguments = ["hopper_rand_params", "log_geom_friction_12", "--tasks", 2, 11, "--levels", 0, 0.5]
     few = ["--steps", 1000, "--no-progress", "--output", tmp_path / "levels.json"]

@@ -115,7 +115,10 @@ class FakeRun:
 
     def _summarise(self, configuration, value, folder):
         result = {"per_task": {2: -6.0 + value, 6: -5.0 + value}, "per_episode": [-9.0, -6.0, -5.5 + value]}
-        result["ci95"] = [-6.0 + value, -5.0 + value]
+        result |= {
+            "ci95": [-6.0 + value, -5.0 + value],
+            "context_noise": value if configuration["seed"] else None,
+        }
         protocols = configuration.get("evaluation", {}).get("protocols", ["np"])
         returns = {split: dict.fromkeys(protocols, result) for split in ("test", "train")}
         summary = build_summary(
@@ -130,5 +133,6 @@ class FakeRun:
             returns=returns,
             random={"test": -20.0, "train": -20.0},
             optimum={"test": -3.855, "train": -3.858},
+            extra={"codebook": {"dead_codes": 1}} if configuration["method"] == "ctmrl" else {},
         )
         write_summary(summary, folder / "summary.json")

@@ -264,6 +264,11 @@ def test_the_report(finished, tmp_path):
     assert numbers["runs"][0]["returns"]["test"]["np"] == pytest.approx(
         finished.results().runs[0].summary["returns"]["test"]["np"]["mean"], abs=1e-6
     )
+    for entry, run in zip(numbers["runs"], finished.results().runs, strict=True):
+        noise = run.summary["returns"]["train"]["np"]["context_noise"]  # None with seed 0
+        shown = entry["context_noise"]["train"].get("np")
+        assert shown == (None if run.run.levels["seed"] == "0" else pytest.approx(noise, abs=1e-6))
+        assert entry.get("codebook") == ({"dead_codes": 1} if run.run.levels["method"] == "ctmrl" else None)
 
 
 def test_figures_of_chosen_protocols(make_study, here):
