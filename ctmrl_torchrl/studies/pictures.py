@@ -9,6 +9,7 @@ from typing import Any
 
 from ctmrl_torchrl.evaluation import best_known
 from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_codes_sweep, plot_context_shift
+from ctmrl_torchrl.studies.results import data_label
 from ctmrl_torchrl.training.data_report import draw_data
 
 __all__ = ["draw_adaptation", "draw_context_shift", "draw_results", "draw_sweep"]
@@ -119,7 +120,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _setting(result: Mapping[str, Any]) -> str:
     losses = f"{result['method']} + {result['policy_loss']}"
-    return f"{result['env']} ({result['dataset']['tasks']}), {losses}"
+    return f"{result['env']} ({data_label(result)}), {losses}"
 
 
 def _seeds(result: Mapping[str, Sequence[int]]) -> str:

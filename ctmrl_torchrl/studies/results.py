@@ -13,8 +13,10 @@ from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.files import read_json, write_json, write_text
 
-__all__ = ["collect_results", "keep_summaries", "read_results", "rounded"]
+__all__ = ["collect_results", "data_label", "keep_summaries", "read_results", "rounded"]
 
+#: the recipe that labels do not name
+_USUAL_RECIPE = "small"
 _COPIED = ("updates", "dataset", "reference", "versions")
 
 
@@ -131,3 +133,19 @@ def read_results(files: Iterable[str | Path]) -> list[dict[str, Any]]:
     for file in map(Path, files):
         results.append({"name": file.stem, **json.loads(file.read_text(encoding="utf-8"))})
     return results
+
+
+def data_label(result: Mapping[str, Any]) -> str:
+    """Task set of the data, and their recipe unless it is the usual one.
+
+    Args:
+        result: a results file, or one of an oracle, which holds ``tasks`` and ``recipe`` itself.
+
+    Examples:
+        >>> data_label({"dataset": {"tasks": "repo", "recipe": "small"}})
+        'repo'
+        >>> data_label({"tasks": "repo", "recipe": "broad"})
+        'repo, broad'
+    """
+    data = {"recipe": _USUAL_RECIPE} | result.get("dataset", result)
+    return data["tasks"] if data["recipe"] == _USUAL_RECIPE else f"{data['tasks']}, {data['recipe']}"

@@ -10,7 +10,7 @@ from typing import Any
 from ctmrl_torchrl.evaluation import best_known
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.files import write_text
-from ctmrl_torchrl.studies.results import read_results
+from ctmrl_torchrl.studies.results import data_label, read_results
 
 __all__ = ["DISPLAY_NAMES", "display_name", "results_table", "write_between_marks"]
 
@@ -23,8 +23,6 @@ DISPLAY_NAMES = {
     "hopper_rand_params": "Hopper-Rand-Params",
     "walker_rand_params": "Walker-Rand-Params",
 }
-#: the recipe of the data that the table does not name
-_USUAL_RECIPE = "small"
 _PROTOCOLS = ("none", "offline", "online", "np", "np_refine", "codes")
 _HEADER = (
     "environment (tasks, recipe)", "method", "seeds", "no context", "offline", "online", "np, one episode",
@@ -94,13 +92,7 @@ def write_between_marks(file: str | Path, text: str, mark: str = "table") -> Non
 
 def _setting(run: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields that a result and its oracle share."""
-    return run["env"], *_data(run), run["policy_loss"], run["preset"]
-
-
-def _data(run: Mapping[str, Any]) -> tuple[str, str]:
-    """Task set and recipe of the data of a results file or of an oracle's, which names them itself."""
-    data = {"recipe": _USUAL_RECIPE} | run.get("dataset", run)
-    return data["tasks"], data["recipe"]
+    return run["env"], data_label(run), run["policy_loss"], run["preset"]
 
 
 def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -128,10 +120,8 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
     after = [_after(tests.get("np"), number) for number in (1, result["random_episodes"])]
     loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
     paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
-    tasks, recipe = _data(result)
-    data = tasks if recipe == _USUAL_RECIPE else f"{tasks}, {recipe}"
     return [
-        f"{display_name(result['env'])} ({data})",
+        f"{display_name(result['env'])} ({data_label(result)})",
         f"`{result['method']}`{loss}",
         str(seeds),
         none,
