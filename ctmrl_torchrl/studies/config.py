@@ -27,6 +27,7 @@ from ctmrl_torchrl.rules import (
     or_none,
     require,
     ruled,
+    whole,
 )
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.places import study_file, study_names
@@ -103,6 +104,8 @@ class ReportConfig:
         paper_columns (dict): names of levels in the paper's table, if different: ``{full: ctmrl}``.
         baseline (str or None): the level for probabilities of improvement; the first one by default.
         digits (int): decimals of returns.
+        after (list of int): numbers of collected episodes after which a table also shows the return on unseen
+            tasks; empty for no such table.
         profiles (bool): draw performance profiles.
         figure_protocols (list of str): protocols that have figures, for a smaller page; empty draws all. Tables
             always have all.
@@ -114,6 +117,7 @@ class ReportConfig:
     paper_columns: dict[str, str] = ruled({}, _TEXTS)
     baseline: str | None = ruled(None, or_none(TEXT))
     digits: int = ruled(2, _DIGITS)
+    after: list[int] = ruled([1, 3, 5], different(list_of(whole(1), 0)))
     profiles: bool = ruled(True, SWITCH)
     figure_protocols: list[str] = ruled([], different(list_of(TEXT, 0)))
     notes: list[str] = ruled([], list_of(TEXT, 0))

@@ -94,14 +94,27 @@ class StudyResults:
             each for each in self.runs if all(each.run.levels[name] == wanted[name] for name in wanted)
         ]  # fmt: skip
 
-    def scores(self, row: Mapping[str, str], level: str, split: str, protocol: str) -> list[float]:
-        """The mean final return of every finished run of a cell with this protocol."""
-        entries = (
+    def scores(
+        self, row: Mapping[str, str], level: str, split: str, protocol: str, after: int | None = None
+    ) -> list[float]:
+        """The mean return of every finished run of a cell with this protocol.
+
+        Args:
+            row: levels of the row's factors. level: level of the compared factor. split: ``test`` or ``train``.
+            protocol: adaptation protocol.
+            after: number of collected episodes before the measured one; None means the last episode. Runs with
+                fewer episodes are omitted.
+        """
+        entries = [
             each.summary["returns"].get(split, {}).get(protocol)
             for each in self.cell(row, level)
             if each.summary is not None
-        )
-        return [float(entry["mean"]) for entry in entries if entry is not None]
+        ]
+        known = [entry for entry in entries if entry is not None]
+        if after is None:
+            return [float(entry["mean"]) for entry in known]
+        curves = [entry["per_episode"] for entry in known]
+        return [float(curve[after]) for curve in curves if len(curve) > after]
 
     def protocols(self) -> list[str]:
         """The protocols of the study, or all protocols of its runs."""

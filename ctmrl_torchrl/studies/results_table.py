@@ -23,10 +23,12 @@ DISPLAY_NAMES = {
     "hopper_rand_params": "Hopper-Rand-Params",
     "walker_rand_params": "Walker-Rand-Params",
 }
+#: numbers of collected episodes after which the return under `np` is shown
+_EARLY = (1, 3, 5)
 _PROTOCOLS = ("none", "offline", "online", "np", "np_refine", "codes")
 _HEADER = (
-    "environment (tasks, recipe)", "method", "seeds", "no context", "offline", "online", "np, one episode",
-    "np, random only", "np", "np_refine", "codes", "oracle", "optimum", "paper",
+    "environment (tasks, recipe)", "method", "seeds", "no context", "offline", "online",
+    "np after 1 / 3 / 5 episodes", "np, random only", "np", "np_refine", "codes", "oracle", "optimum", "paper",
 )  # fmt: skip
 
 
@@ -117,7 +119,8 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
         return f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]"
 
     none, offline, online, *others = (cell(name) for name in _PROTOCOLS)
-    after = [_after(tests.get("np"), number) for number in (1, result["random_episodes"])]
+    early = [_after(tests.get("np"), number) for number in _EARLY]
+    after = [" / ".join(filter(None, early)), _after(tests.get("np"), result["random_episodes"])]
     loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
     paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
     return [

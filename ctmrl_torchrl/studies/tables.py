@@ -82,7 +82,7 @@ class Table:
 
 
 def study_tables(results: StudyResults) -> list[Table]:
-    """All tables of a study: the returns and available aggregates of each split."""
+    """All tables of a study: returns and available aggregates of each split, and returns after few episodes."""
     tables = []
     for split in results.config.report.splits:
         tables.append(_returns(results, split))
@@ -93,7 +93,8 @@ def study_tables(results: StudyResults) -> list[Table]:
             groups = [each.group for each in comparisons]
             comparisons.sort(key=lambda each: groups.index(each.group))  # all protocols of a group together
             tables.append(_aggregates(results, split, comparisons))
-    return tables
+    early = _early_returns(results)
+    return tables if early is None else [*tables, early]
 
 
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
@@ -155,8 +156,40 @@ def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator
         yield (*names, Cell(text=PUBLISHED), *published, Cell(), Cell())
 
 
-def _cell(results: StudyResults, row: Mapping[str, str], level: str, split: str, protocol: str) -> Cell:
-    runs, scores = results.cell(row, level), results.scores(row, level, split, protocol)
+def _early_returns(results: StudyResults) -> Table | None:
+    """Returns on unseen tasks after ``report.after`` collected episodes; None without such numbers."""
+    rows = []
+    for row in results.rows():
+        names = tuple(Cell(text=display_name(level)) for level in row.values())
+        for protocol in results.protocols():
+            for number in results.config.report.after:
+                cells = [_cell(results, row, level, "test", protocol, number) for level in results.compared]
+                if any(cell.value is not None for cell in cells):
+                    rows.append((*names, Cell(text=protocol), Cell(text=str(number)), *mark_best(cells)))
+    if not rows:
+        return None
+    return Table(
+        "early-test",
+        f"Return on {_SPLITS['test']} after few collected episodes",
+        (*results.row_factors, "protocol", "collected episodes", *results.compared),
+        tuple(rows),
+        results.config.report.digits,
+        (
+            "Mean over seeds of the episode that follows the collected ones, with its interval.",
+            *results.notes,
+        ),
+    )
+
+
+def _cell(
+    results: StudyResults,
+    row: Mapping[str, str],
+    level: str,
+    split: str,
+    protocol: str,
+    after: int | None = None,
+) -> Cell:
+    runs, scores = results.cell(row, level), results.scores(row, level, split, protocol, after)
     failed = sum(each.state == "failed" for each in runs)
     if not scores:
         return Cell(planned=len(runs), failed=failed)

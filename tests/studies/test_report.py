@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -118,6 +119,28 @@ def test_the_numbers_of_the_tables(finished):
     assert middle[2].value == interquartile_mean(scores[0]).value
     assert wins[1].text == "probability that ctmrl is better"
     assert wins[2].value is None and wins[3].value == probability_of_improvement(*scores).value
+
+
+def test_returns_after_few_episodes(make_study, here):
+    """The runs measure three episodes, so there is no row for five collected ones."""
+    study = make_study({"report": {"after": [1, 2, 5]}})
+    study.run(here, progress=False)
+    results = study.results()
+    *_, early = study_tables(results)
+    assert early.name == "early-test"
+    assert [row[2].text for row in cells(early, env="Point-Robot", protocol="np")] == ["1", "2"]
+    first, last = cells(early, env="Point-Robot", protocol="np")
+    column = early.header.index("ctmrl")
+    curves = [each.summary["returns"]["test"]["np"]["per_episode"] for each in results.runs
+              if each.run.levels["env"] == "point_robot" and each.run.levels["method"] == "ctmrl"]  # fmt: skip
+    assert first[column].value == -6.0 == curves[0][1] and first[column].runs == 3
+    assert last[column].value == pytest.approx(sum(curve[2] for curve in curves) / 3)
+    assert study_tables(replace_after(results, []))[-1].name != "early-test"
+
+
+def replace_after(results, after):
+    report = dataclasses.replace(results.config.report, after=after)
+    return dataclasses.replace(results, config=dataclasses.replace(results.config, report=report))
 
 
 def test_one_seed_has_no_interval(make_study, here):
@@ -257,7 +280,7 @@ def test_the_report(finished, tmp_path):
         "report.html", "tables.md", "results.json", "small.yaml", "figures", "returns-test.csv",
         "returns-test.tex",
         "returns-train.csv", "returns-train.tex", "aggregates-test.csv", "aggregates-test.tex",
-        "aggregates-train.csv", "aggregates-train.tex",
+        "aggregates-train.csv", "aggregates-train.tex", "early-test.csv", "early-test.tex",
     }  # fmt: skip
     assert load_study(file.parent / "small.yaml") == finished.config
     numbers = json.loads((file.parent / "results.json").read_text())
