@@ -102,8 +102,7 @@ def draw_shift(folder):
     figures.plot_context_shift(settings, OPTIMUM, folder / "shift.png", subtitle="synthetic")
 
 
-def draw_comparison(folder):
-    methods = ("ctmrl", "focal", "unicorn_sup")
+def draw_comparison(folder, methods=("ctmrl", "focal", "unicorn_sup")):
     references = {"point": {"optimum": -3.9}, "wind": {"behavior": -5.6}}
     entries = {panel: dict.fromkeys(methods, ENTRY) for panel in references}
     figures.plot_intervals(entries, folder / "intervals.png", references=references)
@@ -140,6 +139,9 @@ DRAWINGS = {
     "data of a robot": lambda folder: draw_snapshots(folder, "behavior"),
     "shift": draw_shift,
     "comparison": draw_comparison,
+    "comparison of long names": lambda folder: draw_comparison(
+        folder, ("full", f"without_{'long_' * 8}part")
+    ),
     "robots": draw_robots,
     "paths": draw_paths,
 }

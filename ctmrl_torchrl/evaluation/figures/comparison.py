@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from ctmrl_torchrl.evaluation.figures.colors import dash
 __all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
 
 _LEAST = 7.4  # inches, for the title
+#: least width of the margin with the methods' names, in inches, and the font size of the names
+_SIDE, _NAMES = 1.75, 9.5
 
 
 def _line(index: int) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def plot_intervals(
     rows = math.ceil(len(panels) / columns)
     height = 0.9 + 0.3 * len(methods)
     figure = style.new_figure(max(3.3 * columns + 1.6, _LEAST), height * rows + 0.9)
-    grid = _grid(figure, rows, columns, left=1.75, top=0.95, gap=0.75, bottom=0.35)
+    left = _side(figure, methods, _NAMES, besides=0.25)
+    figure.set_figwidth(figure.get_figwidth() + left - _SIDE)
+    grid = _grid(figure, rows, columns, left=left, top=0.95, gap=0.75, bottom=0.35)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
         _interval_panel(axes, entries, methods, colours, (references or {}).get(name, {}))
@@ -87,7 +91,7 @@ def _interval_panel(
         label = {"fontsize": 8.5, "color": style.MUTED, "ha": "right", "va": "top"}
         axes.text(value, 1.0, f"{name} ", transform=axes.get_xaxis_transform(), **label)
     axes.set_ylim(len(methods) - 0.4, -0.9 if references else -0.6)
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), methods, fontsize=_NAMES)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.08)
@@ -117,7 +121,10 @@ def plot_profiles(
     if not profiles:
         raise ValueError("profiles contains no method; expected at least one.")
     figure = style.new_figure(8.6, 4.8)
-    axes = figure.add_axes((0.09, 0.13, 0.68, 0.7))
+    side = _side(figure, profiles, 10, besides=0.65)
+    figure.set_figwidth(8.6 + side - _SIDE)
+    (place,) = _grid(figure, 1, 1, left=0.77, top=0.8, gap=0.0, right=side + 0.23, bottom=0.62)
+    axes = figure.add_axes(place)
     thresholds = style.to_array(thresholds, "thresholds", 1)
     for index, (name, (shares, interval)) in enumerate(profiles.items()):
         shares = style.to_array(shares, f"profiles[{name!r}]", 1)
@@ -165,7 +172,9 @@ def plot_adaptation_panels(
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
-    grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=1.75)
+    side = _side(figure, lines, _NAMES, besides=0.65)
+    figure.set_figwidth(figure.get_figwidth() + side - _SIDE)
+    grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=side)
     for index, (name, entries) in enumerate(panels.items()):
         axes = figure.add_axes(grid[index])
         for method, entry in entries.items():
@@ -194,10 +203,20 @@ def plot_adaptation_panels(
         frameon=False,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),
-        fontsize=9.5,
+        fontsize=_NAMES,
     )
     style.heading(figure, figure.axes[0], title, subtitle)
     return style.save_figure(figure, path)
+
+
+def _side(figure: Figure, names: Iterable[str], size: float, besides: float) -> float:
+    """Width of the margin with the methods' names, in inches.
+
+    Args:
+        figure: the figure. names: the names. size: their font size.
+        besides: what else the margin holds, such as a legend's lines.
+    """
+    return max(_SIDE, style.text_width(figure, names, size) + besides)
 
 
 def _methods(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from PIL import Image
 from torch import Tensor
 
@@ -45,6 +46,7 @@ __all__ = [
     "reference_line",
     "reference_text",
     "save_figure",
+    "text_width",
     "short_number",
     "styled",
     "text_color",
@@ -117,6 +119,18 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def text_width(figure: Figure, texts: Iterable[str], size: float) -> float:
+    """Width of the widest of some texts of one line at a font size, in inches.
+
+    Args:
+        figure: a figure of :func:`new_figure`. texts: the texts. size: font size in points.
+    """
+    renderer = cast(FigureCanvasAgg, figure.canvas).get_renderer()
+    font = FontProperties(size=size)
+    widths = (renderer.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts)
+    return max(widths, default=0.0) / figure.dpi
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
