@@ -46,10 +46,10 @@ __all__ = [
     "reference_line",
     "reference_text",
     "save_figure",
-    "text_width",
     "short_number",
     "styled",
     "text_color",
+    "text_width",
     "to_array",
 ]
 
