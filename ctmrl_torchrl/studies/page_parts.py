@@ -13,7 +13,7 @@ STYLE = """
 :root { --ink: #222; --muted: #666; --line: #ddd; --soft: #f5f6f8; --accent: #0072b2; --bad: #b3261e; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 92rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+main { max-width: 130rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 header p { margin: .3rem 0; color: var(--muted); max-width: 48rem; }
@@ -26,7 +26,7 @@ aside ul, section > ul { margin: .4rem 0; padding-left: 1.2rem; }
 section > ul { color: var(--muted); font-size: .88rem; max-width: 60rem; }
 .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { padding: .35rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .55rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
 .sort thead th { background: var(--soft); position: sticky; top: 0; cursor: pointer; user-select: none; }
 .sort thead th:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px; }
