@@ -18,7 +18,8 @@ from ctmrl_torchrl.studies.records import RunRecord
 
 __all__ = ["RunResult", "StudyResults", "gather"]
 
-#: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss
+#: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss, and the
+#: updates during which encoder and policy learn
 _SAID = (
     "tasks",
     "held_out",
@@ -27,6 +28,8 @@ _SAID = (
     "batch.tasks",
     "batch.transitions",
     "schedule.updates",
+    "schedule.policy_start",
+    "schedule.representation_end",
     "policy_loss.name",
     "evaluation.episodes",
     "evaluation.random_episodes",

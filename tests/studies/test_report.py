@@ -182,12 +182,16 @@ def test_an_environment_that_a_method_lacks_stays_out_of_the_aggregates(make_stu
 
 
 def test_what_differs_between_methods_is_said(make_study, here):
-    methods = {"ctmrl": [], "other": ["policy_loss.name=iql", "schedule.updates=6"]}
+    methods = {
+        "ctmrl": ["schedule.policy_start=0.5"],
+        "other": ["policy_loss.name=iql", "schedule.updates=6", "schedule.policy_start=0.0"],
+    }
     study = make_study({"factors": {"method": methods, "seed": [0, 1]}})
     study.run(here, progress=False)
     notes = study.results().notes
     assert "The levels of method differ in policy_loss.name as well (ctmrl: brac_sac, other: iql)." in notes
     assert "The levels of method differ in schedule.updates as well (ctmrl: 8, other: 6)." in notes
+    assert "The levels of method differ in schedule.policy_start as well (ctmrl: 0.5, other: 0.0)." in notes
 
 
 def change(file, kind, **changes):
