@@ -187,7 +187,9 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     text = page.read_text()
     assert text.startswith("before <!-- table -->\n| environment") and text.endswith("<!-- /table --> after")
     both = "-4.50 [-5.00, -4.00]"
-    assert f"| Point-Robot (repo) | `ctmrl` | 2 |  | {both} | {both} | -5.50 | -5.50 |" in text
+    assert (
+        f"| Point-Robot (repo) | `ctmrl` | 2 |  | {both} | {both} | -5.50 / -5.50 / -5.50 | -5.50 |" in text
+    )
     assert "| -3.95 | -3.85 | -4.81 |" in text or "| -3.95 | -3.86 | -4.81 |" in text
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="no <!-- table -->"):
