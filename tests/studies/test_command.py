@@ -153,6 +153,18 @@ def test_every_combination_of_a_shipped_study_can_run(name, tmp_path):
     assert len({identity_of(run.configuration, "d") for run in runs}) == len(runs) >= 2
 
 
+def test_methods_of_table_1_have_as_many_updates_of_the_policy(tmp_path):
+    """Also CORRO, GENTLE and CTMRL's letter, whose own schedule differs from the preset's."""
+    where = "envs=[point_robot_wind,half_cheetah_vel]"
+    study = load_study("table1", [where, "comparisons=[shared]", "seeds=[0]"])
+    runs = Study(study, tmp_path).runs
+    assert len(runs) == 2 * 9
+    for env in study.factors["env"]:
+        mine = [run.configuration["schedule"] for run in runs if run.levels["env"] == env]
+        assert len({each["updates"] for each in mine}) == 1
+        assert {each["policy_start"] for each in mine} == {0.0}
+
+
 def test_the_log_of_a_study_has_no_color_codes_in_a_file(monkeypatch, capsys):
     stream = io.StringIO()
     monkeypatch.setattr(torchrl_logger.handlers[0], "stream", stream)
