@@ -138,7 +138,7 @@ def test_the_environment_chooses_the_policy_loss_that_it_is_reported_with():
 
 
 def test_what_a_method_needs_on_an_environment_goes_with_the_two():
-    assert composed("env=sparse_point_robot").representation.codes == 10
+    assert composed("env=sparse_point_robot").representation.codes == 16
     assert composed("env=point_robot").representation.codes == 8
     assert composed("env=sparse_point_robot", "representation.codes=6").representation.codes == 6
 
