@@ -205,4 +205,4 @@ def test_identities():
 
 def test_an_override_of_every_run_replaces_the_studys_own():
     study = load_study("table1", ["+preset=quick", "+schedule.updates=80", "+preset=smoke"])
-    assert study.fixed == ["schedule.updates=80", "preset=smoke"]
+    assert study.fixed == ["schedule.policy_start=0", "schedule.updates=80", "preset=smoke"]
