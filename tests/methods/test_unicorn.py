@@ -211,12 +211,23 @@ def test_wrong_options_name_the_field(override, message):
         validate_config(compose_config(["method=unicorn", override]))
 
 
-def test_published_weights_go_with_the_environment():
-    weights = {
-        env: compose_config(["method=unicorn", f"env={env}"]).representation.metric_weight
-        for env in ("point_robot", "point_robot_wind", "hopper_rand_params", "walker_rand_params")
-    }
-    assert list(weights.values()) == [0.15, 1.5, 1.5, 0.7]
+def test_weights_go_with_the_environment():
+    """``own`` keeps published weights; that of the point robots, without one, is chosen on training tasks."""
+    envs = (
+        "point_robot",
+        "sparse_point_robot",
+        "point_robot_wind",
+        "half_cheetah_vel",
+        "hopper_rand_params",
+        "walker_rand_params",
+    )
+
+    def weights(*more):
+        changes = [("method=unicorn", f"env={env}", *more) for env in envs]
+        return [compose_config(list(each)).representation.metric_weight for each in changes]
+
+    assert weights() == [1.5, 1.5, 1.5, 0.15, 1.5, 0.7]
+    assert weights("comparison=own") == [0.15, 0.15, 1.5, 0.15, 1.5, 0.7]
 
 
 @pytest.mark.parametrize("method", METHODS)
