@@ -142,6 +142,7 @@ DRAWINGS = {
     "comparison of long names": lambda folder: draw_comparison(
         folder, ("full", f"without_{'long_' * 8}part")
     ),
+    "comparison of many": lambda folder: draw_comparison(folder, [f"level {k}" for k in range(40)]),
     "robots": draw_robots,
     "paths": draw_paths,
 }

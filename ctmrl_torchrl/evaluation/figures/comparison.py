@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = ["plot_adaptation_panels", "plot_intervals", "plot_profiles"]
 _LEAST = 7.4  # inches, for the title
 #: least width of the margin with the methods' names, in inches, and the font size of the names
 _SIDE, _NAMES = 1.75, 9.5
+_LINE = 1.55 / 72  # height of a legend's line for each point of its font size, in inches
 
 
 def _line(index: int) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def plot_profiles(
     """
     if not profiles:
         raise ValueError("profiles contains no method; expected at least one.")
-    figure = style.new_figure(8.6, 4.8)
+    figure = style.new_figure(8.6, max(4.8, 0.8 + _tall(profiles, 10) + 0.3))
     side = _side(figure, profiles, 10, besides=0.65)
     figure.set_figwidth(8.6 + side - _SIDE)
     (place,) = _grid(figure, 1, 1, left=0.77, top=0.8, gap=0.0, right=side + 0.23, bottom=0.62)
@@ -171,7 +172,8 @@ def plot_adaptation_panels(
     lines = {method: _line(index) for index, method in enumerate(_methods(panels))}
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), 2.9 * rows + 0.9)
+    height = max(2.9 * rows + 0.9, 0.95 + _tall(lines, _NAMES))
+    figure = style.new_figure(max(3.5 * columns + 2.2, _LEAST), height)
     side = _side(figure, lines, _NAMES, besides=0.65)
     figure.set_figwidth(figure.get_figwidth() + side - _SIDE)
     grid = _grid(figure, rows, columns, left=0.75, top=0.95, gap=0.85, right=side)
@@ -217,6 +219,11 @@ def _side(figure: Figure, names: Iterable[str], size: float, besides: float) -> 
         besides: what else the margin holds, such as a legend's lines.
     """
     return max(_SIDE, style.text_width(figure, names, size) + besides)
+
+
+def _tall(names: Collection[str], size: float) -> float:
+    """Height of a legend with one line a name, in inches."""
+    return _LINE * size * (len(names) + 1)
 
 
 def _methods(panels: Mapping[str, Mapping[str, Any]]) -> list[str]:
