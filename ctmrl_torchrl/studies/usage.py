@@ -20,5 +20,10 @@ CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.w
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether the arguments of ``ctmrl study`` ask for its help."""
-    return not arguments or arguments[0] in ("help", "-h", "--help")
+    """Whether the arguments of ``ctmrl study`` ask for its help.
+
+    Examples:
+        >>> asks_for_help(["run", "table1", "--help"]), asks_for_help(["run", "table1"])
+        (True, False)
+    """
+    return not arguments or arguments[0] == "help" or not {"-h", "--help"}.isdisjoint(arguments)
