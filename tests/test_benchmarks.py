@@ -13,6 +13,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PARTS = ("encoder", "predictor", "policy")
 
 
 @pytest.fixture
@@ -44,7 +45,11 @@ def test_simulator(benchmark):
     assert multiprocessing.active_children() == []  # a process left behind would keep this one from ending
 
 
-def test_update(benchmark):
+def test_update(benchmark, monkeypatch):
+    cases = importlib.import_module("update").CASES
+    overrides, phases = cases["quick"]
+    small = ["batch.tasks=4", "batch.transitions=8", *(f"sizes.{part}_hidden=[8]" for part in PARTS)]
+    monkeypatch.setitem(cases, "quick", ([*overrides, *small], phases))
     rows = benchmark("update", "--cases", "quick", "--rounds", "1", "--no-memory")["rows"]
     assert [row["phase"] for row in rows] == ["representation", "joint", "policy"]
     for row in rows:
@@ -112,7 +117,7 @@ def test_kernels(benchmark):
 def test_every_term_of_the_released_objective_has_its_share(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     cases, shares = (importlib.import_module(name) for name in ("cases", "shares"))
-    sizes = [f"sizes.{name}_hidden=[8]" for name in ("encoder", "predictor", "policy")]
+    sizes = [f"sizes.{name}_hidden=[8]" for name in PARTS]
     small = [
         "batch.tasks=4",
         "batch.transitions=8",

@@ -230,9 +230,11 @@ def test_a_mujoco_family_is_trained_and_shown_small(data, tmp_path):
     assert {"adaptation", "context_map", "data", "learning", "speed"} <= figures
 
 
-def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(tmp_path, monkeypatch, capsys):
-    overrides = ["preset=smoke", "evaluation.every=0", "output.progress=false", "output.figures=false"]
-    summary = run_overrides([*overrides, f"dataset.root={tmp_path}/data", f"run_dir={tmp_path}/run"])
+def test_the_control_of_protocol_codes_repeats_the_run_and_leaves_it_alone(
+    data, tmp_path, monkeypatch, capsys
+):
+    overrides = [*SMOKE, "schedule.updates=20", "output.figures=false", "evaluation.protocols=[codes]"]
+    summary = run_overrides([*overrides, f"dataset.root={data}", f"run_dir={tmp_path}/run"])
     assert "dataset.root" not in summary["command"]  # where the data are is in the run's config.yaml
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     run("codes_control", monkeypatch, tmp_path / "control.json", tmp_path / "run", "--draws", 2)

@@ -21,6 +21,14 @@ from ctmrl_torchrl.training.trainer import MetaTrainer
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """A shell starts background processes with SIGINT ignored. Then these tests would wait for nothing."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def outcome(run_dir):
     state = torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)["state"]
     summary = json.loads((run_dir / "summary.json").read_text())

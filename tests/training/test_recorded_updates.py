@@ -74,7 +74,7 @@ def test_a_run_by_onednn_continues_exactly(dataset_root, tmp_path, monkeypatch):
     sections = {"encoder": EncoderConfig(context_dim=4, hidden=[64, 64]), "compile": "onednn"}
 
     def config(name, **changes):
-        fields = {"schedule.updates": 10, "evaluation.every": 0, "output.checkpoint_every": 3} | changes
+        fields = {"schedule.updates": 10, "evaluation.protocols": [], "output.checkpoint_every": 3} | changes
         return tiny_config(dataset_root, tmp_path / name, fields, **sections)
 
     run_experiment(config("whole"))
