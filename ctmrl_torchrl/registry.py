@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, overload
 
+from ctmrl_torchrl.guests import forget_choice, note_choice
+
 T = TypeVar("T")
 _Choice = TypeVar("_Choice")
 
@@ -70,11 +72,13 @@ class Registry(Generic[T]):
         if self._choices.get(name, choice) is not choice:
             raise ValueError(f"The {self.kind} {name!r} is already registered; choose another name.")
         self._choices[name] = choice
+        note_choice(self.kind, name)
         return choice
 
     def unregister(self, name: str) -> None:
         """Remove a choice, e.g. at the end of a test."""
         self._choices.pop(name, None)
+        forget_choice(self.kind, name)
 
     def get(self, name: str) -> T:
         """The choice of this name."""

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ctmrl_torchrl"
 
 #: small mechanisms without a room of their own, which anyone may import
 GROUND = {
+    "guests",
     "machine",
     "places",
     "progress",
@@ -29,7 +30,8 @@ GROUND = {
 }
 #: what each room may import of the others, besides the ground
 ALLOWED = {
-    "registry": set(),
+    "guests": set(),
+    "registry": {"guests"},
     "rules": {"registry"},
     "scales": set(),
     "machine": set(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.evaluation import load_summary
+from ctmrl_torchrl.guests import Guest
 from ctmrl_torchrl.progress import plain_log
 from ctmrl_torchrl.studies.files import write_json
 from ctmrl_torchrl.studies.jobs import Job, Outcome
@@ -121,6 +122,29 @@ class Preparation:
             content = {"fingerprint": fingerprint, "overrides": list(job.overrides)}
             write_json(data_file(job.store, job.key), content | {"seconds": time.time() - start})
             return Outcome(job.key, "done", value=fingerprint, peak_memory=_peak_memory())
+
+
+@dataclass(frozen=True)
+class WithGuests:
+    """Work in a process that first imports the user's modules whose choices the runs use.
+
+    Args:
+        work: the work. guests: the modules.
+    """
+
+    work: Callable[[Job], Outcome]
+    guests: tuple[Guest, ...]
+
+    def __call__(self, job: Job) -> Outcome:
+        """Import the modules and do the work. An error of a module is returned, not raised."""
+        from ctmrl_torchrl.training.plugins import load_guest
+
+        try:
+            for guest in self.guests:
+                load_guest(guest)
+        except Exception as error:
+            return Outcome(job.key, "failed", _said(error))
+        return self.work(job)
 
 
 def _said(error: Exception) -> str:

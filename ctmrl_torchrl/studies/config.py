@@ -247,8 +247,19 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         for override in overrides:
             _apply(content, override)
         _prune_exclusions(content)
-        study = study_from(content)
+        whole, study = study, study_from(content)
+        study.report.notes += _selected(whole, study)
     return study
+
+
+def _selected(whole: StudyConfig, study: StudyConfig) -> list[str]:
+    """A note that names the factors with fewer levels than the study's file has."""
+    fewer = [
+        f"{factor} ({len(study.levels(factor))} of {len(whole.levels(factor))} levels)"
+        for factor in study.factors
+        if factor in whole.factors and set(study.levels(factor)) < set(whole.levels(factor))
+    ]
+    return [f"A selection of the study's grid: {', '.join(fewer)}."] if fewer else []
 
 
 class _Once(yaml.SafeLoader):

@@ -268,7 +268,8 @@ def _equal_levels(results: StudyResults) -> Iterator[str]:
         runs: dict[tuple[str, ...], list[str]] = {}
         for level in results.compared:
             keys = tuple(
-                identity_of(each.run.configuration, each.run.data) for each in results.cell(row, level)
+                identity_of(each.run.configuration, each.run.data, each.run.code)
+                for each in results.cell(row, level)
             )
             if keys:
                 runs.setdefault(keys, []).append(level)

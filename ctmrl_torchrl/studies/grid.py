@@ -9,7 +9,7 @@ from typing import Any
 
 from ctmrl_torchrl.studies.config import SEED, StudyConfig, as_text
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.identity import data_key
+from ctmrl_torchrl.studies.identity import code_of, data_key
 
 __all__ = ["PlannedRun", "expand"]
 
@@ -25,12 +25,14 @@ class PlannedRun:
         overrides: the overrides of the run.
         configuration: the resolved configuration, nested.
         data: key of its dataset, see :func:`~ctmrl_torchrl.studies.identity.data_key`.
+        code: digest of the user's files that it uses, see :func:`~ctmrl_torchrl.studies.identity.code_of`.
     """
 
     levels: Mapping[str, str]
     overrides: tuple[str, ...]
     configuration: Mapping[str, Any]
     data: str
+    code: str = ""
 
     @property
     def label(self) -> str:
@@ -93,4 +95,6 @@ def _planned(
     if SEED in levels:
         configuration = {**configuration, SEED: int(levels[SEED])}
         overrides.append(f"{SEED}={levels[SEED]}")
-    return PlannedRun(levels, tuple(overrides), configuration, data_key(configuration))
+    return PlannedRun(
+        levels, tuple(overrides), configuration, data_key(configuration), code_of(configuration)
+    )

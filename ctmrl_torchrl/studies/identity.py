@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["data_key", "differences", "identity_of", "training_of", "what_matters"]
+from ctmrl_torchrl.guests import guests_of, names_in
+
+__all__ = ["code_of", "data_key", "differences", "identity_of", "training_of", "what_matters"]
 
 #: fields that affect how a run is executed but not its results
 _ASIDE = (
@@ -42,8 +44,23 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def code_of(configuration: Mapping[str, Any]) -> str:
+    """A digest of the user's files whose registered choices a configuration uses; empty without any.
+
+    Only the files that register the choices count, not the modules that these import.
+
+    Examples:
+        >>> code_of({"env": "point_robot", "method": "ctmrl"})
+        ''
+    """
+    guests = guests_of(set(names_in(configuration)))
+    return _digest({guest.module: guest.digest for guest in guests}) if guests else ""
+
+
 def data_key(configuration: Mapping[str, Any]) -> str:
     """A key that distinguishes the datasets of configurations before they exist.
+
+    The file that registers a family of the user's own belongs to the key.
 
     Examples:
         >>> one, other = {"env": "a", "seed": 0}, {"env": "a", "seed": 1}
@@ -55,11 +72,14 @@ def data_key(configuration: Mapping[str, Any]) -> str:
         place = {name: value for name, value in section.items() if name not in _ASIDE}
     else:
         place = {"path": section["dataset.path"]}
-    return _digest({"env": configuration.get("env"), "tasks": configuration.get("tasks"), **place})
+    env = configuration.get("env")
+    code = code_of({"env": env})
+    own = {"code": code} if code else {}
+    return _digest({"env": env, "tasks": configuration.get("tasks"), **place, **own})
 
 
-def identity_of(configuration: Mapping[str, Any], data: str) -> str:
-    """A short key that two runs share exactly if they have the same settings and the same data.
+def identity_of(configuration: Mapping[str, Any], data: str, code: str = "") -> str:
+    """A short key that two runs share exactly if they have the same settings, data and code of the user's own.
 
     A field without a value counts as missing, as in :func:`differences`: finished runs stay valid when a later
     version adds an option that is off by default.
@@ -67,22 +87,23 @@ def identity_of(configuration: Mapping[str, Any], data: str) -> str:
     Args:
         configuration: resolved, nested.
         data: fingerprint of the dataset's content.
+        code: digest of the user's files whose choices the configuration uses, see :func:`code_of`.
 
     Examples:
         >>> identity_of({"env": "a", "option": None}, "data") == identity_of({"env": "a"}, "data")
         True
     """
     settings = {name: value for name, value in what_matters(configuration).items() if value is not None}
-    return _digest({"configuration": settings, "data": data})
+    return _digest({"configuration": settings, "data": data} | ({"code": code} if code else {}))
 
 
-def training_of(configuration: Mapping[str, Any], data: str) -> str:
+def training_of(configuration: Mapping[str, Any], data: str, code: str = "") -> str:
     """A short key that runs share if they train the same agent and differ at most in how it is meta-tested.
 
     The interval between tests during training, ``evaluation.every``, counts as training.
 
     Args:
-        configuration, data: as for :func:`identity_of`.
+        configuration, data, code: as for :func:`identity_of`.
 
     Examples:
         >>> one = {"env": "a", "evaluation": {"every": 0, "protocols": ["np"]}}
@@ -94,7 +115,7 @@ def training_of(configuration: Mapping[str, Any], data: str) -> str:
     """
     flat = what_matters(configuration)
     tests = {name for name in flat if name.startswith("evaluation.")} - {"evaluation.every"}
-    return identity_of({name: value for name, value in flat.items() if name not in tests}, data)
+    return identity_of({name: value for name, value in flat.items() if name not in tests}, data, code)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ctmrl_torchrl.guests import Guest, guests_of, names_in
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.storage import StorageError, expanded, resolved
-from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, quoted
+from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, WithGuests, quoted
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.estimates import seconds_left
@@ -101,10 +102,22 @@ class Study:
         """All runs of the grid."""
         return expand(self.config, self.resolve)
 
+    @cached_property
+    def _guests(self) -> tuple[Guest, ...]:
+        """The user's modules whose choices the runs use, which other processes need as well."""
+        guests = guests_of({name for run in self.runs for name in names_in(run.configuration)})
+        for guest in guests:
+            if not guest.file:
+                raise StudyError(
+                    f"{guest.choice!r} was registered in an interactive session, which the processes of a study "
+                    "do not see; save it in a .py file, then import that file or give --plugin FILE.py."
+                )
+        return guests
+
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
         data = self._fingerprint(run)
-        return None if data is None else identity_of(run.configuration, data)
+        return None if data is None else identity_of(run.configuration, data, run.code)
 
     def _fingerprint(self, run: PlannedRun) -> str | None:
         """That of the run's dataset; ``None`` until it is prepared."""
@@ -228,7 +241,7 @@ class Study:
             if place is not None
         )
         data = self._fingerprint(run)
-        training = "" if data is None else training_of(run.configuration, data)
+        training = "" if data is None else training_of(run.configuration, data, run.code)
         return Job(key, (*run.overrides, *absolute), str(self.store), run.label, training)
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
@@ -237,7 +250,7 @@ class Study:
         busy: list[str] = []
         while jobs:
             again: dict[str, Job] = {}
-            for outcome in runner.run(Attempt(self.execute), list(jobs.values())):
+            for outcome in runner.run(WithGuests(Attempt(self.execute), self._guests), list(jobs.values())):
                 job = jobs[outcome.key]
                 if outcome.state == "done":
                     progress.advance()
@@ -269,7 +282,8 @@ class Study:
         for _ in range(_LOSSES):
             # Several simultaneous bars would overwrite each other.
             prepare = Preparation(self.prepare, progress=progress and len(needed) == 1)
-            outcomes = list(runner.run(prepare, list(needed.values()))) if needed else []
+            work = WithGuests(prepare, self._guests)
+            outcomes = list(runner.run(work, list(needed.values()))) if needed else []
             failed = [each for each in outcomes if each.state in ("failed", "busy")]
             if failed:
                 job = needed[failed[0].key]

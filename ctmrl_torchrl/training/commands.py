@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from ctmrl_torchrl.guests import guests_of, plugin_of
 from ctmrl_torchrl.training.compose import compose_node, to_config
 from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
 from ctmrl_torchrl.training.sweep import check_sweep
@@ -19,13 +21,19 @@ _ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
 def recorded_command(program: str, overrides: Sequence[str]) -> str:
     """The command line that a summary records, without machine-specific paths and quoted for a shell.
 
+    Files of the user's own whose choices it names come first, as ``--plugin FILE``.
+
     Examples:
         >>> recorded_command("ctmrl train", ["env=point_robot", "run_dir=here"])
         'ctmrl train env=point_robot'
         >>> print(recorded_command("ctmrl train", ["evaluation.protocols=[np, codes]"]))
         ctmrl train 'evaluation.protocols=[np, codes]'
     """
-    return f"{program} {shlex.join(item for item in overrides if not item.startswith(_ELSEWHERE))}".rstrip()
+    kept = [item for item in overrides if not item.startswith(_ELSEWHERE)]
+    named = {word for item in kept for word in re.findall(r"[^\s=,\[\]'\"]+", item)}
+    plugins = [plugin for plugin in map(plugin_of, guests_of(named)) if plugin is not None]
+    options = [word for plugin in plugins for word in ("--plugin", plugin)]
+    return f"{program} {shlex.join([*options, *kept])}".rstrip()
 
 
 def check_command_line(arguments: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ctmrl_torchrl.guests import note_choice
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
@@ -23,6 +24,14 @@ from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_co
 
 #: configuration groups whose choices are files or nodes registered by a plugin
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
+#: groups whose choices can be a user's own, and what is said where such a choice is missing
+_OF_USERS = ("env", "method", "policy_loss")
+#: groups that users do not name themselves, by what they are
+_SCHEMAS = {
+    "encoder_schema": "context encoder",
+    "policy_loss_schema": "policy loss",
+    "representation_schema": "representation loss",
+}
 #: fields that were renamed or moved since earlier versions
 MOVED = {
     "optimiser": "optimizer",
@@ -85,6 +94,7 @@ def register_method(
         **sections,
     }
     ConfigStore.instance().store(group="method", name=name, node=node, package="_global_")
+    note_choice("method", name)
 
 
 @contextmanager
@@ -194,9 +204,17 @@ def _check_override(override: str) -> None:
         known = choices(plain)
         raise ConfigError(
             f"{override}: there is no such choice.{nearest(value, known)} Known: {', '.join(known)}."
+            f"{_own(value, known) if plain in _OF_USERS else ''}"
         )
     if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf accepts any number
         raise ConfigError(f"config field {plain}: got {value}, allowed is {SWITCH.describe()}.")
+
+
+def _own(name: str, known: Sequence[str]) -> str:
+    """What to do if an unknown name is not a misspelled one."""
+    if nearest(name, known):
+        return ""
+    return " A choice of your own needs the file that registers it: --plugin FILE.py."
 
 
 def _is_switch(name: str) -> bool:
@@ -279,6 +297,11 @@ def _explained(error: Exception) -> str:
                 f"choose one of {', '.join(published)}, or comparison=shared."
             )
         known = choices(group)
+        if group in _SCHEMAS:
+            return (
+                f"{_SCHEMAS[group]} {name!r}: there is no such choice.{nearest(name, known)} Known: "
+                f"{', '.join(known)}.{_own(name, known)}"
+            )
         return f"{group}={name}: there is no such choice.{nearest(name, known)} Known: {', '.join(known)}."
     no_group = re.search(r"Could not override '(\w+)'", text)
     if no_group:

@@ -6,17 +6,17 @@ import importlib
 import importlib.util
 import os
 import re
+import runpy
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
+from ctmrl_torchrl.guests import PLUGIN_MARK, Guest
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.storage import StorageError, expanded
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: marks a module that is a user's file
-_PLUGIN = "__ctmrl_plugin__"
 
 
 def load_plugin(name: str) -> ModuleType:
@@ -47,9 +47,27 @@ def load_plugin(name: str) -> ModuleType:
         raise ConfigError(f"plugin {name}: {where}: {error.msg}.") from error
 
 
+def load_guest(guest: Guest) -> None:
+    """Import a user's module in another process, so that its choices are registered there.
+
+    A program is run under the name ``__mp_main__``, as Python does for its own worker processes.
+
+    Raises:
+        ConfigError: as :func:`load_plugin`.
+    """
+    if guest.module == "__main__":
+        if "__mp_main__" not in sys.modules:
+            module = ModuleType("__mp_main__")
+            module.__dict__.update(runpy.run_path(guest.file, run_name="__mp_main__"))
+            sys.modules["__mp_main__"] = module
+    elif guest.module not in sys.modules:
+        alone = "." not in guest.module and Path(guest.file).name != "__init__.py"
+        load_plugin(guest.file if alone else guest.module)
+
+
 def _is_machinery(file: str) -> bool:
     """Whether a line of a traceback belongs to Python's import system or this library."""
-    return file.startswith("<frozen ") or Path(file).is_relative_to(_PACKAGE)
+    return file.startswith("<") or Path(file).is_relative_to(_PACKAGE)
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -65,13 +83,15 @@ def _load_file(path: Path) -> ModuleType:
         return loaded
     found = None if loaded is not None else importlib.util.find_spec(stem)
     other = found is not None and os.path.realpath(str(found.origin)) != file
-    if other or (loaded is not None and not hasattr(loaded, _PLUGIN)):
+    if other or (loaded is not None and not hasattr(loaded, PLUGIN_MARK)):
         raise ConfigError(f"plugin {path}: another module is named {stem}; rename the file.")
     spec = importlib.util.spec_from_file_location(stem, file)
     assert spec is not None and spec.loader is not None  # the file ends in .py
     module = importlib.util.module_from_spec(spec)
-    setattr(module, _PLUGIN, True)
+    setattr(module, PLUGIN_MARK, True)
     sys.modules[stem] = module
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # spawned processes, such as those of collectors, import the module by name
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from ctmrl_torchrl.cli import main
 from ctmrl_torchrl.envs import from_gymnasium
@@ -109,9 +110,36 @@ def test_family_method_and_protocol_of_a_user(outside):
     assert (summary["env"], summary["method"]) == ("slope", "close")
     assert set(summary["returns"]["test"]) == {"np", "none", "one_random"}
     assert len(summary["returns"]["test"]["np"]["per_task"]) == 2
-    assert summary["command"].startswith("ctmrl train env=slope method=close")
+    assert summary["command"].startswith("ctmrl train --plugin mine env=slope method=close")
     figures = {file.stem for file in (outside / "run" / "figures").glob("*.png")}
     assert {"adaptation", "data", "learning", "context_map"} <= figures
+
+
+def test_a_study_of_a_users_choices(outside):
+    """Its processes import the file. Results belong to the content of the file."""
+    study = {
+        "factors": {"env": ["slope"], "method": ["close", "focal"], "seed": [0]},
+        "fixed": [*SMALL, "output.figures=false"],
+        "compare": "method",
+        "protocols": ["np"],
+    }
+    (outside / "own.yaml").write_text(yaml.safe_dump(study))
+    ran = ctmrl("--plugin", "mine.py", "study", "run", "own.yaml", "progress=false")
+    assert ran.returncode == 0 and "\n2 done\n" in ran.stdout, ran.stderr
+    summaries = map(
+        json.loads, (file.read_text() for file in outside.glob("studies/store/runs/*/summary.json"))
+    )
+    commands = {summary["method"]: summary["command"] for summary in summaries}
+    assert commands.keys() == {"close", "focal"}
+    assert all(each.startswith("ctmrl train --plugin mine.py ") for each in commands.values())
+
+    def planned():
+        return ctmrl("--plugin", "mine.py", "study", "plan", "own.yaml").stdout
+
+    assert "2 runs on 1 dataset: 2 done" in planned()
+    with (outside / "mine.py").open("a") as file:
+        file.write("CloseConfig.metric_weight = 0.25\n")
+    assert "2 runs on 1 dataset: 2 waiting" in planned()
 
 
 def test_slips_are_told_in_one_line_with_the_guest_among_the_choices(outside, capsys):

@@ -231,7 +231,7 @@ def test_unknown_choices_list_the_known_ones_and_the_nearest(choice, nearest):
     group, _ = choice.split("=")
     text = refused(choice)
     assert text.startswith(f"{choice}: there is no such choice.")
-    assert text.endswith(f"Known: {', '.join(choices(group))}.")
+    assert f" Known: {', '.join(choices(group))}." in text
     assert (f"Did you mean {nearest!r}?" in text) if nearest else ("Did you mean" not in text)
 
 
@@ -364,6 +364,23 @@ def test_focal_is_a_page_and_a_file():
     config = composed("method=focal")
     assert type(config.representation) is FOCALConfig and config.batch.repeat_tasks
     assert (config_folder() / "method" / "focal.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    "overrides, told",
+    [
+        (["env=cart"], "env=cart: there is no such choice. Known: .* needs the file .*: --plugin FILE.py"),
+        (["env=point_robt"], "Did you mean 'point_robot'\\? Known: [^.]*\\.$"),
+        (["method=of_nobody"], "representation loss 'vic': there is no such choice. .*--plugin FILE.py"),
+    ],
+)
+def test_a_choice_of_the_users_own_needs_its_file(overrides, told):
+    register_method("of_nobody", representation="vic")
+    try:
+        with pytest.raises(ConfigError, match=told):
+            compose_config(overrides)
+    finally:
+        del ConfigStore.instance().repo["method"]["of_nobody.yaml"]
 
 
 def test_a_refused_command_leaves_nothing_behind(tmp_path):

@@ -1,0 +1,107 @@
+"""Modules outside the library that have registered choices, and how other processes get them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["Guest", "forget_choice", "guests_of", "names_in", "note_choice", "plugin_of"]
+
+_LIBRARY = __name__.partition(".")[0]
+_IMPORTING = ("importlib", "_frozen_importlib")
+#: marks a module that :func:`~ctmrl_torchrl.training.plugins.load_plugin` has loaded from a file
+PLUGIN_MARK = "__ctmrl_plugin__"
+#: the module that has registered a choice, by kind and name of the choice
+_ORIGINS: dict[tuple[str, str], str] = {}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A module outside the library that has registered a choice.
+
+    Args:
+        module: its name. file: its source file, empty for an interactive session.
+        choice: name of a choice that it has registered.
+    """
+
+    module: str
+    file: str
+    choice: str
+
+    @property
+    def digest(self) -> str:
+        """A short digest of the source file; modules that the file imports are not part of it."""
+        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()[:16] if self.file else ""
+
+
+def note_choice(kind: str, name: str) -> None:
+    """Remember the module that registers a choice, unless it belongs to the library."""
+    module = _caller(sys._getframe(1))
+    if module is not None:
+        _ORIGINS[kind, name] = module
+
+
+def forget_choice(kind: str, name: str) -> None:
+    """Forget a choice that is not registered any more."""
+    _ORIGINS.pop((kind, name), None)
+
+
+def guests_of(names: Collection[str]) -> tuple[Guest, ...]:
+    """The modules that have registered choices of these names, in the order of registration.
+
+    Examples:
+        >>> guests_of(["ctmrl", "point_robot"])
+        ()
+    """
+    found: dict[str, Guest] = {}
+    for (_, name), module in _ORIGINS.items():
+        if name in names and module not in found:
+            file = getattr(sys.modules.get(module), "__file__", None)
+            found[module] = Guest(module, "" if file is None else os.path.abspath(file), name)
+    return tuple(found.values())
+
+
+def names_in(configuration: Any) -> Iterator[str]:
+    """All texts among the values of a configuration; some of them are names of choices.
+
+    Examples:
+        >>> sorted(names_in({"env": "a", "evaluation": {"protocols": ["np"], "every": 0}}))
+        ['a', 'np']
+    """
+    if isinstance(configuration, str):
+        yield configuration
+    elif isinstance(configuration, Mapping):
+        for value in configuration.values():
+            yield from names_in(value)
+    elif isinstance(configuration, (list, tuple)):
+        for value in configuration:
+            yield from names_in(value)
+
+
+def plugin_of(guest: Guest) -> str | None:
+    """The argument of ``--plugin`` that loads a guest; ``None`` for a program or an interactive session."""
+    if guest.module == "__main__" or not guest.file:
+        return None
+    if not hasattr(sys.modules.get(guest.module), PLUGIN_MARK):
+        return guest.module
+    file = Path(guest.file)
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else file.name
+
+
+def _caller(frame: FrameType | None) -> str | None:
+    """The nearest module outside the library, unless the library is being imported."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        root = module.partition(".")[0]
+        if root in _IMPORTING:
+            return None
+        if root != _LIBRARY:
+            return module
+        frame = frame.f_back
+    return None

@@ -1,0 +1,95 @@
+"""Choices that are registered outside the library: where, and how other processes get them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ctmrl_torchrl.guests import Guest, guests_of, plugin_of
+from ctmrl_torchrl.registry import Registry
+from ctmrl_torchrl.studies.identity import code_of, data_key, identity_of
+from ctmrl_torchrl.training.plugins import load_plugin
+
+FILE = """
+from ctmrl_torchrl.registry import Registry
+SHAPES = Registry("shape")
+SHAPES.register("{name}", 1)
+"""
+
+
+@pytest.fixture
+def shape(tmp_path, monkeypatch):
+    """A loaded file that registers a choice of its own name."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "a_shape.py"
+    file.write_text(FILE.format(name="a_shape"))
+    module = load_plugin(str(file))
+    yield file
+    module.SHAPES.unregister("a_shape")
+    sys.modules.pop("a_shape")
+
+
+def test_the_file_that_registers_a_choice_is_known(shape, monkeypatch):
+    (guest,) = guests_of(["a_shape", "ctmrl"])
+    assert (guest.module, guest.file, guest.choice) == ("a_shape", str(shape), "a_shape")
+    assert plugin_of(guest) == "a_shape.py"
+    monkeypatch.chdir(shape.parents[1])
+    assert plugin_of(guest) == f"{shape.parent.name}/a_shape.py"
+
+
+def test_a_choice_of_a_function_of_ours_belongs_to_its_caller():
+    shapes = Registry("shape")
+    shapes.register("round")(object())
+    assert guests_of(["round"])[0].module == __name__
+    shapes.unregister("round")
+    assert guests_of(["round"]) == ()
+
+
+def test_keys_change_with_the_file_of_a_choice_and_only_then(shape):
+    ours, theirs = {"env": "point_robot", "method": "focal"}, {"env": "a_shape", "method": "focal"}
+    assert code_of(ours) == "" != code_of(theirs)
+    before = identity_of(theirs, "d", code_of(theirs)), data_key(theirs)
+    assert identity_of(ours, "d", code_of(ours)) == identity_of(ours, "d")
+    shape.write_text(shape.read_text() + "# changed\n")
+    assert before[0] != identity_of(theirs, "d", code_of(theirs)) and before[1] != data_key(theirs)
+
+
+@pytest.mark.parametrize("name", ["a_shape.py", "a-shape.py"])
+def test_another_process_loads_it(name, tmp_path):
+    """Also a file whose name is no module's."""
+    file = tmp_path / name
+    file.write_text(FILE.format(name="a_shape"))
+    code = """
+import json, sys
+from ctmrl_torchrl.guests import Guest, guests_of
+from ctmrl_torchrl.training.plugins import load_guest
+for _ in range(2):
+    load_guest(Guest("a_shape", sys.argv[1], "a_shape"))
+print(json.dumps([[each.module, each.file] for each in guests_of(["a_shape"])]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert json.loads(done.stdout) == [["a_shape", str(file)]], done.stderr
+
+
+def test_a_program_is_run_under_the_name_of_a_worker(tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text(
+        FILE.format(name="mine") + "if __name__ == '__main__':\n    raise SystemExit('run again')\n"
+    )
+    code = """
+import sys
+from ctmrl_torchrl.guests import Guest, guests_of
+from ctmrl_torchrl.training.plugins import load_guest
+load_guest(Guest("__main__", sys.argv[1], "mine"))
+print(guests_of(["mine"])[0].module)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True)
+    assert done.stdout.strip() == "__mp_main__", done.stderr
+
+
+def test_a_choice_without_a_file_has_no_digest_and_no_option():
+    guest = Guest("__main__", "", "mine")
+    assert guest.digest == "" and plugin_of(guest) is None
