@@ -22,6 +22,7 @@ from ctmrl_torchrl.envs.guests.simulation import (
     TaskSimulation,
     make_for_task,
 )
+from ctmrl_torchrl.envs.users_code import source_digests
 
 _MAIN_MODULES = ("__main__", "__mp_main__")
 
@@ -109,7 +110,9 @@ def from_gymnasium(
     draws = check_draws(parameters)
     _check_make(name, make, tuple(draws))
     sample = partial(draw_parameters, draws=draws, seed=seed)
-    definition = _probe(name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous)
+    definition, source = _probe(
+        name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous
+    )
     definition.check_horizon(horizon)
     steps = definition.time_limit if horizon is None else horizon
     if steps is None:
@@ -134,6 +137,7 @@ def from_gymnasium(
         gymnasium_id=f"ctmrl/{name}-v0",
         gymnasium_class=partial(GuestGymEnv, definition),
         optimum=optimum,
+        source=source,
         **fields,
     )
     if register:
@@ -183,8 +187,12 @@ def _extra_reward(return_key: NestedKey) -> str | None:
 
 def _probe(
     name: str, make: Callable[..., gymnasium.Env], task: Task, extra: str | None, asynchronous: bool
-) -> GuestDefinition:
-    """Sizes, bounds and time limit of one environment, which is created, reset and stepped once."""
+) -> tuple[GuestDefinition, dict[str, str]]:
+    """Sizes, bounds and time limit of one environment, which is created, reset and stepped once.
+
+    Returns:
+        The definition, and digests of the user's files that define the environment.
+    """
     env = make_for_task(name, make, task)
     try:
         _check_observation_space(name, env.observation_space)
@@ -203,13 +211,22 @@ def _probe(
             extra_reward=extra,
             asynchronous=asynchronous,
         )
+        source = source_digests([make, *_classes(env)])
     finally:
         env.close()
     simulation = TaskSimulation(definition, task)
     simulation.reset(seed=0)
     simulation.step(np.zeros(action.shape).reshape(-1))
     simulation.close()
-    return definition
+    return definition, source
+
+
+def _classes(env: gymnasium.Env) -> list[type]:
+    """The classes of an environment and of its wrappers, with those that they inherit from."""
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    return [each for layer in layers for each in type(layer).__mro__]
 
 
 def _check_observation_space(name: str, space: gymnasium.Space) -> None:
