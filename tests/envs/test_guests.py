@@ -419,7 +419,7 @@ def test_failures_name_the_line_of_the_user(define):
     line = drawing_fails.__code__.co_firstlineno + 1
     with pytest.raises(ValueError, match=rf"'mass' failed.*no_such_draw.* \(.*test_guests.py, line {line}\)"):
         define("y", Cart, {"mass": drawing_fails}, horizon=5)
-    with pytest.raises(TaskSimulationError, match=r"make of 'z' failed.*\(.*test_guests.py, line \d+\)"):
+    with pytest.raises(TaskSimulationError, match=r"make of 'z' failed.*\(.*guest_toys.py, line \d+\)"):
         define("z", lambda mass: Cart(mass, shape="wide"), {"mass": (1, 2)}, horizon=5)
 
 
