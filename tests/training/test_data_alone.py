@@ -115,6 +115,19 @@ def test_what_depends_on_the_number_of_tasks_is_checked_once_the_data_are_known(
     assert not (tmp_path / "run").exists()
 
 
+def test_one_training_task_is_refused_where_tasks_are_contrasted_and_told_elsewhere(tmp_path, monkeypatch):
+    path, told = save(tmp_path, manifest(test_ids=(1, 2, 3, 4), discount=0.5)), []
+    monkeypatch.setattr("ctmrl_torchrl.training.build.torchrl_logger.warning", told.append)
+    where = [*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}", "batch.repeat_tasks=true"]
+    for method in ("ctmrl", "ctmrl_released"):
+        with pytest.raises(ConfigError, match="representation.contrastive_weight: got .* one training task"):
+            run([*where, f"method={method}", "representation.codes=1"])
+    assert not (tmp_path / "run").exists() and not told
+    fine = ["representation.codes=1", "representation.contrastive_weight=0"]
+    build_experiment(compose_config([*where, *fine]))
+    assert "one training task" in told[0]
+
+
 def test_data_that_are_not_there_are_named(tmp_path):
     with pytest.raises(DatasetError, match="nowhere"):
         run([*TINY, f"dataset.path={tmp_path / 'nowhere'}", f"run_dir={tmp_path / 'run'}"])
