@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,56 @@ def test_the_commands_of_the_pages_compose(page, monkeypatch):
         config = compose_config(overrides)
         config.seeds = None  # each of them is checked as a run of its own
         validate_config(config)
+
+
+def test_the_page_on_own_data_trains_on_its_data(tmp_path, monkeypatch):
+    import ctmrl_torchrl
+
+    monkeypatch.chdir(tmp_path)
+    page = "docs/howto/own_dataset.md"
+    exec("\n".join(blocks(page, "python")), {"__name__": "page"})
+    (command,) = commands(page)
+    few = [
+        "preset=smoke",
+        "schedule.updates=10",
+        "output.figures=false",
+        "output.progress=false",
+        "device=cpu",
+    ]
+    assert ctmrl_torchrl.run([*command[2:], *few])["updates"] == 10
+
+
+def test_the_commands_of_the_page_on_own_families_are_valid(tmp_path, monkeypatch):
+    from ctmrl_torchrl.envs import unregister_family
+    from ctmrl_torchrl.training.compose import compose_config
+    from ctmrl_torchrl.training.plugins import load_plugin
+    from ctmrl_torchrl.training.validate import validate_config
+
+    page = "docs/howto/own_family.md"
+    text = "\n".join(blocks(page, "text")).replace("\\\n", " ")
+    lines = [
+        shlex.split(line) for line in text.splitlines() if line.startswith("ctmrl") and "..." not in line
+    ]
+    assert len(lines) == 3
+    (tmp_path / "my_family.py").write_text("\n".join(blocks(page, "python")), encoding="utf-8")
+    places = {
+        "my_family.py": tmp_path / "my_family.py",
+        "examples/own_family.py": ROOT / "examples/own_family.py",
+    }
+    for name in ("swing", "pendulum"):  # another test may have defined them
+        unregister_family(name)
+    try:
+        for _, option, plugin, action, *overrides in lines:
+            assert (option, action) == ("--plugin", "train")
+            load_plugin(str(places[plugin]))
+            validate_config(compose_config(overrides))
+        validate_config(
+            compose_config(["env=swing", "tasks=repo", "batch.tasks=6", "representation.codes=4"])
+        )
+    finally:
+        for module, name in (("my_family", "swing"), ("own_family", "pendulum")):
+            sys.modules.pop(module, None)
+            unregister_family(name)
 
 
 def test_every_protocol_is_explained():

@@ -152,7 +152,9 @@ def check_oracle(oracle: dict[str, Any], n_tasks: int) -> None:
     _expect(oracle, "episodes", "oracle", lambda value: is_whole(value) and value > 0, "a positive integer")
 
 
-def check_origin(recipe: dict[str, Any], seeds: dict[str, Any], versions: dict[str, Any]) -> None:
+def check_origin(
+    recipe: dict[str, Any], seeds: dict[str, Any], versions: dict[str, Any], source: dict[str, Any]
+) -> None:
     """Check the origin of a dataset, as summaries and reports use it.
 
     Raises:
@@ -162,6 +164,8 @@ def check_origin(recipe: dict[str, Any], seeds: dict[str, Any], versions: dict[s
     _expect(seeds, "collection", "seeds", _or_none(is_whole), "an integer or null")
     for package in versions:
         _expect(versions, package, "versions", lambda value: isinstance(value, str), "a string")
+    for file in source:
+        _expect(source, file, "source", lambda value: isinstance(value, str), "a sha256 checksum")
 
 
 def check_filled_in(counts: dict[str, Any], keys: dict[str, Any], checksums: dict[str, Any]) -> None:

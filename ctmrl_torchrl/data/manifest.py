@@ -70,6 +70,8 @@ class DatasetManifest:
         format_version: version of the file layout.
         discount: gamma; required if ``env`` is not a registered family.
         folder: name of the folder with the tensors, beside the manifest; filled in when saved.
+        source: digests of the user's files that defined the environment family, by file name; empty for shipped
+            families and not written then. No part of :meth:`digest`.
 
     Raises:
         DatasetError: if a field has the wrong type or value.
@@ -96,6 +98,7 @@ class DatasetManifest:
     format_version: int = FORMAT_VERSION
     discount: float | None = None
     folder: str = TRANSITIONS_FOLDER
+    source: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -130,7 +133,7 @@ class DatasetManifest:
         check_tasks(self.tasks)
         check_snapshots(self.snapshots, self.n_tasks)
         check_oracle(self.oracle, self.n_tasks)
-        check_origin(self.recipe, self.seeds, self.versions)
+        check_origin(self.recipe, self.seeds, self.versions, self.source)
         check_filled_in(self.counts, self.keys, self.checksums)
 
     @property
@@ -154,14 +157,19 @@ class DatasetManifest:
 
     def to_json(self) -> str:
         """Return readable JSON, from which :meth:`from_json` restores an equal manifest."""
-        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+        fields = dataclasses.asdict(self)
+        if not self.source:  # as in manifests of earlier versions
+            del fields["source"]
+        return json.dumps(fields, indent=2, allow_nan=False) + "\n"
 
     def digest(self) -> str:
         """Return the sha256 of the fields, without the manifest's own entry in :attr:`checksums`.
 
         Fields with default values are omitted, so that new fields of later versions do not change the digest.
+        The ``source`` is omitted too: the same data have the same digest, whatever the file that made them.
         """
         fields = dataclasses.asdict(self)
+        del fields["source"]
         fields["checksums"] = {k: v for k, v in self.checksums.items() if k != MANIFEST_FILE}
         defaults = {each.name: each.default for each in dataclasses.fields(self)}
         said = {name: value for name, value in fields.items() if value != defaults[name]}

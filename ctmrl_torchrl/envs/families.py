@@ -13,6 +13,7 @@ import gymnasium
 from tensordict import NestedKey
 from torch import Tensor
 
+from ctmrl_torchrl.envs.users_code import source_digests
 from ctmrl_torchrl.registry import Registry, nearest
 
 #: a callable, or a ``"module:attribute"`` string that is imported on first use
@@ -64,6 +65,8 @@ class EnvFamily:
         goal_radius: the distance from the goal within which rewards are given; None if there is no limit.
         figures: entry points that draw the family's figures at the end of a run, called as
             ``figure(task_set, runs, folder, protocol=..., means=..., subtitle=...)``.
+        source: digests of the user's files that define the family, by file name;
+            :func:`~ctmrl_torchrl.envs.from_gymnasium` fills them in. See :meth:`source_digests`.
 
     Raises:
         ValueError: if a field is invalid; the message contains it.
@@ -96,6 +99,7 @@ class EnvFamily:
     goal_positions: Callable[[Tensor], Tensor] | None = None
     goal_radius: float | None = None
     figures: tuple[EntryPoint, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every field that does not need the simulator."""
@@ -198,6 +202,19 @@ class EnvFamily:
             return dict(self.random_return.get(name, {}))
         known = self.random_return.get(preset, {})
         return {split: value for split, value in known.items() if split == "test"}
+
+    def source_digests(self) -> dict[str, str]:
+        """Digests of the user's files that define the family, by file name; none for a shipped family.
+
+        Comments and layout are not counted, so that a changed digest means changed code.
+
+        Example:
+            >>> get_family("point_robot").source_digests()
+            {}
+        """
+        if self.source or isinstance(self.env_builder, str):
+            return dict(self.source)
+        return source_digests([self.env_builder])
 
     def episode_length(self, horizon: int | None = None) -> int:
         """The given horizon, or the family's horizon if None.

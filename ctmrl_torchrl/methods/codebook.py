@@ -98,7 +98,14 @@ class CodebookConfig(RepresentationConfig):
         ]
 
     def check(self, facts: Facts) -> None:
-        """Check that K-means has a representation phase and at least as many contexts as codes."""
+        """Check that there are tasks to contrast, and that K-means has a phase and as many contexts as codes."""
+        require(
+            facts.training_tasks > 1 or not self.contrastive_weight,
+            "representation.contrastive_weight",
+            self.contrastive_weight,
+            "0 with one training task, because the contrastive term compares different tasks; or use data of at "
+            "least two training tasks",
+        )
         if not self.kmeans:
             return
         length = max(facts.representation_updates, 1.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
@@ -57,6 +58,11 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     device = resolve_device(config.device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))
+    if len(task_set.train_ids) == 1 and config.representation.name != "nothing":
+        torchrl_logger.warning(
+            f"{dataset.path}: there is one training task, so contexts of different tasks are never compared and "
+            "the encoder cannot learn to tell tasks apart; use data of at least two training tasks"
+        )
     if config.held_out is not None:
         task_set = task_set.hold_out(*held_out_part(config.held_out))
     family = task_set.family

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from ctmrl_torchrl.collectors import PROTOCOLS, CollectorConfig
 from ctmrl_torchrl.data import ContextDraw
@@ -332,8 +334,22 @@ CHOICES = {
 LONG_EPISODES = 100
 
 
+def name_of_data(env: str, tasks: str, path: str | None = None) -> str:
+    """The name of a run's data in the proposed ``run_dir``, available to YAML files as ``${name_of_data:...}``.
+
+    Examples:
+        >>> name_of_data("point_robot", "repo"), name_of_data("dataset", "repo", "data/my_robot")
+        ('point_robot-repo', 'dataset-my_robot')
+    """
+    if env != DATA_ALONE or path is None:
+        return f"{env}-{tasks}"
+    folder = os.path.basename(os.path.abspath(os.path.expanduser(str(path))))
+    return f"{env}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', folder).strip('-')[:100] or tasks}"
+
+
 def register_configs() -> None:
     """Register the schema and all choices with Hydra. Call it again after registering more choices."""
+    OmegaConf.register_new_resolver("name_of_data", name_of_data, replace=True)
     store = ConfigStore.instance()
     store.store(name="experiment_schema", node=ExperimentConfig)
     for section, registry in CHOICES.items():

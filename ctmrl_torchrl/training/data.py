@@ -61,6 +61,7 @@ def obtain_data(
     if settings.path is None:
         _check_recipe(dataset, settings.recipe)
     check_dataset(dataset, task_set)
+    _warn_of_changed_source(dataset, task_set, settings)
     return dataset, task_set
 
 
@@ -159,6 +160,25 @@ def _check_recipe(dataset: TaskDataset, name: str) -> None:
         )
 
 
+def _warn_of_changed_source(dataset: TaskDataset, task_set: TaskSet, settings: DatasetConfig) -> None:
+    """Say that the user's code of a family is not the one that its data were collected with."""
+    before, now = dataset.manifest.source, task_set.family.source_digests()
+    if not before or not now or sorted(before.values()) == sorted(now.values()):
+        return
+    changed = [name for name, digest in now.items() if digest not in before.values()]
+    gone = [name for name, digest in before.items() if digest not in now.values()]
+    mend = (
+        "move that folder away, so that the data are collected again, or set another dataset.root"
+        if settings.path is None
+        else "collect the data again and give their folder as dataset.path"
+    )
+    torchrl_logger.warning(
+        f"{dataset.path}: the code that defines env={task_set.name} ({', '.join(changed or gone)}) has changed "
+        "since this dataset was collected, so its transitions may not be those of the present simulation. If the "
+        f"simulation changed, {mend}. If it did not, go on (comments and layout are not counted)."
+    )
+
+
 def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
     """Check that a dataset belongs to this environment and these tasks.
 
@@ -174,6 +194,13 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
         )
     found = torch.as_tensor(manifest.tasks["parameters"], dtype=torch.float64)
     if found.shape != task_set.parameters.shape or not torch.allclose(found, task_set.parameters.double()):
+        if (manifest.preset, found.shape[0]) == (task_set.preset, task_set.n_tasks):
+            raise DatasetError(
+                f"{place} holds other tasks than this run, though both have tasks={task_set.preset} with "
+                f"{task_set.n_tasks} tasks{_first_difference(found, task_set)}: the definition of "
+                f"env={task_set.name} has changed since the collection. Move that folder away, so that the data "
+                "are collected again, or set another dataset.root or dataset.path."
+            )
         raise DatasetError(
             f"{place} holds other tasks (preset {manifest.preset!r}, {found.shape[0]} tasks) than this run's "
             f"tasks={task_set.preset} ({task_set.n_tasks} tasks); set tasks={manifest.preset} or another "
@@ -196,6 +223,18 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
             raise DatasetError(
                 f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}."
             )
+
+
+def _first_difference(found: torch.Tensor, task_set: TaskSet) -> str:
+    """The first task parameter that differs, for a message."""
+    wanted = task_set.parameters.double()
+    if found.shape != wanted.shape:
+        return f" ({found.shape[1]} parameters per task in the data, {wanted.shape[1]} in the run)"
+    task, column = (~torch.isclose(found, wanted)).nonzero()[0].tolist()
+    name = task_set.parameter_names[column]
+    return (
+        f" (task {task}: {name}={found[task, column]:.6g} in the data, {wanted[task, column]:.6g} in the run)"
+    )
 
 
 def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:

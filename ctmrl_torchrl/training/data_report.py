@@ -21,6 +21,7 @@ from ctmrl_torchrl.envs import TaskSet, optimal_returns
 from ctmrl_torchrl.evaluation import figures, parameters_behind_returns
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.training.data import tasks_of_dataset
+from ctmrl_torchrl.training.random_reference import random_reference
 
 _FILES = ("report.json", "returns.png")
 _HEADER = ("training step", "train tasks", "test tasks", "worst task", "best task")
@@ -54,7 +55,7 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         "recipe": manifest.recipe,
         "seeds": manifest.seeds,
         "versions": manifest.versions,
-        "reference": _reference(tasks, manifest.oracle),
+        "reference": _reference(tasks, random_reference(tasks, dataset), manifest.oracle),
         "behaviour": manifest.oracle,
         "parameters_behind_returns": _behind_returns(tasks, returns["per_task"][-1]),
         "snapshots": [
@@ -69,8 +70,7 @@ def _behind_returns(tasks: TaskSet, per_task: list[float | None]) -> dict[str, f
     return parameters_behind_returns(tasks.parameters, returns, tasks.parameter_names)
 
 
-def _reference(tasks: TaskSet, behaviour: dict[str, Any]) -> dict[str, Any]:
-    random = tasks.family.known_random_returns(tasks.preset)
+def _reference(tasks: TaskSet, random: dict[str, float | None], behaviour: dict[str, Any]) -> dict[str, Any]:
     splits = {"test": list(tasks.test_ids), "train": list(tasks.train_ids)}
     known = {}
     optima = optimal_returns(tasks) if tasks.family.has_optimum else None

@@ -16,6 +16,7 @@ from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary
 from ctmrl_torchrl.training.build import Experiment, transition_key
 from ctmrl_torchrl.training.identity import fingerprint
+from ctmrl_torchrl.training.random_reference import random_reference
 from ctmrl_torchrl.training.tester import protocol_result
 
 #: ``{split: {protocol: TensorDict [tasks, repeats]}}``
@@ -78,7 +79,9 @@ def summarize(
             split: {name: protocol_result(run, random_episodes) for name, run in protocols.items()}
             for split, protocols in runs.items()
         },
-        random=None if config.held_out else task_set.family.known_random_returns(config.tasks),
+        random=None
+        if config.held_out
+        else random_reference(task_set, experiment.dataset, measure=bool(config.evaluation.protocols)),
         optimum=None
         if optima is None
         else {split: optima[ids].mean().item() for split, ids in splits.items()},

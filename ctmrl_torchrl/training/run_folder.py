@@ -14,12 +14,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import find_checkpoint
-from ctmrl_torchrl.training.config import ExperimentConfig
+from ctmrl_torchrl.training.config import DATA_ALONE, DatasetConfig, ExperimentConfig
+from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.locks import FolderLock
 from ctmrl_torchrl.training.run_record import RECORD_FILE, RUN_FILES, TIMED, RunRecord, is_there
 
@@ -82,6 +84,13 @@ def check_run_dir(config: ExperimentConfig) -> Path:
         )
     held = _held(run_dir, record)
     if held and not config.overwrite and not goes_on:
+        other = _other_data(config, run_dir)
+        if other is not None:
+            raise ConfigError(
+                f"config field run_dir: {run_dir} already holds a run on other data ({other}; this run: "
+                f"{_data_of(config.env, config.tasks, config.dataset)}), which this run cannot continue. Choose "
+                "another run_dir=, or replace that run with overwrite=true."
+            )
         raise ConfigError(
             f"config field run_dir: {run_dir} already holds a run ({', '.join(held)}). Continue it with "
             f"resume={run_dir}, choose another run_dir=, or replace it with overwrite=true."
@@ -277,6 +286,23 @@ def _free_name(run_dir: Path) -> str:
 def _held(run_dir: Path, record: RunRecord) -> list[str]:
     held = [name for name in _RESULTS if is_there(run_dir / name)]
     return held or ([f"{record.kept_in}/{record.kept[-1]}"] if record.kept else [])
+
+
+def _data_of(env: str, tasks: str, settings: DatasetConfig) -> str:
+    """The data of a run, for messages."""
+    given = "" if env == DATA_ALONE else f"env={env} tasks={tasks}, "
+    return f"{given}{dataset_folder(settings, env, tasks).absolute()}"
+
+
+def _other_data(config: ExperimentConfig, run_dir: Path) -> str | None:
+    """The data of the run in a folder if they are not those of this run; None if they are, or are not known."""
+    try:
+        earlier = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        settings = DatasetConfig(**earlier["dataset"])
+        data = _data_of(earlier["env"], earlier["tasks"], settings)
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
+    return None if data == _data_of(config.env, config.tasks, config.dataset) else data
 
 
 def _goes_on(config: ExperimentConfig, run_dir: Path) -> bool:

@@ -347,7 +347,11 @@ def test_a_task_that_cannot_be_made_is_named(define, make, message):
     ("changes", "message"),
     [
         ({"breaks_at": 2}, r"reward of 'x' must be finite, got nan for task 2 \(mass=1.5\), step 2"),
-        ({"breaks_at": 1, "broken": "a lot"}, r"reward of 'x' must be finite, got 'a lot' for task 2"),
+        ({"breaks_at": 1, "broken": "a lot"}, r"reward of 'x' must be one number, got 'a lot' for task 2"),
+        (
+            {"breaks_at": 1, "broken": np.zeros(2)},
+            r"reward of 'x' must be one number, got array\(\[0., 0.\]\)",
+        ),
         ({"breaks_at": 3, "broken": np.inf}, r"got inf for task 2 \(mass=1.5\), step 3"),
     ],
 )
@@ -387,10 +391,48 @@ class OldStyle(Cart):
         return super().step(action)[:4]
 
 
+class Bare(Cart):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class Worded(Cart):
+    def reset(self, *, seed=None, options=None):
+        return np.array([["left"], ["right"]]), {}
+
+
+def test_a_reward_in_an_array_of_one_number_is_that_number(define):
+    define("x", lambda mass: Cart(breaks_at=2, broken=np.array([-0.5])), GRID, train_tasks=2, horizon=5)
+    assert make_env("x", [0]).rollout(2, constant(0.1))["next", "reward"][0, 1].item() == -0.5
+
+
+def drawing_fails(generator):
+    return generator.no_such_draw()
+
+
+def test_failures_name_the_line_of_the_user(define):
+    mild = {"mass": lambda n: np.linspace(0.5, 1.2, n)}
+    define("x", Failing, mild, train_tasks=2, test_tasks=1, horizon=5)
+    line = Failing.step.__code__.co_firstlineno + 2
+    with pytest.raises(TaskSimulationError, match=rf"too heavy \(.*test_guests.py, line {line}\)"):
+        make_env("x", [2]).rollout(2)
+    line = drawing_fails.__code__.co_firstlineno + 1
+    with pytest.raises(ValueError, match=rf"'mass' failed.*no_such_draw.* \(.*test_guests.py, line {line}\)"):
+        define("y", Cart, {"mass": drawing_fails}, horizon=5)
+    with pytest.raises(TaskSimulationError, match=r"make of 'z' failed.*\(.*guest_toys.py, line \d+\)"):
+        define("z", lambda mass: Cart(mass, shape="wide"), {"mass": (1, 2)}, horizon=5)
+
+
 @pytest.mark.parametrize(
     ("make", "parameters", "options", "error", "message"),
     [
-        (OldStyle, {"mass": (1, 2)}, {}, TaskSimulationError, "step of 'x' failed for task 0 .*unpack"),
+        (
+            OldStyle,
+            {"mass": (1, 2)},
+            {},
+            TaskSimulationError,
+            r"step of 'x' must return \(observation, reward.*got 4 values",
+        ),
         (make_cart, {"weight": (1, 2)}, {}, ValueError, r"make\(weight=...\), which it does not accept"),
         (make_cart, PENDULUM, {}, ValueError, r"make\(mass=..., length=...\), which it does not accept"),
         ("Pendulum-v1", PENDULUM, {}, ValueError, "must be a function"),
@@ -401,7 +443,8 @@ class OldStyle(Cart):
             ValueError,
             "'mass' returned different values for",
         ),
-        (make_cart, {"mass": (1, 2)}, {"train_tasks": 0}, ValueError, "presets must be"),
+        (make_cart, {"mass": (1, 2)}, {"train_tasks": 0}, ValueError, "train_tasks of 'x' must be"),
+        (make_cart, {"mass": (1, 2)}, {"test_tasks": 0}, ValueError, "test_tasks of 'x' must be .*got 0"),
         (make_cart, {"mass": (1, 2)}, {"seed": -1}, ValueError, "seed must be"),
         (
             make_cart,
@@ -411,7 +454,18 @@ class OldStyle(Cart):
             "True, False or 'auto'",
         ),
         (make_cart, {"mass": (1, 2)}, {"plane": (0, 5)}, ValueError, "plane must be two indices"),
-        (make_cart, {"mass": (1, 2)}, {"colour": "red"}, TypeError, "colour"),
+        (make_cart, {"mass": (1, 2)}, {"colour": "red"}, ValueError, "no argument 'colour'"),
+        (make_cart, {"mass": (1, 2)}, {"train_task": 12}, ValueError, "Did you mean 'train_tasks'"),
+        (make_cart, {"mass": (1, 2)}, {"goal_radius_": 1}, ValueError, "Did you mean 'goal_radius'"),
+        (
+            make_cart,
+            {"mass": (1, 2)},
+            {"observation_dim": 2},
+            ValueError,
+            "no 'observation_dim': it is found",
+        ),
+        (Bare, {"mass": (1, 2)}, {}, TaskSimulationError, r"reset of 'x' must return \(observation, info\)"),
+        (Worded, {"mass": (1, 2)}, {}, TaskSimulationError, "observation of 'x' must be an array of numbers"),
     ],
 )
 def test_a_wrong_definition_is_refused_at_once(define, make, parameters, options, error, message):

@@ -110,6 +110,7 @@ def test_family_method_and_protocol_of_a_user(outside):
     assert (summary["env"], summary["method"]) == ("slope", "close")
     assert set(summary["returns"]["test"]) == {"np", "none", "one_random"}
     assert len(summary["returns"]["test"]["np"]["per_task"]) == 2
+    assert summary["reference"]["random"] is not None and summary["reference"]["train"]["random"] is not None
     assert summary["command"].startswith("ctmrl train --plugin mine env=slope method=close")
     figures = {file.stem for file in (outside / "run" / "figures").glob("*.png")}
     assert {"adaptation", "data", "learning", "context_map"} <= figures

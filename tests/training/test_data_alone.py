@@ -115,6 +115,19 @@ def test_what_depends_on_the_number_of_tasks_is_checked_once_the_data_are_known(
     assert not (tmp_path / "run").exists()
 
 
+def test_one_training_task_is_refused_where_tasks_are_contrasted_and_told_elsewhere(tmp_path, monkeypatch):
+    path, told = save(tmp_path, manifest(test_ids=(1, 2, 3, 4), discount=0.5)), []
+    monkeypatch.setattr("ctmrl_torchrl.training.build.torchrl_logger.warning", told.append)
+    where = [*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}", "batch.repeat_tasks=true"]
+    for method in ("ctmrl", "ctmrl_released"):
+        with pytest.raises(ConfigError, match="representation.contrastive_weight: got .* one training task"):
+            run([*where, f"method={method}", "representation.codes=1"])
+    assert not (tmp_path / "run").exists() and not told
+    fine = ["representation.codes=1", "representation.contrastive_weight=0"]
+    build_experiment(compose_config([*where, *fine]))
+    assert "one training task" in told[0]
+
+
 def test_data_that_are_not_there_are_named(tmp_path):
     with pytest.raises(DatasetError, match="nowhere"):
         run([*TINY, f"dataset.path={tmp_path / 'nowhere'}", f"run_dir={tmp_path / 'run'}"])
@@ -162,3 +175,33 @@ def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
     assert report["reference"]["train"]["behaviour"] == oracle.get("train")
     last = format_data_table(report).splitlines()[-1].split()
     assert last == ["behavior", *(f"{oracle[x]:.2f}" if oracle.get(x) else "-" for x in ("train", "test"))]
+
+
+def test_the_proposed_folder_is_named_after_the_data(tmp_path):
+    def proposed(*overrides):
+        return compose_config(["preset=smoke", *overrides]).run_dir
+
+    assert proposed("env=dataset", f"dataset.path={tmp_path}/first") == (
+        "runs/dataset-first/ctmrl-brac_sac-smoke-seed0"
+    )
+    named = proposed("env=dataset", f"dataset.path='{tmp_path}/my data/'", "comparison=own", "method=focal")
+    assert named == "runs/dataset-my-data/focal-own-smoke-seed0"
+    assert proposed("dataset.path=somewhere") == "runs/point_robot-repo/ctmrl-brac_sac-smoke-seed0"
+
+
+def test_a_folder_with_a_run_on_other_data_says_so(tmp_path):
+    first = save(tmp_path, manifest(discount=0.5))
+    second = TaskDataset.load(first).save(tmp_path / "second")
+    common = [*TINY, f"run_dir={tmp_path / 'run'}", "output.figures=false"]
+    run([*common, f"dataset.path={first}"])
+    with pytest.raises(
+        ConfigError, match=r"holds a run on other data \(.*data; this run: .*second\).*another"
+    ) as told:
+        run([*common, f"dataset.path={second}"])
+    assert "resume=" not in str(told.value)
+    with pytest.raises(ConfigError, match="already holds a run .*resume="):
+        run([*common, f"dataset.path={first}"])
+    with pytest.raises(
+        ConfigError, match=r"other data \(.*data; this run: env=point_robot tasks=repo, .*datasets"
+    ):
+        run(["env=point_robot", "preset=smoke", "device=cpu", f"run_dir={tmp_path / 'run'}"])

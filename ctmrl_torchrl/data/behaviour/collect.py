@@ -81,6 +81,7 @@ def collect_task_dataset(
             f"env_name is {env_name!r}, but the task set is one of {tasks.name!r}; name that family."
         )
     family = tasks.family
+    source = family.source_digests()  # now: the files may change while the data are collected
     recipe = get_recipe(recipe, family.name) if isinstance(recipe, str) else recipe
     every = tasks.with_more(recipe.more_tasks) if recipe.more_tasks else tasks
     learned = None if recipe.behaviour_tasks == "all" else every.train_ids
@@ -94,7 +95,8 @@ def collect_task_dataset(
         seed=train_seed,
         progress=progress,
         checkpoint=None if path is None else _unfinished(path),
-        identity={"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()},
+        identity={"tasks": tasks.to_dict(), "seed": seed, "recipe": recipe.to_dict()}
+        | ({"source": source} if source else {}),
     )
     policies: list[TensorDict | None] = [None, *snapshots] if recipe.random_snapshot else [*snapshots]
     transitions = record_snapshots(
@@ -120,6 +122,7 @@ def collect_task_dataset(
             **recipe.to_dict(),
         },
         oracle=measure_oracle(every, agents, policies[-1], seed=oracle_seed, task_ids=recorded),
+        source=source,
     )
     dataset = TaskDataset.from_tensordict(transitions, manifest)
     dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctmrl_torchrl.envs.users_code import line_of
+
 #: ``(low, high)``, or a function that samples values
 ParameterDraw = tuple[float, float] | Callable[..., Any]
 
@@ -96,7 +98,7 @@ def _draw_column(
     except Exception as error:
         raise ValueError(
             f"The function that samples parameter {name!r} failed, or did not return {expected}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{line_of(error)}"
         ) from error
     if values.shape != (num_tasks,):
         raise ValueError(

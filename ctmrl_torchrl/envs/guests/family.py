@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import gymnasium
@@ -22,8 +24,22 @@ from ctmrl_torchrl.envs.guests.simulation import (
     TaskSimulation,
     make_for_task,
 )
+from ctmrl_torchrl.envs.users_code import source_digests
+from ctmrl_torchrl.registry import nearest
 
 _MAIN_MODULES = ("__main__", "__mp_main__")
+#: fields of a family that are found from the arguments and the environment
+_FILLED_IN = (
+    "observation_dim",
+    "action_dim",
+    "parameter_names",
+    "sample_parameters",
+    "env_builder",
+    "simulator",
+    "gymnasium_id",
+    "gymnasium_class",
+    "source",
+)
 
 
 def from_gymnasium(
@@ -43,7 +59,7 @@ def from_gymnasium(
     asynchronous: bool = False,
     terminates: bool = True,
     register: bool = True,
-    **fields: Any,
+    **more: Any,
 ) -> EnvFamily:
     """Create a family of tasks from a function that creates a gymnasium environment for given task parameters.
 
@@ -80,7 +96,7 @@ def from_gymnasium(
         asynchronous: whether every row has its own process; ``make_env`` can override it.
         terminates: whether an episode may end before the horizon; if False, learners may standardize rewards.
         register: whether to register the family in this library and as ``ctmrl/NAME-v0`` in gymnasium.
-        **fields: other fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
+        **more: other fields of :class:`~ctmrl_torchrl.envs.EnvFamily`, e.g. ``goal_positions``.
 
     Returns:
         The family.
@@ -106,10 +122,15 @@ def from_gymnasium(
         )
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}.")
+    _check_fields(more)
+    presets = {"repo": (train_tasks, test_tasks), **(presets or {})}
+    _check_counts(name, train_tasks=train_tasks, test_tasks=test_tasks)
     draws = check_draws(parameters)
     _check_make(name, make, tuple(draws))
     sample = partial(draw_parameters, draws=draws, seed=seed)
-    definition = _probe(name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous)
+    definition, source = _probe(
+        name, make, _first_task(sample, draws), _extra_reward(return_key), asynchronous
+    )
     definition.check_horizon(horizon)
     steps = definition.time_limit if horizon is None else horizon
     if steps is None:
@@ -129,17 +150,44 @@ def from_gymnasium(
         context_next_observation=bool(context_next_observation),
         return_key=return_key,
         discount=discount,
-        presets={"repo": (train_tasks, test_tasks), **(presets or {})},
+        presets=presets,
         terminates=terminates,
         gymnasium_id=f"ctmrl/{name}-v0",
         gymnasium_class=partial(GuestGymEnv, definition),
         optimum=optimum,
-        **fields,
+        source=source,
+        **more,
     )
     if register:
         _make_room_for(name, make)
         register_family(family)
     return family
+
+
+def _check_fields(given: Mapping[str, Any]) -> None:
+    """Raise a ValueError for an argument that is no field of a family, or that is read from the environment."""
+    arguments = [name for name in inspect.signature(from_gymnasium).parameters if name != "more"]
+    free = [each.name for each in fields(EnvFamily) if each.name not in (*_FILLED_IN, *arguments)]
+    for name in given:
+        if name in _FILLED_IN:
+            raise ValueError(
+                f"from_gymnasium takes no {name!r}: it is found from name, make and parameters. Leave it out, or "
+                "register an EnvFamily of your own (register_family)."
+            )
+        if name not in free:
+            known = [*arguments, *free]
+            raise ValueError(
+                f"from_gymnasium has no argument {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+
+
+def _check_counts(name: str, **counts: Any) -> None:
+    for argument, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise ValueError(
+                f"{argument} of {name!r} must be a whole number of at least 1, got {count!r}; every family has "
+                "tasks to train on and tasks to test on."
+            )
 
 
 def _check_make(name: str, make: Callable[..., Any], parameters: tuple[str, ...]) -> None:
@@ -183,8 +231,12 @@ def _extra_reward(return_key: NestedKey) -> str | None:
 
 def _probe(
     name: str, make: Callable[..., gymnasium.Env], task: Task, extra: str | None, asynchronous: bool
-) -> GuestDefinition:
-    """Sizes, bounds and time limit of one environment, which is created, reset and stepped once."""
+) -> tuple[GuestDefinition, dict[str, str]]:
+    """Sizes, bounds and time limit of one environment, which is created, reset and stepped once.
+
+    Returns:
+        The definition, and digests of the user's files that define the environment.
+    """
     env = make_for_task(name, make, task)
     try:
         _check_observation_space(name, env.observation_space)
@@ -203,13 +255,22 @@ def _probe(
             extra_reward=extra,
             asynchronous=asynchronous,
         )
+        source = source_digests([make, *_classes(env)])
     finally:
         env.close()
     simulation = TaskSimulation(definition, task)
     simulation.reset(seed=0)
     simulation.step(np.zeros(action.shape).reshape(-1))
     simulation.close()
-    return definition
+    return definition, source
+
+
+def _classes(env: gymnasium.Env) -> list[type]:
+    """The classes of an environment and of its wrappers, with those that they inherit from."""
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper):
+        layers.append(layers[-1].env)
+    return [each for layer in layers for each in type(layer).__mro__]
 
 
 def _check_observation_space(name: str, space: gymnasium.Space) -> None:

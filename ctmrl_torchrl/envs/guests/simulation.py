@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import gymnasium
 import numpy as np
 
 from ctmrl_torchrl.envs.gym_envs import checked_action
 from ctmrl_torchrl.envs.task_sets import TaskSet, make_task_set
+from ctmrl_torchrl.envs.users_code import line_of
+
+# what gymnasium's functions return
+_RESET = ("observation", "info")
+_STEP = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class TaskSimulationError(RuntimeError):
@@ -132,27 +137,47 @@ class TaskSimulation:
     def _failed(self, what: str, error: Exception) -> TaskSimulationError:
         return TaskSimulationError(
             f"{what} of {self.definition.name!r} failed for {self.task.describe()}, step {self.steps}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{line_of(error)}"
+        )
+
+    def _parts(self, what: str, returned: Any, expected: tuple[str, ...]) -> tuple[Any, ...]:
+        """What ``reset`` or ``step`` returned, if it has the parts of gymnasium, of which the last is info."""
+        if (
+            isinstance(returned, tuple)
+            and len(returned) == len(expected)
+            and isinstance(returned[-1], Mapping)
+        ):
+            return returned
+        found = type(returned).__name__
+        if isinstance(returned, tuple):
+            found = (
+                f"{len(returned)} values, the last of type {type(returned[-1]).__name__}"
+                if returned
+                else "()"
+            )
+        raise TaskSimulationError(
+            f"{what} of {self.definition.name!r} must return ({', '.join(expected)}), where info is a "
+            f"dictionary; got {found} for {self.task.describe()}, step {self.steps}."
         )
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Start an episode and return the features."""
         self.steps = 0
         try:
-            observation, _ = self.env.reset(seed=seed)
+            returned = self.env.reset(seed=seed)
         except Exception as error:
             raise self._failed("reset", error) from error
+        observation, _ = self._parts("reset", returned, _RESET)
         return self._features(observation)
 
     def step(self, action: np.ndarray) -> StepResult:
         """Apply an action ``[actions]`` in ``[-1, 1]``."""
         self.steps += 1
         try:
-            observation, reward, terminated, truncated, info = self.env.step(
-                self.definition.scale_action(action)
-            )
+            returned = self.env.step(self.definition.scale_action(action))
         except Exception as error:
             raise self._failed("step", error) from error
+        observation, reward, terminated, truncated, info = self._parts("step", returned, _STEP)
         features = self._features(observation)
         return StepResult(
             features,
@@ -175,13 +200,17 @@ class TaskSimulation:
         return self._finite(f"info[{key!r}]", info[key])
 
     def _features(self, observation: Any) -> np.ndarray:
-        shape = np.shape(observation)
+        try:
+            numbers = np.asarray(observation, dtype=np.float32)
+        except (TypeError, ValueError):
+            self._refuse("observation", observation, "an array of numbers")
+        shape = numbers.shape
         if shape != self.definition.observation_shape:
             raise TaskSimulationError(
                 f"The observation of {self.definition.name!r} has shape {shape}, but its space has shape "
                 f"{self.definition.observation_shape}, for {self.task.describe()}, step {self.steps}."
             )
-        features = np.asarray(observation, dtype=np.float32).reshape(-1)
+        features = numbers.reshape(-1)
         broken = (~np.isfinite(features)).nonzero()[0]
         if broken.size:
             self._refuse(f"observation (feature {broken[0]})", features[broken[0]].item())
@@ -189,9 +218,10 @@ class TaskSimulation:
 
     def _finite(self, what: str, value: Any) -> float:
         try:
-            number = float(value)
+            array = np.asarray(value)
+            number = float(array.item() if array.ndim and array.size == 1 else value)
         except (TypeError, ValueError):
-            self._refuse(what, value)
+            self._refuse(what, value, "one number")
         if not np.isfinite(number):
             self._refuse(what, value)
         return number
@@ -203,7 +233,7 @@ class TaskSimulation:
             self._refuse(what, value, "True or False")
         return bool(array.item())
 
-    def _refuse(self, what: str, value: Any, expected: str = "finite") -> None:
+    def _refuse(self, what: str, value: Any, expected: str = "finite") -> NoReturn:
         raise TaskSimulationError(
             f"The {what} of {self.definition.name!r} must be {expected}, got {value!r} for "
             f"{self.task.describe()}, step {self.steps}."
@@ -224,7 +254,7 @@ def make_for_task(name: str, make: Callable[..., gymnasium.Env], task: Task) -> 
         env = make(**task.parameters)
     except Exception as error:
         raise TaskSimulationError(
-            f"make of {name!r} failed for {task.describe()}: {type(error).__name__}: {error}"
+            f"make of {name!r} failed for {task.describe()}: {type(error).__name__}: {error}{line_of(error)}"
         ) from error
     if not isinstance(env, gymnasium.Env):
         raise TaskSimulationError(
