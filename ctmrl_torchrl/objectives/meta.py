@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
-from ctmrl_torchrl.objectives.checks import require_flags
+from ctmrl_torchrl.objectives.checks import require_flags, require_terms
 from ctmrl_torchrl.objectives.critic_gradient import (
     CRITIC_LOSS,
     checked_critic_gradient,
@@ -92,10 +92,11 @@ class MetaLoss(PolicyDelegation):
     Raises:
         KeyError: if an entry is missing.
         TypeError: if the representation loss does not subclass
-            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
+            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`, or a loss does not return a TensorDict.
         ValueError: if the encoder reads keys outside ``context``, does not write one context per task, or does
             not write required per-transition contexts; if contexts and transitions belong to different
-            numbers of tasks; if ``critic_gradient`` is unknown or not supported.
+            numbers of tasks; if ``critic_gradient`` is unknown or not supported; if a loss does not write a term
+            that its ``out_keys`` promise.
 
     Attributes:
         representation_frozen (bool): if true, the encoder runs without gradients and the representation loss
@@ -303,7 +304,7 @@ class MetaLoss(PolicyDelegation):
             for name in HANDED_ON:
                 if name in contexts:
                     work.set(getattr(keys, name), contexts[name])
-            out.update(self.representation(work))
+            out.update(_checked(self.representation, work))
         if not self.policy_frozen:
             out.update(self._policy_losses(tensordict, contexts))
         return out
@@ -312,8 +313,15 @@ class MetaLoss(PolicyDelegation):
         task_context = contexts["task_context"]
         learns = self.critic_gradient != "none" and not self.representation_frozen
         if not learns or not torch.is_grad_enabled():
-            return self.policy(self.policy_batch(tensordict, task_context.detach()))
+            return _checked(self.policy, self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
         return with_critic_gradient(
-            lambda context: self.policy(self.policy_batch(tensordict, context)), source, self._critic_term
+            lambda context: _checked(self.policy, self.policy_batch(tensordict, context)),
+            source,
+            self._critic_term,
         )
+
+
+def _checked(loss: LossModule, tensordict: TensorDictBase) -> TensorDictBase:
+    """The losses of a batch, which must contain every promised term."""
+    return require_terms(loss(tensordict), loss.out_keys, type(loss).__name__)
