@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.envs import get_family, make_task_set
+from ctmrl_torchrl.methods import RepresentationConfig
+from ctmrl_torchrl.modules.encoder_configs import ContextEncoderConfig
+from ctmrl_torchrl.objectives.policy import PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.studies.config import load_study
 from ctmrl_torchrl.training.build import make_loss, parameter_groups
 from ctmrl_torchrl.training.compose import choices, compose_config
+from ctmrl_torchrl.training.config import CHOICES
+from ctmrl_torchrl.training.validate import ConfigError, validate_config
 
 STUDY = load_study("table1").factors
 PAIRS = [(method, "shared") for method in choices("method")] + [(method, "own") for method in STUDY["method"]]
@@ -48,3 +56,33 @@ def test_every_method_builds_its_objective_in_every_environment(method, comparis
         loss = make_loss(config.encoder, config.representation, config.policy_loss, problem_of(env), 0)
         groups = parameter_groups(config.representation, config.policy_loss, loss)
         assert {"loss_actor", "loss_bc"} & set(loss.out_keys) and groups
+
+
+@pytest.mark.parametrize(
+    ("section", "base"),
+    [
+        ("encoder", ContextEncoderConfig),
+        ("representation", RepresentationConfig),
+        ("policy_loss", PolicyLossConfig),
+    ],
+)
+def test_a_configuration_with_a_misspelt_build_is_named(section, base, tmp_path):
+    @dataclass
+    class VicConfig(base):
+        name: str = "vic"
+
+        def biuld(self, problem, context_dim): ...
+
+    CHOICES[section].register("vic", VicConfig)
+    try:
+        config = tiny_config(tmp_path, tmp_path, **{section: VicConfig()})
+        for use in (lambda: validate_config(config), lambda: VicConfig().build(None, 4)):
+            with pytest.raises(ConfigError) as error:
+                use()
+            message = str(error.value)
+            assert (
+                f"{section}.name: got 'vic', but its class VicConfig has no method build(problem, " in message
+            )
+            assert message.endswith("Did you mean 'build' where it defines 'biuld'?")
+    finally:
+        CHOICES[section].unregister("vic")
