@@ -59,6 +59,8 @@ class MetaLoss(PolicyDelegation):
             (the default), ``"pooling"`` (layers after the per-transition contexts) or ``"all"``. A policy loss
             without critics, such as imitation, has a single term, which takes its place. Other terms of the
             policy loss never reach the encoder.
+        context_dim (int, optional): the size d for which the networks were built. A context of another size is
+            then an error that names the encoder, before any network reads it.
 
     Keys (see ``set_keys``):
         - ``context`` and ``context_positive`` ``[T, L]``: two draws. The encoder receives each under
@@ -159,6 +161,7 @@ class MetaLoss(PolicyDelegation):
         policy_loss: LossModule,
         *,
         critic_gradient: str = "none",
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(representation_loss, RepresentationLoss):
@@ -166,10 +169,12 @@ class MetaLoss(PolicyDelegation):
                 f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} must "
                 "subclass ctmrl_torchrl.objectives.RepresentationLoss, which defines the interface."
             )
+        _require_second_context(representation_loss)
         self.critic_gradient = checked_critic_gradient(
             critic_gradient, context_encoder, policy_loss, type(self).__name__
         )
         self._critic_term = critic_term(policy_loss) or CRITIC_LOSS
+        self.context_dim = context_dim
         self.context_encoder = context_encoder
         self.representation = representation_loss
         self._adopt(policy_loss)
@@ -259,7 +264,7 @@ class MetaLoss(PolicyDelegation):
     def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
         """The context draws of a meta-batch, bound to the encoder."""
         keys = asdict(self.tensor_keys)
-        return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__)
+        return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__, self.context_dim)
 
     def encode(self, tensordict: TensorDictBase, context_key: NestedKey) -> Tensor:
         """Task contexts ``[T, d]`` of the draw under ``context_key``."""
@@ -325,3 +330,15 @@ class MetaLoss(PolicyDelegation):
 def _checked(loss: LossModule, tensordict: TensorDictBase) -> TensorDictBase:
     """The losses of a batch, which must contain every promised term."""
     return require_terms(loss(tensordict), loss.out_keys, type(loss).__name__)
+
+
+def _require_second_context(loss: RepresentationLoss) -> None:
+    """Require that a loss that reads contexts besides the first one computes them."""
+    if type(loss).contexts is not RepresentationLoss.contexts:
+        return
+    for name in ("task_context_positive", "task_context_reconstructed"):
+        if getattr(loss.tensor_keys, name, name) in (loss.in_keys or ()):
+            raise ValueError(
+                f"{type(loss).__name__} reads {name!r}, which its method contexts() does not return; override "
+                'context_keys, for a second draw with {"context": [], "context_positive": []}, and contexts().'
+            )

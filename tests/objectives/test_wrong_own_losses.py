@@ -102,3 +102,30 @@ def test_a_term_that_is_not_one_number(agents):
         ValueError, match=r"term 'loss_b' has shape \[5, 7\], expected \[\], one number.*mean"
     ):
         total_loss(terms.set("loss_b", torch.zeros(*lead, 5, 7)), agents)
+
+
+class SecondContextLoss(OwnLoss):
+    in_keys = ["task_context", "task_context_positive"]
+
+
+def test_a_second_context_that_nothing_computes():
+    with pytest.raises(
+        ValueError, match=r"SecondContextLoss reads 'task_context_positive'.*context_keys.*contexts"
+    ):
+        MetaLoss(make_encoder(), SecondContextLoss(None), policy_loss("iql"))
+
+
+def test_the_nearest_key_is_named():
+    batch = meta_batch()
+    batch["context"].rename_key_("observation", "observations")
+    loss = MetaLoss(make_encoder(), OwnLoss(None), policy_loss("iql"))
+    with pytest.raises(KeyError, match=r"Did you mean \('context', 'observations'\)\?"):
+        loss(batch)
+
+
+def test_an_encoder_of_another_size_than_told():
+    loss = MetaLoss(make_encoder(), OwnLoss(None), policy_loss("iql"), context_dim=3)
+    with pytest.raises(
+        ValueError, match="ContextEncoder wrote 4 numbers per context in key 'task_context', expected 3"
+    ):
+        loss(meta_batch())
