@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,51 @@ def known_reduction(reduction: str, loss: str) -> str:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction={reduction!r} is unknown; choose 'mean', 'sum' or 'none'.")
     return reduction
+
+
+def require_weights(loss: str, **weights: float) -> None:
+    """Require that weights and coefficients are finite and not negative; a negative one would reward an error.
+
+    Args:
+        loss (str): name of the loss. weights: the values, by the name of their argument.
+
+    Raises:
+        ValueError: with the first one that is not.
+
+    Examples:
+        >>> require_weights("CQVAELoss", prediction_weight=1.0, code_weight=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: CQVAELoss: code_weight=-1.0; allowed is a finite number of at least 0 (0 disables its term).
+    """
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"{loss}: {name}={value!r}; allowed is a finite number of at least 0 (0 disables its term)."
+            )
+
+
+def require_module(module: Any, what: str, loss: str, reads: str) -> None:
+    """Require a TensorDictModule, with ``in_keys`` and ``out_keys``.
+
+    Args:
+        module: the object. what (str): what it is. loss (str): who needs it. reads (str): an example of its keys.
+
+    Raises:
+        TypeError: for anything else, such as a plain ``nn.Module``.
+
+    Examples:
+        >>> require_module(torch.nn.Linear(2, 4), "the context encoder", "MyLoss", '["x"], ["y"]')
+        Traceback (most recent call last):
+        ...
+        TypeError: MyLoss: the context encoder is a Linear, expected a TensorDictModule, which has in_keys \
+and out_keys; wrap it: TensorDictModule(module, ["x"], ["y"]).
+    """
+    if not (hasattr(module, "in_keys") and hasattr(module, "out_keys")):
+        raise TypeError(
+            f"{loss}: {what} is a {type(module).__name__}, expected a TensorDictModule, which has in_keys "
+            f"and out_keys; wrap it: TensorDictModule(module, {reads})."
+        )
 
 
 def require_terms(losses: Any, promised: Iterable[NestedKey], loss: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
-from ctmrl_torchrl.objectives.checks import require_flags, require_terms
+from ctmrl_torchrl.objectives.checks import require_flags, require_module, require_terms
 from ctmrl_torchrl.objectives.critic_gradient import (
     CRITIC_LOSS,
     checked_critic_gradient,
@@ -94,7 +94,8 @@ class MetaLoss(PolicyDelegation):
     Raises:
         KeyError: if an entry is missing.
         TypeError: if the representation loss does not subclass
-            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`, or a loss does not return a TensorDict.
+            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`; if the encoder is no TensorDictModule or the
+            policy loss no ``LossModule``; or if a loss does not return a TensorDict.
         ValueError: if the encoder reads keys outside ``context``, does not write one context per task, or does
             not write required per-transition contexts; if contexts and transitions belong to different
             numbers of tasks; if ``critic_gradient`` is unknown or not supported; if a loss does not write a term
@@ -168,6 +169,13 @@ class MetaLoss(PolicyDelegation):
             raise TypeError(
                 f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} must "
                 "subclass ctmrl_torchrl.objectives.RepresentationLoss, which defines the interface."
+            )
+        name, keys = type(self).__name__, '[("context", "observation")], ["task_context"]'
+        require_module(context_encoder, "the context encoder", name, keys)
+        if not isinstance(policy_loss, LossModule):
+            raise TypeError(
+                f"{name}: the policy loss is a {type(policy_loss).__name__}, expected a LossModule such as "
+                "BRACSACLoss(...) or one of TorchRL's."
             )
         _require_second_context(representation_loss)
         self.critic_gradient = checked_critic_gradient(
