@@ -65,7 +65,7 @@ def test_negative_weights_are_named(kind, name):
 
 
 def test_negative_coefficients_of_policies_are_named():
-    for name in ("entropy_coefficient", "regularisation", "penalty_init"):
+    for name in ("entropy_coefficient", "regularisation", "penalty_max"):
         with pytest.raises(ValueError, match=f"BRACSACLoss: {name}=-1.0; allowed"):
             policy_loss("brac_sac", **{name: -1.0})
     with pytest.raises(ValueError, match="make_td3_bc_loss: value_weight=-1.0; allowed"):

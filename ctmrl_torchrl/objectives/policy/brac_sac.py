@@ -164,7 +164,6 @@ class BRACSACLoss(TransitionLoss):
             type(self).__name__,
             entropy_coefficient=entropy_coefficient,
             regularisation=regularisation,
-            penalty_init=penalty_init,
             penalty_max=penalty_max,
         )
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
