@@ -6,6 +6,7 @@ A field has its rule as metadata: ``rate: float = ruled(3e-4, NOT_NEGATIVE)``. C
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -95,6 +96,44 @@ def require(condition: bool, name: str, value: Any, description: str, hint: str 
     """
     if not condition:
         raise ConfigError(f"config field {name}: got {value!r}, allowed is {description}.{hint}")
+
+
+def lacks_build(
+    configuration: Any, base: type, registry: Registry[Any], section: str, call: str
+) -> ConfigError:
+    """The error of a configuration that inherits ``build`` from its abstract base class.
+
+    Args:
+        configuration: a dataclass instance with a ``name``. base: the base class.
+        registry: the registered choices. section (str): its section, such as ``"encoder"``.
+        call (str): the method with its arguments, such as ``"build(problem)"``.
+
+    Examples:
+        >>> @dataclass
+        ... class Base:
+        ...     name: str = "none"
+        ...     def build(self): ...
+        >>> class Mine(Base):
+        ...     def biuld(self): ...
+        >>> shapes = Registry("shape")
+        >>> _ = shapes.register("mine", Mine)
+        >>> print(lacks_build(Mine("mine"), Base, shapes, "shape", "build()"))
+        config field shape.name: got 'mine', but its class Mine has no method build(). Did you mean 'build' \
+where it defines 'biuld'?
+        >>> print(lacks_build(Base(), Base, shapes, "shape", "build()"))
+        config field shape.name: got 'none', which is not a registered shape; choose one of mine.
+    """
+    own, name = type(configuration), configuration.name
+    if own is base:
+        return ConfigError(
+            f"config field {section}.name: got {name!r}, which is not a registered {registry.kind}; "
+            f"choose one of {', '.join(sorted(registry))}."
+        )
+    close = difflib.get_close_matches("build", sorted(set(dir(own)) - set(dir(base))), n=1, cutoff=0.5)
+    hint = f"Did you mean 'build' where it defines {close[0]!r}?" if close else "Define it there."
+    return ConfigError(
+        f"config field {section}.name: got {name!r}, but its class {own.__name__} has no method {call}. {hint}"
+    )
 
 
 def check_fields(configuration: Any, path: str = "") -> None:

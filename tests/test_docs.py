@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_the_programs_of_the_pages_run(page, tmp_path, monkeypatch):
     code = "\n".join(blocks(page, "python"))
     for large, small in SMALLER.items():
         code = code.replace(large, small)
-    exec(compile(code, page, "exec"), {"__name__": "page"})
+    module = types.ModuleType("page")  # where a page's dataclasses look up their annotations
+    monkeypatch.setitem(sys.modules, "page", module)
+    exec(compile(code, page, "exec"), vars(module))
 
 
 @pytest.mark.parametrize("page", TRAINING)

@@ -17,6 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from ctmrl_torchrl.agents.card import CARD, WEIGHTS, AgentCard, AgentError, plain_problem, problem_of
 from ctmrl_torchrl.agents.exported import export_agent
 from ctmrl_torchrl.agents.files import check_networks, check_sizes, read_agent, write_agent
+from ctmrl_torchrl.agents.inputs import attribute_of, require_environment, require_evidence, require_state
 from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
 from ctmrl_torchrl.collectors.run import OfflineDraw
@@ -216,18 +217,38 @@ class Agent:
 
     def prior_context(self, rows: int) -> Tensor:
         """The context before any evidence: zeros ``[rows, d]``."""
-        device = next(self.actor.parameters()).device
-        return torch.zeros(rows, self.context_dim, device=device)
+        own = next(self.actor.parameters())
+        return torch.zeros(rows, self.context_dim, device=own.device, dtype=own.dtype)
 
     @torch.no_grad()
     def encode(self, transitions: TensorDictBase) -> Tensor:
-        """Contexts ``[n, d]`` of transitions ``[n, L]`` in TorchRL's layout, with or without a ``mask``."""
+        """Contexts ``[n, d]`` of transitions ``[n, L]`` in TorchRL's layout, with or without a ``mask``.
+
+        Raises:
+            TypeError: if the transitions are not a TensorDict of tensors.
+            KeyError: if an entry that the encoder reads is missing.
+            ValueError: for an entry of another shape, type or device than the agent's, or with a number that is
+                not finite.
+        """
+        require_evidence(transitions, self.context_encoder, self._problem)
         view = TensorDict({"context": transitions.copy()}, batch_size=transitions.batch_size[:1])
         return self.context_encoder(view).get(self.context_encoder.out_keys[-1])
 
     @torch.no_grad()
     def act(self, observation: Tensor, task_context: Tensor, *, stochastic: bool = False) -> Tensor:
-        """Actions ``[n, a]`` in [-1, 1] for observations ``[n, o]`` and contexts ``[n, d]``."""
+        """Actions ``[n, a]`` in [-1, 1] for observations ``[n, o]`` and contexts ``[n, d]``.
+
+        Raises:
+            TypeError: if one of them is not a tensor.
+            ValueError: for another shape, type or device than the agent's, or a number that is not finite.
+        """
+        require_state(
+            observation,
+            task_context,
+            self.actor,
+            observation_dim=self._problem.observation_dim,
+            context_dim=self.context_dim,
+        )
         batch = TensorDict(
             {"observation": observation, "task_context": task_context}, batch_size=observation.shape[:1]
         )
@@ -262,10 +283,12 @@ class Agent:
 
         Raises:
             UnknownChoiceError: for an unknown protocol.
-            ValueError: for a protocol without the offline data that it needs, or an environment with other
-                sizes.
+            ValueError: for a protocol without the offline data that it needs, an environment with other sizes,
+                or a function that makes one without ``task_ids``.
             ConfigError: for a budget that is not a whole number, or too small for the protocol.
+            TypeError: if ``env`` is no environment of TorchRL and no function.
         """
+        require_environment(env, task_ids)
         choice = PROTOCOLS.get(protocol)
         if choice.needs_offline_data and offline_draw is None:
             raise ValueError(
@@ -274,7 +297,7 @@ class Agent:
             )
         rows = task_ids
         if rows is None:
-            rows = getattr(env, "task_ids", None)
+            rows = attribute_of(env, "task_ids")
         if rows is None:
             rows = torch.arange(env.batch_size.numel())
         for name, value in (("episodes", episodes), ("random_episodes", random_episodes), ("seed", seed)):
@@ -300,7 +323,7 @@ class Agent:
             self.actor,
             self.context_encoder,
             task_ids=torch.as_tensor(rows).cpu(),
-            horizon=getattr(env, "horizon", self.card.horizon),
+            horizon=attribute_of(env, "horizon", self.card.horizon),
             context_dim=self.context_dim,
             return_key=self._problem.reward_key,
             offline_draw=offline_draw,

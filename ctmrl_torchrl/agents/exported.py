@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.agents.card import AgentCard, AgentError, problem_of
+from ctmrl_torchrl.agents.inputs import FLAGS, entry_sizes
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.storage import StorageError, atomic_write_bytes, atomic_write_text, resolved
 
 #: names of the files: two programs, and what a caller must know of them
 ACT, ENCODE, DESCRIPTION = "act.pt2", "encode.pt2", "exported.json"
-_FLAGS = ("terminated", "truncated", "done")
 
 
 class _Act(nn.Module):
@@ -56,20 +56,11 @@ class _Encode(nn.Module):
         return self.encoder(view).get(self.encoder.out_keys[-1])
 
 
-def _sizes(problem: Problem) -> dict[NestedKey, int]:
-    """Sizes of the entries of a transition that an encoder may read."""
-    sizes = problem.feature_dims
-    sizes["next", "observation"] = problem.observation_dim
-    for flag in _FLAGS:
-        sizes["next", flag] = 1
-    return sizes
-
-
 def _encoder_inputs(
     encoder: TensorDictModuleBase, problem: Problem
 ) -> tuple[dict[str, NestedKey], dict[str, Tensor]]:
     """Keys and examples of the encoder's inputs, by the names that they have in the program."""
-    sizes = _sizes(problem)
+    sizes = entry_sizes(problem)
     keys: dict[str, NestedKey] = {}
     examples: dict[str, Tensor] = {}
     for key in encoder.in_keys:
@@ -78,7 +69,7 @@ def _encoder_inputs(
         name = "_".join(rest)
         inner = rest[0] if len(rest) == 1 else rest
         if path[0] == "context" and inner in sizes:
-            dtype = torch.bool if rest[-1] in _FLAGS else torch.float32
+            dtype = torch.bool if rest[-1] in FLAGS else torch.float32
             examples[name] = torch.zeros(2, 3, sizes[inner], dtype=dtype)
         elif key == "task_id":
             examples[name] = torch.zeros(2, dtype=torch.int64)

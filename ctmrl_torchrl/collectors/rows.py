@@ -178,7 +178,8 @@ def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
         raise ValueError(
             f"The environment has {env.batch_size.numel()} rows but task_ids has {task_ids.numel()} entries: "
             f"batch size {list(env.batch_size)}, task_ids of shape {list(task_ids.shape)}; expected one row "
-            "per task id, [n]. Build it with make_env(..., task_ids=task_ids)."
+            "per task id, [n]. Build it with make_env(..., task_ids=task_ids); an environment without rows gets "
+            "one with torchrl.envs.SerialEnv(1, lambda: env)."
         )
 
 

@@ -174,6 +174,11 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
             for part in PARTS
         }
 
+    @property
+    def fields(self) -> list[NestedKey]:
+        """The entries of a transition, each of which can be requested below the parts of a meta-batch."""
+        return sorted(self._data.keys(True, True), key=str)
+
     def _gather(self, index: Tensor, task_id: Tensor, mask: Tensor) -> TensorDict:
         sections, device = cast(MetaBatchSampler, self._sampler).sections, self._data_device
         batch: dict[str, Any] = {"task_id": task_id.to(device)}

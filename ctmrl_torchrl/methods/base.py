@@ -12,7 +12,7 @@ from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.objectives.representation.base import NoRepresentationLoss, RepresentationLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
-from ctmrl_torchrl.rules import among, ruled
+from ctmrl_torchrl.rules import among, lacks_build, ruled
 
 #: configurations of representation losses by ``representation.name``
 REPRESENTATIONS: Registry[type[RepresentationConfig]] = Registry("representation")
@@ -73,10 +73,13 @@ class RepresentationConfig:
         return None
 
     def build(self, problem: Problem, context_dim: int) -> RepresentationLoss:
-        """Build the loss with all its modules."""
-        raise ValueError(
-            f"representation.name={self.name!r} is not a registered representation loss; choose one of "
-            f"{', '.join(sorted(REPRESENTATIONS))}, or a method (method=ctmrl)."
+        """Build the loss with all its modules.
+
+        Raises:
+            ConfigError: if a subclass does not define this method.
+        """
+        raise lacks_build(
+            self, RepresentationConfig, REPRESENTATIONS, "representation", "build(problem, context_dim)"
         )
 
     def parts(self, setting: Setting) -> list[Part]:

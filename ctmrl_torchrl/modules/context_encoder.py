@@ -107,6 +107,19 @@ class ContextEncoder(TensorDictModuleBase):
                     "unsqueeze(-1) makes a scalar feature [*, L, 1]."
                 )
 
+    def _check_type(self, entries: list[Tensor], dtype: torch.dtype) -> None:
+        """Reject double precision for parameters of another type, or the reverse, with the key."""
+        own = next((each.dtype for each in self.transition_network.parameters()), dtype)
+        if dtype == own or torch.float64 not in (dtype, own):  # autocast may mix the other types
+            return
+        key, entry = next(
+            each for each in zip(self.in_keys, entries, strict=True) if own != each[1].dtype != torch.bool
+        )
+        raise ValueError(
+            f"{type(self).__name__}: {key!r} has the dtype {entry.dtype}, expected {own}, as its parameters; "
+            f"convert the input with .to({own}), or the networks with loss.to({dtype})."
+        )
+
     @property
     def encodes_alone(self) -> bool:
         """Whether the code of a transition depends on that transition alone, and not on random numbers."""
@@ -120,6 +133,7 @@ class ContextEncoder(TensorDictModuleBase):
         self._check_shapes(entries)
         # Flags such as ("context", "next", "terminated") are features too.
         features = torch.cat([entry.float() if entry.dtype == torch.bool else entry for entry in entries], -1)
+        self._check_type(entries, features.dtype)
         if features.shape[-2] == 0:
             raise ValueError(
                 f"{type(self).__name__}: the context {self.in_keys[0]!r} has length 0; give it at least one "

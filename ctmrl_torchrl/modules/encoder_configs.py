@@ -16,7 +16,7 @@ from ctmrl_torchrl.modules.task_encoders import TaskParameters
 from ctmrl_torchrl.modules.task_table import TaskTable
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
-from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, list_of, or_none, ruled, whole
+from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, lacks_build, list_of, or_none, ruled, whole
 
 #: configurations of context encoders by ``encoder.name``
 ENCODERS: Registry[type[ContextEncoderConfig]] = Registry("context encoder")
@@ -53,10 +53,11 @@ class ContextEncoderConfig:
         Args:
             problem: sizes, keys and statistics.
             transition_key: key of per-transition contexts, if the representation loss needs them.
+
+        Raises:
+            ConfigError: if a subclass does not define this method.
         """
-        raise ValueError(
-            f"encoder.name={self.name!r} is not a context encoder; choose one of {', '.join(sorted(ENCODERS))}."
-        )
+        raise lacks_build(self, ContextEncoderConfig, ENCODERS, "encoder", "build(problem, transition_key)")
 
     @property
     def compares_transitions(self) -> bool:

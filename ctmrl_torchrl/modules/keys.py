@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -23,17 +25,51 @@ def rest_of_key(key: NestedKey, root: NestedKey) -> tuple[str, ...] | None:
     return parts[len(root_parts) :] if parts[: len(root_parts)] == root_parts else None
 
 
+class MissingEntryError(KeyError):
+    """An entry that a module or a loss reads is missing.
+
+    Attributes:
+        reader (str): who reads it. key (NestedKey): the missing key.
+    """
+
+    def __init__(self, message: str, reader: str, key: NestedKey) -> None:
+        super().__init__(message)
+        self.reader, self.key = reader, key
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError shows the repr, with quotes
+
+
+def nearest_key(key: NestedKey, known: Iterable[NestedKey]) -> NestedKey | None:
+    """The most similar of the known keys, or None.
+
+    Examples:
+        >>> nearest_key(("context", "reward"), [("context", "action"), ("context", "next", "reward")])
+        ('context', 'next', 'reward')
+        >>> nearest_key("zzz", ["action"]) is None
+        True
+    """
+    paths = {".".join(each) if isinstance(each, tuple) else each: each for each in known}
+    path = ".".join(key) if isinstance(key, tuple) else key
+    close = difflib.get_close_matches(path, list(paths), n=1, cutoff=0.5)
+    return paths[close[0]] if close else None
+
+
 def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Any:
     """The entry under ``key``, or an error with the reader and the missing key (``TensorDict.get`` returns None).
 
     Raises:
-        KeyError: if the entry is missing.
+        MissingEntryError: if the entry is missing, with the nearest one; a KeyError.
     """
     value = tensordict.get(key, None)
     if value is None:
-        found = sorted(map(str, tensordict.keys(True, True)))
-        raise KeyError(
+        held = list(tensordict.keys(True, True))
+        found, close = sorted(map(str, held)), nearest_key(key, held)
+        raise MissingEntryError(
             f"{reader} reads {key!r}, which this input lacks; it holds {', '.join(found) or 'nothing'}. "
-            "Provide that entry, or change the key (set_keys of a loss, in_keys of a module)."
+            + (f"Did you mean {close!r}? " if close is not None else "")
+            + "Provide that entry, or change the key (set_keys of a loss, in_keys of a module).",
+            reader,
+            key,
         )
     return value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -10,6 +12,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import read
+from ctmrl_torchrl.registry import nearest
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -23,6 +26,98 @@ def known_reduction(reduction: str, loss: str) -> str:
     if reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction={reduction!r} is unknown; choose 'mean', 'sum' or 'none'.")
     return reduction
+
+
+def require_weights(loss: str, **weights: float) -> None:
+    """Require that weights and coefficients are finite and not negative; a negative one would reward an error.
+
+    Args:
+        loss (str): name of the loss. weights: the values, by the name of their argument.
+
+    Raises:
+        ValueError: with the first one that is not.
+
+    Examples:
+        >>> require_weights("CQVAELoss", prediction_weight=1.0, code_weight=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: CQVAELoss: code_weight=-1.0; allowed is a finite number of at least 0 (0 disables its term).
+    """
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"{loss}: {name}={value!r}; allowed is a finite number of at least 0 (0 disables its term)."
+            )
+
+
+def require_module(module: Any, what: str, loss: str, reads: str) -> None:
+    """Require a TensorDictModule, with ``in_keys`` and ``out_keys``.
+
+    Args:
+        module: the object. what (str): what it is. loss (str): who needs it. reads (str): an example of its keys.
+
+    Raises:
+        TypeError: for anything else, such as a plain ``nn.Module``.
+
+    Examples:
+        >>> require_module(torch.nn.Linear(2, 4), "the context encoder", "MyLoss", '["x"], ["y"]')
+        Traceback (most recent call last):
+        ...
+        TypeError: MyLoss: the context encoder is a Linear, expected a TensorDictModule, which has in_keys \
+and out_keys; wrap it: TensorDictModule(module, ["x"], ["y"]).
+    """
+    if not (hasattr(module, "in_keys") and hasattr(module, "out_keys")):
+        raise TypeError(
+            f"{loss}: {what} is a {type(module).__name__}, expected a TensorDictModule, which has in_keys "
+            f"and out_keys; wrap it: TensorDictModule(module, {reads})."
+        )
+
+
+def require_terms(losses: Any, promised: Iterable[NestedKey], loss: str) -> Any:
+    """Require that a loss wrote every ``loss_*`` that its ``out_keys`` promise, and return what it wrote.
+
+    A term under another name would never be trained.
+
+    Args:
+        losses: what ``forward`` returned. promised: the loss's ``out_keys``. loss (str): name of its class.
+
+    Raises:
+        TypeError: if it is not a TensorDict.
+        ValueError: with the first term that is missing and the nearest written name.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> require_terms(TensorDict({"spread": torch.ones(())}, []), ["loss_spread"], "MyLoss")
+        Traceback (most recent call last):
+        ...
+        ValueError: MyLoss: forward does not write 'loss_spread', which out_keys promise; it writes 'spread'. \
+The nearest written name is 'spread'. Only entries that start with loss_ are trained: write it under that name, \
+or remove it from out_keys.
+    """
+    terms = [str(key) for key in promised if str(key).startswith("loss_")]
+    if not isinstance(losses, (TensorDictBase, Mapping)):
+        kind = type(losses).__name__
+        example = terms[0] if terms else "loss_NAME"
+        raise TypeError(
+            f"{loss}: forward returned a {kind}, expected a TensorDict with the terms by name, such as "
+            f'TensorDict({{"{example}": value}}, []).'
+        )
+    for term in terms:
+        if term not in losses.keys():  # noqa: SIM118
+            written = sorted(map(str, losses.keys()))
+            close = (
+                nearest(term, [name for name in written if name not in terms])
+                .removeprefix(" Did you mean ")
+                .removesuffix("?")
+            )
+            raise ValueError(
+                f"{loss}: forward does not write {term!r}, which out_keys promise; it writes "
+                f"{', '.join(map(repr, written)) or 'nothing'}. "
+                + (f"The nearest written name is {close}. " if close else "")
+                + "Only entries that start with loss_ are trained: write it under that name, or remove it from "
+                "out_keys."
+            )
+    return losses
 
 
 def require_entries(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:

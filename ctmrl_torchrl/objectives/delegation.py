@@ -9,12 +9,14 @@ from torch import nn
 from torchrl.objectives import LossModule
 from torchrl.objectives.value import ValueEstimatorBase
 
+from ctmrl_torchrl.objectives.key_names import NamedKeys
+
 
 def _is_target(name: str) -> bool:
     return name.startswith("target_") and name.endswith("_params")
 
 
-class PolicyDelegation(LossModule):
+class PolicyDelegation(NamedKeys, LossModule):
     """A loss that holds a policy loss as ``policy`` and exposes its interface.
 
     ``SoftUpdate(loss)`` and ``HardUpdate(loss)`` find the policy loss's target parameters, although TorchRL's

@@ -85,6 +85,7 @@ class ContextEncoding:
         keys (mapping): names of ``context``, ``context_positive``, ``task_id``, ``task_context`` and
             ``transition_contexts``.
         reader (str): the loss, for error messages.
+        context_dim (int, optional): size d that a context must have.
 
     Examples:
         >>> import torch
@@ -106,7 +107,9 @@ class ContextEncoding:
         tensordict: TensorDictBase,
         keys: Mapping[str, NestedKey],
         reader: str,
+        context_dim: int | None = None,
     ) -> None:
+        self._context_dim = context_dim
         self._encoder = encoder
         self._tensordict = tensordict
         self._keys = keys
@@ -150,7 +153,15 @@ class ContextEncoding:
         batch = self._tensordict
         expected = (*batch.batch_size[:1], "d") if batch.batch_dims else ("T", "d")
         what = repr(out_key)
-        return require_shape(outputs.get(out_key), expected, reader=self._reader, what=what, hint=hint)
+        value = read(outputs, out_key, type(self._encoder).__name__)
+        require_shape(value, expected, reader=self._reader, what=what, hint=hint)
+        if self._context_dim is not None and value.shape[-1] != self._context_dim:
+            raise ValueError(
+                f"{self._reader}: the encoder {type(self._encoder).__name__} wrote {value.shape[-1]} numbers per "
+                f"context in key {what}, expected {self._context_dim}, the encoder.context_dim (or the size() "
+                "of its configuration); give both the same size."
+            )
+        return value
 
 
 def features_below(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.modules.keys import join_key, read, rest_of_key
-from ctmrl_torchrl.objectives.checks import require_flags
+from ctmrl_torchrl.objectives.checks import require_flags, require_module, require_terms
 from ctmrl_torchrl.objectives.critic_gradient import (
     CRITIC_LOSS,
     checked_critic_gradient,
@@ -59,6 +59,8 @@ class MetaLoss(PolicyDelegation):
             (the default), ``"pooling"`` (layers after the per-transition contexts) or ``"all"``. A policy loss
             without critics, such as imitation, has a single term, which takes its place. Other terms of the
             policy loss never reach the encoder.
+        context_dim (int, optional): the size d for which the networks were built. A context of another size is
+            then an error that names the encoder, before any network reads it.
 
     Keys (see ``set_keys``):
         - ``context`` and ``context_positive`` ``[T, L]``: two draws. The encoder receives each under
@@ -92,10 +94,12 @@ class MetaLoss(PolicyDelegation):
     Raises:
         KeyError: if an entry is missing.
         TypeError: if the representation loss does not subclass
-            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`.
+            :class:`~ctmrl_torchrl.objectives.RepresentationLoss`; if the encoder is no TensorDictModule or the
+            policy loss no ``LossModule``; or if a loss does not return a TensorDict.
         ValueError: if the encoder reads keys outside ``context``, does not write one context per task, or does
             not write required per-transition contexts; if contexts and transitions belong to different
-            numbers of tasks; if ``critic_gradient`` is unknown or not supported.
+            numbers of tasks; if ``critic_gradient`` is unknown or not supported; if a loss does not write a term
+            that its ``out_keys`` promise.
 
     Attributes:
         representation_frozen (bool): if true, the encoder runs without gradients and the representation loss
@@ -158,6 +162,7 @@ class MetaLoss(PolicyDelegation):
         policy_loss: LossModule,
         *,
         critic_gradient: str = "none",
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(representation_loss, RepresentationLoss):
@@ -165,10 +170,19 @@ class MetaLoss(PolicyDelegation):
                 f"{type(self).__name__}: the representation loss {type(representation_loss).__name__} must "
                 "subclass ctmrl_torchrl.objectives.RepresentationLoss, which defines the interface."
             )
+        name, keys = type(self).__name__, '[("context", "observation")], ["task_context"]'
+        require_module(context_encoder, "the context encoder", name, keys)
+        if not isinstance(policy_loss, LossModule):
+            raise TypeError(
+                f"{name}: the policy loss is a {type(policy_loss).__name__}, expected a LossModule such as "
+                "BRACSACLoss(...) or one of TorchRL's."
+            )
+        _require_second_context(representation_loss)
         self.critic_gradient = checked_critic_gradient(
             critic_gradient, context_encoder, policy_loss, type(self).__name__
         )
         self._critic_term = critic_term(policy_loss) or CRITIC_LOSS
+        self.context_dim = context_dim
         self.context_encoder = context_encoder
         self.representation = representation_loss
         self._adopt(policy_loss)
@@ -258,7 +272,7 @@ class MetaLoss(PolicyDelegation):
     def encoding(self, tensordict: TensorDictBase) -> ContextEncoding:
         """The context draws of a meta-batch, bound to the encoder."""
         keys = asdict(self.tensor_keys)
-        return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__)
+        return ContextEncoding(self.context_encoder, tensordict, keys, type(self).__name__, self.context_dim)
 
     def encode(self, tensordict: TensorDictBase, context_key: NestedKey) -> Tensor:
         """Task contexts ``[T, d]`` of the draw under ``context_key``."""
@@ -303,7 +317,7 @@ class MetaLoss(PolicyDelegation):
             for name in HANDED_ON:
                 if name in contexts:
                     work.set(getattr(keys, name), contexts[name])
-            out.update(self.representation(work))
+            out.update(_checked(self.representation, work))
         if not self.policy_frozen:
             out.update(self._policy_losses(tensordict, contexts))
         return out
@@ -312,8 +326,27 @@ class MetaLoss(PolicyDelegation):
         task_context = contexts["task_context"]
         learns = self.critic_gradient != "none" and not self.representation_frozen
         if not learns or not torch.is_grad_enabled():
-            return self.policy(self.policy_batch(tensordict, task_context.detach()))
+            return _checked(self.policy, self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
         return with_critic_gradient(
-            lambda context: self.policy(self.policy_batch(tensordict, context)), source, self._critic_term
+            lambda context: _checked(self.policy, self.policy_batch(tensordict, context)),
+            source,
+            self._critic_term,
         )
+
+
+def _checked(loss: LossModule, tensordict: TensorDictBase) -> TensorDictBase:
+    """The losses of a batch, which must contain every promised term."""
+    return require_terms(loss(tensordict), loss.out_keys, type(loss).__name__)
+
+
+def _require_second_context(loss: RepresentationLoss) -> None:
+    """Require that a loss that reads contexts besides the first one computes them."""
+    if type(loss).contexts is not RepresentationLoss.contexts:
+        return
+    for name in ("task_context_positive", "task_context_reconstructed"):
+        if getattr(loss.tensor_keys, name, name) in (loss.in_keys or ()):
+            raise ValueError(
+                f"{type(loss).__name__} reads {name!r}, which its method contexts() does not return; override "
+                'context_keys, for a second draw with {"context": [], "context_positive": []}, and contexts().'
+            )

@@ -179,7 +179,11 @@ def make_loss(
         representation_loss = representation.build(problem, size)
         policy = policy_loss.build(problem, size)
     return MetaLoss(
-        context_encoder, representation_loss, policy, critic_gradient=representation.critic_gradient
+        context_encoder,
+        representation_loss,
+        policy,
+        critic_gradient=representation.critic_gradient,
+        context_dim=size,
     )
 
 

@@ -83,6 +83,22 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"] = rate
 
 
-def total_loss(losses: TensorDictBase) -> Tensor:
-    """Sum of the outputs whose name starts with ``loss_``."""
-    return total(value for name, value in losses.items() if name.startswith("loss_"))
+def total_loss(losses: TensorDictBase, agents: int | None = None) -> Tensor:
+    """Sum of the outputs whose name starts with ``loss_``.
+
+    Args:
+        losses: terms and diagnostics by name. agents (int, optional): number of stacked agents, each of which
+            has one value per term.
+
+    Raises:
+        ValueError: with the first term that is not one number (per agent), and its shape.
+    """
+    terms = {name: value for name, value in losses.items() if name.startswith("loss_")}
+    for name, value in terms.items():
+        if value.numel() != (agents or 1):
+            shape = list(value.shape if agents is None else value.shape[1:])
+            raise ValueError(
+                f"The term {name!r} has shape {shape}, expected [], one number; reduce it in forward, for "
+                "example with .mean()."
+            )
+    return total(terms.values())

@@ -64,7 +64,7 @@ class StackedTrainer:
     def update(self, batch: TensorDictBase) -> TensorDictBase:
         """Make one gradient step of every agent on meta-batches ``[agents, T]``; returns ``[agents]`` losses."""
         losses = self.loss(batch)
-        total = total_loss(losses)
+        total = total_loss(losses, len(self.trainers))
         total = total.sum() if isinstance(total, Tensor) else total
         if isinstance(total, Tensor) and total.requires_grad:
             total.backward()

@@ -11,12 +11,14 @@ from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.buffer import MetaReplayBuffer
+from ctmrl_torchrl.data.buffer import PARTS, MetaReplayBuffer
 from ctmrl_torchrl.methods.parts import Parts
+from ctmrl_torchrl.modules.keys import MissingEntryError, join_key, nearest_key
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
@@ -222,7 +224,10 @@ class MetaTrainer:
             cast(Any, self.loss.policy).before_update(update)
 
     def explained(self, error: Exception) -> Exception:
-        """The root cause: a NotFiniteError if any number is not finite, otherwise the error itself."""
+        """The root cause: a NotFiniteError if any number is not finite, otherwise the error itself.
+
+        If an entry is missing, the error lists what the dataset has, of which a batch holds what is read alone.
+        """
         if isinstance(error, NotFiniteError):
             return error
         try:
@@ -230,6 +235,8 @@ class MetaTrainer:
             require_finite(finite_parameters(self.loss), self.update_count)
         except NotFiniteError as culprit:
             return culprit
+        if isinstance(error, MissingEntryError):
+            return _with_fields(error, self.buffer.fields)
         return error
 
     @torch.no_grad()
@@ -367,3 +374,19 @@ class MetaTrainer:
             )
         torchrl_logger.info(f"resumed from {file} at update {self.update_count}")
         return file
+
+
+def _with_fields(error: MissingEntryError, fields: list[NestedKey]) -> MissingEntryError:
+    """The same error with the fields of the dataset, if the key is below a part of the meta-batch."""
+    part = error.key[0] if isinstance(error.key, tuple) else error.key
+    if part not in PARTS:
+        return error
+    close = nearest_key(error.key, [join_key(part, field) for field in fields])
+    return MissingEntryError(
+        f"{error.reader} reads {error.key!r}, which the dataset lacks. "
+        + (f"Did you mean {close!r}? " if close is not None else "")
+        + f"Below {part!r}, it has {', '.join(map(repr, fields))}. Change the key (in_keys of a module, set_keys "
+        "of a loss), or let a part of the method write the entry.",
+        error.reader,
+        error.key,
+    )

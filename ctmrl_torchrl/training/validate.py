@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe, recipes_of
 from ctmrl_torchrl.envs import get_family, make_task_set
 from ctmrl_torchrl.machine import has_compiler
-from ctmrl_torchrl.methods import Facts
+from ctmrl_torchrl.methods import Facts, RepresentationConfig
+from ctmrl_torchrl.modules.encoder_configs import ContextEncoderConfig
+from ctmrl_torchrl.objectives.policy import PolicyLossConfig
 from ctmrl_torchrl.recorded import has_onednn
 from ctmrl_torchrl.registry import nearest
-from ctmrl_torchrl.rules import ConfigError, check_fields, require
+from ctmrl_torchrl.rules import ConfigError, check_fields, lacks_build, require
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig, held_out_part
 from ctmrl_torchrl.training.loggers import require_logger
 from ctmrl_torchrl.training.tester import protocol_settings
@@ -21,6 +24,12 @@ from ctmrl_torchrl.training.tester import protocol_settings
 __all__ = ["ConfigError", "check_protocol_data", "check_training_tasks", "validate_config", "validate_seeds"]
 
 _MOST_THREADS = 256
+#: the base class of every choice, and how its ``build`` is called
+_BASES: dict[str, tuple[Any, str]] = {
+    "encoder": (ContextEncoderConfig, "build(problem, transition_key)"),
+    "representation": (RepresentationConfig, "build(problem, context_dim)"),
+    "policy_loss": (PolicyLossConfig, "build(problem, context_dim)"),
+}
 
 
 def validate_config(config: ExperimentConfig) -> None:
@@ -63,7 +72,7 @@ def _check_compile(compile: bool | str) -> None:
 
 
 def _check_choices(config: ExperimentConfig) -> None:
-    """Require that the name of a choice matches the class of its section."""
+    """Require that the name of a choice matches the class of its section, which builds something."""
     for section, registry in CHOICES.items():
         chosen = getattr(config, section)
         known = ", ".join(sorted(registry))
@@ -80,6 +89,9 @@ def _check_choices(config: ExperimentConfig) -> None:
                 f"{type(chosen).__name__}; choose the whole section by name ({section}={chosen.name}, or "
                 f"{section}_schema={chosen.name}) instead of setting its name."
             )
+        base, call = _BASES[section]
+        if type(chosen).build is base.build:
+            raise lacks_build(chosen, base, registry, section, call)
 
 
 def _check_environment(config: ExperimentConfig) -> None:

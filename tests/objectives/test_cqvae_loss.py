@@ -275,5 +275,5 @@ def test_configuration(problem):
     assert CQVAEConfig(predictor_hidden=[8]).build(problem, 4).codebook.num_codes == 8
     with pytest.raises(ConfigError, match="predict: got 'nothing'"):
         check_fields(CQVAEConfig(predict="nothing"))
-    with pytest.raises(ValueError, match="is not a registered representation loss"):
+    with pytest.raises(ValueError, match="'none', which is not a registered representation"):
         RepresentationConfig().build(problem, 4)

@@ -12,7 +12,7 @@ from ctmrl_torchrl.modules.standardise import finer
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
-from ctmrl_torchrl.rules import POSITIVE, SHARE, WIDTHS, or_none, ruled
+from ctmrl_torchrl.rules import POSITIVE, SHARE, WIDTHS, lacks_build, or_none, ruled
 
 #: configurations of policy losses by ``policy_loss.name``
 POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
@@ -83,11 +83,12 @@ class PolicyLossConfig:
         )
 
     def build(self, problem: Problem, context_dim: int) -> LossModule:
-        """Build the loss with its networks."""
-        raise ValueError(
-            f"policy_loss.name={self.name!r} is not a registered policy loss; choose one of "
-            f"{', '.join(sorted(POLICY_LOSSES))}."
-        )
+        """Build the loss with its networks.
+
+        Raises:
+            ConfigError: if a subclass does not define this method.
+        """
+        raise lacks_build(self, PolicyLossConfig, POLICY_LOSSES, "policy_loss", "build(problem, context_dim)")
 
     def parameter_groups(self, loss: LossModule) -> list[ParameterGroup]:
         """The parameter groups to optimize; by default all parameters at the policy's learning rate."""

@@ -13,12 +13,13 @@ from torchrl.objectives import BCLoss, LossModule
 
 from ctmrl_torchrl.modules.policies import make_actor
 from ctmrl_torchrl.objectives.checks import known_reduction, require_same_action, require_transitions
+from ctmrl_torchrl.objectives.key_names import NamedKeys
 from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.typed import dispatch
 
 
-class OfflineBCLoss(BCLoss):
+class OfflineBCLoss(NamedKeys, BCLoss):
     """``torchrl.objectives.BCLoss`` on the deterministic action, one loss per transition.
 
     Additional guarantees: the input is not modified; padding is excluded; ``in_keys`` are complete and ordered;

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchrl.objectives.utils import _vmap_func
 
 from ctmrl_torchrl.modules.policies import make_qvalue
-from ctmrl_torchrl.objectives.checks import known_reduction
+from ctmrl_torchrl.objectives.checks import known_reduction, require_weights
 from ctmrl_torchrl.objectives.policy.action_distribution import magnitude, require_action, sample_and_score
 from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
@@ -160,6 +160,12 @@ class BRACSACLoss(TransitionLoss):
     ) -> None:
         super().__init__()
         self.reduction = known_reduction(reduction, type(self).__name__)
+        require_weights(
+            type(self).__name__,
+            entropy_coefficient=entropy_coefficient,
+            regularisation=regularisation,
+            penalty_max=penalty_max,
+        )
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=False

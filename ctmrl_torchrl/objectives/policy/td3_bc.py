@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.objectives import SoftUpdate, TD3BCLoss, ValueEstimators
 
-from ctmrl_torchrl.objectives.checks import known_reduction, require_same_action
+from ctmrl_torchrl.objectives.checks import known_reduction, require_same_action, require_weights
 from ctmrl_torchrl.objectives.policy.base import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.target_critics import TargetCriticLoss, actor_and_critic
 from ctmrl_torchrl.problem import Problem
@@ -238,6 +238,8 @@ def make_td3_bc_loss(
         >>> sorted(loss(TensorDict(batch, [6])).keys())
         ['behaviour_error', 'loss_actor', 'loss_qvalue', 'value_weight']
     """
+    noise = {"policy_noise": policy_noise, "noise_clip": noise_clip}
+    require_weights("make_td3_bc_loss", value_weight=value_weight, **noise)
     loss = OfflineTD3BCLoss(
         actor_network,
         qvalue_network,

@@ -14,9 +14,10 @@ from torchrl.objectives.value import ValueEstimatorBase
 
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_shape, require_transitions
+from ctmrl_torchrl.objectives.key_names import NamedKeys
 
 
-class TransitionLoss(LossModule):
+class TransitionLoss(NamedKeys, LossModule):
     """Base class of losses with ``gamma``, actor, critics and value network that learn from transitions.
 
     Keys: a subclass accepts ``action``, ``reward``, ``done``, ``terminated`` and the output of its value

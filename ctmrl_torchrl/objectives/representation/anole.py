@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.preferences import preference_error, table_divergence
 from ctmrl_torchrl.typed import dispatch
@@ -97,6 +97,9 @@ class PreferenceLoss(RepresentationLoss):
         super().__init__()
         self.reduction = known_reduction(reduction, type(self).__name__)
         self.reward = reward
+        require_weights(
+            type(self).__name__, preference_weight=preference_weight, divergence_weight=divergence_weight
+        )
         self.preference_weight = preference_weight
         self.divergence_weight = divergence_weight
         self.fragment = fragment

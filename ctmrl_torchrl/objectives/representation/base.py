@@ -12,9 +12,10 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from ctmrl_torchrl.objectives.encoding import ContextEncoding
+from ctmrl_torchrl.objectives.key_names import NamedKeys
 
 
-class RepresentationLoss(LossModule):
+class RepresentationLoss(NamedKeys, LossModule):
     """Base class of losses on the contexts that :class:`~ctmrl_torchrl.objectives.MetaLoss` encodes.
 
     ``forward`` reads ``task_context`` ``[T, d]`` and its other ``in_keys``. :meth:`contexts` computes the

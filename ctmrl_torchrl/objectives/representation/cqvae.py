@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.codebook import Codebook
 from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.objectives.checks import require_weights
 from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
 from ctmrl_torchrl.objectives.representation.relabel import mix_other_tasks
@@ -126,6 +127,13 @@ class CQVAELoss(CodebookLoss):
             raise ValueError(f"CQVAELoss: temperature={temperature} must be positive.")
         if not 0.0 <= relabelled_fraction <= 1.0:
             raise ValueError(f"CQVAELoss: relabelled_fraction={relabelled_fraction} must lie in [0, 1].")
+        require_weights(
+            type(self).__name__,
+            prediction_weight=prediction_weight,
+            cross_prediction_weight=cross_prediction_weight,
+            code_weight=code_weight,
+            contrastive_weight=contrastive_weight,
+        )
         self.prediction_weight = prediction_weight
         self.cross_prediction_weight = cross_prediction_weight
         self.code_weight = code_weight

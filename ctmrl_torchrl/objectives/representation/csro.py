@@ -11,7 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.objectives.checks import require_shape
+from ctmrl_torchrl.objectives.checks import require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch
@@ -88,6 +88,7 @@ class CSROLoss(MetricLoss):
     ) -> None:
         super().__init__(metric_weight=metric_weight, reduction=reduction)
         self.behaviour_posterior = behaviour_posterior
+        require_weights(type(self).__name__, club_weight=club_weight)
         self.club_weight = club_weight
         self.out_keys = ["loss_metric", "loss_club", "context_distance", "posterior_error"]
 

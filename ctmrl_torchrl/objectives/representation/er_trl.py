@@ -10,6 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.objectives.checks import require_weights
 from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch
@@ -89,6 +90,7 @@ class BehaviourEntropyLoss(MetricLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(metric_weight=metric_weight, reduction=reduction)
+        require_weights(type(self).__name__, entropy_weight=entropy_weight)
         if entropy_weight and gan is None:
             raise ValueError(
                 f"{type(self).__name__}: entropy_weight={entropy_weight} needs gan=, which generates the "

@@ -11,7 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import autoencoder_error
 from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
@@ -86,6 +86,7 @@ class TaskAutoencoderLoss(RepresentationLoss):
         super().__init__()
         self.reduction = known_reduction(reduction, type(self).__name__)
         self.decoder = decoder
+        require_weights(type(self).__name__, weight=weight)
         self.weight = weight
         for name, scale in (("reward", reward_scale), ("next_observation", next_observation_scale)):
             unit = torch.ones(1) if scale is None else usable_scale(torch.zeros_like(scale), scale)

@@ -10,7 +10,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import read
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.typed import dispatch
 
@@ -97,6 +97,7 @@ class MetricLoss(RepresentationLoss):
 
     def __init__(self, *, metric_weight: float = 1.0, reduction: str = "mean") -> None:
         super().__init__()
+        require_weights(type(self).__name__, metric_weight=metric_weight)
         self.metric_weight = metric_weight
         self.reduction = known_reduction(reduction, type(self).__name__)
         self.out_keys = ["loss_metric", "context_distance"]

@@ -11,7 +11,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import read
-from ctmrl_torchrl.objectives.checks import require_entries, require_shape
+from ctmrl_torchrl.objectives.checks import require_entries, require_module, require_shape
 from ctmrl_torchrl.objectives.representation.terms import prediction_error, prediction_norm
 from ctmrl_torchrl.scales import usable_scale
 
@@ -51,6 +51,7 @@ class TransitionPredictors(nn.Module):
     Gradients: errors reach the predictors and the given context.
 
     Raises:
+        TypeError: if a predictor is no TensorDictModule.
         KeyError: raised by the methods if an entry is missing.
         ValueError: raised by the methods if an entry or a prediction has the wrong shape.
 
@@ -77,6 +78,13 @@ class TransitionPredictors(nn.Module):
         next_observation_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
+        for name, predictor in (
+            ("reward", reward_predictor),
+            ("next observation", next_observation_predictor),
+        ):
+            if predictor is not None:
+                reads = '["observation", "action", "task_context"], ["prediction"]'
+                require_module(predictor, f"the {name} predictor", reader, reads)
         self.reader = reader
         self.reward_predictor = reward_predictor
         self.next_observation_predictor = next_observation_predictor

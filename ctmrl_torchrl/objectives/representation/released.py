@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 from ctmrl_torchrl.modules.keys import join_key
-from ctmrl_torchrl.objectives.checks import require_shape
+from ctmrl_torchrl.objectives.checks import require_shape, require_weights
 from ctmrl_torchrl.objectives.encoding import ContextEncoding
 from ctmrl_torchrl.objectives.representation.checks import require_contexts
 from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
@@ -167,6 +167,17 @@ class ReleasedCTMRLLoss(CodebookLoss):
     ) -> None:
         super().__init__(codebook, reward_predictor, next_observation_predictor, **options)
         self.behaviour_posterior = behaviour_posterior
+        require_weights(
+            type(self).__name__,
+            metric_weight=metric_weight,
+            club_weight=club_weight,
+            posterior_weight=posterior_weight,
+            prediction_weight=prediction_weight,
+            cycle_weight=cycle_weight,
+            commitment_weight=commitment_weight,
+            code_contrast_weight=code_contrast_weight,
+            contrastive_weight=contrastive_weight,
+        )
         self.metric_weight = metric_weight
         self.club_weight = club_weight
         self.posterior_weight = posterior_weight

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
-from ctmrl_torchrl.objectives.checks import known_reduction, require_shape
+from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.likelihood import gaussian_error, task_classification
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
@@ -256,6 +256,7 @@ class TaskClassificationLoss(RepresentationLoss):
         super().__init__()
         self.classifier = classifier
         self.register_buffer("task_ids", torch.as_tensor(list(task_ids)))
+        require_weights(type(self).__name__, weight=weight)
         self.weight = weight
         self.reduction = known_reduction(reduction, type(self).__name__)
         self.out_keys = ["loss_classification", "task_accuracy"]

@@ -1,0 +1,116 @@
+"""What an agent cannot read is named with its key, its shape or type, and the mend."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+import torch
+from test_agent import evidence, make_agent
+from torchrl.envs import GymEnv, SerialEnv
+
+from ctmrl_torchrl import Agent
+from ctmrl_torchrl.envs import make_env
+from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.objectives.policy import BRACSACConfig
+from ctmrl_torchrl.problem import Problem
+
+STATE = torch.zeros(3, 2), torch.zeros(3, 4)
+
+
+def says(error, *parts):
+    for part in parts:
+        assert part in str(error.value), f"{part!r} is not in {str(error.value)!r}"
+
+
+@pytest.mark.parametrize(
+    ("observation", "context", "parts"),
+    [
+        (STATE[0].double(), STATE[1], ["'observation' has the dtype torch.float64, expected torch.float32"]),
+        (STATE[0], STATE[1].double(), ["'task_context' has the dtype torch.float64", ".to(torch.float32)"]),
+        (STATE[0].half(), STATE[1].half(), ["'observation' has the dtype torch.float16"]),
+        (
+            STATE[0][0],
+            STATE[1][0],
+            ["'observation' has shape [2], expected [n, 2]", "observation.unsqueeze(0)"],
+        ),
+        (STATE[0], STATE[1][0], ["'task_context' has shape [4], expected [n, 4]", "unsqueeze(0)"]),
+        (STATE[0], STATE[1][:, :3], ["'task_context' has shape [3, 3], expected [n, 4]"]),
+        (torch.zeros(3, 5), STATE[1], ["'observation' has shape [3, 5], expected [n, 2]"]),
+        (STATE[0], STATE[1][:1], ["[3, 2] and 'task_context' [1, 4]", "task_context.expand"]),
+        (STATE[0] / 0, STATE[1], ["6 of the 6 numbers in 'observation' are not finite"]),
+        (STATE[0], STATE[1] / 0, ["numbers in 'task_context' are not finite"]),
+        (STATE[0].to("meta"), STATE[1], ["'observation' is on the device meta, expected cpu"]),
+    ],
+)
+def test_states_that_do_not_fit(observation, context, parts):
+    with pytest.raises(ValueError) as error:
+        make_agent().act(observation, context)
+    says(error, "Agent.act: ", *parts)
+
+
+def test_arrays_are_not_tensors():
+    with pytest.raises(TypeError, match=r"'observation' is a ndarray, expected a torch.Tensor"):
+        make_agent().act(STATE[0].numpy(), STATE[1])
+
+
+def test_what_promotes_to_the_agents_type_is_read():
+    agent = make_agent()
+    expected = agent.act(*STATE)
+    for observation in (STATE[0].long(), STATE[0].half()):
+        assert torch.equal(agent.act(observation, STATE[1]), expected)
+    double = make_agent().to(torch.float64)
+    assert double.act(STATE[0].double(), double.prior_context(3)).dtype == torch.float64
+    assert agent.act(*(torch.zeros(2, 3, size) for size in (2, 4))).shape == (2, 3, 2)
+
+
+def broken(key):
+    transitions = evidence()
+    transitions[key].flatten()[0] = float("nan")
+    return transitions
+
+
+@pytest.mark.parametrize(
+    ("transitions", "kind", "parts"),
+    [
+        (lambda: evidence().double(), ValueError, ["'observation' has the dtype torch.float64"]),
+        (lambda: evidence()[0], ValueError, ["[7, 2], expected [n, L, 2]", "transitions.unsqueeze(0)"]),
+        (lambda: evidence().exclude("action"), KeyError, ["Agent.encode reads 'action'", "it holds"]),
+        (
+            lambda: evidence().set("action", torch.zeros(3, 7, 5)),
+            ValueError,
+            ["'action' has shape [3, 7, 5], expected [n, L, 2]"],
+        ),
+        (
+            lambda: broken(("next", "reward")),
+            ValueError,
+            ["1 of the 21 numbers in ('next', 'reward') are not finite"],
+        ),
+        (lambda: {"observation": STATE[0]}, TypeError, ["are a dict, expected a TensorDict [n, L]"]),
+    ],
+)
+def test_evidence_that_does_not_fit(transitions, kind, parts):
+    with pytest.raises(kind) as error:
+        make_agent().encode(transitions())
+    says(error, "Agent.encode", *parts)
+
+
+def test_environments_that_are_none():
+    agent = make_agent()
+    for env in (gymnasium.make("Pendulum-v1"), "point_robot"):
+        with pytest.raises(TypeError) as error:
+            agent.adapt(env)
+        says(error, f"env is a {type(env).__name__}, expected a batched torchrl", "make_env", "SerialEnv")
+    with pytest.raises(ValueError, match="env is a function.*give task_ids="):
+        agent.adapt(lambda tasks: make_env("point_robot", tasks))
+
+
+def test_the_mend_for_an_environment_of_gymnasium():
+    sizes = {"observation": 3, "action": 1, ("next", "reward"): 1, "observation_change": 3}
+    statistics = {key: (torch.zeros(size), torch.ones(size)) for key, size in sizes.items()}
+    problem = Problem(3, 1, 0.9, ("next", "reward"), False, statistics)
+    networks = EncoderConfig(hidden=[8], context_dim=4), BRACSACConfig(hidden=[8])
+    card = {"horizon": 5, "episodes": 2, "random_episodes": 1}
+    agent = Agent.build("ctmrl", "pendulum", problem, *networks, **card)
+    with pytest.raises(ValueError, match=r"batch size \[\].*SerialEnv"):
+        agent.adapt(GymEnv("Pendulum-v1"))
+    assert agent.adapt(SerialEnv(1, lambda: GymEnv("Pendulum-v1"))).returns.shape == (1, 2)
