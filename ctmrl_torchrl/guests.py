@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
+import tokenize
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["Guest", "forget_choice", "guests_of", "names_in", "note_choice", "plugin_of"]
+__all__ = ["Guest", "code_digest", "forget_choice", "guests_of", "names_in", "note_choice", "plugin_of"]
 
 _LIBRARY = __name__.partition(".")[0]
 _IMPORTING = ("importlib", "_frozen_importlib")
 #: marks a module that :func:`~ctmrl_torchrl.training.plugins.load_plugin` has loaded from a file
 PLUGIN_MARK = "__ctmrl_plugin__"
+#: tokens that do not change what a file does
+_SILENT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
 #: the module that has registered a choice, by kind and name of the choice
 _ORIGINS: dict[tuple[str, str], str] = {}
 
@@ -36,8 +40,26 @@ class Guest:
 
     @property
     def digest(self) -> str:
-        """A short digest of the source file; modules that the file imports are not part of it."""
-        return hashlib.sha256(Path(self.file).read_bytes()).hexdigest()[:16] if self.file else ""
+        """A digest of the code in the source file; modules that the file imports are not part of it."""
+        return code_digest(Path(self.file).read_text(encoding="utf-8", errors="replace")) if self.file else ""
+
+
+def code_digest(text: str) -> str:
+    """The sha256 of a program without its comments and its layout.
+
+    Examples:
+        >>> code_digest("x = 1  # one") == code_digest("x  =  1") != code_digest("x = 2")
+        True
+    """
+    try:
+        tokens = [
+            {tokenize.INDENT: "{", tokenize.DEDENT: "}", tokenize.NEWLINE: "\n"}.get(token.type, token.string)
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.type not in _SILENT
+        ]
+    except (tokenize.TokenError, SyntaxError):  # a file may have been damaged since it was imported
+        tokens = [text]
+    return hashlib.sha256("".join(tokens).encode()).hexdigest()
 
 
 def note_choice(kind: str, name: str) -> None:

@@ -53,7 +53,9 @@ def test_keys_change_with_the_file_of_a_choice_and_only_then(shape):
     assert code_of(ours) == "" != code_of(theirs)
     before = identity_of(theirs, "d", code_of(theirs)), data_key(theirs)
     assert identity_of(ours, "d", code_of(ours)) == identity_of(ours, "d")
-    shape.write_text(shape.read_text() + "# changed\n")
+    shape.write_text(shape.read_text() + "# a comment\n")
+    assert before == (identity_of(theirs, "d", code_of(theirs)), data_key(theirs))
+    shape.write_text(shape.read_text() + "CHANGED = True\n")
     assert before[0] != identity_of(theirs, "d", code_of(theirs)) and before[1] != data_key(theirs)
 
 

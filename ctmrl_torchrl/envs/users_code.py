@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import io
 import sysconfig
-import tokenize
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ctmrl_torchrl.guests import code_digest
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
 _INSTALLED = {"site-packages", "dist-packages"}
-#: tokens that do not change what a file does
-_SILENT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
 
 
 def is_users(file: str | Path) -> bool:
@@ -39,24 +36,6 @@ def line_of(error: BaseException) -> str:
     """
     steps = [step for step in traceback.extract_tb(error.__traceback__) if is_users(step.filename)]
     return f" ({steps[-1].filename}, line {steps[-1].lineno})" if steps else ""
-
-
-def code_digest(text: str) -> str:
-    """The sha256 of a program without its comments and its layout.
-
-    Examples:
-        >>> code_digest("x = 1  # one") == code_digest("x  =  1") != code_digest("x = 2")
-        True
-    """
-    try:
-        tokens = [
-            {tokenize.INDENT: "{", tokenize.DEDENT: "}", tokenize.NEWLINE: "\n"}.get(token.type, token.string)
-            for token in tokenize.generate_tokens(io.StringIO(text).readline)
-            if token.type not in _SILENT
-        ]
-    except (tokenize.TokenError, SyntaxError):  # a file may have been damaged since it was imported
-        tokens = [text]
-    return hashlib.sha256("".join(tokens).encode()).hexdigest()
 
 
 def source_digests(definitions: Iterable[Any]) -> dict[str, str]:

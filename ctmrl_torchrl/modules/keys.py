@@ -49,10 +49,14 @@ def nearest_key(key: NestedKey, known: Iterable[NestedKey]) -> NestedKey | None:
         >>> nearest_key("zzz", ["action"]) is None
         True
     """
-    paths = {".".join(each) if isinstance(each, tuple) else each: each for each in known}
-    path = ".".join(key) if isinstance(key, tuple) else key
+    paths = {_path(each): each for each in known}
+    path = _path(key)
     close = difflib.get_close_matches(path, list(paths), n=1, cutoff=0.5)
     return paths[close[0]] if close else None
+
+
+def _path(key: NestedKey) -> str:
+    return ".".join(map(str, key)) if isinstance(key, tuple) else key
 
 
 def read(tensordict: TensorDictBase, key: NestedKey, reader: str) -> Any:

@@ -153,7 +153,7 @@ class ContextEncoding:
         batch = self._tensordict
         expected = (*batch.batch_size[:1], "d") if batch.batch_dims else ("T", "d")
         what = repr(out_key)
-        value = read(outputs, out_key, type(self._encoder).__name__)
+        value = read(outputs, out_key, str(type(self._encoder).__name__))
         require_shape(value, expected, reader=self._reader, what=what, hint=hint)
         if self._context_dim is not None and value.shape[-1] != self._context_dim:
             raise ValueError(
