@@ -16,6 +16,7 @@ from ctmrl_torchrl.envs import EnvFamily, register_family, unregister_family
 from ctmrl_torchrl.methods import REPRESENTATIONS, CQVAEConfig, FOCALConfig, RepresentationConfig
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
+from ctmrl_torchrl.objectives import NoRepresentationLoss
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BCConfig, BRACSACConfig, IQLConfig
 from ctmrl_torchrl.rules import SHARE, WIDTHS, ConfigError, ruled
 from ctmrl_torchrl.training.compose import (
@@ -284,6 +285,9 @@ class Pull(RepresentationConfig):
     name: str = "pull"
     strength: float = ruled(0.5, SHARE)
     widths: list[int] = ruled([8], WIDTHS)
+
+    def build(self, problem, context_dim):
+        return NoRepresentationLoss()
 
 
 @dataclass

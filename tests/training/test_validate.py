@@ -14,6 +14,7 @@ from ctmrl_torchrl.methods import (
     RepresentationConfig,
 )
 from ctmrl_torchrl.modules.encoder_configs import EncoderConfig, TaskParametersConfig
+from ctmrl_torchrl.objectives import NoRepresentationLoss
 from ctmrl_torchrl.objectives.policy import IQLConfig, PolicyLossConfig
 from ctmrl_torchrl.rules import SHARE, Rule, rule_of, ruled
 from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig
@@ -241,6 +242,9 @@ def test_a_guests_configuration_is_checked_by_the_same_walk(tmp_path):
         name: str = "guest"
         share: float = ruled(0.5, SHARE)
         even: int = ruled(2, Rule(lambda value: value % 2 == 0, "an even number"))
+
+        def build(self, problem, context_dim):
+            return NoRepresentationLoss()
 
         def check(self, facts):
             if self.share * facts.training_tasks < 3:
