@@ -91,7 +91,7 @@ def require_terms(losses: Any, promised: Iterable[NestedKey], loss: str) -> Any:
         Traceback (most recent call last):
         ...
         ValueError: MyLoss: forward does not write 'loss_spread', which out_keys promise; it writes 'spread'. \
-The nearest written name is 'spread'. Only entries that start with loss_ are trained: write it under that name, \
+Did you mean 'spread'? Only entries that start with loss_ are trained: write it under that name, \
 or remove it from out_keys.
     """
     terms = [str(key) for key in promised if str(key).startswith("loss_")]
@@ -105,17 +105,11 @@ or remove it from out_keys.
     for term in terms:
         if term not in losses.keys():  # noqa: SIM118
             written = sorted(map(str, losses.keys()))
-            close = (
-                nearest(term, [name for name in written if name not in terms])
-                .removeprefix(" Did you mean ")
-                .removesuffix("?")
-            )
+            near = nearest(term, [name for name in written if name not in terms])
             raise ValueError(
                 f"{loss}: forward does not write {term!r}, which out_keys promise; it writes "
-                f"{', '.join(map(repr, written)) or 'nothing'}. "
-                + (f"The nearest written name is {close}. " if close else "")
-                + "Only entries that start with loss_ are trained: write it under that name, or remove it from "
-                "out_keys."
+                f"{', '.join(map(repr, written)) or 'nothing'}.{near} Only entries that start with loss_ are "
+                "trained: write it under that name, or remove it from out_keys."
             )
     return losses
 

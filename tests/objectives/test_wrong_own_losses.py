@@ -73,7 +73,7 @@ def test_a_term_that_is_promised_and_not_written():
     for part in (
         "OwnLoss: forward does not write 'loss_spread', which out_keys promise",
         "it writes 'loss_pull', 'spread'",
-        "The nearest written name is 'spread'",
+        "Did you mean 'spread'",
         "write it under that name, or remove it",
     ):
         assert part in str(error.value)
