@@ -27,6 +27,7 @@ from ctmrl_torchrl.data.layout import ID_KEYS, row_blocks
 from ctmrl_torchrl.data.manifest import (
     MANIFEST_FILE,
     META_FILE,
+    TENSOR_SUFFIX,
     TRANSITIONS_FOLDER,
     DatasetManifest,
     folder_checksums,
@@ -148,7 +149,7 @@ def _write_node(folder: Path, node: TensorDictBase) -> None:
         _write_all(descriptor, json.dumps(description).encode())
     for key, value in node.items():
         if isinstance(value, Tensor):
-            _write_tensor(folder / f"{key}.memmap", value)
+            _write_tensor(folder / f"{key}{TENSOR_SUFFIX}", value)
         else:
             _write_node(folder / key, value)
     storage.sync(folder)
@@ -205,7 +206,9 @@ def _holds_only_ours(folder: Path) -> bool:
         if any(Path(place, each).is_symlink() for each in (*folders, *files)):
             return False
         known = (MANIFEST_FILE, META_FILE)
-        if any(each not in known and not each.endswith(".memmap") and ".tmp-" not in each for each in files):
+        if any(
+            each not in known and not each.endswith(TENSOR_SUFFIX) and ".tmp-" not in each for each in files
+        ):
             return False
     return True
 
@@ -225,7 +228,7 @@ def _delete_tensors(folder: Path) -> None:
         if not isinstance(entry, dict) or not key.isidentifier():
             continue
         if str(entry.get("dtype", "")).removeprefix("torch.") in DTYPES:
-            _remove(folder / f"{key}.memmap", os.unlink)
+            _remove(folder / f"{key}{TENSOR_SUFFIX}", os.unlink)
         elif (folder / key).is_dir():
             _delete_tensors(folder / key)
     if entries:

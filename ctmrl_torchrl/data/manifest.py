@@ -33,6 +33,8 @@ MANIFEST_FILE = "manifest.json"
 TRANSITIONS_FOLDER = "transitions"
 #: file beside the tensors of each folder, read by ``TensorDict.load_memmap``
 META_FILE = "meta.json"
+#: ending of a tensor's file
+TENSOR_SUFFIX = ".memmap"
 #: types of the fields that are not dictionaries
 _KINDS: dict[str, Any] = {
     "env": str,
@@ -175,6 +177,26 @@ class DatasetManifest:
         said = {name: value for name, value in fields.items() if value != defaults[name]}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
+    def content_digest(self) -> str:
+        """Return the sha256 of what training reads: the tensors, the tasks and their split, and the horizon.
+
+        How the data were made (versions, seeds, recipe, measured returns) is not part of it: the same tensors,
+        collected on two machines, have the same digest. Parameters of tasks count with six decimals, because two
+        processors may round the last digits differently.
+        """
+        content = {
+            "tensors": {
+                name: value for name, value in self.checksums.items() if name.endswith(TENSOR_SUFFIX)
+            },
+            "keys": self.keys,
+            "env": self.env,
+            "preset": self.preset,
+            "horizon": self.horizon,
+            "tasks": self.tasks | {"parameters": _six_decimals(self.tasks["parameters"])},
+            "discount": self.discount,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def from_json(cls, text: str, *, source: str = MANIFEST_FILE) -> DatasetManifest:
         """Create a manifest from the output of :meth:`to_json`; ``source`` is the file name in error messages."""
@@ -228,3 +250,7 @@ def folder_checksums(folder: Path) -> dict[str, str]:
         with file.open("rb") as stream:
             checksums[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return checksums
+
+
+def _six_decimals(rows: list[list[float]]) -> list[list[float]]:
+    return [[round(value, 6) + 0.0 for value in row] for row in rows]  # + 0.0 turns -0.0 into 0.0

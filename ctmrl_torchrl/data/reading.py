@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.keys import key_parts, parse_dtype
-from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, DatasetManifest
+from ctmrl_torchrl.data.manifest import MANIFEST_FILE, META_FILE, TENSOR_SUFFIX, DatasetManifest
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def _map_tensors(path: Path, manifest: DatasetManifest, check_checksums: bool) -
             raise DatasetError(f"{path / MANIFEST_FILE}: keys: {name!r} conflicts with another key. {_HINT}")
         leaves.add(parts)
         nodes |= beginnings
-        file = folder.joinpath(*parts[:-1], f"{parts[-1]}.memmap")
+        file = folder.joinpath(*parts[:-1], f"{parts[-1]}{TENSOR_SUFFIX}")
         transitions.set(parts, _map_tensor(file, [count, *sizes], _in_manifest(path, parse_dtype, dtype)))
     if check_checksums:
         _compare_checksums(path, manifest)
@@ -134,7 +134,7 @@ def _compare_checksums(path: Path, manifest: DatasetManifest) -> None:
             f"{file} was changed after it was saved (sha256 differs). Restore it from a copy; or, if you "
             'changed it on purpose, load with verify="quick" and save the dataset again.'
         )
-    tensors = {"/".join(name.split(".")) + ".memmap" for name in manifest.keys}
+    tensors = {"/".join(name.split(".")) + TENSOR_SUFFIX for name in manifest.keys}
     nodes = {str(parent) for name in tensors for parent in Path(name).parents}
     files = tensors | {str(Path(node, META_FILE)) for node in nodes}
     if set(expected) != files:

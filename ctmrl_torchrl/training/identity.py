@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +30,5 @@ def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -
 
 
 def fingerprint(dataset: TaskDataset) -> str:
-    """A short fingerprint of a dataset, computed from the checksums of its files."""
-    checksums = json.dumps(dataset.manifest.checksums, sort_keys=True)
-    return hashlib.sha256(checksums.encode()).hexdigest()[:12]
+    """A short fingerprint of what training reads of a dataset: see :meth:`DatasetManifest.content_digest`."""
+    return dataset.manifest.content_digest()[:12]

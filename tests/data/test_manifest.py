@@ -179,3 +179,29 @@ def test_the_digest_is_of_every_field_but_itself():
     assert manifest.replace(checksums={"action.memmap": "x"}).digest() != manifest.digest()
     assert manifest.replace(discount=0.5).digest() != manifest.digest()
     assert manifest.replace(seeds={"data": 1}).digest() != manifest.digest()
+
+
+def test_the_digest_of_the_content_is_of_what_training_reads():
+    manifest = make_manifest(even(), 4).replace(checksums={"action.memmap": "x", "meta.json": "y"})
+    tasks = manifest.tasks
+    parameters = [list(row) for row in tasks["parameters"]]
+    rounded = [[value - 1e-15 for value in row] for row in parameters]
+    moved = [[value + 0.01 for value in row] for row in parameters]
+    one = manifest.content_digest()
+    for how in (
+        {"versions": {"processor": "other"}},
+        {"seeds": {"data": 1}},
+        {"checksums": {"action.memmap": "x", "meta.json": "z", "manifest.json": "w"}},
+        {"folder": "transitions-2"},
+        {"tasks": tasks | {"parameters": rounded}},
+    ):
+        assert manifest.replace(**how).content_digest() == one, how
+    for what in (
+        {"checksums": {"action.memmap": "other"}},
+        {"env": "other"},
+        {"horizon": manifest.horizon + 1},
+        {"discount": 0.5},
+        {"tasks": tasks | {"parameters": moved}},
+        {"tasks": tasks | {"train_ids": tasks["test_ids"], "test_ids": tasks["train_ids"]}},
+    ):
+        assert manifest.replace(**what).content_digest() != one, what
