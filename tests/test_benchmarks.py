@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.ci
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = ("encoder", "predictor", "policy")
 

@@ -39,6 +39,7 @@ PROGRAMS = [page for page in PAGES if blocks(page, "python")]
 TRAINING = [page for page in ("README.md", *PAGES) if commands(page)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_the_programs_of_the_pages_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

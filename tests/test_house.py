@@ -163,6 +163,7 @@ assert ctmrl_torchrl.Agent.__name__ == "Agent"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.ci
 def test_the_example_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     assert len(blocks) == 1

@@ -351,10 +351,10 @@ def register_configs() -> None:
     """Register the schema and all choices with Hydra. Call it again after registering more choices."""
     OmegaConf.register_new_resolver("name_of_data", name_of_data, replace=True)
     store = ConfigStore.instance()
-    store.store(name="experiment_schema", node=ExperimentConfig)
+    _store_schema("", "experiment_schema", ExperimentConfig)
     for section, registry in CHOICES.items():
         for name, config in registry.items():
-            store.store(group=f"{section}_schema", name=name, node=config, package=section)
+            _store_schema(f"{section}_schema", name, config, package=section)
     shipped = config_folder()
     for name in (*FAMILIES, DATA_ALONE):
         if not (shipped / "env" / f"{name}.yaml").exists():
@@ -366,6 +366,15 @@ def register_configs() -> None:
                 "policy_loss": {"hidden": "${sizes.policy_hidden}"},
             }
             store.store(group="policy_loss", name=name, node=node, package="_global_")
+
+
+def _store_schema(group: str, name: str, config: type, package: str | None = None) -> None:
+    """Store a schema unless it is stored already: storing all of them takes a fifth of a composition."""
+    store = ConfigStore.instance()
+    folder = store.repo.get(group, {}) if group else store.repo
+    stored = folder.get(f"{name}.yaml")
+    if stored is None or OmegaConf.get_type(stored.node) is not config:
+        store.store(group=group or None, name=name, node=config, package=package)
 
 
 def _env_node(name: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from ctmrl_torchrl.training.commands import run as run_overrides
 from ctmrl_torchrl.training.compose import choices, compose_config
 from ctmrl_torchrl.training.experiment import build_experiment
 
+pytestmark = pytest.mark.ci
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMOKE = [
     "preset=smoke",

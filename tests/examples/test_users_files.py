@@ -15,6 +15,8 @@ import yaml
 from ctmrl_torchrl.cli import main
 from ctmrl_torchrl.envs import from_gymnasium
 
+pytestmark = pytest.mark.ci
+
 PLUGIN = '''
 from dataclasses import dataclass
 

@@ -50,6 +50,7 @@ def test_a_compiled_loss_is_the_eager_one(kind, phase):
     torch.testing.assert_close(traced.representation.codebook.codes, eager.representation.codebook.codes)
 
 
+@pytest.mark.ci
 def test_the_loss_of_ctmrl_traces_without_a_break():
     case = CASES["ctmrl_brac_sac"]
     eager, traced = case.build().train(), case.build().train()

@@ -243,6 +243,7 @@ def test_agents_learn_stacked_as_they_learn_alone(name):
             torch.testing.assert_close(out[key][number], expected[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["meta_td3_bc", "meta_sac"])
 def test_compiled_without_a_break(name):
     eager, traced = CASES[name].build().train(), CASES[name].build().train()

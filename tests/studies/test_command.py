@@ -146,6 +146,7 @@ def test_failed_runs_are_named_with_their_error_and_tried_again_on_request(comma
     ).startswith("2 done\nthe report is")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", study_names())
 def test_every_combination_of_a_shipped_study_can_run(name, tmp_path):
     """Composed and checked with the package's configurations, on the robot that all shipped studies have."""
@@ -153,6 +154,7 @@ def test_every_combination_of_a_shipped_study_can_run(name, tmp_path):
     assert len({identity_of(run.configuration, "d") for run in runs}) == len(runs) >= 2
 
 
+@pytest.mark.ci
 def test_methods_of_table_1_have_as_many_updates_of_the_policy(tmp_path):
     """Also CORRO, GENTLE and CTMRL's letter, whose own schedule differs from the preset's."""
     where = "envs=[point_robot_wind,half_cheetah_vel]"

@@ -140,6 +140,7 @@ def check_the_end(killed, undisturbed, log, kills):
     assert len(log("step")) <= 12 * 8 + kills  # no more than the step that was under way, again
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_study_killed_at_random_moments_gives_the_same_table(make_study, here, tmp_path, log):
     undisturbed = make_study(root="undisturbed")

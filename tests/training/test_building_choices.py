@@ -23,6 +23,8 @@ from ctmrl_torchrl.training.config import CHOICES
 from ctmrl_torchrl.training.experiment import build_experiment
 from ctmrl_torchrl.training.validate import ConfigError, validate_config
 
+pytestmark = pytest.mark.ci
+
 STUDY = load_study("table1").factors
 PAIRS = [(method, "shared") for method in choices("method")] + [(method, "own") for method in STUDY["method"]]
 SMALL = [f"sizes.{name}_hidden=[8]" for name in ("encoder", "predictor", "policy")]

@@ -52,6 +52,7 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("env", POINT_ROBOTS)
 @pytest.mark.parametrize("preset", choices("preset"))
 def test_it_trains_on_every_point_robot_with_every_preset(preset, env, data, tmp_path):

@@ -26,6 +26,7 @@ def test_it_says_whether_it_could():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
 def test_kept_memory_is_not_cleared_by_the_system_again():
     faults = {

@@ -54,6 +54,7 @@ def test_the_encoder_holds_the_parameters_and_only_the_policy_is_optimized(datas
     assert experiment.parts.parts == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("policy_loss", [None, IQLConfig(hidden=[8])])
 def test_the_oracle_learns_and_repeats_itself(policy_loss, dataset_root, tmp_path):
     fields = {} if policy_loss is None else {"policy_loss": policy_loss}

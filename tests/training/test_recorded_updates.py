@@ -68,6 +68,7 @@ def test_recorded_updates_are_those_as_written(overrides, dataset_root, tmp_path
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")
 def test_a_run_by_onednn_continues_exactly(dataset_root, tmp_path, monkeypatch):
     """Products are large enough to be replaced, and the run stops within a phase."""

@@ -36,6 +36,7 @@ def draw(name, folder):
     load_entry_point(figure)(make_task_set(name), runs, folder, **settings)
 
 
+@pytest.mark.ci
 def test_speed_and_film(tmp_path):
     draw("half_cheetah_vel", tmp_path)
     assert (tmp_path / "speed.png").exists()

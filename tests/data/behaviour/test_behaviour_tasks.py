@@ -80,6 +80,7 @@ def test_an_agent_per_task_learns_training_tasks_only_without_test_data():
     assert sac.BatchedSAC.for_tasks(TASKS, recipe, seed=0, task_ids=TASKS.train_ids).num_tasks == 3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("choice", ["all", pytest.param("train", marks=pytest.mark.slow), "train_only"])
 def test_a_behaviour_learns_from_more_tasks_than_it_records(choice, learned):
     """The added tasks are those of the larger task set. They have no data."""

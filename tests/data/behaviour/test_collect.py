@@ -62,6 +62,7 @@ def test_behaviour_is_stochastic_and_differs_between_snapshots(dataset):
     assert action[:, 0].abs().mean() == pytest.approx(0.5, abs=0.1), "snapshot 0 is uniformly random"
 
 
+@pytest.mark.ci
 def test_snapshot_order_follows_training():
     recipe = CollectionRecipe(
         snapshot_steps=(250,),

@@ -244,6 +244,7 @@ def test_spare_rows_go_to_the_lowest_returns():
     assert spread_rows(returns, rows=16, spare=0.0).tolist() == [4, 4, 4, 4]
 
 
+@pytest.mark.ci
 def test_learns_point_robot():
     settings = PPOSettings(
         rollout_steps=20,

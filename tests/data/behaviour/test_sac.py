@@ -135,6 +135,7 @@ def test_training_is_deterministic_and_leaves_global_randomness_alone():
     assert not (first[0] == other[0]).all()
 
 
+@pytest.mark.ci
 def test_learns_point_robot():
     recipe = CollectionRecipe(
         snapshot_steps=(250,),
