@@ -45,7 +45,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @functools.cache
 def _shipped_configs() -> None:
     """Tell Hydra of the shipped choices, once: it takes longer than most tests."""
-    from ctmrl_torchrl.training.config import register_configs
+    from ctmrl_torchrl.training.hydra_store import register_configs
 
     register_configs()
 

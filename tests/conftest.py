@@ -26,7 +26,7 @@ def registered():
     from ctmrl_torchrl.collectors import PROTOCOLS
     from ctmrl_torchrl.envs import FAMILIES, unregister_family
     from ctmrl_torchrl.methods import REPRESENTATIONS
-    from ctmrl_torchrl.training.config import register_configs
+    from ctmrl_torchrl.training.hydra_store import register_configs
 
     register_configs()
     before = {id(registry): set(registry) for registry in (FAMILIES, PROTOCOLS, REPRESENTATIONS)}

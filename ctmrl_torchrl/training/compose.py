@@ -20,7 +20,8 @@ from ctmrl_torchrl.guests import note_choice
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
-from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig, register_configs
+from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig
+from ctmrl_torchrl.training.hydra_store import register_configs
 
 #: configuration groups whose choices are files or nodes registered by a plugin
 GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
