@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ctmrl_torchrl.guests import Guest, guests_of, names_in
 from ctmrl_torchrl.progress import duration
+from ctmrl_torchrl.stopping import Stopped, signal_name
 from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, WithGuests, quoted
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
@@ -27,6 +28,7 @@ from ctmrl_torchrl.studies.runners import LocalRunner, make_runner
 __all__ = ["Plan", "Study"]
 
 _LOSSES = 3  # number of lost processes after which a run is given up
+_GOES_ON = "The same command goes on: finished runs are kept, the others resume from their checkpoints."
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,13 @@ class Study:
             shown=progress,
         )
         if jobs:
-            with progress_line:
-                self._carry_out(runner, jobs, progress_line)
+            try:
+                with progress_line:
+                    self._carry_out(runner, jobs, progress_line)
+            except Stopped as stopped:
+                raise Stopped(
+                    stopped.number, f"stopped by {signal_name(stopped.number)}\n{_GOES_ON}"
+                ) from None
         return self.status()
 
     def results(self) -> StudyResults:

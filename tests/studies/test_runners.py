@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from light import Note
+from light import Note, Patient
 
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
@@ -45,6 +47,55 @@ def test_a_process_that_is_killed_takes_only_its_own_job_with_it():
     outcomes = {each.key: each for each in LocalRunner(workers=2).run(Note(0.3), jobs("dies", "a", "b"))}
     assert [outcomes[key].state for key in ("dies", "a", "b")] == ["lost", "done", "done"]
     assert "ended" in outcomes["dies"].error
+
+
+STOPPED_STUDY = """
+import os, signal, sys, threading, time
+from light import Patient
+from ctmrl_torchrl.stopping import stop_signals
+from ctmrl_torchrl.studies.jobs import Job
+from ctmrl_torchrl.studies.runners import LocalRunner
+
+def stop():
+    while not os.path.exists(sys.argv[1]) or open(sys.argv[1]).read().count("start") < 2:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=stop).start()
+with stop_signals():
+    list(LocalRunner(workers=2).run(Patient(sys.argv[1]), [Job(key, (), "store") for key in "abc"]))
+"""
+
+
+def test_a_study_that_is_stopped_lets_its_runs_write_their_checkpoints(tmp_path):
+    log = tmp_path / "log"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), *sys.path])}
+    process = subprocess.run(
+        [sys.executable, "-c", STOPPED_STUDY, str(log)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 128 + signal.SIGTERM
+    assert process.stderr == ""  # no process was killed that still held semaphores
+    assert sorted(log.read_text().split("\n")) == ["", "checkpoint a", "checkpoint b", "start a", "start b"]
+
+
+def test_a_run_that_is_stopped_from_outside_is_lost_and_its_process_goes_on(tmp_path):
+    log = tmp_path / "log"
+    outcomes = LocalRunner(workers=1).run(Patient(str(log)), jobs("a"))
+
+    def stop():
+        while not log.exists():
+            time.sleep(0.02)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    threading.Thread(target=stop).start()
+    (outcome,) = outcomes
+    assert outcome.state == "lost" and "stopped (exit status 143)" in outcome.error
+    assert log.read_text().split("\n") == ["start a", "checkpoint a", ""]
 
 
 def test_memory_holds_back_all_runs_but_one(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from joblib.externals.loky import ProcessPoolExecutor
 
 from ctmrl_torchrl.rules import POSITIVE, or_none, ruled, whole
+from ctmrl_torchrl.stopping import stop_signals
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
 from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS, Packed
 from ctmrl_torchrl.studies.runners.memory import available_memory, cpu_count
@@ -22,6 +25,7 @@ __all__ = ["LocalRunner"]
 _GIGABYTE = 1024**3
 _WATCH = "ctmrl-ends-with-its-study"
 _GROWING = 30.0  # seconds in which a run may still come to need what it will
+_STOPPING = 30.0  # seconds in which a run may write its checkpoint before its process is killed
 
 
 @RUNNERS.register("local")
@@ -29,8 +33,8 @@ _GROWING = 30.0  # seconds in which a run may still come to need what it will
 class LocalRunner:
     """Runs one single-threaded process per processor.
 
-    Every process has a separate pool, so a killed process only affects its own run. If the study is killed, its
-    processes end within a second.
+    Every process has a separate pool, so a killed process only affects its own run. If the study is stopped, its
+    runs write their checkpoints. If it is killed, its processes end within a second.
 
     Args:
         workers (int or None): number of simultaneous runs; by default one per processor.
@@ -65,9 +69,14 @@ class LocalRunner:
                     free.append(slot)
                     yield outcome
         finally:
-            busy = {id(slot) for slot, _ in running.values()}
-            for slot in slots:
-                slot.close(kill=id(slot) in busy)
+            try:
+                for slot, _ in running.values():
+                    slot.stop()
+                wait(running, timeout=_STOPPING)
+            finally:
+                busy = {id(slot) for future, (slot, _) in running.items() if not future.done()}
+                for slot in slots:
+                    slot.close(kill=id(slot) in busy)
 
 
 def _fits(needed: int, started: deque[float]) -> bool:
@@ -99,6 +108,13 @@ class _Slot:
         except Exception as error:  # the worker could not deserialize the work
             return Outcome(job.key, "failed", f"{type(error).__name__}: {error}")
 
+    def stop(self) -> None:
+        """Ask the run to write its checkpoint and stop, as SIGTERM does with a run of its own."""
+        if self._pool is not None:
+            for pid in tuple(self._pool._processes or ()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
     def close(self, kill: bool) -> None:
         """End the process; one without a job ends by itself, so that it can clean up its semaphores."""
         if self._pool is not None:
@@ -109,7 +125,11 @@ class _Slot:
 def _within(work: Packed, job: Job, parent: int) -> Outcome:
     if not any(thread.name == _WATCH for thread in threading.enumerate()):
         threading.Thread(target=_end_with, args=(parent,), name=_WATCH, daemon=True).start()
-    return work(job)
+    try:
+        with stop_signals():
+            return work(job)
+    except SystemExit as error:  # stopped before or after the run itself
+        return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
 
 
 def _end_with(parent: int) -> None:
