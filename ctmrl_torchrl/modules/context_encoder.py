@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchrl.modules import MLP
 
 from ctmrl_torchrl.modules.keys import join_key, read
+from ctmrl_torchrl.modules.masked import masked_mean
 from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics
 
@@ -88,10 +89,7 @@ class ContextEncoder(TensorDictModuleBase):
         """Mean (or ``pooling``) of the codes ``[*, L, d]`` of valid transitions."""
         if self.pooling is not None:
             return self.pooling(encoded, mask)
-        if mask is None:
-            return encoded.mean(-2)
-        weights = mask.unsqueeze(-1).to(encoded.dtype)
-        return (encoded * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
+        return masked_mean(encoded, mask, -2)
 
     def pooled(self, encoded: Tensor, mask: Tensor | None) -> Tensor:
         """Task contexts ``[*, d]`` from per-transition contexts ``[*, L, d]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -328,16 +329,24 @@ class MetaLoss(PolicyDelegation):
         if not learns or not torch.is_grad_enabled():
             return _checked(self.policy, self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
-        return with_critic_gradient(
-            lambda context: _checked(self.policy, self.policy_batch(tensordict, context)),
+        # A transform of the losses may not change buffers: that waits until it has ended.
+        compute = getattr(self.policy, "without_side_effects", self.policy)
+        losses = with_critic_gradient(
+            lambda context: _checked(self.policy, self.policy_batch(tensordict, context), compute),
             source,
             self._critic_term,
         )
+        if compute is not self.policy:
+            cast(Any, self.policy).side_effects(losses)
+        return losses
 
 
-def _checked(loss: LossModule, tensordict: TensorDictBase) -> TensorDictBase:
+def _checked(
+    loss: LossModule, tensordict: TensorDictBase, compute: Callable[[TensorDictBase], Any] | None = None
+) -> TensorDictBase:
     """The losses of a batch, which must contain every promised term."""
-    return require_terms(loss(tensordict), loss.out_keys, type(loss).__name__)
+    losses = (loss if compute is None else compute)(tensordict)
+    return require_terms(losses, loss.out_keys, type(loss).__name__)
 
 
 def _require_second_context(loss: RepresentationLoss) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -57,6 +58,7 @@ class Composition:
     encoder: str = "pooling"
     representation: str = "cqvae"
     policy_loss: str = "brac_sac"
+    policy_options: tuple[tuple[str, Any], ...] = ()
 
     def build(self, seed=0, **changes) -> MetaLoss:
         encoder = small(ENCODERS.get(self.encoder))
@@ -65,7 +67,10 @@ class Composition:
         representation = small(REPRESENTATIONS.get(self.representation))
         for name, value in changes.items():
             setattr(representation, name, value)
-        return make_loss(encoder, representation, small(POLICY_LOSSES.get(self.policy_loss)), problem(), seed)
+        policy_loss = small(POLICY_LOSSES.get(self.policy_loss))
+        for name, value in self.policy_options:
+            setattr(policy_loss, name, value)
+        return make_loss(encoder, representation, policy_loss, problem(), seed)
 
     @property
     def id(self):

@@ -57,3 +57,24 @@ def test_every_representation_goes_with_it_alone_and_stacked(representation, cho
         grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         for row in (0, 1):
             torch.testing.assert_close(grad[row], alone[row][position], rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_of_the_behavior_penalty_adapts_alone_and_stacked():
+    """A buffer cannot change within the transform that finds the critic's gradient."""
+    made = Composition(representation="nothing", policy_options=(("behaviour_penalty", True),))
+    weights, gradient = [], {}
+    for choice in ("none", "all"):
+        loss, batch = made.build(critic_gradient=choice), meta_batch()
+        torch.manual_seed(3)
+        out = loss(batch)
+        weights.append(loss.policy.penalty.item())
+        expected = 50.0 + out["behaviour_divergence"].item() - loss.policy.divergence_target
+        assert weights[-1] == pytest.approx(expected) != 50.0
+        total = sum(value for name, value in out.items() if name.startswith("loss_"))
+        gradient[choice] = gradients(total, loss)
+    assert weights[0] == weights[1]
+    assert not any(grad.any() for grad in gradient["none"]) and any(grad.any() for grad in gradient["all"])
+    agents = [made.build(seed, critic_gradient="all") for seed in (0, 1)]
+    out = StackedLoss(agents, [0, 1])(torch.stack([meta_batch(seed) for seed in (0, 1)]))
+    for agent, divergence in zip(agents, out["behaviour_divergence"], strict=True):
+        torch.testing.assert_close(agent.policy.penalty, 50.0 + divergence - 0.05)

@@ -16,6 +16,7 @@ from ctmrl_torchrl.modules.generative import (
     make_behaviour_generator,
     make_outcome_vae,
 )
+from ctmrl_torchrl.modules.masked import masked_mean
 from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence
 from ctmrl_torchrl.objectives.representation import club_bound, metric_loss
@@ -25,12 +26,13 @@ from ctmrl_torchrl.objectives.representation.behaviour_entropy import (
     gaussian_entropy,
     generator_error,
 )
+from ctmrl_torchrl.objectives.representation.club import posterior_error
 from ctmrl_torchrl.objectives.representation.likelihood import (
     autoencoder_error,
     gaussian_error,
-    masked_mean,
     task_classification,
 )
+from ctmrl_torchrl.objectives.representation.terms import prediction_error, prediction_norm
 from ctmrl_torchrl.objectives.representation.transition_contrast import (
     contrast_of_transitions,
     draw_latent,
@@ -403,3 +405,21 @@ def test_er_trl_without_its_weight_is_focal():
     assert (torch.autograd.grad(objective(2.5), context)[0] - torch.autograd.grad(focal, context)[0]).any()
     pairs = [(i, j) for i, j in combinations(range(3), 2) if task_id[i] == task_id[j]]
     assert pairs == [(0, 1)]  # tasks were drawn with replacement, so that something attracts
+
+
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), 1e30])
+def test_padding_may_hold_any_values(spoilt):
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    values = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    bad = torch.where(mask.unsqueeze(-1), values, spoilt)
+    expected = torch.stack([values[0, :2].mean(0), values[1, 0]])
+    torch.testing.assert_close(masked_mean(bad, mask, -2), expected)
+    torch.testing.assert_close(masked_mean(bad[..., 0], mask), expected[:, 0])
+    zeros = torch.zeros_like(values)
+    for error in (
+        lambda x: prediction_error(x, zeros, torch.ones(4), mask),
+        lambda x: prediction_norm(x, zeros, mask),
+        lambda x: club_bound(zeros, zeros + 1.0, x, mask),
+        lambda x: posterior_error(zeros, zeros + 1.0, x, mask),
+    ):
+        torch.testing.assert_close(error(bad), error(values))

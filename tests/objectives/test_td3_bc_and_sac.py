@@ -150,6 +150,15 @@ def test_padding_weighs_nothing_in_the_value_of_td3_bc():
     torch.testing.assert_close(short["loss_actor"], expected["loss_actor"])
 
 
+def test_a_critic_of_zeros_leaves_imitation():
+    case = POLICIES["td3_bc"]
+    loss = case.build()
+    for parameter in loss.qvalue_network_params.values(True, True):
+        parameter.data.zero_()
+    out = run(loss, case.batch())
+    torch.testing.assert_close(out["loss_actor"], out["behaviour_error"])
+
+
 def test_no_entropy_at_temperature_zero():
     loss = make_sac_loss(*policy_networks()[:2], gamma=0.9, temperature=0.0)
     out = run(loss, policy_batch(4, 6))

@@ -250,7 +250,28 @@ class BRACSACLoss(TransitionLoss):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute all losses of one batch."""
+        """Compute all losses of one batch and, in training mode, adapt the penalty's weight."""
+        losses, divergence = self._losses(tensordict)
+        if divergence is not None:
+            self._adapt_penalty(divergence)
+        return losses
+
+    def without_side_effects(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compute the losses and leave the penalty's weight; :meth:`side_effects` adapts it afterwards."""
+        return self._losses(tensordict)[0]
+
+    def side_effects(self, losses: TensorDictBase) -> None:
+        """Adapt the penalty's weight to the divergence among the losses."""
+        divergence = losses.get("behaviour_divergence", None)
+        if divergence is not None:
+            self._adapt_penalty(divergence)
+
+    def _adapt_penalty(self, divergence: Tensor) -> None:
+        if self.training:
+            self.penalty.add_(divergence - self.divergence_target)
+
+    def _losses(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, Tensor | None]:
+        """The losses, and the mean divergence from the behavior if it is estimated."""
         keys, lead = self.tensor_keys, self._require_transitions(tensordict)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             distribution = self.actor_network.get_dist(tensordict.select(*self.actor_network.in_keys))
@@ -277,19 +298,21 @@ class BRACSACLoss(TransitionLoss):
         if self.regularisation:
             loss_actor = loss_actor + self.regularisation * magnitude(distribution)
         out = {"loss_qvalue": loss_qvalue, "loss_value": loss_value}
-        diagnostics = {"entropy": -log_prob.detach().mean()}
+        diagnostics = {"entropy": -log_prob.detach()}
         if self.behaviour_critic is not None:
             divergence, critic_terms = self._behaviour_terms(tensordict, action)
             loss_actor = loss_actor + self.penalty.clamp(0.0, self.penalty_max) * divergence
             out["loss_behaviour_critic"] = critic_terms
-            diagnostics["behaviour_divergence"] = divergence.detach().mean()
-            if self.training:
-                self.penalty.add_(diagnostics["behaviour_divergence"] - self.divergence_target)
+            diagnostics["behaviour_divergence"] = divergence.detach()
         out["loss_actor"] = loss_actor
         out = {name: self._reduce_loss(values, tensordict=tensordict) for name, values in out.items()}
+        means = {
+            name: self._reduce_loss(values, tensordict=tensordict, reduction="mean")
+            for name, values in diagnostics.items()
+        }
         if self.reduction == "none":
-            return TensorDict(out, batch_size=tensordict.batch_size)
-        return TensorDict(out | diagnostics, [])
+            return TensorDict(out, batch_size=tensordict.batch_size), means.get("behaviour_divergence")
+        return TensorDict(out | means, []), means.get("behaviour_divergence")
 
 
 @POLICY_LOSSES.register("brac_sac")

@@ -127,7 +127,7 @@ class OfflineTD3BCLoss(TargetCriticLoss, TD3BCLoss):
         value = values[0] if self.judge == "first" else values.amin(0)
         error = (action - data_action).square().mean(-1)
         size = self._reduce_loss(value.detach().abs(), tensordict=tensordict, reduction="mean")
-        weight = self.alpha / size
+        weight = self.alpha / size.clamp_min(1e-8)  # a critic of zeros
         return error - weight * value, error.detach(), weight
 
     @dispatch

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ctmrl_torchrl.modules.masked import masked_mean
+
 
 def posterior_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
     """Negative log-likelihood of the contexts under the posterior, without the constant (CSRO's L_q).
@@ -26,7 +28,7 @@ def posterior_error(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tenso
         >>> posterior_error(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), torch.full((1, 1, 1), 2.0))
         tensor([2.])
     """
-    return _mean((contexts - loc).square() / (2.0 * variance) + 0.5 * variance.log(), mask).mean(-1)
+    return masked_mean((contexts - loc).square() / (2.0 * variance) + 0.5 * variance.log(), mask, -2).mean(-1)
 
 
 def club_bound(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -56,16 +58,9 @@ def club_bound(loc: Tensor, variance: Tensor, contexts: Tensor, mask: Tensor | N
     """
     # A common shift of contexts and posterior does not change the bound; small numbers keep precision.
     # The center must not be detached here, or the short form below would have a wrong gradient.
-    centre = _mean(contexts, mask).unsqueeze(-2)
+    centre = masked_mean(contexts, mask, -2).unsqueeze(-2)
     contexts, loc, weight = contexts - centre, loc - centre, variance.reciprocal()
-    weight_difference = weight - _mean(weight, mask).unsqueeze(-2)
-    bound = 2.0 * _mean(weight * loc * contexts, mask) - _mean(weight_difference * contexts.square(), mask)
-    return bound.mean(-1)
-
-
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of ``[T, L, d]`` over valid transitions."""
-    if mask is None:
-        return values.mean(-2)
-    weights = mask.unsqueeze(-1).to(values.dtype)
-    return (values * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
+    weight_difference = weight - masked_mean(weight, mask, -2).unsqueeze(-2)
+    covariance = masked_mean(weight * loc * contexts, mask, -2)
+    spread = masked_mean(weight_difference * contexts.square(), mask, -2)
+    return (2.0 * covariance - spread).mean(-1)

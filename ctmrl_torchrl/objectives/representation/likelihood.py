@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ctmrl_torchrl.modules.masked import masked_mean
+
 
 def gaussian_error(loc: Tensor, log_variance: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """UNICORN's NLL of one target without the factor 1/2 and the constant: ``(loc - y)^2 / v + log v``.
@@ -80,16 +82,3 @@ def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Te
     """
     column = (task_id.unsqueeze(-1) == task_ids).int().argmax(-1)
     return functional.cross_entropy(logits, column, reduction="none")
-
-
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean ``[T]`` of ``[T, L]`` over valid transitions.
-
-    Examples:
-        >>> masked_mean(torch.tensor([[1.0, 3.0, torch.inf]]), torch.tensor([[True, True, False]]))
-        tensor([2.])
-    """
-    if mask is None:
-        return values.mean(-1)
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return kept.sum(-1) / mask.sum(-1).clamp_min(1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ctmrl_torchrl.modules.codebook import match_codes
+from ctmrl_torchrl.modules.masked import masked_mean
 
 
 def code_classification(
@@ -63,10 +64,7 @@ def prediction_error(prediction: Tensor, target: Tensor, scale: Tensor, mask: Te
             f"{target.shape[-1]}; give one standard deviation per feature of the target."
         )
     error = ((prediction - target) / scale).square().mean(-1)
-    if mask is None:
-        return error.mean(-1)
-    weights = mask.to(error.dtype)
-    return (error * weights).sum(-1) / weights.sum(-1).clamp_min(1.0)
+    return masked_mean(error, mask)
 
 
 def prediction_norm(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -88,7 +86,7 @@ def prediction_norm(prediction: Tensor, target: Tensor, mask: Tensor | None = No
     if mask is not None:  # the gradient of a norm at zero is undefined, so padding is replaced before it
         difference = difference.masked_fill(~mask.unsqueeze(-1), 1.0)
     norm = torch.linalg.vector_norm(difference, dim=-1)
-    return norm.sum(-1) if mask is None else (norm * mask).sum(-1)
+    return norm.sum(-1) if mask is None else norm.masked_fill(~mask, 0.0).sum(-1)
 
 
 def hard_contrastive(
