@@ -42,7 +42,8 @@ class CodebookConfig(RepresentationConfig):
         kmeans_from (float): fraction of the representation phase after which contexts are collected.
         kmeans_at (float): fraction of it after which K-means initializes the codes and the codebook terms
             begin. Before that, the encoder is trained only with the prediction term.
-        kmeans_refreshes (int): number of later K-means refreshes in the representation phase.
+        kmeans_refreshes (int): number of equal intervals of the representation phase, with a K-means refresh
+            at the end of each one after the initialization.
         kmeans_contexts (int): contexts collected per task and epoch.
     """
 

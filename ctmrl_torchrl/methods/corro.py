@@ -227,3 +227,11 @@ class CORROConfig(RepresentationConfig):
                 f"{' or '.join(map(repr, allowed))} with representation=corro, which contrasts "
                 "per-transition codes",
             )
+        flags = getattr(facts.encoder, "flags", [])
+        require(
+            not flags,
+            "encoder.flags",
+            flags,
+            "[] with representation=corro, whose pretraining contrasts observations, actions, rewards and next "
+            "observations",
+        )

@@ -96,7 +96,7 @@ class PseudoContexts(Part):
             return
         config = self.config
         inputs, targets, counts = self._data()
-        batches = math.ceil(int((counts * 0.8).max()) / config.model_batch)
+        batches = max(1, math.ceil(int((counts * 0.8).max()) / config.model_batch))
 
         def after_epoch(fit: StackedFit) -> None:
             self._fit, self.epochs = fit, fit.epoch

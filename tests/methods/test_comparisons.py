@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ctmrl_torchrl.collectors import InterleavedProtocol
 from ctmrl_torchrl.objectives.policy import BRACSACConfig, IQLConfig, SACConfig
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.rules import ConfigError
@@ -74,6 +75,29 @@ def test_published_methods_train_end_to_end_on_raw_observations(method, env):
     if method != "gentle":  # its published code standardizes observations
         assert config.policy_loss.observation_gain is None
     assert config.batch.best_share == 1.0
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_the_faster_targets_of_the_ant_are_not_published(method):
+    assert (
+        compose_config([f"method={method}", "env=ant_goal", "comparison=own"]).policy_loss.target_rate
+        == 0.005
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "horizon", "random"),
+    [
+        ("point_robot", 20, [20] * 10 + [0]),
+        ("half_cheetah_vel", 200, [200, 100, 0]),
+        ("ant_goal", 200, [200, 200, 0]),
+    ],
+)
+def test_the_published_collection_of_csro(env, horizon, random):
+    """As many measured episodes as the release, so that random actions end where they do there."""
+    settings = compose_config(["method=csro", f"env={env}", "comparison=own", "preset=paper"]).evaluation
+    protocol = InterleavedProtocol(settings.episodes, settings.prior_episodes)
+    assert [protocol.random_steps(block, horizon) for block in range(len(random))] == random
 
 
 def test_published_sizes_of_ctmrl():

@@ -251,6 +251,10 @@ def test_killed_in_meta_training_it_goes_on_bit_for_bit(data_root, tmp_path):
     ("override", "message"),
     [
         (
+            "encoder.flags=[terminated]",
+            "config field encoder.flags: got .*terminated.*, allowed is",
+        ),
+        (
             "encoder.pool=mean_mlp",
             "config field encoder.pool: got 'mean_mlp', allowed is 'attention' or 'mean'",
         ),
