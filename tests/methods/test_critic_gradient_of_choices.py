@@ -78,3 +78,14 @@ def test_the_weight_of_the_behavior_penalty_adapts_alone_and_stacked():
     out = StackedLoss(agents, [0, 1])(torch.stack([meta_batch(seed) for seed in (0, 1)]))
     for agent, divergence in zip(agents, out["behaviour_divergence"], strict=True):
         torch.testing.assert_close(agent.policy.penalty, 50.0 + divergence - 0.05)
+
+
+@pytest.mark.parametrize("representation", ["focal", "csro", "idaq", "unicorn", "er_trl"])
+def test_no_term_of_the_penalized_policy_reaches_the_encoder_of_a_metric(representation):
+    made = Composition(representation=representation, policy_options=(("behaviour_penalty", True),))
+    loss = made.build()
+    out = loss(meta_batch())
+    terms = {name: out[name] for name in loss.policy.out_keys if name.startswith("loss_")}
+    assert set(terms) == {"loss_actor", "loss_qvalue", "loss_value", "loss_behaviour_critic"}
+    assert not any(grad.any() for grad in gradients(sum(terms.values()), loss))
+    assert any(grad.any() for grad in gradients(out["loss_metric"], loss))

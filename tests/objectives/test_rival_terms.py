@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 import torch
@@ -423,3 +423,14 @@ def test_padding_may_hold_any_values(spoilt):
         lambda x: posterior_error(zeros, zeros + 1.0, x, mask),
     ):
         torch.testing.assert_close(error(bad), error(values))
+
+
+def test_club_is_zero_on_average_where_contexts_are_shuffled():
+    """The mean over all orders of four contexts, which then say nothing about the transitions."""
+    generator = torch.Generator().manual_seed(0)
+    loc, contexts = (torch.randn(1, 4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    variance = torch.rand(1, 4, 3, generator=generator, dtype=torch.float64) + 0.3
+    orders = [torch.tensor(order) for order in permutations(range(4))]
+    bounds = torch.cat([club_bound(loc, variance, contexts[:, order]) for order in orders])
+    assert bounds.abs().max() > 0.1
+    torch.testing.assert_close(bounds.mean(), torch.zeros((), dtype=torch.float64))
