@@ -177,7 +177,7 @@ def make_loss(
         context_encoder = encoder.build(problem, transition_key(representation))
         size = encoder.size(problem)
         representation_loss = representation.build(problem, size)
-        policy = policy_loss.build(problem, size)
+        policy = policy_loss.build_keyed(problem, size)
     return MetaLoss(
         context_encoder,
         representation_loss,

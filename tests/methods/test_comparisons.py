@@ -85,6 +85,17 @@ def test_the_faster_targets_of_the_ant_are_not_published(method):
     )
 
 
+def test_time_limits_are_terminal_where_the_releases_store_them_so():
+    ending = {
+        method
+        for method in OWN
+        if compose_config([f"method={method}", "comparison=own"]).policy_loss.timeout_is_terminal
+    }
+    lineage = {"ctmrl", "ctmrl_paper", "ctmrl_released", "focal", "csro", "idaq", "er_trl", "gentle"}
+    assert ending == lineage
+    assert not compose_config(["method=focal"]).policy_loss.timeout_is_terminal
+
+
 @pytest.mark.parametrize(
     ("env", "horizon", "random"),
     [

@@ -12,7 +12,7 @@ from ctmrl_torchrl.modules.standardise import finer
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import Registry
-from ctmrl_torchrl.rules import POSITIVE, SHARE, WIDTHS, lacks_build, or_none, ruled
+from ctmrl_torchrl.rules import POSITIVE, SHARE, SWITCH, WIDTHS, lacks_build, or_none, ruled
 
 #: configurations of policy losses by ``policy_loss.name``
 POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
@@ -43,6 +43,8 @@ class PolicyLossConfig:
             training data and multiplied by this value; None disables this. Networks learn coarse structure
             first, and the final improvement in return depends on differences much smaller than the spread of
             the data.
+        timeout_is_terminal (bool): whether critics take the end of an episode at its time limit for a terminal
+            state, as the releases of FOCAL, CSRO, IDAQ, ER-TRL and GENTLE do. Otherwise they bootstrap there.
 
     Examples:
         >>> import torch
@@ -58,6 +60,7 @@ class PolicyLossConfig:
     hidden: list[int] = ruled([256, 256, 256], WIDTHS)
     target_rate: float = ruled(0.005, SHARE)
     observation_gain: float | None = ruled(None, or_none(POSITIVE))
+    timeout_is_terminal: bool = ruled(False, SWITCH)
 
     @property
     def label(self) -> str:
@@ -89,6 +92,14 @@ class PolicyLossConfig:
             ConfigError: if a subclass does not define this method.
         """
         raise lacks_build(self, PolicyLossConfig, POLICY_LOSSES, "policy_loss", "build(problem, context_dim)")
+
+    def build_keyed(self, problem: Problem, context_dim: int) -> LossModule:
+        """Build the loss, and name the entry that marks terminal states according to ``timeout_is_terminal``."""
+        loss = self.build(problem, context_dim)
+        keys: Any = loss.tensor_keys
+        if self.timeout_is_terminal and hasattr(keys, "terminated"):
+            loss.set_keys(terminated=keys.done)
+        return loss
 
     def parameter_groups(self, loss: LossModule) -> list[ParameterGroup]:
         """The parameter groups to optimize; by default all parameters at the policy's learning rate."""

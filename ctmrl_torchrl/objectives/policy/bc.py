@@ -129,7 +129,8 @@ def make_bc_loss(actor_network: TensorDictModuleBase, *, reduction: str = "mean"
 @POLICY_LOSSES.register("bc")
 @dataclass
 class BCConfig(PolicyLossConfig):
-    """Configuration of behavior cloning; see :func:`make_bc_loss`. ``target_rate`` has no effect.
+    """Configuration of behavior cloning; see :func:`make_bc_loss`. ``target_rate`` and
+    ``timeout_is_terminal`` have no effect.
 
     Examples:
         >>> import torch
