@@ -67,14 +67,14 @@ class Attempt:
             return self._attempt(job, record)
 
     def _attempt(self, job: Job, record: RunRecord) -> Outcome:
-        folder, held = record.folder, (record.folder / "checkpoints" / "last.pt").exists()
-        attempt = record.start(job)
+        folder, attempt = record.folder, record.start(job)
         overrides = [*job.overrides, f"run_dir={quoted(folder)}", "output.progress=false"]
+        trained_by = attempt["trained_by"]
         if attempt["resumed"]:
-            source = folder if attempt["trained_by"] is None else run_folder(job.store, attempt["trained_by"])
+            source = folder if trained_by is None else run_folder(job.store, trained_by)
             overrides.append(f"resume={quoted(source)}")
-        elif held:  # resuming from this checkpoint failed, so start again
-            overrides.append("overwrite=true")
+        if (trained_by is not None or not attempt["resumed"]) and any(folder.glob("*")):
+            overrides.append("overwrite=true")  # what an earlier attempt has left there
         try:
             self.execute(overrides)
             summary = load_summary(folder / "summary.json")

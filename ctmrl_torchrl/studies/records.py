@@ -94,14 +94,15 @@ class RunRecord:
         for attempt in self.attempts:
             if attempt["state"] == "started":
                 attempt["state"] = "lost"
-        last = self.attempts[-1] if self.attempts else None
-        held = _checkpoint(self.folder).exists()
-        broken = last is not None and last["state"] == "failed" and last["resumed"]
-        trained = None if held or broken else trained_run(self.store, job.training)
+        mark = _mark(_checkpoint(self.folder))
+        afresh = _starts_afresh(self.attempts[-1] if self.attempts else None, mark)
+        trained = None if mark is not None or afresh else trained_run(self.store, job.training)
         attempt = {
             "state": "started",
-            "resumed": (held and not broken) or trained is not None,
+            "resumed": (mark is not None and not afresh) or trained is not None,
             "trained_by": None if trained is None else trained.name,
+            "afresh": afresh,
+            "checkpoint": mark,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": time.time(),
@@ -164,6 +165,23 @@ class RunRecord:
 
     def _write(self) -> None:
         write_json(self.file, {**self.about, "attempts": self.attempts})
+
+
+def _mark(checkpoint: Path) -> int | None:
+    """What tells a checkpoint from the next one in its place; ``None`` if there is none."""
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+
+
+def _starts_afresh(last: Mapping[str, Any] | None, mark: int | None) -> bool:
+    """Whether the next attempt resumes from nothing, because resuming failed.
+
+    An attempt that was lost before its own first checkpoint leaves that to the next one.
+    """
+    if last is None:
+        return False
+    if last["state"] == "failed":
+        return last["resumed"]
+    return last["state"] == "lost" and last.get("afresh") is True and mark in (None, last.get("checkpoint"))
 
 
 def _are_attempts(value: Any) -> bool:

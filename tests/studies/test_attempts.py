@@ -1,0 +1,141 @@
+"""Attempts at one run that end at awkward moments: the next attempt, or the study, makes up for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from fakes import FakeRun
+
+from ctmrl_torchrl.studies.attempts import Attempt
+from ctmrl_torchrl.studies.jobs import Job
+from ctmrl_torchrl.studies.records import RunRecord
+from ctmrl_torchrl.training import run_folder
+from ctmrl_torchrl.training.compose import compose_config
+from ctmrl_torchrl.training.run_folder import RunFolder, check_run_dir
+
+
+class Killed(BaseException):
+    """The process ends here, without a word."""
+
+
+def nothing(folder):
+    pass
+
+
+def killed(*arguments):
+    raise Killed
+
+
+@dataclass
+class InItsFolder:
+    """A run that treats its folder as a training does.
+
+    Args:
+        run: what it does there. before, begun: called with the folder before it makes room, and after.
+    """
+
+    run: FakeRun
+    before: object = nothing
+    begun: object = nothing
+    overrides: list = field(default_factory=list)
+
+    def __call__(self, overrides):
+        self.overrides = list(overrides)
+        mine = ("run_dir=", "resume=", "overwrite=")
+        config = compose_config(["preset=smoke", *(each for each in overrides if each.startswith(mine))])
+        path = check_run_dir(config)
+        checkpoint = path / "checkpoints" / "last.pt"
+        if config.resume == str(path) and checkpoint.read_text() == "nonsense":
+            raise ValueError("not a checkpoint")
+        self.before(path)
+        folder = RunFolder(path)
+        try:
+            folder.begin(config)
+            self.begun(path)
+            self.run(overrides)
+            folder.finish()
+        finally:
+            folder.release()
+
+
+def spoil(folder):
+    checkpoint = folder / "checkpoints" / "last.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.write_text("nonsense")
+    (folder / "metrics.csv").write_text("update\n")
+    raise Killed
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job("key", ("seed=1",), str(tmp_path / "store"), "this run", "training")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return FakeRun(str(tmp_path / "log"))
+
+
+def states(job):
+    return [attempt["state"] for attempt in RunRecord(job.store, job.key).attempts]
+
+
+def after_a_failed_resume(job, run):
+    """The checkpoint cannot be resumed from, as an attempt has found out."""
+    with pytest.raises(Killed):
+        Attempt(InItsFolder(run, begun=spoil))(job)
+    assert Attempt(InItsFolder(run))(job).error == "not a checkpoint"
+    return RunRecord(job.store, job.key).folder
+
+
+@pytest.mark.parametrize("moment", ["before making room", "while making room", "with room made"])
+def test_a_run_that_is_killed_before_its_own_checkpoint_can_still_be_run(moment, job, run, monkeypatch):
+    folder = after_a_failed_resume(job, run)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if moment == "while making room":
+            patch.setattr(run_folder.os, "rename", killed)
+        before = killed if moment == "before making room" else nothing
+        Attempt(InItsFolder(run, before=before, begun=killed))(job)
+    assert (folder / "checkpoints" / "last.pt").exists() == (moment != "with room made")
+    outcome = Attempt(InItsFolder(run))(job)
+    assert (outcome.state, outcome.error) == ("done", "")
+    assert states(job) == ["lost", "failed", "lost", "done"]
+    assert not (folder / "replaced-run").exists()
+
+
+def test_a_run_that_is_killed_between_two_moves_can_still_be_run(job, run, monkeypatch):
+    folder = after_a_failed_resume(job, run)
+    rename = run_folder.os.rename
+
+    def once(source, target):
+        rename(source, target)
+        if source.name == "last.pt":
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_folder.os, "rename", once)
+        Attempt(InItsFolder(run))(job)
+    assert not (folder / "checkpoints" / "last.pt").exists()
+    assert Attempt(InItsFolder(run))(job).state == "done"
+
+
+def test_a_run_that_started_afresh_goes_on_from_its_new_checkpoint(job, run):
+    folder = after_a_failed_resume(job, run)
+
+    def new_checkpoint(path):
+        (path / "checkpoints").mkdir(exist_ok=True)
+        (path / "checkpoints" / "last.pt").write_text("3 1.0")
+        raise Killed
+
+    with pytest.raises(Killed):
+        Attempt(InItsFolder(run, begun=new_checkpoint))(job)
+    last = InItsFolder(run)
+    assert Attempt(last)(job).state == "done"
+    assert f"resume={folder}" in last.overrides and "overwrite=true" not in last.overrides
+
+
+def test_a_first_attempt_overwrites_nothing(job, run):
+    first = InItsFolder(run)
+    assert Attempt(first)(job).state == "done"
+    assert "overwrite=true" not in first.overrides
