@@ -113,12 +113,19 @@ class RunRecord:
         return attempt
 
     def end(self, state: str, error: str = "", **numbers: float) -> None:
-        """End the latest attempt."""
+        """End the latest attempt; one that is done may have an error that followed its results."""
         attempt = self.attempts[-1]
         attempt |= {"state": state, "seconds": time.time() - attempt["started"], **numbers}
         if error:
             attempt["error"] = error
         self._write()
+
+    def settle(self, training: str) -> None:
+        """Complete what an attempt that ended after the run's results were written has left undone."""
+        if not self.settled:
+            self.attempts[-1]["state"] = "done"
+            self._write()
+        self.offer(training)
 
     def offer(self, training: str) -> None:
         """Let runs that train the same agent resume from this run's checkpoint."""
@@ -150,6 +157,11 @@ class RunRecord:
             return "waiting"
         with locked(self.store, self.key) as free:
             return "interrupted" if free else "running"
+
+    @property
+    def settled(self) -> bool:
+        """Whether the latest attempt at a run with results has come to its end."""
+        return not self.attempts or self.attempts[-1]["state"] == "done"
 
     @property
     def error(self) -> str:

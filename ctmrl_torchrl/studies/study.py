@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from torchrl._utils import logger as torchrl_logger
+
 from ctmrl_torchrl.guests import Guest, guests_of, names_in
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.stopping import Stopped, signal_name
@@ -184,9 +186,9 @@ class Study:
         done = set()
         for run, state in zip(runs, self.states(), strict=True):
             key = str(self.key(run))
-            if state == "done":
+            if state == "done" and RunRecord(self.store, key).settled:
                 done.add(key)
-            if state not in ("done", "failed"):
+            elif state != "failed":
                 jobs.setdefault(key, self._job(key, run))
         progress_line = Progress(
             len({self.key(run) for run in runs}),
@@ -253,7 +255,7 @@ class Study:
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
         """Run in rounds: failed and lost runs are repeated in the next round."""
-        losses: Counter[str] = Counter()
+        endings: Counter[tuple[str, str]] = Counter()
         busy: list[str] = []
         while jobs:
             again: dict[str, Job] = {}
@@ -261,9 +263,14 @@ class Study:
                 job = jobs[outcome.key]
                 if outcome.state == "done":
                     progress.advance()
+                    if outcome.error:
+                        torchrl_logger.warning(
+                            f"{job.label} is done, but after its results were written: {outcome.error}; "
+                            "figures may be missing."
+                        )
                 elif outcome.state == "busy":
                     busy.append(outcome.error)
-                elif self._once_more(outcome, losses):
+                elif self._once_more(outcome, endings):
                     again[job.key] = job
             jobs = again
         if busy:
@@ -272,13 +279,16 @@ class Study:
                 f"({busy[0]}); run the study again when it has ended."
             )
 
-    def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:
-        record = RunRecord(self.store, outcome.key)
-        losses[outcome.key] += 1
-        if losses[outcome.key] >= _LOSSES and record.state() not in ("done", "failed"):
+    def _once_more(self, outcome: Outcome, endings: Counter[tuple[str, str]]) -> bool:
+        """Whether to repeat a run; one that ended after its results were written needs its record completed."""
+        record, ending = RunRecord(self.store, outcome.key), (outcome.key, outcome.state)
+        endings[ending] += 1
+        if endings[ending] < _LOSSES:
+            return record.state() != "failed"
+        if record.state() not in ("done", "failed"):
             cause = "; out of memory?" if outcome.state == "lost" else ""
             record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
-        return record.state() not in ("done", "failed")
+        return False
 
     def _prepare_data(self, runner: Runner, progress: bool = False) -> None:
         """Prepare every required dataset once before the runs."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from dataclasses import dataclass, field
 
 import pytest
 from fakes import FakeRun
 
+from ctmrl_torchrl.stopping import Stopped
 from ctmrl_torchrl.studies.attempts import Attempt
-from ctmrl_torchrl.studies.jobs import Job
-from ctmrl_torchrl.studies.records import RunRecord
+from ctmrl_torchrl.studies.jobs import Job, Outcome
+from ctmrl_torchrl.studies.records import RunRecord, trained_run
 from ctmrl_torchrl.training import run_folder
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.run_folder import RunFolder, check_run_dir
@@ -32,12 +35,14 @@ class InItsFolder:
     """A run that treats its folder as a training does.
 
     Args:
-        run: what it does there. before, begun: called with the folder before it makes room, and after.
+        run: what it does there. before, begun, written: called with the folder before it makes room, after
+            that, and after the results were written.
     """
 
     run: FakeRun
     before: object = nothing
     begun: object = nothing
+    written: object = nothing
     overrides: list = field(default_factory=list)
 
     def __call__(self, overrides):
@@ -54,6 +59,7 @@ class InItsFolder:
             folder.begin(config)
             self.begun(path)
             self.run(overrides)
+            self.written(path)
             folder.finish()
         finally:
             folder.release()
@@ -139,3 +145,97 @@ def test_a_first_attempt_overwrites_nothing(job, run):
     first = InItsFolder(run)
     assert Attempt(first)(job).state == "done"
     assert "overwrite=true" not in first.overrides
+
+
+def full(folder):
+    raise OSError(28, "No space left on device", "figures/returns.png")
+
+
+def stopped(folder):
+    raise Stopped(signal.SIGTERM, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"), [(full, "OSError: .*No space left"), (stopped, "stopped .exit status 143")]
+)
+def test_a_run_that_ends_after_its_results_is_done_and_says_so(ending, message, job, run):
+    folder = after_a_failed_resume(job, run)
+    outcome = Attempt(InItsFolder(run, written=ending))(job)
+    assert outcome.state == "done" and re.search(message, outcome.error)
+    record = RunRecord(job.store, job.key)
+    assert record.state() == "done" and record.settled and record.error == outcome.error
+    assert not (folder / "replaced-run").exists()
+    assert trained_run(job.store, job.training) == folder
+
+
+def test_a_run_that_is_killed_after_its_results_is_settled_later(job, run, log):
+    folder = after_a_failed_resume(job, run)
+    with pytest.raises(Killed):
+        Attempt(InItsFolder(run, written=killed))(job)
+    assert (folder / "replaced-run").exists() and trained_run(job.store, job.training) is None
+    assert Attempt(InItsFolder(run))(job).state == "done"
+    assert states(job)[-1] == "done" and len(log("end")) == 1
+    assert not (folder / "replaced-run").exists()
+    assert trained_run(job.store, job.training) == folder
+
+
+class Noticing:
+    """A runner that notices when the process of a run has ended."""
+
+    workers = 1
+
+    def run(self, work, jobs):
+        for job in jobs:
+            try:
+                yield work(job)
+            except Killed:
+                yield Outcome(job.key, "lost", "the worker process ended")
+
+
+ONE = {"factors": {"method": ["ctmrl"], "seed": [0]}, "protocols": ["np"]}
+
+
+@pytest.fixture
+def ending(make_study):
+    """A study whose run is killed after its results were written."""
+    study = make_study(ONE)
+    run = study.execute
+
+    def execute(overrides):
+        run(overrides)
+        raise Killed
+
+    study.execute = execute
+    return study
+
+
+def test_a_study_counts_a_run_whose_process_ended_after_its_results(ending, monkeypatch, log):
+    done = []
+    monkeypatch.setattr("ctmrl_torchrl.studies.progress.Progress.advance", lambda self: done.append(self))
+    assert ending.run(Noticing(), progress=False) == {"done": 1}
+    assert len(done) == 1 and len(log("start")) == 1 and ending.record(ending.runs[0]).settled
+
+
+def test_a_study_that_was_killed_settles_its_finished_runs(ending, make_study, here, log):
+    with pytest.raises(Killed):
+        ending.run(here, progress=False)
+    assert make_study(ONE).run(here, progress=False) == {"done": 1}
+    more = make_study(ONE | {"protocols": ["np", "none"]})
+    assert more.run(here, progress=False) == {"done": 1}
+    assert [line.split()[1] for line in log("start")] == ["0", "8"]  # nothing is trained again
+    assert ending.record(ending.runs[0]).settled
+
+
+def test_an_error_after_the_results_is_a_warning(make_study, here, monkeypatch):
+    study, lines = make_study(ONE), []
+    run = study.execute
+
+    def late(overrides):
+        run(overrides)
+        full(None)
+
+    study.execute = late
+    monkeypatch.setattr("ctmrl_torchrl.studies.study.torchrl_logger.warning", lines.append)
+    assert study.run(here, progress=False) == {"done": 1}
+    (line,) = lines
+    assert "method=ctmrl seed=0 is done, but after its results were written: OSError" in line
