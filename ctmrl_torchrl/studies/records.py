@@ -89,6 +89,16 @@ class RunRecord:
         """The run's folder."""
         return run_folder(self.store, self.key)
 
+    @property
+    def updates(self) -> int | None:
+        """The updates in the run's checkpoint; ``None`` without a readable one."""
+        from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
+
+        try:
+            return int(load_checkpoint(_checkpoint(self.folder), {})["update"])
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            return None
+
     def start(self, job: Job) -> Mapping[str, Any]:
         """Begin an attempt; an earlier attempt without an end counts as lost."""
         for attempt in self.attempts:

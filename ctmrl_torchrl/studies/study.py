@@ -16,6 +16,7 @@ from ctmrl_torchrl.stopping import Stopped, signal_name
 from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, WithGuests, quoted
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
+from ctmrl_torchrl.studies.endings import Endings
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.estimates import seconds_left
 from ctmrl_torchrl.studies.files import read_json
@@ -29,7 +30,7 @@ from ctmrl_torchrl.studies.runners import LocalRunner, make_runner
 
 __all__ = ["Plan", "Study"]
 
-_LOSSES = 3  # number of lost processes after which a run is given up
+_LOSSES = 3  # number of lost processes without progress after which a run is given up
 _GOES_ON = "The same command goes on: finished runs are kept, the others resume from their checkpoints."
 
 
@@ -255,7 +256,7 @@ class Study:
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
         """Run in rounds: failed and lost runs are repeated in the next round."""
-        endings: Counter[tuple[str, str]] = Counter()
+        endings = Endings()
         busy: list[str] = []
         while jobs:
             again: dict[str, Job] = {}
@@ -279,15 +280,15 @@ class Study:
                 f"({busy[0]}); run the study again when it has ended."
             )
 
-    def _once_more(self, outcome: Outcome, endings: Counter[tuple[str, str]]) -> bool:
+    def _once_more(self, outcome: Outcome, endings: Endings) -> bool:
         """Whether to repeat a run; one that ended after its results were written needs its record completed."""
-        record, ending = RunRecord(self.store, outcome.key), (outcome.key, outcome.state)
-        endings[ending] += 1
-        if endings[ending] < _LOSSES:
+        record = RunRecord(self.store, outcome.key)
+        times = endings.count(outcome, record)
+        if times < _LOSSES:
             return record.state() != "failed"
         if record.state() not in ("done", "failed"):
             cause = "; out of memory?" if outcome.state == "lost" else ""
-            record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
+            record.give_up(f"{outcome.error}, {times} times{cause}")
         return False
 
     def _prepare_data(self, runner: Runner, progress: bool = False) -> None:

@@ -14,6 +14,7 @@ from ctmrl_torchrl.studies.attempts import Attempt
 from ctmrl_torchrl.studies.jobs import Job, Outcome
 from ctmrl_torchrl.studies.records import RunRecord, trained_run
 from ctmrl_torchrl.training import run_folder
+from ctmrl_torchrl.training.checkpoint import save_checkpoint
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.run_folder import RunFolder, check_run_dir
 
@@ -192,6 +193,33 @@ class Noticing:
                 yield Outcome(job.key, "lost", "the worker process ended")
 
 
+class Losing:
+    """A runner whose process is lost the first times, after so many updates in the run's checkpoint."""
+
+    workers = 1
+
+    def __init__(self, *updates):
+        self.updates, self.checkpoint = list(updates), None
+
+    def run(self, work, jobs):
+        for job in jobs:
+            if job.training and self.updates:
+                yield self.lose(job, self.updates.pop(0))
+                continue
+            if self.checkpoint is not None:  # this is none that the stand-in for a run can read
+                self.checkpoint.unlink()
+                self.checkpoint = None
+            yield work(job)
+
+    def lose(self, job, updates):
+        record = RunRecord(job.store, job.key)
+        record.start(job)
+        if updates is not None:
+            self.checkpoint = record.folder / "checkpoints" / "last.pt"
+            save_checkpoint(self.checkpoint, {"update": updates}, {})
+        return Outcome(job.key, "lost", "the worker process ended")
+
+
 ONE = {"factors": {"method": ["ctmrl"], "seed": [0]}, "protocols": ["np"]}
 
 
@@ -239,3 +267,33 @@ def test_an_error_after_the_results_is_a_warning(make_study, here, monkeypatch):
     assert study.run(here, progress=False) == {"done": 1}
     (line,) = lines
     assert "method=ctmrl seed=0 is done, but after its results were written: OSError" in line
+
+
+def test_losses_and_failures_are_counted_separately(make_study):
+    """Lost, lost, failed: the failure is retried once, as promised."""
+    study = make_study(ONE, failing=("method=ctmrl",), once=True)
+    assert study.run(Losing(None, None), progress=False) == {"done": 1}
+    states = [attempt["state"] for attempt in study.record(study.runs[0]).attempts]
+    assert states == ["lost", "lost", "failed", "done"]
+    hopeless = make_study(ONE, root="hopeless", failing=("method=ctmrl",))
+    assert hopeless.run(Losing(None, None), progress=False) == {"failed": 1}
+    assert hopeless.record(hopeless.runs[0]).error == "the loss is not finite"
+
+
+@pytest.mark.parametrize(
+    ("updates", "status"),
+    [
+        ((1, 2, 3, 4, 5), {"done": 1}),  # time limits of a run that gets further
+        ((None, 2, 2, 3, 3), {"done": 1}),
+        ((1, 2, 2, 2), {"failed": 1}),
+        ((5, 5, 5), {"failed": 1}),
+        ((None, None, None), {"failed": 1}),
+        ((3, 2, 2), {"failed": 1}),
+    ],
+)
+def test_a_run_is_given_up_after_three_losses_without_progress(updates, status, make_study):
+    study = make_study(ONE)
+    assert study.run(Losing(*updates), progress=False) == status
+    if "failed" in status:
+        said = "the worker process ended, 3 times; out of memory?"
+        assert study.record(study.runs[0]).error == said
