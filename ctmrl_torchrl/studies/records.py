@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ctmrl_torchrl.studies.files import read_json, write_json
 from ctmrl_torchrl.studies.jobs import Job
 
-__all__ = ["RunRecord", "data_file", "locked", "run_folder", "trained_run"]
+__all__ = ["RunRecord", "data_file", "data_fingerprint", "locked", "run_folder", "trained_run"]
 
 #: number of failures after which a run is recorded as failed and not retried
 TRIES = 2
@@ -29,6 +29,12 @@ def run_folder(store: str | Path, key: str) -> Path:
 def data_file(store: str | Path, key: str) -> Path:
     """The file with a dataset's fingerprint from its preparation."""
     return Path(store) / "datasets" / f"{key}.json"
+
+
+def data_fingerprint(store: str | Path, key: str) -> str | None:
+    """A dataset's fingerprint; ``None`` until it is prepared."""
+    fingerprint = (read_json(data_file(store, key)) or {}).get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def trained_run(store: str | Path, training: str) -> Path | None:
@@ -181,9 +187,23 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Total time of all sessions of the run; for an unfinished run, the known part."""
-        known = sum(each.get("seconds", 0.0) for each in self.attempts)
-        return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
+        """Total time of all sessions of the run and of the training it inherited; for an unfinished run, the
+        known part."""
+        walls = (each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)
+        return max([self.own_seconds, *walls])
+
+    @property
+    def own_seconds(self) -> float:
+        """Total time of the attempts that came to an end."""
+        return sum(each.get("seconds", 0.0) for each in self.attempts)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the run resumed from the checkpoint of another run, which trained the same agent."""
+        inherits = False
+        for each in self.attempts:
+            inherits = each.get("trained_by") is not None or (inherits and each["resumed"])
+        return inherits
 
     def _write(self) -> None:
         write_json(self.file, {**self.about, "attempts": self.attempts})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,15 +17,13 @@ from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepar
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.endings import Endings
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.estimates import seconds_left
-from ctmrl_torchrl.studies.files import read_json
 from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
-from ctmrl_torchrl.studies.identity import identity_of, training_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
 from ctmrl_torchrl.studies.progress import Progress, counted
-from ctmrl_torchrl.studies.records import RunRecord, data_file
+from ctmrl_torchrl.studies.records import RunRecord, data_fingerprint
 from ctmrl_torchrl.studies.runners import LocalRunner, make_runner
+from ctmrl_torchrl.studies.standing import Standing
 
 __all__ = ["Plan", "Study"]
 
@@ -121,36 +118,30 @@ class Study:
 
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
-        data = self._fingerprint(run)
-        return None if data is None else identity_of(run.configuration, data, run.code)
-
-    def _fingerprint(self, run: PlannedRun) -> str | None:
-        """That of the run's dataset; ``None`` until it is prepared."""
-        known = read_json(data_file(self.store, run.data))
-        fingerprint = None if known is None else known.get("fingerprint")
-        return fingerprint if isinstance(fingerprint, str) else None
+        data = data_fingerprint(self.store, run.data)
+        return None if data is None else run.identity(data)
 
     def record(self, run: PlannedRun) -> RunRecord | None:
         """The record of a run; ``None`` until its dataset is prepared."""
         key = self.key(run)
         return None if key is None else RunRecord(self.store, key)
 
+    def standing(self) -> Standing:
+        """The records and states of all runs at this moment."""
+        return Standing.read(self.store, self.runs)
+
     def states(self) -> list[str]:
         """The state of every run, see :meth:`RunRecord.state`."""
-        records = [self.record(run) for run in self.runs]
-        return ["waiting" if record is None else record.state() for record in records]
+        return list(self.standing().states)
 
     def status(self) -> dict[str, int]:
         """The numbers of ``done``, ``running``, ``interrupted``, ``waiting`` and ``failed`` runs."""
-        counts = Counter(self.states())
-        order = ("done", "running", "interrupted", "waiting", "failed")
-        return {state: counts[state] for state in order if counts[state]}
+        return self.standing().counts
 
     def plan(self) -> Plan:
         """All runs, their states, and the estimated time of the remaining ones."""
-        data = {run.data for run in self.runs}
-        left = seconds_left([(run, self.record(run)) for run in self.runs])
-        return Plan(self.runs, self.status(), len(data), left)
+        standing = self.standing()
+        return Plan(self.runs, standing.counts, len(standing.data), standing.seconds_left)
 
     def run(
         self, runner: Runner | None = None, *, progress: bool = True, retry_failed: bool = False
@@ -179,25 +170,19 @@ class Study:
         if isinstance(runner, LocalRunner):
             self._check_here()
         if retry_failed:
-            for record in filter(None, map(self.record, runs)):
-                if record.state() == "failed":
-                    record.forget_failures()
+            self._forget_failures()
         self._prepare_data(runner, progress)
+        standing = self.standing()
         jobs: dict[str, Job] = {}
         done = set()
-        for run, state in zip(runs, self.states(), strict=True):
-            key = str(self.key(run))
-            if state == "done" and RunRecord(self.store, key).settled:
-                done.add(key)
+        for run, record, state in zip(runs, standing.records, standing.states, strict=True):
+            assert record is not None  # its dataset is prepared now
+            if state == "done" and record.settled:
+                done.add(record.key)
             elif state != "failed":
-                jobs.setdefault(key, self._job(key, run))
-        progress_line = Progress(
-            len({self.key(run) for run in runs}),
-            len(done),
-            self._counts,
-            lambda: self._left(runner),
-            shown=progress,
-        )
+                jobs.setdefault(record.key, self._job(record.key, run))
+        total = len({record.key for record in standing.records if record is not None})
+        progress_line = Progress(total, len(done), lambda: self._measured(runner), shown=progress)
         if jobs:
             try:
                 with progress_line:
@@ -228,6 +213,12 @@ class Study:
 
         return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
 
+    def _forget_failures(self) -> None:
+        standing = self.standing()
+        for record, state in zip(standing.records, standing.states, strict=True):
+            if record is not None and state == "failed":
+                record.forget_failures()
+
     def _check_here(self) -> None:
         """Check that this machine can execute every remaining run, before the first one starts."""
         remaining = {
@@ -250,8 +241,8 @@ class Study:
             for name, place in places.items()
             if place is not None
         )
-        data = self._fingerprint(run)
-        training = "" if data is None else training_of(run.configuration, data, run.code)
+        data = data_fingerprint(self.store, run.data)
+        training = "" if data is None else run.training(data)
         return Job(key, (*run.overrides, *absolute), str(self.store), run.label, training)
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
@@ -315,13 +306,11 @@ class Study:
             "out of memory?"
         )
 
-    def _counts(self) -> tuple[int, int]:
-        status = self.status()
-        return status.get("running", 0), status.get("failed", 0)
-
-    def _left(self, runner: Runner) -> float | None:
-        seconds = seconds_left([(run, self.record(run)) for run in self.runs])
-        return None if seconds is None else seconds / runner.workers
+    def _measured(self, runner: Runner) -> tuple[int, int, float | None]:
+        """The numbers of running and failed runs, and the seconds left."""
+        standing = self.standing()
+        counts = standing.counts
+        return counts.get("running", 0), counts.get("failed", 0), standing.time_left(runner.workers)
 
 
 def _checked_root(root: str | Path) -> Path:
