@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctmrl_torchrl.evaluation import load_summary
+from ctmrl_torchrl.evaluation import SummaryError, load_summary
 from ctmrl_torchrl.guests import Guest
 from ctmrl_torchrl.progress import plain_log
 from ctmrl_torchrl.studies.files import write_json
@@ -63,31 +64,43 @@ class Attempt:
                 return Outcome(job.key, "busy", f"another process works on {job.label or job.key}")
             record = RunRecord(job.store, job.key)
             if record.state() == "done":
+                if not record.settled:
+                    record.settle(job.training)
+                    _drop_replaced(record.folder)
                 return Outcome(job.key, "done")
             return self._attempt(job, record)
 
     def _attempt(self, job: Job, record: RunRecord) -> Outcome:
-        folder, held = record.folder, (record.folder / "checkpoints" / "last.pt").exists()
-        attempt = record.start(job)
+        folder, attempt = record.folder, record.start(job)
         overrides = [*job.overrides, f"run_dir={quoted(folder)}", "output.progress=false"]
+        trained_by = attempt["trained_by"]
         if attempt["resumed"]:
-            source = folder if attempt["trained_by"] is None else run_folder(job.store, attempt["trained_by"])
+            source = folder if trained_by is None else run_folder(job.store, trained_by)
             overrides.append(f"resume={quoted(source)}")
-        elif held:  # resuming from this checkpoint failed, so start again
-            overrides.append("overwrite=true")
+        if (trained_by is not None or not attempt["resumed"]) and any(folder.glob("*")):
+            overrides.append("overwrite=true")  # what an earlier attempt has left there
+        late = ""  # an error that came after the results were written leaves the run done
         try:
             self.execute(overrides)
-            summary = load_summary(folder / "summary.json")
         except Exception as error:
-            record.end("failed", _said(error), peak_memory=_peak_memory())
+            late = _said(error)
             write_json(folder.with_name(f"{folder.name}.error.json"), {"traceback": traceback.format_exc()})
-            return Outcome(job.key, "failed", _said(error), peak_memory=_peak_memory())
-        except SystemExit as error:  # the run was stopped and has written its checkpoint
-            record.end("lost")
-            return Outcome(job.key, "lost", f"the run was stopped (exit status {error.code})")
-        record.end("done", peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
+        except SystemExit as error:  # the run was stopped and has written its checkpoint or its results
+            late = f"the run was stopped (exit status {error.code})"
+            if record.state() != "done":
+                record.end("lost")
+                return Outcome(job.key, "lost", late)
+        try:
+            summary = load_summary(folder / "summary.json")
+        except SummaryError as error:
+            late = late or _said(error)
+            record.end("failed", late, peak_memory=_peak_memory())
+            return Outcome(job.key, "failed", late, peak_memory=_peak_memory())
+        record.end("done", late, peak_memory=_peak_memory(), wall_time_s=summary["wall_time_s"])
+        if late:
+            _drop_replaced(folder)
         record.offer(job.training)
-        return Outcome(job.key, "done", peak_memory=_peak_memory())
+        return Outcome(job.key, "done", late, peak_memory=_peak_memory())
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,14 @@ class WithGuests:
         except Exception as error:
             return Outcome(job.key, "failed", _said(error))
         return self.work(job)
+
+
+def _drop_replaced(folder: Path) -> None:
+    """Delete the run that this one has replaced, if the attempt itself did not come to that."""
+    from ctmrl_torchrl.training.run_folder import drop_replaced
+
+    with contextlib.suppress(OSError, ValueError):  # it takes space only
+        drop_replaced(folder)
 
 
 def _said(error: Exception) -> str:

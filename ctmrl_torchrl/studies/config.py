@@ -215,11 +215,11 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         name: a study of ``configs/study``, or a YAML file.
         overrides: ``seeds=[0,1]`` (a factor's levels; the plural is accepted), ``runner=ray`` or
             ``runner.workers=4``, ``report.digits=3``, any other field, and ``+field=value`` for an override
-            of every run, which replaces the study's own of that field.
+            of every run, which replaces the study's own of that field. A field that a level sets is refused.
         folders: additional folders with studies.
 
     Raises:
-        StudyError: if the study does not exist or the file cannot be read.
+        StudyError: if the study does not exist, the file cannot be read, or a level sets the field of ``+field``.
         ConfigError: for an unknown field or a value that is not allowed.
 
     Examples:
@@ -248,8 +248,27 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
             _apply(content, override)
         _prune_exclusions(content)
         whole, study = study, study_from(content)
+        _refuse_replaced(study, overrides)
         study.report.notes += _selected(whole, study)
     return study
+
+
+def _refuse_replaced(study: StudyConfig, overrides: Sequence[str]) -> None:
+    """Reject an override of every run that a level would silently replace."""
+    given = {name.lstrip("+") for name in map(_field_of, overrides) if name.startswith("+")}
+    for factor, levels in study.factors.items():
+        for level, own in levels.items() if isinstance(levels, Mapping) else ():
+            for each in own:
+                name = _field_of(each).lstrip("+~")
+                if name in given:
+                    raise StudyError(
+                        f"The override +{name} is not one of every run: the level {as_text(level)!r} of {factor} "
+                        f"sets {each}. Select other levels with {factor}=[...], or change it in the study's file."
+                    )
+
+
+def _field_of(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def _selected(whole: StudyConfig, study: StudyConfig) -> list[str]:

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from ctmrl_torchrl.studies.config import SEED
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.records import RunRecord
 
-__all__ = ["seconds_left"]
+__all__ = ["Cost", "seconds_left"]
 
 
-def seconds_left(runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> float | None:
+@dataclass(frozen=True)
+class Cost:
+    """The core seconds of a finished run.
+
+    Args:
+        whole: with its training, even if another run did that. test: without it; ``None`` if it trained itself.
+    """
+
+    whole: float
+    test: float | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Cost:
+        """The cost that a record tells."""
+        return cls(record.seconds, record.own_seconds if record.inherits else None)
+
+
+def seconds_left(
+    open_runs: Sequence[tuple[PlannedRun, bool]], finished: Sequence[tuple[PlannedRun, Cost]]
+) -> float | None:
     """Core seconds for the runs that are neither done nor failed.
 
     The estimate for a run is the time of the finished runs that differ from it in the fewest factors
-    (ignoring the seed). The progress of interrupted runs is not subtracted.
+    (ignoring the seed). If another run has trained its agent, runs for which this was so as well tell its time.
+    The progress of interrupted runs is not subtracted.
 
     Args:
-        runs: all runs of a study with their records.
+        open_runs: these runs, and whether another run has trained their agent. finished: with their costs.
 
     Returns:
         ``None`` if none has finished yet.
     """
-    finished: list[tuple[PlannedRun, float]] = []
-    open_runs: list[PlannedRun] = []
-    for run, record in runs:
-        state = "waiting" if record is None else record.state()
-        if state == "done" and record is not None:
-            finished.append((run, record.seconds))
-        elif state != "failed":
-            open_runs.append(run)
     if not open_runs:
         return 0.0
-    finished = [(run, seconds) for run, seconds in finished if seconds > 0]
-    if not finished:
+    whole = [(run, cost.whole) for run, cost in finished if cost.whole > 0]
+    tests = [(run, cost.test) for run, cost in finished if cost.test is not None]
+    if not whole:
         return None
-    return sum(_expected(run, finished) for run in open_runs)
+    return sum(_expected(run, tests if trained and tests else whole) for run, trained in open_runs)
 
 
 def _expected(run: PlannedRun, finished: list[tuple[PlannedRun, float]]) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ctmrl_torchrl.studies.config import SEED, StudyConfig, as_text
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.identity import code_of, data_key
+from ctmrl_torchrl.studies.identity import code_of, data_key, identity_of, training_of
 
 __all__ = ["PlannedRun", "expand"]
 
@@ -33,6 +33,21 @@ class PlannedRun:
     configuration: Mapping[str, Any]
     data: str
     code: str = ""
+    _known: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def identity(self, data: str) -> str:
+        """Its identity with a dataset of this fingerprint, which is computed once."""
+        return self._once(identity_of, data)
+
+    def training(self, data: str) -> str:
+        """What it shares with runs that train the same agent, which is computed once."""
+        return self._once(training_of, data)
+
+    def _once(self, digest: Callable[[Mapping[str, Any], str, str], str], data: str) -> str:
+        key = (digest.__name__, data)
+        if key not in self._known:
+            self._known[key] = digest(self.configuration, data, self.code)
+        return self._known[key]
 
     @property
     def label(self) -> str:

@@ -37,7 +37,7 @@ class Outcome:
         key: key of the job.
         state: ``done``; ``failed`` with an error; ``lost`` if the process ended without an outcome; ``busy``
             if another process works on it.
-        error: the error message.
+        error: the error message; with ``done``, of an error after the results were written.
         value: the result of the work, such as the fingerprint of a dataset.
         peak_memory: peak memory of the process in bytes, if known.
     """

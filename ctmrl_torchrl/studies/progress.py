@@ -33,8 +33,8 @@ class Progress:
     Args:
         total: runs of the study.
         done: runs that were already done.
-        counts: returns the numbers of running and failed runs.
-        left: returns the estimated remaining seconds, or ``None`` if unknown.
+        measured: returns the numbers of running and failed runs, and the estimated remaining seconds, or ``None``
+            if unknown.
         shown: false disables the output.
         stream: where a bar is drawn.
         pause: seconds between two lines where ``stream`` is not a terminal.
@@ -44,14 +44,13 @@ class Progress:
         self,
         total: int,
         done: int,
-        counts: Callable[[], tuple[int, int]],
-        left: Callable[[], float | None],
+        measured: Callable[[], tuple[int, int, float | None]],
         *,
         shown: bool = True,
         stream: TextIO | None = None,
         pause: float = 60.0,
     ) -> None:
-        self.total, self.done, self.counts, self.left = total, done, counts, left
+        self.total, self.done, self.measured = total, done, measured
         stream = cast(TextIO, sys.stderr if stream is None else stream)
         self._bar = tqdm(total=total, initial=done, file=stream, bar_format=_BAR) if (
             shown and stream.isatty()
@@ -84,11 +83,10 @@ class Progress:
 
     def line(self) -> str:
         """The status line without a bar."""
-        running, failed = self.counts()
-        return f"{self.done} of {self.total} runs done, {self._rest(running, failed)}"
+        return f"{self.done} of {self.total} runs done, {self._rest()}"
 
-    def _rest(self, running: int, failed: int) -> str:
-        left = None if self.done == self.total else self.left()
+    def _rest(self) -> str:
+        running, failed, left = self.measured()
         parts = [f"{running} running", f"{failed} failed", *([f"{duration(left)} left"] if left else [])]
         return ", ".join(parts)
 
@@ -96,7 +94,7 @@ class Progress:
         if self._bar is None:
             torchrl_logger.info(self.line())
         else:
-            self._bar.set_postfix_str(self._rest(*self.counts()))
+            self._bar.set_postfix_str(self._rest())
 
     def _watch(self) -> None:
         while not self._stop.wait(self._pause):

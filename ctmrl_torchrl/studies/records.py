@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from ctmrl_torchrl.studies.files import read_json, write_json
 from ctmrl_torchrl.studies.jobs import Job
 
-__all__ = ["RunRecord", "data_file", "locked", "run_folder", "trained_run"]
+__all__ = ["RunRecord", "data_file", "data_fingerprint", "locked", "run_folder", "trained_run"]
 
 #: number of failures after which a run is recorded as failed and not retried
 TRIES = 2
@@ -29,6 +29,12 @@ def run_folder(store: str | Path, key: str) -> Path:
 def data_file(store: str | Path, key: str) -> Path:
     """The file with a dataset's fingerprint from its preparation."""
     return Path(store) / "datasets" / f"{key}.json"
+
+
+def data_fingerprint(store: str | Path, key: str) -> str | None:
+    """A dataset's fingerprint; ``None`` until it is prepared."""
+    fingerprint = (read_json(data_file(store, key)) or {}).get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def trained_run(store: str | Path, training: str) -> Path | None:
@@ -89,19 +95,30 @@ class RunRecord:
         """The run's folder."""
         return run_folder(self.store, self.key)
 
+    @property
+    def updates(self) -> int | None:
+        """The updates in the run's checkpoint; ``None`` without a readable one."""
+        from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint
+
+        try:
+            return int(load_checkpoint(_checkpoint(self.folder), {})["update"])
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            return None
+
     def start(self, job: Job) -> Mapping[str, Any]:
         """Begin an attempt; an earlier attempt without an end counts as lost."""
         for attempt in self.attempts:
             if attempt["state"] == "started":
                 attempt["state"] = "lost"
-        last = self.attempts[-1] if self.attempts else None
-        held = _checkpoint(self.folder).exists()
-        broken = last is not None and last["state"] == "failed" and last["resumed"]
-        trained = None if held or broken else trained_run(self.store, job.training)
+        mark = _mark(_checkpoint(self.folder))
+        afresh = _starts_afresh(self.attempts[-1] if self.attempts else None, mark)
+        trained = None if mark is not None or afresh else trained_run(self.store, job.training)
         attempt = {
             "state": "started",
-            "resumed": (held and not broken) or trained is not None,
+            "resumed": (mark is not None and not afresh) or trained is not None,
             "trained_by": None if trained is None else trained.name,
+            "afresh": afresh,
+            "checkpoint": mark,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "started": time.time(),
@@ -112,12 +129,19 @@ class RunRecord:
         return attempt
 
     def end(self, state: str, error: str = "", **numbers: float) -> None:
-        """End the latest attempt."""
+        """End the latest attempt; one that is done may have an error that followed its results."""
         attempt = self.attempts[-1]
         attempt |= {"state": state, "seconds": time.time() - attempt["started"], **numbers}
         if error:
             attempt["error"] = error
         self._write()
+
+    def settle(self, training: str) -> None:
+        """Complete what an attempt that ended after the run's results were written has left undone."""
+        if not self.settled:
+            self.attempts[-1]["state"] = "done"
+            self._write()
+        self.offer(training)
 
     def offer(self, training: str) -> None:
         """Let runs that train the same agent resume from this run's checkpoint."""
@@ -151,6 +175,11 @@ class RunRecord:
             return "interrupted" if free else "running"
 
     @property
+    def settled(self) -> bool:
+        """Whether the latest attempt at a run with results has come to its end."""
+        return not self.attempts or self.attempts[-1]["state"] == "done"
+
+    @property
     def error(self) -> str:
         """The latest error."""
         errors = [each["error"] for each in self.attempts if each.get("error")]
@@ -158,12 +187,43 @@ class RunRecord:
 
     @property
     def seconds(self) -> float:
-        """Total time of all sessions of the run; for an unfinished run, the known part."""
-        known = sum(each.get("seconds", 0.0) for each in self.attempts)
-        return max([known, *(each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)])
+        """Total time of all sessions of the run and of the training it inherited; for an unfinished run, the
+        known part."""
+        walls = (each["wall_time_s"] for each in self.attempts if "wall_time_s" in each)
+        return max([self.own_seconds, *walls])
+
+    @property
+    def own_seconds(self) -> float:
+        """Total time of the attempts that came to an end."""
+        return sum(each.get("seconds", 0.0) for each in self.attempts)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the run resumed from the checkpoint of another run, which trained the same agent."""
+        inherits = False
+        for each in self.attempts:
+            inherits = each.get("trained_by") is not None or (inherits and each["resumed"])
+        return inherits
 
     def _write(self) -> None:
         write_json(self.file, {**self.about, "attempts": self.attempts})
+
+
+def _mark(checkpoint: Path) -> int | None:
+    """What tells a checkpoint from the next one in its place; ``None`` if there is none."""
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+
+
+def _starts_afresh(last: Mapping[str, Any] | None, mark: int | None) -> bool:
+    """Whether the next attempt resumes from nothing, because resuming failed.
+
+    An attempt that was lost before its own first checkpoint leaves that to the next one.
+    """
+    if last is None:
+        return False
+    if last["state"] == "failed":
+        return last["resumed"]
+    return last["state"] == "lost" and last.get("afresh") is True and mark in (None, last.get("checkpoint"))
 
 
 def _are_attempts(value: Any) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from torchrl._utils import logger as torchrl_logger
 
 from ctmrl_torchrl.guests import Guest, guests_of, names_in
 from ctmrl_torchrl.progress import duration
@@ -14,20 +15,19 @@ from ctmrl_torchrl.stopping import Stopped, signal_name
 from ctmrl_torchrl.storage import StorageError, expanded, resolved
 from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepare, WithGuests, quoted
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
+from ctmrl_torchrl.studies.endings import Endings
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.estimates import seconds_left
-from ctmrl_torchrl.studies.files import read_json
 from ctmrl_torchrl.studies.gather import StudyResults, gather
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
-from ctmrl_torchrl.studies.identity import identity_of, training_of
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
 from ctmrl_torchrl.studies.progress import Progress, counted
-from ctmrl_torchrl.studies.records import RunRecord, data_file
+from ctmrl_torchrl.studies.records import RunRecord, data_fingerprint
 from ctmrl_torchrl.studies.runners import LocalRunner, make_runner
+from ctmrl_torchrl.studies.standing import Standing
 
 __all__ = ["Plan", "Study"]
 
-_LOSSES = 3  # number of lost processes after which a run is given up
+_LOSSES = 3  # number of lost processes without progress after which a run is given up
 _GOES_ON = "The same command goes on: finished runs are kept, the others resume from their checkpoints."
 
 
@@ -118,36 +118,30 @@ class Study:
 
     def key(self, run: PlannedRun) -> str | None:
         """A run's identity; ``None`` until its dataset is prepared."""
-        data = self._fingerprint(run)
-        return None if data is None else identity_of(run.configuration, data, run.code)
-
-    def _fingerprint(self, run: PlannedRun) -> str | None:
-        """That of the run's dataset; ``None`` until it is prepared."""
-        known = read_json(data_file(self.store, run.data))
-        fingerprint = None if known is None else known.get("fingerprint")
-        return fingerprint if isinstance(fingerprint, str) else None
+        data = data_fingerprint(self.store, run.data)
+        return None if data is None else run.identity(data)
 
     def record(self, run: PlannedRun) -> RunRecord | None:
         """The record of a run; ``None`` until its dataset is prepared."""
         key = self.key(run)
         return None if key is None else RunRecord(self.store, key)
 
+    def standing(self) -> Standing:
+        """The records and states of all runs at this moment."""
+        return Standing.read(self.store, self.runs)
+
     def states(self) -> list[str]:
         """The state of every run, see :meth:`RunRecord.state`."""
-        records = [self.record(run) for run in self.runs]
-        return ["waiting" if record is None else record.state() for record in records]
+        return list(self.standing().states)
 
     def status(self) -> dict[str, int]:
         """The numbers of ``done``, ``running``, ``interrupted``, ``waiting`` and ``failed`` runs."""
-        counts = Counter(self.states())
-        order = ("done", "running", "interrupted", "waiting", "failed")
-        return {state: counts[state] for state in order if counts[state]}
+        return self.standing().counts
 
     def plan(self) -> Plan:
         """All runs, their states, and the estimated time of the remaining ones."""
-        data = {run.data for run in self.runs}
-        left = seconds_left([(run, self.record(run)) for run in self.runs])
-        return Plan(self.runs, self.status(), len(data), left)
+        standing = self.standing()
+        return Plan(self.runs, standing.counts, len(standing.data), standing.seconds_left)
 
     def run(
         self, runner: Runner | None = None, *, progress: bool = True, retry_failed: bool = False
@@ -176,25 +170,19 @@ class Study:
         if isinstance(runner, LocalRunner):
             self._check_here()
         if retry_failed:
-            for record in filter(None, map(self.record, runs)):
-                if record.state() == "failed":
-                    record.forget_failures()
+            self._forget_failures()
         self._prepare_data(runner, progress)
+        standing = self.standing()
         jobs: dict[str, Job] = {}
         done = set()
-        for run, state in zip(runs, self.states(), strict=True):
-            key = str(self.key(run))
-            if state == "done":
-                done.add(key)
-            if state not in ("done", "failed"):
-                jobs.setdefault(key, self._job(key, run))
-        progress_line = Progress(
-            len({self.key(run) for run in runs}),
-            len(done),
-            self._counts,
-            lambda: self._left(runner),
-            shown=progress,
-        )
+        for run, record, state in zip(runs, standing.records, standing.states, strict=True):
+            assert record is not None  # its dataset is prepared now
+            if state == "done" and record.settled:
+                done.add(record.key)
+            elif state != "failed":
+                jobs.setdefault(record.key, self._job(record.key, run))
+        total = len({record.key for record in standing.records if record is not None})
+        progress_line = Progress(total, len(done), lambda: self._measured(runner), shown=progress)
         if jobs:
             try:
                 with progress_line:
@@ -225,6 +213,12 @@ class Study:
 
         return write_report(self.results(), self.root / self.config.name if folder is None else Path(folder))
 
+    def _forget_failures(self) -> None:
+        standing = self.standing()
+        for record, state in zip(standing.records, standing.states, strict=True):
+            if record is not None and state == "failed":
+                record.forget_failures()
+
     def _check_here(self) -> None:
         """Check that this machine can execute every remaining run, before the first one starts."""
         remaining = {
@@ -247,13 +241,13 @@ class Study:
             for name, place in places.items()
             if place is not None
         )
-        data = self._fingerprint(run)
-        training = "" if data is None else training_of(run.configuration, data, run.code)
+        data = data_fingerprint(self.store, run.data)
+        training = "" if data is None else run.training(data)
         return Job(key, (*run.overrides, *absolute), str(self.store), run.label, training)
 
     def _carry_out(self, runner: Runner, jobs: dict[str, Job], progress: Progress) -> None:
         """Run in rounds: failed and lost runs are repeated in the next round."""
-        losses: Counter[str] = Counter()
+        endings = Endings()
         busy: list[str] = []
         while jobs:
             again: dict[str, Job] = {}
@@ -261,9 +255,14 @@ class Study:
                 job = jobs[outcome.key]
                 if outcome.state == "done":
                     progress.advance()
+                    if outcome.error:
+                        torchrl_logger.warning(
+                            f"{job.label} is done, but after its results were written: {outcome.error}; "
+                            "figures may be missing."
+                        )
                 elif outcome.state == "busy":
                     busy.append(outcome.error)
-                elif self._once_more(outcome, losses):
+                elif self._once_more(outcome, endings):
                     again[job.key] = job
             jobs = again
         if busy:
@@ -272,13 +271,16 @@ class Study:
                 f"({busy[0]}); run the study again when it has ended."
             )
 
-    def _once_more(self, outcome: Outcome, losses: Counter[str]) -> bool:
+    def _once_more(self, outcome: Outcome, endings: Endings) -> bool:
+        """Whether to repeat a run; one that ended after its results were written needs its record completed."""
         record = RunRecord(self.store, outcome.key)
-        losses[outcome.key] += 1
-        if losses[outcome.key] >= _LOSSES and record.state() not in ("done", "failed"):
+        times = endings.count(outcome, record)
+        if times < _LOSSES:
+            return record.state() != "failed"
+        if record.state() not in ("done", "failed"):
             cause = "; out of memory?" if outcome.state == "lost" else ""
-            record.give_up(f"{outcome.error}, {_LOSSES} times{cause}")
-        return record.state() not in ("done", "failed")
+            record.give_up(f"{outcome.error}, {times} times{cause}")
+        return False
 
     def _prepare_data(self, runner: Runner, progress: bool = False) -> None:
         """Prepare every required dataset once before the runs."""
@@ -304,13 +306,11 @@ class Study:
             "out of memory?"
         )
 
-    def _counts(self) -> tuple[int, int]:
-        status = self.status()
-        return status.get("running", 0), status.get("failed", 0)
-
-    def _left(self, runner: Runner) -> float | None:
-        seconds = seconds_left([(run, self.record(run)) for run in self.runs])
-        return None if seconds is None else seconds / runner.workers
+    def _measured(self, runner: Runner) -> tuple[int, int, float | None]:
+        """The numbers of running and failed runs, and the seconds left."""
+        standing = self.standing()
+        counts = standing.counts
+        return counts.get("running", 0), counts.get("failed", 0), standing.time_left(runner.workers)
 
 
 def _checked_root(root: str | Path) -> Path:

@@ -92,17 +92,17 @@ class Terminal(io.StringIO):
 
 def test_a_bar_in_a_terminal_and_lines_elsewhere(monkeypatch):
     stream, lines = Terminal(), []
-    with Progress(4, 1, lambda: (2, 1), lambda: 130.0, stream=stream) as progress:
+    with Progress(4, 1, lambda: (2, 1, 130.0), stream=stream) as progress:
         progress.advance()
     assert "2/4 runs, 2 running, 1 failed, 2 min left" in stream.getvalue().split("\r")[-1]
     monkeypatch.setattr("ctmrl_torchrl.studies.progress.torchrl_logger.info", lines.append)
-    with Progress(2, 0, lambda: (0, 0), lambda: None, stream=io.StringIO(), pause=0.05) as progress:
+    with Progress(2, 0, lambda: (0, 0, None), stream=io.StringIO(), pause=0.05) as progress:
         progress.advance()
         progress._stop.wait(0.2)
         progress.advance()
     assert lines[0] == "0 of 2 runs done, 0 running, 0 failed" and "1 of 2 runs done" in lines[1]
     assert lines[-1].startswith("2 of 2 runs done") and len(lines) >= 4
-    with Progress(2, 0, lambda: (0, 0), lambda: None, stream=stream, shown=False) as progress:
+    with Progress(2, 0, lambda: (0, 0, None), stream=stream, shown=False) as progress:
         progress.advance()
     assert len(lines) >= 4
 

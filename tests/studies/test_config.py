@@ -206,3 +206,13 @@ def test_identities():
 def test_an_override_of_every_run_replaces_the_studys_own():
     study = load_study("table1", ["+preset=quick", "+schedule.updates=80", "+preset=smoke"])
     assert study.fixed == ["schedule.policy_start=0", "schedule.updates=80", "preset=smoke"]
+
+
+def test_an_override_of_every_run_that_a_level_sets_is_refused():
+    message = r"\+schedule.policy_start .* level 'end_to_end' of variant sets schedule.policy_start=0\."
+    with pytest.raises(StudyError, match=message):
+        load_study("departures", ["+schedule.policy_start=0.3"])
+    with pytest.raises(StudyError, match="level 'as_written' of variant"):
+        load_study("departures", ["+representation.as_written=false"])
+    study = load_study("departures", ["variants=[ctmrl,entropy]", "+schedule.policy_start=0.3"])
+    assert study.fixed[-1] == "schedule.policy_start=0.3"
