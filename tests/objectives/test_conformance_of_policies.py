@@ -87,6 +87,17 @@ def test_value_estimators(case):
 
 
 @policies
+def test_batches_of_several_steps_discount_by_their_number(case):
+    """As TorchRL's ``MultiStep`` writes them."""
+    batch = case.batch()
+    batch["steps_to_next_obs"] = torch.full((*batch.batch_size, 1), 3)
+    out = run(case.build(), batch)["loss_qvalue"]
+    expected = run(case.build().make_value_estimator("td0", gamma=0.9**3), case.batch())["loss_qvalue"]
+    torch.testing.assert_close(out, expected)
+    assert out != run(case.build(), case.batch())["loss_qvalue"]
+
+
+@policies
 def test_keys_reach_the_value_estimator(case):
     for kind in ("td0", TD0Estimator):
         loss = case.build().make_value_estimator(kind)
