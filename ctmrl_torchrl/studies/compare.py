@@ -113,11 +113,15 @@ def _environment(row: Mapping[str, str]) -> str:
 def _normalised(
     results: StudyResults, row: Mapping[str, str], split: str, protocol: str
 ) -> tuple[dict[str, np.ndarray], str]:
-    random, _, best = results.references(row, split)
+    reference = results.references(row, split)
+    if reference.problem:
+        return {}, f"its runs have {reference.problem}, so no score means the same for all of them."
     returns = {level: results.scores(row, level, split, protocol) for level in results.compared}
     try:
         return {
-            level: normalised_scores(values, random, best) for level, values in returns.items() if values
-        }, ""  # fmt: skip
+            level: normalised_scores(values, reference.random, reference.best)
+            for level, values in returns.items()
+            if values
+        }, ""
     except ValueError as error:
         return {}, str(error)

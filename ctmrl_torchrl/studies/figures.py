@@ -72,9 +72,9 @@ def _intervals(results: StudyResults, protocol: str, file: Path) -> list[ReportF
                 low, high = estimate.interval or (None, None)
                 entry = {"mean": estimate.value, "low": low, "high": high, "runs": scores}
                 panels.setdefault(name, {})[level] = entry
-        _, best_name, best = results.references(row, "test")
-        if best is not None:
-            references[name] = {best_name: best}
+        reference = results.references(row, "test")
+        if reference.best is not None:
+            references[name] = {reference.name: reference.best}
     if not panels:
         return []
     plot_intervals(
@@ -96,9 +96,9 @@ def _adaptation(results: StudyResults, protocol: str, file: Path) -> list[Report
             curve = _curve(results, row, level, protocol)
             if curve is not None:
                 panels.setdefault(name, {})[level] = curve
-        _, best_name, best = results.references(row, "test")
-        if best is not None:
-            references[name] = {best_name: best}
+        reference = results.references(row, "test")
+        if reference.best is not None:
+            references[name] = {reference.name: reference.best}
     if not panels:
         return []
     plot_adaptation_panels(

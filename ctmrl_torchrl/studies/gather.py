@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from ctmrl_torchrl.evaluation import SummaryError, best_known, load_summary
+from ctmrl_torchrl.evaluation import SummaryError, load_summary
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import differences, identity_of, what_matters
 from ctmrl_torchrl.studies.records import RunRecord
+from ctmrl_torchrl.studies.references import Reference, shared_reference
 
 __all__ = ["RunResult", "StudyResults", "gather"]
 
@@ -90,12 +91,15 @@ class StudyResults:
         found = [{name: each.run.levels[name] for name in self.row_factors} for each in self.runs]
         return [row for index, row in enumerate(found) if row not in found[:index]]
 
+    def of_row(self, row: Mapping[str, str]) -> list[RunResult]:
+        """The runs of one row."""
+        return [
+            each for each in self.runs if all(each.run.levels[name] == level for name, level in row.items())
+        ]  # fmt: skip
+
     def cell(self, row: Mapping[str, str], level: str) -> list[RunResult]:
         """The runs of one row and one compared level: its seeds."""
-        wanted = {**row, self.config.compare: level}
-        return [
-            each for each in self.runs if all(each.run.levels[name] == wanted[name] for name in wanted)
-        ]  # fmt: skip
+        return self.of_row({**row, self.config.compare: level})
 
     def scores(
         self, row: Mapping[str, str], level: str, split: str, protocol: str, after: int | None = None
@@ -135,15 +139,12 @@ class StudyResults:
         """The finished runs."""
         return [each for each in self.runs if each.summary is not None]
 
-    def references(self, row: Mapping[str, str], split: str) -> tuple[float | None, str, float | None]:
-        """Return of the random policy, name of the best known return, and that return."""
-        for each in self.done():
-            if all(each.run.levels[name] == level for name, level in row.items()):
-                reference = each.finished()["reference"]
-                reference = reference if split == "test" else reference.get("train", {})
-                name, best = best_known({"optimum": None, **reference})
-                return reference.get("random"), name, best
-        return None, "optimum", None
+    def references(self, row: Mapping[str, str], split: str) -> Reference:
+        """The references that all finished runs of a row share."""
+        runs = [each for each in self.of_row(row) if each.summary is not None]
+        return shared_reference(
+            [(each.run.levels[self.config.compare], each.finished()) for each in runs], split
+        )
 
 
 def gather(config: StudyConfig, runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> StudyResults:

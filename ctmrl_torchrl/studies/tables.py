@@ -134,6 +134,12 @@ def _returns(results: StudyResults, split: str) -> Table:
             "The published numbers are of other data, other task sets and other budgets, with half the width "
             "of their interval; they show the order of magnitude and are not a comparison."
         )
+    for row in results.rows():
+        if problem := results.references(row, split).problem:
+            where = ", ".join(map(display_name, row.values())) or "All rows"
+            notes.append(
+                f"{where}: the runs have {problem}; they share no reference and no normalized score."
+            )
     return Table(
         f"returns-{split}",
         f"Return on {_SPLITS[split]}",
@@ -146,8 +152,9 @@ def _returns(results: StudyResults, split: str) -> Table:
 
 def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator[tuple[Cell, ...]]:
     names = tuple(Cell(text=display_name(level)) for level in row.values())
-    random, best_name, best = results.references(row, split)
-    known = (Cell(random), Cell(best, text="" if best_name == "optimum" else best_name))
+    reference = results.references(row, split)
+    name = "" if reference.name == "optimum" else reference.name
+    known = (Cell(reference.random), Cell(reference.best, text=name))
     for protocol in results.protocols():
         cells = [_cell(results, row, level, split, protocol) for level in results.compared]
         yield (*names, Cell(text=protocol), *mark_best(cells), *known)

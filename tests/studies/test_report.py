@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from reading import cells, change
 
 from ctmrl_torchrl.evaluation import (
     bootstrap_interval,
@@ -86,11 +87,6 @@ def finished(make_study, here):
     study = make_study()
     study.run(here, progress=False)
     return study
-
-
-def cells(table, **levels):
-    at = [table.header.index(name) for name in levels]
-    return [row for row in table.rows if [row[index].text for index in at] == list(levels.values())]
 
 
 def test_the_numbers_of_the_tables(finished):
@@ -192,12 +188,6 @@ def test_what_differs_between_methods_is_said(make_study, here):
     assert "The levels of method differ in policy_loss.name as well (ctmrl: brac_sac, other: iql)." in notes
     assert "The levels of method differ in schedule.updates as well (ctmrl: 8, other: 6)." in notes
     assert "The levels of method differ in schedule.policy_start as well (ctmrl: 0.5, other: 0.0)." in notes
-
-
-def change(file, kind, **changes):
-    content = kind.loads(file.read_text()) if kind is json else yaml.safe_load(file.read_text())
-    content |= changes
-    file.write_text(json.dumps(content))
 
 
 def test_runs_that_differ_in_what_is_no_factor_are_refused(finished):
