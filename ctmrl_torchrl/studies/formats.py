@@ -6,8 +6,8 @@ import csv
 import io
 import re
 
+from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.results_table import markdown_table
-from ctmrl_torchrl.studies.tables import Cell, Table
 
 __all__ = ["to_csv", "to_latex", "to_markdown"]
 

@@ -124,16 +124,14 @@ class StudyResults:
         return [float(curve[after]) for curve in curves if len(curve) > after]
 
     def protocols(self) -> list[str]:
-        """The protocols of the study, or all protocols of its runs."""
-        if self.config.protocols:
-            return list(self.config.protocols)
-        found = {
-            name: None
+        """The protocols of the study, and those that only some of its runs have."""
+        found = [
+            name
             for each in self.done()
             for protocols in each.finished()["returns"].values()
             for name in protocols
-        }
-        return list(found)
+        ]
+        return list(dict.fromkeys([*self.config.protocols, *found]))
 
     def done(self) -> list[RunResult]:
         """The finished runs."""

@@ -13,6 +13,7 @@ import yaml
 from ctmrl_torchrl.evaluation import REFERENCES, format_summary_table, load_summary
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.storage import expanded
+from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import ReportFigure
@@ -22,7 +23,7 @@ from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE, compact_png
 from ctmrl_torchrl.studies.progress import counted
-from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
+from ctmrl_torchrl.studies.tables import PUBLISHED
 
 __all__ = ["study_page", "write_run_page"]
 

@@ -24,12 +24,13 @@ from ctmrl_torchrl.evaluation import (
     probability_of_improvement,
 )
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.studies.cells import Cell, Table, mark_best
 from ctmrl_torchrl.studies.config import load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
 from ctmrl_torchrl.studies.page import write_run_page
 from ctmrl_torchrl.studies.page_parts import compact_png
-from ctmrl_torchrl.studies.tables import Cell, Table, mark_best, study_tables
+from ctmrl_torchrl.studies.tables import study_tables
 
 TABLE = Table(
     "returns-test",
