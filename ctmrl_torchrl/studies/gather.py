@@ -19,11 +19,13 @@ from ctmrl_torchrl.studies.references import Reference, shared_reference
 
 __all__ = ["RunResult", "StudyResults", "gather"]
 
-#: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss, and the
-#: updates during which encoder and policy learn
+#: settings that are noted if they differ between compared levels: environment, data, budgets, task set, policy
+#: loss, and the updates during which encoder and policy learn
 _SAID = (
+    "env",
     "tasks",
     "held_out",
+    "dataset.path",
     "dataset.recipe",
     "dataset.seed",
     "batch.tasks",
@@ -234,7 +236,7 @@ def _notes(results: StudyResults) -> Iterator[str]:
         differing: dict[str, set[str]] = {}
         for row in results.rows():
             values = {
-                level: str(what_matters(cell[0].run.configuration).get(name))
+                level: str(_said(cell[0].run.configuration).get(name))
                 for level in results.compared
                 if (cell := results.cell(row, level))
             }
@@ -258,6 +260,12 @@ def _notes(results: StudyResults) -> Iterator[str]:
         yield f"{len(failed)} of {len(results.runs)} runs failed; the tables count them, the means do not."
     if missing:
         yield f"{missing} of {len(results.runs)} runs are not done yet."
+
+
+def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters, and the place of the data: an identity has their fingerprint instead."""
+    data = configuration.get("dataset") or {}
+    return what_matters(configuration) | {"dataset.path": data.get("path")}
 
 
 def _equal_levels(results: StudyResults) -> Iterator[str]:

@@ -133,13 +133,11 @@ def _published(results: StudyResults, row: Mapping[str, str], split: str) -> lis
     report = results.config.report
     if report.paper is None:
         return [Cell()]
-    env = row.get("env") or next(
-        (str(each.run.configuration["env"]) for each in results.runs if "env" in each.run.configuration), ""
-    )
+    envs = {each.run.configuration.get("env") for each in results.of_row(row)}
     numbers = {
         line.method: line
         for line in load_paper_table(cast(Any, report.paper))
-        if (line.env, line.split) == (env, _PAPER_SPLIT[split])
+        if envs == {line.env} and line.split == _PAPER_SPLIT[split]
     }
     cells = []
     for level in results.compared:

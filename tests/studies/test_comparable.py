@@ -125,3 +125,34 @@ def test_an_environment_without_a_protocol_is_left_out_for_this_reason(make_stud
             change(each.folder / "summary.json", json, returns=returns)
     aggregates = study_tables(study.results())[1]
     assert any("without Point-Robot: no returns of focal under offline" in note for note in aggregates.notes)
+
+
+def published(table):
+    return {row[0].text: row[2].value for row in cells(table, protocol="published (other data)")}
+
+
+def test_published_numbers_are_those_of_the_rows_own_environment(make_study, here):
+    worlds = {"calm": ["env=point_robot"], "windy": ["env=point_robot_wind"]}
+    factors = {"world": worlds, "method": ["ctmrl", "focal"], "seed": [0]}
+    study = make_study({"factors": factors})
+    study.run(here, progress=False)
+    assert published(study_tables(study.results())[0]) == {"calm": -4.81, "windy": -5.69}
+    study = make_study({"factors": {"method": ["ctmrl"], "world": worlds, "seed": [0]}, "compare": "world"}
+                       | {"report": {"paper": "methods", "paper_columns": dict.fromkeys(worlds, "ctmrl")}}
+                       )  # fmt: skip
+    study.run(here, progress=False)
+    assert published(study_tables(study.results())[0]) == {}  # a row of two environments
+
+
+def test_levels_with_other_data_or_environments_are_named(make_study, here):
+    levels = {
+        "old": ["dataset.path=data/old"],
+        "new": ["dataset.path=data/new"],
+        "windy": ["dataset.path=data/new", "env=point_robot_wind"],
+    }
+    study = make_study({"factors": {"data": levels, "seed": [0, 1]}, "compare": "data"})
+    notes = study.results().notes
+    said = "old: data/old, new: data/new, windy: data/new"
+    assert f"The levels of data differ in dataset.path as well ({said})." in notes
+    said = "old: point_robot, new: point_robot, windy: point_robot_wind"
+    assert f"The levels of data differ in env as well ({said})." in notes
