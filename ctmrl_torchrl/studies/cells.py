@@ -15,7 +15,7 @@ class Cell:
     Args:
         value: the number; ``None`` for a text, or if no run is done.
         interval: the ends of its interval.
-        text: text instead of a number.
+        text: text instead of a number, or what the number is.
         planned, failed, done (int): numbers of planned, failed and finished runs.
         runs (int): number of runs of the value, which a finished run can lack.
         best (bool): the best of its row. within (bool): inside the interval of the best.
@@ -32,15 +32,14 @@ class Cell:
     within: bool = False
 
     def plain(self, digits: int) -> str:
-        """The cell as text: ``-4.50 [-5.00, -4.00]`` with a remark if runs are missing."""
-        remark = self.remark()
+        """The cell as text: ``-4.50 [-5.00, -4.00]``, with what it is and a remark if runs are missing."""
         if self.value is None:
-            return self.text or remark
+            return self.text or self.remark()
         parts = [f"{self.value:.{digits}f}"]
         if self.interval is not None:
             low, high = self.interval
             parts.append(f"[{low:.{digits}f}, {high:.{digits}f}]")
-        return " ".join([*parts, *([f"({remark})"] if remark else [])])
+        return " ".join([*parts, *(f"({each})" for each in (self.text, self.remark()) if each)])
 
     @property
     def complete(self) -> bool:

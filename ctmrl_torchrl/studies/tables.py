@@ -69,8 +69,7 @@ def _returns(results: StudyResults, split: str) -> Table:
 def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator[tuple[Cell, ...]]:
     names = tuple(Cell(text=display_name(level)) for level in row.values())
     reference = results.references(row, split)
-    name = "" if reference.name == "optimum" else reference.name
-    known = (Cell(reference.random), Cell(reference.best, text=name))
+    known = (Cell(reference.random), Cell(reference.best, text=reference.name))
     for protocol in results.protocols():
         cells = [_cell(results, row, level, split, protocol) for level in results.compared]
         yield (*names, Cell(text=protocol), *mark_best(cells), *known)

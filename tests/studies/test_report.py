@@ -59,8 +59,13 @@ def test_markdown():
 def test_csv():
     rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
     assert rows[0]["env"] == "a|b" and float(rows[0]["ctmrl"]) == -4.5
-    assert [rows[0][f"my_method {name}"] for name in ("low", "high", "runs", "failed")] == ["", "", "1", "1"]
+    assert [rows[0][f"my_method {name}"] for name in ("runs", "failed")] == ["1", "1"]
     assert (rows[1]["ctmrl"], rows[1]["ctmrl failed"]) == ("", "2")
+    # no number of my_method has an interval, and none says what it is
+    assert list(rows[0]) == [
+        "env", "protocol", "ctmrl", "ctmrl low", "ctmrl high", "ctmrl runs", "ctmrl failed",
+        "my_method", "my_method runs", "my_method failed",
+    ]  # fmt: skip
 
 
 def test_latex():
