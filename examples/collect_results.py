@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.results import collect_results, keep_summaries, read_summaries, write_results
 
 
@@ -32,7 +31,7 @@ def main() -> None:
         write_results(result, arguments.output)
         if arguments.keep is not None:
             keep_summaries(summaries, arguments.keep)
-    except StudyError as error:
+    except ValueError as error:
         raise SystemExit(str(error)) from error
     for split, protocols in result["returns"].items():
         for name, entry in protocols.items():

@@ -13,6 +13,9 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval, mean_over_se
 
 __all__ = ["aggregate_seeds"]
 
+#: fields that summaries of earlier versions lack, although their runs had a value
+_LATER = ("comparison",)
+
 
 def aggregate_seeds(
     summaries: Sequence[Mapping[str, Any]], confidence: float = 0.95, seed: int = 0
@@ -32,7 +35,8 @@ def aggregate_seeds(
 
     Raises:
         ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
-            policy loss, preset, dataset, tasks, protocols or number of adaptation episodes.
+            policy loss, preset, dataset, updates, held-out tasks, comparison (unless it is not recorded), tasks,
+            protocols or number of adaptation episodes.
 
     Example:
         >>> def run(seed, value):
@@ -46,8 +50,9 @@ def aggregate_seeds(
     if not summaries:
         raise ValueError("aggregate_seeds needs at least one summary.")
     first = summaries[0]
-    for field in ("env", "method", "policy_loss", "preset", "dataset"):
-        found = sorted({json.dumps(summary.get(field), sort_keys=True) for summary in summaries})
+    for field in ("env", "method", "policy_loss", "preset", "dataset", "updates", "held_out", "comparison"):
+        known = [summary.get(field) for summary in summaries if field in summary or field not in _LATER]
+        found = sorted({json.dumps(value, sort_keys=True) for value in known})
         if len(found) > 1:
             raise ValueError(
                 f"The summaries differ in {field!r}: {found}. Only aggregate runs of one setting."

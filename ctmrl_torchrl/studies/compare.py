@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from ctmrl_torchrl.evaluation import (
     performance_profile,
     probability_of_improvement,
 )
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gather import RunResult, StudyResults
 
 __all__ = ["Comparison", "compare_levels"]
 
@@ -31,6 +31,7 @@ class Comparison:
         split, protocol: split and protocol of the returns.
         environments: the included environments. left_out: ``{environment: reason}``.
         scores: ``{level: {environment: normalized scores}}``.
+        runs: all runs of every level on the included environments, whatever came of them.
         baseline: the level with which others are compared.
     """
 
@@ -40,16 +41,21 @@ class Comparison:
     environments: tuple[str, ...]
     left_out: Mapping[str, str]
     scores: Mapping[str, Mapping[str, np.ndarray]]
+    runs: Mapping[str, Sequence[RunResult]]
     baseline: str
 
     def interquartile_means(self) -> dict[str, Estimate]:
         """The interquartile mean of every level."""
         return {level: interquartile_mean(scores) for level, scores in self.scores.items()}
 
-    def means(self) -> dict[str, float]:
-        """The mean over environments of the mean over seeds of every level."""
+    def means(self) -> dict[str, Estimate]:
+        """The mean over environments of the mean over seeds of every level, without interval."""
         return {
-            level: float(np.mean([mean_over_seeds(each).value for each in scores.values()]))
+            level: Estimate(
+                float(np.mean([mean_over_seeds(each).value for each in scores.values()])),
+                None,
+                sum(map(len, scores.values())),
+            )
             for level, scores in self.scores.items()
         }
 
@@ -86,8 +92,12 @@ def compare_levels(results: StudyResults, split: str, protocol: str) -> Iterator
 
 
 def _compare(results: StudyResults, group: Mapping[str, str], split: str, protocol: str) -> Comparison | None:
-    rows = [row for row in results.rows() if all(row[name] == level for name, level in group.items())]
-    found = {_environment(row): _normalised(results, row, split, protocol) for row in rows}
+    rows = {
+        row.get(ENV, "all runs"): row
+        for row in results.rows()
+        if all(row[name] == level for name, level in group.items())
+    }
+    found = {env: _normalised(results, row, split, protocol) for env, row in rows.items()}
     present = [level for level in results.compared if any(level in scores for scores, _ in found.values())]
     left_out, environments = {}, []
     for env, (scores, problem) in found.items():
@@ -95,29 +105,44 @@ def _compare(results: StudyResults, group: Mapping[str, str], split: str, protoc
         if problem:
             left_out[env] = problem
         elif lacking:
-            left_out[env] = f"no finished run of {', '.join(lacking)}"
+            left_out[env] = _lack(results, rows[env], lacking, protocol)
         else:
             environments.append(env)
     if not environments or len(present) < 2:
         return None
     scores = {level: {env: found[env][0][level] for env in environments} for level in present}
+    runs = {
+        level: [each for env in environments for each in results.cell(rows[env], level)]
+        for level in results.compared
+    }
     return Comparison(
-        group, split, protocol, tuple(environments), left_out, scores, results.config.baseline
+        group, split, protocol, tuple(environments), left_out, scores, runs, results.config.baseline
     )  # fmt: skip
 
 
-def _environment(row: Mapping[str, str]) -> str:
-    return row.get(ENV, "all runs")
+def _lack(results: StudyResults, row: Mapping[str, str], levels: Sequence[str], protocol: str) -> str:
+    """Why levels have no scores in a row: no finished run, or none with this protocol."""
+    finished = {
+        level for level in levels if any(each.summary is not None for each in results.cell(row, level))
+    }
+    unfinished = ", ".join(level for level in levels if level not in finished)
+    others = ", ".join(level for level in levels if level in finished)
+    reasons = [f"no finished run of {unfinished}"] if unfinished else []
+    return "; ".join([*reasons, *([f"no returns of {others} under {protocol}"] if others else [])])
 
 
 def _normalised(
     results: StudyResults, row: Mapping[str, str], split: str, protocol: str
 ) -> tuple[dict[str, np.ndarray], str]:
-    random, _, best = results.references(row, split)
+    reference = results.references(row, split)
+    if reference.problem:
+        return {}, f"its runs have {reference.problem}, so no score means the same for all of them."
     returns = {level: results.scores(row, level, split, protocol) for level in results.compared}
     try:
         return {
-            level: normalised_scores(values, random, best) for level, values in returns.items() if values
-        }, ""  # fmt: skip
+            level: normalised_scores(values, reference.random, reference.best)
+            for level, values in returns.items()
+            if values
+        }, ""
     except ValueError as error:
         return {}, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,10 +52,11 @@ def study_figures(results: StudyResults, folder: str | Path) -> list[ReportFigur
     report.check_figures(available)
     folder, figures = Path(folder), []
     protocols = report.figure_protocols or available
-    for protocol in protocols:
-        figures += _intervals(results, protocol, folder / f"intervals-{_slug(protocol)}.png")
-    for protocol in protocols:
-        figures += _adaptation(results, protocol, folder / f"adaptation-{_slug(protocol)}.png")
+    names = dict(zip(protocols, _file_names(protocols), strict=True))
+    for protocol, name in names.items():
+        figures += _intervals(results, protocol, folder / f"intervals-{name}.png")
+    for protocol, name in names.items():
+        figures += _adaptation(results, protocol, folder / f"adaptation-{name}.png")
     if report.profiles:
         figures += _profiles(results, protocols, folder)
     return figures + _of_runs(results)
@@ -72,9 +74,9 @@ def _intervals(results: StudyResults, protocol: str, file: Path) -> list[ReportF
                 low, high = estimate.interval or (None, None)
                 entry = {"mean": estimate.value, "low": low, "high": high, "runs": scores}
                 panels.setdefault(name, {})[level] = entry
-        _, best_name, best = results.references(row, "test")
-        if best is not None:
-            references[name] = {best_name: best}
+        reference = results.references(row, "test")
+        if reference.best is not None:
+            references[name] = {reference.name: reference.best}
     if not panels:
         return []
     plot_intervals(
@@ -96,9 +98,9 @@ def _adaptation(results: StudyResults, protocol: str, file: Path) -> list[Report
             curve = _curve(results, row, level, protocol)
             if curve is not None:
                 panels.setdefault(name, {})[level] = curve
-        _, best_name, best = results.references(row, "test")
-        if best is not None:
-            references[name] = {best_name: best}
+        reference = results.references(row, "test")
+        if reference.best is not None:
+            references[name] = {reference.name: reference.best}
     if not panels:
         return []
     plot_adaptation_panels(
@@ -129,17 +131,17 @@ def _curve(results: StudyResults, row: Mapping[str, str], level: str, protocol: 
 
 def _profiles(results: StudyResults, protocols: Iterable[str], folder: Path) -> list[ReportFigure]:
     figures = []
-    for protocol in protocols:
-        for comparison in compare_levels(results, "test", protocol):
-            where = "-".join([*map(_slug, comparison.group.values()), _slug(protocol)])
-            file = folder / f"profiles-{where}.png"
-            group = " ".join([*comparison.group.values(), f"protocol {protocol}"])
-            thresholds, profiles = comparison.profiles()
-            over = ", ".join(map(display_name, comparison.environments))
-            plot_profiles(thresholds, profiles, file, subtitle=f"{group}, unseen tasks of {over}")
-            figures.append(
-                ReportFigure(file, f"Performance profiles, {group}", "Bands: pointwise 95 % intervals.")
-            )
+    comparisons = [each for protocol in protocols for each in compare_levels(results, "test", protocol)]
+    names = _file_names("-".join([*each.group.values(), each.protocol]) for each in comparisons)
+    for comparison, name in zip(comparisons, names, strict=True):
+        file = folder / f"profiles-{name}.png"
+        group = " ".join([*comparison.group.values(), f"protocol {comparison.protocol}"])
+        thresholds, profiles = comparison.profiles()
+        over = ", ".join(map(display_name, comparison.environments))
+        plot_profiles(thresholds, profiles, file, subtitle=f"{group}, unseen tasks of {over}")
+        figures.append(
+            ReportFigure(file, f"Performance profiles, {group}", "Bands: pointwise 95 % intervals.")
+        )
     return figures
 
 
@@ -164,5 +166,12 @@ def _panel(row: Mapping[str, str]) -> str:
     return ", ".join(map(display_name, row.values())) or "all runs"
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)
+def _file_names(texts: Iterable[str]) -> list[str]:
+    """A name for the file of every text, different also where a file system ignores case."""
+    names: list[str] = []
+    for text in texts:
+        stem = re.sub(r"[^\w.-]+", "_", text)
+        choices = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        taken = {name.casefold() for name in names}
+        names.append(next(name for name in choices if name.casefold() not in taken))
+    return names

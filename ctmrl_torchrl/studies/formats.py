@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
+from collections.abc import Sequence
 
+from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.results_table import markdown_table
-from ctmrl_torchrl.studies.tables import Cell, Table
 
 __all__ = ["to_csv", "to_latex", "to_markdown"]
 
@@ -22,42 +24,42 @@ def to_markdown(table: Table) -> str:
     """A heading, the table and its notes; the best value is bold, values within its interval are underlined."""
     rows = [[_marked(cell, table.digits, "**{}**", "<ins>{}</ins>") for cell in row] for row in table.rows]
     header = [_piped(name) for name in table.header]
-    notes = "\n".join(f"- {note}" for note in table.notes)
+    notes = "\n".join(f"- {_one_line(note)}" for note in table.notes)
     return f"### {table.title}\n\n{markdown_table([header, *rows])}\n\n{notes}\n"
 
 
 def to_csv(table: Table) -> str:
-    """One line per row in full precision; each number has columns for its interval and runs."""
-    numeric = [
-        any(row[column].value is not None or row[column].planned for row in table.rows)
-        for column in range(len(table.header))
-    ]
-    header: list[str] = []
-    for name, is_number in zip(table.header, numeric, strict=True):
-        header += (
-            [name, f"{name} low", f"{name} high", f"{name} runs", f"{name} failed"] if is_number else [name]
-        )
+    """One line per row in full precision; a number has columns for its interval, its runs and what it is.
+
+    A column that would be empty in every row is omitted.
+    """
+    columns = [_columns(name, [row[at] for row in table.rows]) for at, name in enumerate(table.header)]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    for row in table.rows:
-        line: list[object] = []
-        for cell, is_number in zip(row, numeric, strict=True):
-            if not is_number:
-                line.append(cell.text)
-                continue
-            low, high = cell.interval or ("", "")
-            counts = [cell.runs, cell.failed] if cell.planned else ["", ""]
-            line += ["" if cell.value is None else cell.value, low, high, *counts]
-        writer.writerow(line)
+    csv.writer(stream, lineterminator="\n").writerows(zip(*itertools.chain(*columns), strict=True))
     return stream.getvalue()
+
+
+def _columns(name: str, cells: Sequence[Cell]) -> list[list[object]]:
+    """The columns of a CSV file for one column of a table, each with its name."""
+    counted, ranged = any(cell.planned for cell in cells), any(cell.interval for cell in cells)
+    texts: list[object] = [cell.text for cell in cells]
+    if not counted and all(cell.value is None for cell in cells):
+        return [[name, *texts]]
+    columns: list[list[object]] = [[name, *("" if cell.value is None else cell.value for cell in cells)]]
+    if ranged:
+        for at, end in enumerate(("low", "high")):
+            columns.append([f"{name} {end}", *(cell.interval[at] if cell.interval else "" for cell in cells)])
+    if counted:
+        columns.append([f"{name} runs", *(cell.runs if cell.planned else "" for cell in cells)])
+        columns.append([f"{name} failed", *(cell.failed if cell.planned else "" for cell in cells)])
+    return [*columns, *([[f"{name} kind", *texts]] if any(texts) else [])]
 
 
 def to_latex(table: Table) -> str:
     """A ``table`` environment for the package ``booktabs``."""
     texts = [all(row[column].value is None for row in table.rows) for column in range(len(table.header))]
     columns = "".join("l" if text else "r" for text in texts)
-    header = " & ".join(escaped(name) for name in table.header)
+    header = _line([escaped(name) for name in table.header])
     lines = [
         r"% \usepackage{booktabs}",
         r"\begin{table}",
@@ -65,7 +67,7 @@ def to_latex(table: Table) -> str:
         rf"\caption{{{escaped(' '.join([table.title + '.', *table.notes]))}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        rf"{header} \\",
+        header,
         r"\midrule",
     ]
     before = None
@@ -73,18 +75,27 @@ def to_latex(table: Table) -> str:
         if before is not None and row[0].text != before:
             lines.append(r"\addlinespace")
         before = row[0].text
-        lines.append(" & ".join(_latex(cell, table.digits) for cell in row) + r" \\")
+        lines.append(_line([_latex(cell, table.digits) for cell in row]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def escaped(text: str) -> str:
-    r"""Escape a string for LaTeX.
+    r"""Escape a string for LaTeX, in one line.
 
     Examples:
         >>> escaped("95 % of np_refine")
         '95 \\% of np\\_refine'
     """
-    return re.sub(r"[\\&%$#_{}~^<>]", lambda found: _SPECIAL[found.group()], text)
+    return re.sub(r"[\\&%$#_{}~^<>]", lambda found: _SPECIAL[found.group()], _one_line(text))
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A row; a bracket or star at its start would be an argument of the command before it."""
+    return ("{}" if cells[0].startswith(("[", "*")) else "") + " & ".join(cells) + r" \\"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*[\r\n]\s*", " ", text.strip())
 
 
 def _latex(cell: Cell, digits: int) -> str:
@@ -95,8 +106,8 @@ def _latex(cell: Cell, digits: int) -> str:
     ends = (
         "" if cell.interval is None else rf"\,[{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
     )
-    remark = f" ({escaped(cell.remark())})" if cell.remark() else ""
-    return f"${number}{ends}${remark}"
+    remarks = "".join(f" ({escaped(each)})" for each in (cell.text, cell.remark()) if each)
+    return f"${number}{ends}${remarks}"
 
 
 def _marked(cell: Cell, digits: int, best: str, within: str) -> str:
@@ -108,4 +119,4 @@ def _marked(cell: Cell, digits: int, best: str, within: str) -> str:
 
 
 def _piped(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _one_line(text).replace("|", "\\|")

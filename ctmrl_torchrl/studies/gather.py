@@ -9,20 +9,23 @@ from typing import Any
 
 import yaml
 
-from ctmrl_torchrl.evaluation import SummaryError, best_known, load_summary
+from ctmrl_torchrl.evaluation import SummaryError, load_summary
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import differences, identity_of, what_matters
 from ctmrl_torchrl.studies.records import RunRecord
+from ctmrl_torchrl.studies.references import Reference, shared_reference
 
 __all__ = ["RunResult", "StudyResults", "gather"]
 
-#: settings that are noted if they differ between compared levels: data, budgets, task set, policy loss, and the
-#: updates during which encoder and policy learn
+#: settings that are noted if they differ between compared levels: environment, data, budgets, task set, policy
+#: loss, and the updates during which encoder and policy learn
 _SAID = (
+    "env",
     "tasks",
     "held_out",
+    "dataset.path",
     "dataset.recipe",
     "dataset.seed",
     "batch.tasks",
@@ -90,12 +93,15 @@ class StudyResults:
         found = [{name: each.run.levels[name] for name in self.row_factors} for each in self.runs]
         return [row for index, row in enumerate(found) if row not in found[:index]]
 
+    def of_row(self, row: Mapping[str, str]) -> list[RunResult]:
+        """The runs of one row."""
+        return [
+            each for each in self.runs if all(each.run.levels[name] == level for name, level in row.items())
+        ]  # fmt: skip
+
     def cell(self, row: Mapping[str, str], level: str) -> list[RunResult]:
         """The runs of one row and one compared level: its seeds."""
-        wanted = {**row, self.config.compare: level}
-        return [
-            each for each in self.runs if all(each.run.levels[name] == wanted[name] for name in wanted)
-        ]  # fmt: skip
+        return self.of_row({**row, self.config.compare: level})
 
     def scores(
         self, row: Mapping[str, str], level: str, split: str, protocol: str, after: int | None = None
@@ -120,30 +126,25 @@ class StudyResults:
         return [float(curve[after]) for curve in curves if len(curve) > after]
 
     def protocols(self) -> list[str]:
-        """The protocols of the study, or all protocols of its runs."""
-        if self.config.protocols:
-            return list(self.config.protocols)
-        found = {
-            name: None
+        """The protocols of the study, and those that only some of its runs have."""
+        found = [
+            name
             for each in self.done()
             for protocols in each.finished()["returns"].values()
             for name in protocols
-        }
-        return list(found)
+        ]
+        return list(dict.fromkeys([*self.config.protocols, *found]))
 
     def done(self) -> list[RunResult]:
         """The finished runs."""
         return [each for each in self.runs if each.summary is not None]
 
-    def references(self, row: Mapping[str, str], split: str) -> tuple[float | None, str, float | None]:
-        """Return of the random policy, name of the best known return, and that return."""
-        for each in self.done():
-            if all(each.run.levels[name] == level for name, level in row.items()):
-                reference = each.finished()["reference"]
-                reference = reference if split == "test" else reference.get("train", {})
-                name, best = best_known({"optimum": None, **reference})
-                return reference.get("random"), name, best
-        return None, "optimum", None
+    def references(self, row: Mapping[str, str], split: str) -> Reference:
+        """The references that all finished runs of a row share."""
+        runs = [each for each in self.of_row(row) if each.summary is not None]
+        return shared_reference(
+            [(each.run.levels[self.config.compare], each.finished()) for each in runs], split
+        )
 
 
 def gather(config: StudyConfig, runs: Iterable[tuple[PlannedRun, RunRecord | None]]) -> StudyResults:
@@ -235,7 +236,7 @@ def _notes(results: StudyResults) -> Iterator[str]:
         differing: dict[str, set[str]] = {}
         for row in results.rows():
             values = {
-                level: str(what_matters(cell[0].run.configuration).get(name))
+                level: str(_said(cell[0].run.configuration).get(name))
                 for level in results.compared
                 if (cell := results.cell(row, level))
             }
@@ -259,6 +260,12 @@ def _notes(results: StudyResults) -> Iterator[str]:
         yield f"{len(failed)} of {len(results.runs)} runs failed; the tables count them, the means do not."
     if missing:
         yield f"{missing} of {len(results.runs)} runs are not done yet."
+
+
+def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters, and the place of the data: an identity has their fingerprint instead."""
+    data = configuration.get("dataset") or {}
+    return what_matters(configuration) | {"dataset.path": data.get("path")}
 
 
 def _equal_levels(results: StudyResults) -> Iterator[str]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctmrl_torchrl.evaluation import package_versions
+from ctmrl_torchrl.guests import guests_of, names_in, plugin_of
 from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.training.commands import recorded_command
 
-__all__ = ["Origin", "commit_of_package", "machine", "origin_of"]
+__all__ = ["Origin", "commit_of_package", "machine", "origin_of", "written_with"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,11 @@ class Origin:
 
     Args:
         command: the command of the study. commands: ``{run: command}``.
-        commit: commit of the checkout, marked if files differ from it; ``None`` for an installed package.
+        commit: commit of the checkout that wrote the report, marked if files differ from it; ``None`` for an
+            installed package.
         versions: ``{package: version}`` of the runs.
         machine: ``{property: value}`` of the machine that wrote the report.
-        core_hours: core hours of the finished runs.
+        core_hours: core hours of the finished runs; levels that are the same runs count once.
     """
 
     command: str
@@ -44,25 +47,28 @@ def origin_of(results: StudyResults) -> Origin:
         for package, version in each.finished()["versions"].items():
             counted.setdefault(package, Counter())[version] += 1
     return Origin(
-        command=f"ctmrl study run {results.config.name}.yaml",
-        commands={each.run.label: run_command(each.run.overrides) for each in results.runs},
+        command=study_command(results),
+        commands={
+            each.run.label: recorded_command("ctmrl train", each.run.overrides) for each in results.runs
+        },
         commit=commit_of_package(),
         versions={package: ", ".join(sorted(found)) for package, found in counted.items()},
         machine=machine(),
-        core_hours=sum(each.finished()["wall_time_s"] for each in done) / 3600,
+        core_hours=sum({each.key: each.finished()["wall_time_s"] for each in done}.values()) / 3600,
     )
 
 
-def run_command(overrides: tuple[str, ...]) -> str:
-    """The command of one run.
+def study_command(results: StudyResults) -> str:
+    """The command of the study, with the user's files whose choices its runs use."""
+    guests = guests_of({name for each in results.runs for name in names_in(each.run.configuration)})
+    plugins = [plugin for plugin in map(plugin_of, guests) if plugin is not None]
+    options = [word for plugin in plugins for word in ("--plugin", plugin)]
+    return shlex.join(["ctmrl", *options, "study", "run", f"{results.config.name}.yaml"])
 
-    Examples:
-        >>> run_command(("preset=smoke", "seed=0"))
-        'ctmrl train preset=smoke seed=0'
-        >>> print(run_command(("tags=[a, b]",)))
-        ctmrl train 'tags=[a, b]'
-    """
-    return f"ctmrl train {shlex.join(overrides)}".rstrip()
+
+def written_with(commit: str | None) -> dict[str, str]:
+    """What wrote a page; its runs may have been made with another version."""
+    return {"written with": "an installed package" if commit is None else f"commit {commit}"}
 
 
 def commit_of_package(folder: Path = Path(__file__).parents[2]) -> str | None:

@@ -13,16 +13,17 @@ import yaml
 from ctmrl_torchrl.evaluation import REFERENCES, format_summary_table, load_summary
 from ctmrl_torchrl.progress import duration
 from ctmrl_torchrl.storage import expanded
+from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import ReportFigure
 from ctmrl_torchrl.studies.files import write_text
 from ctmrl_torchrl.studies.gather import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
-from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
+from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine, written_with
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE, compact_png
 from ctmrl_torchrl.studies.progress import counted
-from ctmrl_torchrl.studies.tables import PUBLISHED, Cell, Table
+from ctmrl_torchrl.studies.tables import PUBLISHED
 
 __all__ = ["study_page", "write_run_page"]
 
@@ -69,7 +70,7 @@ def study_page(
             f"<p>Save the study above as <code>{_text(study.name)}.yaml</code>, then:</p>",
             _code(origin.command),
             _details("The command of every run", _code("\n".join(origin.commands.values()))),
-            _pairs({"commit": origin.commit or "an installed package"} | origin.versions | origin.machine),
+            _pairs(written_with(origin.commit) | origin.versions | origin.machine),
         ),
     ]
     return _document(f"Study {study.name}", parts)
@@ -117,9 +118,7 @@ def write_run_page(folder: str | Path) -> Path:
         _section(
             "How to make these numbers again",
             _code(str(summary.get("command", "not recorded"))),
-            _pairs(
-                {"commit": commit_of_package() or "an installed package"} | summary["versions"] | machine()
-            ),
+            _pairs(written_with(commit_of_package()) | summary["versions"] | machine()),
         ),
     ]
     title = f"{summary['env']}, {summary['method']}, seed {summary['seed']}"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ __all__ = ["check_report_place", "write_report"]
 _RESULTS = "results.json"
 #: what a method's summary may say beyond its returns: use of the codes, losses of frozen modules
 _MEASURES = ("codebook", "pretraining")
+#: the files that a report consists of
+_SUFFIXES = (".csv", ".html", ".json", ".md", ".png", ".tex", ".yaml")
 
 
 def write_report(results: StudyResults, folder: str | Path) -> Path:
     """Write the complete report of a study.
 
     The folder then holds ``report.html`` (self-contained), ``tables.md``, a CSV and a LaTeX file per table,
-    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. Files of an earlier report are replaced;
-    other files are not changed.
+    ``results.json``, ``figures/`` and the study itself, ``NAME.yaml``. Files of an earlier report are
+    replaced, or deleted once the new report is complete without them; other files are not changed.
 
     Args:
         results: results of the study.
@@ -68,15 +70,20 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         pictures = sorted(drawn.glob("*.png"))
         names = [*texts, _RESULTS, *(f"figures/{file.name}" for file in pictures)]
         _check_names(folder, names)
+        kept = {name.casefold() for name in names}  # a file system may ignore case
         earlier = [name for name in _own_files(folder) if os.path.lexists(folder / name)]
-        names += [name for name in earlier if name not in names]  # of a larger earlier report
+        stale = [name for name in earlier if name.casefold() not in kept]
         numbers = _numbers(results) | {"origin": dataclasses.asdict(origin), "files": names}
-        write_json(folder / _RESULTS, numbers)  # first, because it lists the report's files
+        # first, because it lists the report's files, and also those of the earlier one until they are gone
+        write_json(folder / _RESULTS, numbers | {"files": [*names, *stale]})
         for name, text in texts.items():
             write_text(folder / name, text)
         (folder / "figures").mkdir(exist_ok=True)
         for file in pictures:
             os.replace(file, folder / "figures" / file.name)
+        if stale:
+            _delete(folder, stale)
+            write_json(folder / _RESULTS, numbers)
     return folder / "report.html"
 
 
@@ -119,6 +126,15 @@ def _own_files(folder: Path) -> list[str]:
     """The files of a folder's earlier report, as recorded in its ``results.json``."""
     files = (read_json(folder / _RESULTS) or {}).get("files")
     return [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
+
+
+def _delete(folder: Path, names: Iterable[str]) -> None:
+    """Delete files of an earlier report; a damaged list never leads out of its folder."""
+    for name in names:
+        file = Path(name)
+        in_place = file.parts in ((file.name,), ("figures", file.name)) and file.suffix in _SUFFIXES
+        if in_place and ((folder / file).is_file() or (folder / file).is_symlink()):
+            (folder / file).unlink()
 
 
 def _are_pictures(folder: Path) -> bool:

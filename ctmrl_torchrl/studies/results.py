@@ -12,12 +12,29 @@ from typing import Any
 from ctmrl_torchrl.evaluation import aggregate_seeds, load_summary
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.files import read_json, write_json, write_text
+from ctmrl_torchrl.studies.identity import what_matters
 
 __all__ = ["collect_results", "data_label", "keep_summaries", "read_results", "rounded"]
 
 #: the recipe that labels do not name
 _USUAL_RECIPE = "small"
 _COPIED = ("updates", "dataset", "reference", "versions")
+#: overrides that may stand in some of the commands only, because the summaries themselves say what was chosen
+_IN_SUMMARIES = (
+    "comparison",
+    "dataset.recipe",
+    "dataset.seed",
+    "env",
+    "evaluation.protocols",
+    "held_out",
+    "method",
+    "policy_loss",
+    "policy_loss.name",
+    "preset",
+    "schedule.updates",
+    "seed",
+    "tasks",
+)
 
 
 def rounded(value: Any, digits: int = 4) -> Any:
@@ -64,9 +81,10 @@ def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         references, the versions, and each seed's context and codebook statistics; rounded.
 
     Raises:
-        ValueError: if the runs differ in more than the seed.
+        ValueError: if the runs differ in more than the seed, as far as their summaries and commands say.
     """
     result = aggregate_seeds(summaries)
+    _refuse_other_settings(summaries)
     first = summaries[0]
     result["commands"] = [summary.get("command") for summary in summaries]
     result["random_episodes"] = first.get("random_episodes", 10)  # missing in older summaries
@@ -79,8 +97,29 @@ def collect_results(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }
         for split, protocols in result["returns"].items()
     }
-    result["codebook"] = [summary["codebook"] for summary in summaries]
+    result["codebook"] = [summary.get("codebook") for summary in summaries]
     return rounded(result)
+
+
+def _refuse_other_settings(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Check that the recorded commands set the same fields to the same values, except the seed."""
+    known = [(each["seed"], _settings(each["command"])) for each in summaries if each.get("command")]
+    for seed, settings in known[1:]:
+        first_seed, first = known[0]
+        for name in sorted({*settings, *first}):
+            if settings.get(name) != first.get(name):
+                values = [each.get(name, "not set") for each in (first, settings)]
+                raise ValueError(
+                    f"The commands of seeds {first_seed} and {seed} differ in {name!r}: {' and '.join(values)}. "
+                    "Only aggregate runs of one setting."
+                )
+
+
+def _settings(command: str) -> dict[str, str]:
+    """The overrides of a recorded command that affect results and that summaries do not hold themselves."""
+    pairs = [word.partition("=") for word in _words(command) or () if "=" in word]
+    overrides = {name.lstrip("+~"): value for name, _, value in pairs}
+    return {name: value for name, value in what_matters(overrides).items() if name not in _IN_SUMMARIES}
 
 
 def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -> list[Path]:

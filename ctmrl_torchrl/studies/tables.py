@@ -2,83 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
+from ctmrl_torchrl.studies.cells import Cell, Table, mark_best
 from ctmrl_torchrl.studies.compare import Comparison, compare_levels
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gather import RunResult, StudyResults
 from ctmrl_torchrl.studies.results_table import display_name
 
-__all__ = ["Cell", "Table", "study_tables"]
+__all__ = ["PUBLISHED", "study_tables"]
 
 _SPLITS = {"test": "unseen test tasks", "train": "training tasks"}
 #: name of the row with the paper's results
 PUBLISHED = "published (other data)"
 _PAPER_SPLIT = {"test": "ood", "train": "id"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number or text of a table.
-
-    Args:
-        value: the number; ``None`` for a text, or if no run is done.
-        interval: the ends of its interval.
-        text: text instead of a number.
-        planned, failed (int): numbers of planned and failed runs. runs (int): number of runs of the value.
-        best (bool): the best of its row. within (bool): inside the interval of the best.
-    """
-
-    value: float | None = None
-    interval: tuple[float, float] | None = None
-    text: str = ""
-    runs: int = 0
-    planned: int = 0
-    failed: int = 0
-    best: bool = False
-    within: bool = False
-
-    def plain(self, digits: int) -> str:
-        """The cell as text: ``-4.50 [-5.00, -4.00]`` with a remark if runs are missing."""
-        remark = self.remark()
-        if self.value is None:
-            return self.text or remark
-        parts = [f"{self.value:.{digits}f}"]
-        if self.interval is not None:
-            low, high = self.interval
-            parts.append(f"[{low:.{digits}f}, {high:.{digits}f}]")
-        return " ".join([*parts, *([f"({remark})"] if remark else [])])
-
-    def remark(self) -> str:
-        """The remark on failed and missing runs."""
-        if self.planned == 0 or self.runs == self.planned:
-            return ""
-        if self.failed == self.planned:
-            return "failed"
-        parts = [f"{self.runs} of {self.planned} runs"] if self.runs else ["not done"]
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a title; the first cells of a row are texts.
-
-    Args:
-        name: short name for files. title: title for readers.
-        header: names of the columns. rows: as long as the header.
-        digits: decimals. notes: remarks below the table.
-    """
-
-    name: str
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    digits: int = 2
-    notes: tuple[str, ...] = field(default=())
 
 
 def study_tables(results: StudyResults) -> list[Table]:
@@ -97,43 +35,27 @@ def study_tables(results: StudyResults) -> list[Table]:
     return tables if early is None else [*tables, early]
 
 
-def mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """Mark the largest number and those inside its interval.
-
-    Examples:
-        >>> best, near, far = mark_best([Cell(3.0, (2.0, 4.0)), Cell(2.5), Cell(1.0)])
-        >>> best.best, near.within, far.within
-        (True, True, False)
-    """
-    values = [cell.value for cell in cells if cell.value is not None]
-    if len(values) < 2:
-        return list(cells)
-    top = max(values)
-    best = next(cell for cell in cells if cell.value == top)
-    low = None if best.interval is None else best.interval[0]
-    return [
-        replace(
-            cell,
-            best=cell.value == top,
-            within=cell.value is not None and cell.value < top and low is not None and cell.value >= low,
-        )
-        for cell in cells
-    ]
-
-
 def _returns(results: StudyResults, split: str) -> Table:
     header = (*results.row_factors, "protocol", *results.compared, "random", "best known")
     rows = [cells for row in results.rows() for cells in _rows(results, row, split)]
     notes = [
         "Mean final return over seeds (higher is better) with its 95 % bootstrap interval over seeds; one "
-        "seed has no interval. The best of a row is bold; what lies inside the interval of the best is "
-        "underlined."
+        "seed has no interval. The best of a row is bold, and what lies inside its interval is underlined; "
+        "cells that lack runs are not marked."
     ]
+    if any(cell.done and not cell.runs for cells in rows for cell in cells):
+        notes.append("A dash: no finished run has this number.")
     if results.config.report.paper is not None:
         notes.append(
             "The published numbers are of other data, other task sets and other budgets, with half the width "
             "of their interval; they show the order of magnitude and are not a comparison."
         )
+    for row in results.rows():
+        if problem := results.references(row, split).problem:
+            where = ", ".join(map(display_name, row.values())) or "All rows"
+            notes.append(
+                f"{where}: the runs have {problem}; they share no reference and no normalized score."
+            )
     return Table(
         f"returns-{split}",
         f"Return on {_SPLITS[split]}",
@@ -146,8 +68,8 @@ def _returns(results: StudyResults, split: str) -> Table:
 
 def _rows(results: StudyResults, row: Mapping[str, str], split: str) -> Iterator[tuple[Cell, ...]]:
     names = tuple(Cell(text=display_name(level)) for level in row.values())
-    random, best_name, best = results.references(row, split)
-    known = (Cell(random), Cell(best, text="" if best_name == "optimum" else best_name))
+    reference = results.references(row, split)
+    known = (Cell(reference.random), Cell(reference.best, text=reference.name))
     for protocol in results.protocols():
         cells = [_cell(results, row, level, split, protocol) for level in results.compared]
         yield (*names, Cell(text=protocol), *mark_best(cells), *known)
@@ -189,25 +111,32 @@ def _cell(
     protocol: str,
     after: int | None = None,
 ) -> Cell:
-    runs, scores = results.cell(row, level), results.scores(row, level, split, protocol, after)
-    failed = sum(each.state == "failed" for each in runs)
-    if not scores:
-        return Cell(planned=len(runs), failed=failed)
-    estimate = mean_over_seeds(scores)
-    return Cell(estimate.value, estimate.interval, runs=estimate.runs, planned=len(runs), failed=failed)
+    scores = results.scores(row, level, split, protocol, after)
+    estimate = mean_over_seeds(scores) if scores else None
+    return _counted(estimate, results.cell(row, level), len(scores))
+
+
+def _counted(estimate: Estimate | None, runs: Sequence[RunResult], number: int) -> Cell:
+    """A cell of these runs, of which a number have the estimated value."""
+    return Cell(
+        None if estimate is None else estimate.value,
+        None if estimate is None else estimate.interval,
+        runs=number,
+        planned=len(runs),
+        failed=sum(each.state == "failed" for each in runs),
+        done=sum(each.summary is not None for each in runs),
+    )
 
 
 def _published(results: StudyResults, row: Mapping[str, str], split: str) -> list[Cell]:
     report = results.config.report
     if report.paper is None:
         return [Cell()]
-    env = row.get("env") or next(
-        (str(each.run.configuration["env"]) for each in results.runs if "env" in each.run.configuration), ""
-    )
+    envs = {each.run.configuration.get("env") for each in results.of_row(row)}
     numbers = {
         line.method: line
         for line in load_paper_table(cast(Any, report.paper))
-        if (line.env, line.split) == (env, _PAPER_SPLIT[split])
+        if envs == {line.env} and line.split == _PAPER_SPLIT[split]
     }
     cells = []
     for level in results.compared:
@@ -225,17 +154,19 @@ def _aggregates(results: StudyResults, split: str, comparisons: list[Comparison]
         "Scores are 0 for the random policy and 1 for the best known return: the optimum, else the oracle, else "
         "the behavior. Interquartile mean: the mean of the middle half of all runs. Probability: that a run of "
         f"{results.config.baseline} scores higher than one of the column, ties counted half. "
-        "95 % bootstrap intervals, seeds resampled within each environment."
+        "95 % bootstrap intervals, seeds resampled within each environment. Cells that lack runs are not marked; "
+        "the runs of a probability are those of both its levels."
     ]
     remarks: dict[str, list[str]] = {}
     for each in comparisons:
         names = (*(Cell(text=display_name(level)) for level in each.group.values()), Cell(text=each.protocol))
         middle, means, wins = each.interquartile_means(), each.means(), each.improvements()
         lines = {
-            "interquartile mean": mark_best([_estimate(middle.get(level)) for level in results.compared]),
-            "mean": mark_best([Cell(means.get(level)) for level in results.compared]),
+            "interquartile mean": mark_best([_over(each, middle, level) for level in results.compared]),
+            "mean": mark_best([_over(each, means, level) for level in results.compared]),
             f"probability that {each.baseline} is better": [
-                _estimate(wins.get(level)) for level in results.compared
+                Cell() if level == each.baseline else _over(each, wins, level, each.baseline)
+                for level in results.compared
             ],
         }
         rows += [(*names, Cell(text=name), *cells) for name, cells in lines.items()]
@@ -257,10 +188,23 @@ def _remarks(results: StudyResults, comparison: Comparison) -> list[str]:
     """What a comparison covers and what it lacks. Comparisons with the same remark share a note."""
     remarks = [f"over {', '.join(map(display_name, comparison.environments))}."]
     lacking = [level for level in results.compared if level not in comparison.scores]
-    if lacking:
-        remarks.append(f"without {', '.join(lacking)}, which has no finished run there.")
+    unfinished = [level for level in lacking if not _finished(comparison.runs[level])]
+    others = [level for level in lacking if level not in unfinished]
+    if unfinished:
+        remarks.append(f"without {', '.join(unfinished)}, which has no finished run there.")
+    if others:
+        remarks.append(f"without {', '.join(others)}, which has no returns under this protocol.")
     return remarks + [f"without {display_name(env)}: {why}" for env, why in comparison.left_out.items()]
 
 
-def _estimate(estimate: Estimate | None) -> Cell:
-    return Cell() if estimate is None else Cell(estimate.value, estimate.interval)
+def _over(comparison: Comparison, estimates: Mapping[str, Estimate], level: str, *others: str) -> Cell:
+    """The aggregate of a level, and the runs of the levels that it is of; of those that lack, if any does."""
+    levels = [level, *others]
+    levels = [each for each in levels if each not in comparison.scores] or levels
+    runs = [run for each in levels for run in comparison.runs[each]]
+    number = sum(len(scores) for each in levels for scores in comparison.scores.get(each, {}).values())
+    return _counted(estimates.get(level), runs, number)
+
+
+def _finished(runs: Iterable[RunResult]) -> bool:
+    return any(each.summary is not None for each in runs)

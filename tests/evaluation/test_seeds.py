@@ -57,9 +57,16 @@ def of_tasks(seed: int, tasks: list[int]) -> dict:
         ([run(0, -4.0), run(0, -5.0)], "more than once"),
         ([of_tasks(0, [1, 2]), of_tasks(1, [1, 3])], "Seed 1 was evaluated on different tasks than seed 0"),
         ([run(0, -4.0), run(1, -5.0, method="focal")], "'method'.*ctmrl.*focal"),
+        ([run(0, -4.0), run(1, -5.0) | {"updates": 9}], "'updates'.*9.*null"),
+        ([run(0, -4.0) | {"held_out": [1, 2]}, run(1, -5.0)], "'held_out'"),
+        ([run(0, -4.0, comparison="own"), run(1, -5.0, comparison="shared")], "'comparison'.*own.*shared"),
         ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
     ],
 )
 def test_aggregate_errors(summaries, message):
     with pytest.raises(ValueError, match=message):
         aggregate_seeds(summaries)
+
+
+def test_summaries_that_do_not_record_their_comparison_are_welcome():
+    assert aggregate_seeds([run(0, -4.0), run(1, -5.0, comparison="shared")])["seeds"] == [0, 1]

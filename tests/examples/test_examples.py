@@ -175,6 +175,8 @@ def test_from_runs_to_results_to_the_table(monkeypatch, tmp_path, capsys):
     other = summary(tmp_path, "other", 0, -9.0, extra=" representation.codes=2")
     with pytest.raises(SystemExit, match="contains the run of another command"):
         run("collect_results", monkeypatch, tmp_path / "o.json", other, "--keep", kept)
+    with pytest.raises(SystemExit, match="differ in 'representation.codes'"):
+        run("collect_results", monkeypatch, tmp_path / "o.json", runs[1], other)
 
     oracle = {"env": "point_robot", "tasks": "repo", "policy_loss": "brac_sac", "preset": "cpu"}
     (tmp_path / "results" / "oracle").mkdir()

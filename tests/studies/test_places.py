@@ -95,3 +95,52 @@ def test_a_run_that_cannot_begin_is_refused_with_the_plan(changes, message, tmp_
 def test_an_empty_root_is_refused():
     with pytest.raises(StorageError, match="the path is empty"):
         study_command(["plan", "quick", "root="])
+
+
+def test_files_of_an_earlier_report_do_not_stay_as_if_they_were_of_the_new_one(make_study, here, tmp_path):
+    """Nothing else goes: neither a user's files, nor what a damaged list names."""
+    study = make_study()
+    study.run(here, progress=False)
+    folder = study.report().parent
+    mine = [folder / "mine.csv", folder / "figures" / "mine.png", tmp_path / "out.csv", folder / "notes.txt"]
+    for file in [*mine, tmp_path / "outside.csv"]:
+        file.write_text("mine")
+    (folder / "archive.csv").mkdir()
+    (folder / "returns-train.tex").unlink()
+    (folder / "returns-train.tex").symlink_to(tmp_path / "outside.csv")
+    results = json.loads((folder / "results.json").read_text())
+    odd = [
+        "../../out.csv",
+        str(tmp_path / "out.csv"),
+        "notes.txt",
+        "archive.csv",
+        "",
+        "figures",
+        "figures/..",
+    ]
+    results["files"] += odd
+    (folder / "results.json").write_text(json.dumps(results))
+    smaller = make_study(
+        {"report": {"splits": ["test"], "profiles": False, "after": []}, "protocols": ["np"]}
+    )
+    smaller.run(here, progress=False)
+    smaller.report()
+    left = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    written = set(json.loads((folder / "results.json").read_text())["files"])
+    assert left == written | {"mine.csv", "figures/mine.png", "notes.txt"}
+    assert not {"returns-train.csv", "early-test.csv", "figures/intervals-offline.png"} & left
+    assert all(file.read_text() == "mine" for file in [*mine, tmp_path / "outside.csv"])
+    (folder / "returns-train.csv").write_text("mine")  # the place is the user's again
+    with pytest.raises(StudyError, match="returns-train.csv was not written with a report"):
+        study.report()
+
+
+def test_figures_of_names_with_the_same_letters_are_files_of_their_own(make_study, here):
+    levels = {"codes<8": ["schedule.updates=8"], "codes>8": ["schedule.updates=9"], "Codes_8": ["tasks=x"]}
+    study = make_study({"factors": {"size": levels, "method": ["ctmrl", "focal"], "seed": [0]}})
+    study.run(here, progress=False)
+    folder = study.report().parent / "figures"
+    expected = {f"profiles-codes_8-{protocol}.png" for protocol in ("np", "offline")}
+    expected |= {f"profiles-codes_8-{protocol}-2.png" for protocol in ("np", "offline")}
+    expected |= {f"profiles-Codes_8-{protocol}-3.png" for protocol in ("np", "offline")}
+    assert {file.name for file in folder.glob("profiles-*.png")} == expected

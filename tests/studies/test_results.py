@@ -96,3 +96,28 @@ def test_missing_summaries_and_marks(tmp_path):
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(StudyError, match="page.md has no <!-- table -->"):
         write_between_marks(tmp_path / "page.md", "x")
+
+
+@pytest.fixture
+def pair():
+    return read_summaries(kept("point_robot-ctmrl-brac_sac-cpu-repo-seed[01].json"))
+
+
+def test_runs_whose_commands_differ_in_more_than_the_seed_are_refused(pair):
+    first, second = pair
+    second["command"] = "ctmrl train preset=cpu representation.codes=10 seed=1"
+    with pytest.raises(ValueError, match="seeds 0 and 1 differ in 'representation.codes': not set and 10"):
+        collect_results(pair)
+    first["command"] = "ctmrl train --plugin mine.py +representation.codes=10 run_dir=here seeds=[0,1]"
+    assert collect_results(pair)["seeds"] == [0, 1]
+    first["command"] = None
+    assert collect_results(pair)["commands"] == [None, second["command"]]
+    first["updates"] = 9
+    with pytest.raises(ValueError, match="differ in 'updates'"):
+        collect_results(pair)
+
+
+def test_a_method_without_codes(pair):
+    for summary in pair:
+        del summary["codebook"]
+    assert collect_results(pair)["codebook"] == [None, None]

@@ -1,0 +1,52 @@
+"""Where the numbers of a report come from, and how to make them again."""
+
+from __future__ import annotations
+
+import pytest
+
+from ctmrl_torchrl.guests import forget_choice
+from ctmrl_torchrl.studies.origin import origin_of
+from ctmrl_torchrl.studies.page import write_run_page
+from ctmrl_torchrl.training.plugins import load_plugin
+
+
+def test_runs_that_two_levels_share_count_once(make_study, here):
+    """Every run takes 36 seconds."""
+    levels = {"plain": [], "small": ["dataset.recipe=small"], "long": ["schedule.updates=9"]}
+    study = make_study({"factors": {"variant": levels, "seed": [0, 1]}, "compare": "variant"})
+    study.run(here, progress=False)
+    results = study.results()
+    assert len(results.done()) == 6 and len({each.key for each in results.runs}) == 4
+    assert origin_of(results).core_hours == pytest.approx(4 * 36 / 3600)
+
+
+@pytest.fixture
+def own_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'from ctmrl_torchrl.guests import note_choice\n\nnote_choice("method", "own_origin")\n'
+    (tmp_path / "own_origin_file.py").write_text(text)
+    load_plugin("own_origin_file.py")
+    yield "own_origin"
+    forget_choice("method", "own_origin")
+
+
+def test_commands_name_the_files_of_own_methods(own_method, make_study, here):
+    study = make_study({"factors": {"method": ["ctmrl", own_method], "seed": [0]}, "protocols": ["np"]})
+    study.run(here, progress=False)
+    origin = origin_of(study.results())
+    assert origin.command == "ctmrl --plugin own_origin_file.py study run small.yaml"
+    assert origin.commands == {
+        "method=ctmrl seed=0": "ctmrl train method=ctmrl 'evaluation.protocols=[np]' seed=0",
+        "method=own_origin seed=0": (
+            "ctmrl train --plugin own_origin_file.py method=own_origin 'evaluation.protocols=[np]' seed=0"
+        ),
+    }
+    assert origin.command in study.report().read_text(encoding="utf-8")
+
+
+def test_a_page_does_not_claim_that_its_runs_were_made_with_its_own_commit(make_study, here):
+    study = make_study({"factors": {"method": ["ctmrl"], "seed": [0]}})
+    study.run(here, progress=False)
+    for page in (study.report(), write_run_page(study.results().runs[0].folder)):
+        text = page.read_text(encoding="utf-8")
+        assert "<th>written with</th>" in text and "<th>commit</th>" not in text
