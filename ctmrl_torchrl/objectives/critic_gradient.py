@@ -5,7 +5,8 @@ A policy loss without critics, such as imitation, has a single term, which takes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,40 @@ def critic_term(policy_loss: LossModule) -> str | None:
     if CRITIC_LOSS in terms:
         return CRITIC_LOSS
     return terms[0] if len(terms) == 1 else None
+
+
+@contextmanager
+def deferred_side_effects(policy_loss: Any) -> Iterator[Callable[[TensorDictBase], None]]:
+    """Defer what a policy loss changes besides its gradients, for code that transforms its ``forward``.
+
+    A loss that changes buffers within ``forward``, such as the weight of a penalty, cannot do so within a
+    transform of torch. It has an attribute ``side_effects_deferred``, which is True within this context, and a
+    method ``side_effects(losses)``, to be called after it. Other losses are left alone.
+
+    Yields:
+        a function of the losses that applies the side effects.
+
+    Examples:
+        >>> class Counting:
+        ...     calls, side_effects_deferred = 0, False
+        ...
+        ...     def side_effects(self, losses):
+        ...         self.calls += 1
+        >>> loss = Counting()
+        >>> with deferred_side_effects(loss) as apply:
+        ...     deferred = loss.side_effects_deferred
+        >>> apply(TensorDict({}, []))
+        >>> deferred, loss.side_effects_deferred, loss.calls
+        (True, False, 1)
+    """
+    if not hasattr(policy_loss, "side_effects_deferred"):
+        yield lambda losses: None
+        return
+    policy_loss.side_effects_deferred = True
+    try:
+        yield policy_loss.side_effects
+    finally:
+        policy_loss.side_effects_deferred = False
 
 
 def with_critic_gradient(

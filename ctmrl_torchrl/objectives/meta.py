@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +19,7 @@ from ctmrl_torchrl.objectives.critic_gradient import (
     checked_critic_gradient,
     context_for_critic,
     critic_term,
+    deferred_side_effects,
     with_critic_gradient,
 )
 from ctmrl_torchrl.objectives.delegation import PolicyDelegation
@@ -329,23 +329,20 @@ class MetaLoss(PolicyDelegation):
         if not learns or not torch.is_grad_enabled():
             return _checked(self.policy, self.policy_batch(tensordict, task_context.detach()))
         source = context_for_critic(self.critic_gradient, self.context_encoder, contexts)
-        # A transform of the losses may not change buffers: that waits until it has ended.
-        compute = getattr(self.policy, "without_side_effects", self.policy)
-        losses = with_critic_gradient(
-            lambda context: _checked(self.policy, self.policy_batch(tensordict, context), compute),
-            source,
-            self._critic_term,
-        )
-        if compute is not self.policy:
-            cast(Any, self.policy).side_effects(losses)
+        # The transform of the losses may not change buffers: that waits until it has ended.
+        with deferred_side_effects(self.policy) as apply:
+            losses = with_critic_gradient(
+                lambda context: _checked(self.policy, self.policy_batch(tensordict, context)),
+                source,
+                self._critic_term,
+            )
+        apply(losses)
         return losses
 
 
-def _checked(
-    loss: LossModule, tensordict: TensorDictBase, compute: Callable[[TensorDictBase], Any] | None = None
-) -> TensorDictBase:
+def _checked(loss: LossModule, tensordict: TensorDictBase) -> TensorDictBase:
     """The losses of a batch, which must contain every promised term."""
-    losses = (loss if compute is None else compute)(tensordict)
+    losses = loss(tensordict)
     return require_terms(losses, loss.out_keys, type(loss).__name__)
 
 

@@ -7,7 +7,7 @@ import torch
 from registered import Composition, meta_batch
 
 from ctmrl_torchrl.methods import REPRESENTATIONS
-from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACLoss
 from ctmrl_torchrl.objectives.stacked import StackedLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -89,3 +89,21 @@ def test_no_term_of_the_penalized_policy_reaches_the_encoder_of_a_metric(represe
     assert set(terms) == {"loss_actor", "loss_qvalue", "loss_value", "loss_behaviour_critic"}
     assert not any(grad.any() for grad in gradients(sum(terms.values()), loss))
     assert any(grad.any() for grad in gradients(out["loss_metric"], loss))
+
+
+def test_a_subclass_that_overrides_forward_is_called_where_its_critic_teaches():
+    class Doubled(BRACSACLoss):
+        def forward(self, tensordict):
+            return super().forward(tensordict).apply(lambda value: 2.0 * value)
+
+    made = Composition(representation="nothing", policy_options=(("behaviour_penalty", True),))
+    outs = []
+    for kind in (BRACSACLoss, Doubled):
+        loss, batch = made.build(critic_gradient="all"), meta_batch()
+        loss.policy.__class__ = kind
+        torch.manual_seed(3)
+        outs.append(loss(batch))
+        expected = 50.0 + outs[-1]["behaviour_divergence"] - 0.05
+        torch.testing.assert_close(loss.policy.penalty, expected)
+    for name in loss.policy.out_keys:
+        torch.testing.assert_close(outs[1][name], 2.0 * outs[0][name])

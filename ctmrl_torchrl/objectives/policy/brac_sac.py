@@ -113,6 +113,8 @@ class BRACSACLoss(TransitionLoss):
     """
 
     curve_titles = {"loss_behaviour_critic": "Loss of the behavior critic"}
+    #: whether the caller adapts the penalty's weight, by calling side_effects after forward
+    side_effects_deferred: bool = False
 
     @dataclass
     class _AcceptedKeys:
@@ -252,16 +254,12 @@ class BRACSACLoss(TransitionLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute all losses of one batch and, in training mode, adapt the penalty's weight."""
         losses, divergence = self._losses(tensordict)
-        if divergence is not None:
+        if divergence is not None and not self.side_effects_deferred:
             self._adapt_penalty(divergence)
         return losses
 
-    def without_side_effects(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Compute the losses and leave the penalty's weight; :meth:`side_effects` adapts it afterwards."""
-        return self._losses(tensordict)[0]
-
     def side_effects(self, losses: TensorDictBase) -> None:
-        """Adapt the penalty's weight to the divergence among the losses."""
+        """Adapt the penalty's weight to the divergence among the losses, which a deferring caller does itself."""
         divergence = losses.get("behaviour_divergence", None)
         if divergence is not None:
             self._adapt_penalty(divergence)
