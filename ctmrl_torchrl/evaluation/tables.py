@@ -100,7 +100,7 @@ def _reference_rows(reference: Mapping[str, Any], split: str) -> list[tuple[str,
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:z.1f}" if abs(value) >= 100 else f"{value:z.3f}"
 
 
 def _layout(rows: Sequence[Sequence[str]]) -> list[str]:

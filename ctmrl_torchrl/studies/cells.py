@@ -35,10 +35,10 @@ class Cell:
         """The cell as text: ``-4.50 [-5.00, -4.00]``, with what it is and a remark if runs are missing."""
         if self.value is None:
             return self.text or self.remark()
-        parts = [f"{self.value:.{digits}f}"]
+        parts = [f"{self.value:z.{digits}f}"]
         if self.interval is not None:
             low, high = self.interval
-            parts.append(f"[{low:.{digits}f}, {high:.{digits}f}]")
+            parts.append(f"[{low:z.{digits}f}, {high:z.{digits}f}]")
         return " ".join([*parts, *(f"({each})" for each in (self.text, self.remark()) if each)])
 
     @property

@@ -101,10 +101,12 @@ def _one_line(text: str) -> str:
 def _latex(cell: Cell, digits: int) -> str:
     if cell.value is None:
         return escaped(cell.text or cell.remark())
-    number = f"{cell.value:.{digits}f}"
+    number = f"{cell.value:z.{digits}f}"
     number = rf"\mathbf{{{number}}}" if cell.best else rf"\underline{{{number}}}" if cell.within else number
     ends = (
-        "" if cell.interval is None else rf"\,[{cell.interval[0]:.{digits}f}, {cell.interval[1]:.{digits}f}]"
+        ""
+        if cell.interval is None
+        else rf"\,[{cell.interval[0]:z.{digits}f}, {cell.interval[1]:z.{digits}f}]"
     )
     remarks = "".join(f" ({escaped(each)})" for each in (cell.text, cell.remark()) if each)
     return f"${number}{ends}${remarks}"

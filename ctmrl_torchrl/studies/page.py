@@ -215,11 +215,11 @@ def _cell(cell: Cell, digits: int) -> str:
     if cell.value is None:
         kind = ' class="failed"' if cell.failed else ""
         return f"<td{kind}>{_text(cell.plain(digits))}</td>"
-    number = f"{cell.value:.{digits}f}".replace("-", "\u2212")
+    number = f"{cell.value:z.{digits}f}".replace("-", "\u2212")
     mark = "b" if cell.best else "u" if cell.within else "span"
     ends = ""
     if cell.interval is not None:
-        low, high = (f"{end:.{digits}f}".replace("-", "\u2212") for end in cell.interval)
+        low, high = (f"{end:z.{digits}f}".replace("-", "\u2212") for end in cell.interval)
         ends = f"<small>[{low}, {high}]</small>"
     remark = f'<small class="failed">{_text(cell.remark())}</small>' if cell.remark() else ""
     if cell.text:

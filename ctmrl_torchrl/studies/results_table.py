@@ -114,9 +114,9 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
             return ""
         entry = tests[name]
         if seeds < 2 or entry["ci95"] is None:
-            return f"{entry['mean']:.2f}"
+            return f"{entry['mean']:z.2f}"
         low, high = entry["ci95"]
-        return f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{entry['mean']:z.2f} [{low:z.2f}, {high:z.2f}]"
 
     none, offline, online, *others = (cell(name) for name in _PROTOCOLS)
     early = [_after(tests.get("np"), number) for number in _EARLY]
@@ -141,8 +141,8 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
 def _after(result: Mapping[str, Any] | None, episodes: int) -> str:
     if result is None or len(result["per_episode"]) <= episodes:
         return ""
-    return f"{result['per_episode'][episodes]:.2f}"
+    return f"{result['per_episode'][episodes]:z.2f}"
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None else f"{value:z.2f}"

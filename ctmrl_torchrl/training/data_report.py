@@ -190,11 +190,11 @@ def format_data_table(report: dict[str, Any]) -> str:
         per_task = [value for value in entry["per_task"] if value is not None]
         step = "-" if entry["step"] is None else f"{entry['step']:,}"
         values = entry["train"], entry["test"], min(per_task), max(per_task)
-        rows.append((step, *("-" if value is None else f"{value:.2f}" for value in values)))
+        rows.append((step, *("-" if value is None else f"{value:z.2f}" for value in values)))
     for name, label in (("random", "random"), ("optimum", "optimum"), ("behaviour", "behavior")):
         values = reference["train"].get(name), reference.get(name)
         if any(value is not None for value in values):
-            rows.append((label, *("-" if value is None else f"{value:.2f}" for value in values), "", ""))
+            rows.append((label, *("-" if value is None else f"{value:z.2f}" for value in values), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     title = (

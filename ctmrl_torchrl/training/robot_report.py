@@ -128,7 +128,7 @@ def _places(task_set: TaskSet, task: int, positions: np.ndarray) -> list[str]:
 
 def _number(value: float) -> str:
     """One decimal, a real minus sign, and no negative zero."""
-    return f"{round(float(value), 1) + 0.0:.1f}".replace("-", "\u2212")
+    return f"{float(value):z.1f}".replace("-", "\u2212")
 
 
 def _asked_for(task_set: TaskSet, task: int) -> str:
@@ -137,7 +137,7 @@ def _asked_for(task_set: TaskSet, task: int) -> str:
     if len(values) > 2:
         return ""
     named = zip(task_set.parameter_names, values, strict=True)
-    text = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in named)
+    text = ", ".join(f"{name.replace('_', ' ')} {value:z.2f}" for name, value in named)
     return f" ({text})".replace("-", "\u2212")
 
 

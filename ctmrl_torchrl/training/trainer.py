@@ -298,7 +298,7 @@ class MetaTrainer:
         self._evaluation_is_due = False
         if self.metrics is not None:
             self.metrics.log(self.update_count, values)
-        shown = {name.removeprefix("eval/").removesuffix("/return"): f"{value:.2f}"
+        shown = {name.removeprefix("eval/").removesuffix("/return"): f"{value:z.2f}"
                  for name, value in values.items() if name.endswith("/return")}  # fmt: skip
         bar.set_postfix(shown, refresh=False)
 

@@ -7,6 +7,7 @@ import io
 
 from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
+from ctmrl_torchrl.studies.page import _table
 from ctmrl_torchrl.studies.tables import study_tables
 
 
@@ -38,3 +39,10 @@ def test_texts_of_several_lines():
     table = Table("name", "Title", ("a", "b"), ((Cell(text="x\ny"), Cell(1.0)),), 1, ("One.\n\n  Two.\n",))
     assert r"\caption{Title. One. Two.}" in to_latex(table) and r"x y & $1.0$ \\" in to_latex(table)
     assert to_markdown(table).endswith("| x y | 1.0 |\n\n- One. Two.\n")
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    table = Table("name", "Title", ("a", "b"), ((Cell(text="x"), Cell(-1e-5, (-2e-5, -1e-5))),), 3)
+    assert "| x | 0.000 [0.000, 0.000] |" in to_markdown(table)
+    assert r"$0.000$\,[0.000, 0.000]" in to_latex(table)
+    assert "\u22120.000" not in _table(table) and "0.000" in _table(table)
