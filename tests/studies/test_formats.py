@@ -44,5 +44,5 @@ def test_texts_of_several_lines():
 def test_a_number_that_rounds_to_zero_has_no_sign():
     table = Table("name", "Title", ("a", "b"), ((Cell(text="x"), Cell(-1e-5, (-2e-5, -1e-5))),), 3)
     assert "| x | 0.000 [0.000, 0.000] |" in to_markdown(table)
-    assert r"$0.000$\,[0.000, 0.000]" in to_latex(table)
+    assert r"$0.000\,[0.000, 0.000]$" in to_latex(table)
     assert "\u22120.000" not in _table(table) and "0.000" in _table(table)
