@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium
 import numpy as np
+import torch
 
 Box = gymnasium.spaces.Box
 
@@ -39,6 +40,10 @@ def make_cart(mass):
     return gymnasium.wrappers.TimeLimit(Cart(mass), 15)
 
 
+#: the ranges of the pendulums' parameters
+PENDULUM = {"mass": (0.5, 1.5), "length": (0.5, 1.5)}
+
+
 def make_pendulum(mass, length):
     env = gymnasium.make("Pendulum-v1")
     env.unwrapped.m, env.unwrapped.l = mass, length
@@ -59,3 +64,8 @@ class Choice(gymnasium.Env):
 
     def step(self, action):
         return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def constant(value):
+    """A policy that always acts the same."""
+    return lambda td: td.set("action", torch.full((*td.batch_size, 1), value))

@@ -1,16 +1,20 @@
-"""How a test starts a program of the examples."""
+"""How a test starts a program of the examples, and where its data are."""
 
 from __future__ import annotations
 
 import logging
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from programs import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The folder in which the programs make their data, once."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def program(monkeypatch, capsys, tmp_path):
 
     def start(name, *arguments):
         file = str(EXAMPLES / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [file, *arguments])
+        monkeypatch.setattr(sys, "argv", [file, *map(str, arguments)])
         capsys.readouterr()
         with torch.random.fork_rng():
             runpy.run_path(file, run_name="__main__")

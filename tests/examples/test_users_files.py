@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from programs import EXAMPLES
 
 from ctmrl_torchrl.cli import main
 from ctmrl_torchrl.envs import from_gymnasium
@@ -75,7 +76,6 @@ class OneRandom(AdaptationProtocol):
     def collect(self, run):
         run.add(run.play_randomly())
 '''
-EXAMPLE = Path(__file__).parents[2] / "examples" / "own_family.py"
 SMALL = [
     "preset=smoke",
     "schedule.updates=12",
@@ -186,7 +186,7 @@ def test_the_method_of_the_example(program, registered):
 
 
 def test_a_motor_that_is_wired_the_other_way_round_mirrors_the_action(registered):
-    make = runpy.run_path(str(EXAMPLE))["make_pendulum"]
+    make = runpy.run_path(str(EXAMPLES / "own_family.py"))["make_pendulum"]
     straight, reversed_ = make(mass=0.6, length=1.2, motor=1.0), make(mass=0.6, length=1.2, motor=-1.0)
     assert np.array_equal(straight.reset(seed=3)[0], reversed_.reset(seed=3)[0])
     for torque in np.float32([[2.0], [-0.5], [1.0]]):

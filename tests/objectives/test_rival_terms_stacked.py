@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from term_checks import MASK
 from test_conformance import NoReading
 from torch import nn
 
@@ -26,7 +27,6 @@ from ctmrl_torchrl.objectives.representation.preferences import preference_error
 from ctmrl_torchrl.objectives.representation.transition_contrast import transition_contrastive, vae_error
 from ctmrl_torchrl.objectives.stacked import SeededDraws
 
-MASK = torch.arange(6) < torch.tensor([[6], [1], [4]])
 NUMBERS = torch.tensor([2, 5, 2])
 torch.manual_seed(0)
 MODULES = {
