@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
-    """Mean over valid entries. Padding may hold any values; a row without valid entries has mean 0.
+    """Mean over valid entries; a row without valid entries has mean 0.
+
+    The mean does not depend on what padding holds, also if that is not finite. Gradients that flow on from here
+    to networks are finite only if the padding of their inputs is, as that of the samplers (zeros).
 
     Args:
         values (Tensor): ``[*, L]`` or, with ``dim=-2``, ``[*, L, d]``.
