@@ -35,7 +35,8 @@ class ContextEncoder(TensorDictModuleBase):
         out_key (NestedKey): key of the context. Defaults to ``"task_context"``.
         mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` for valid transitions; a batch without it
             has no padding. By default (``"auto"``) the entry ``"mask"`` next to the first
-            of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")``.
+            of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")`` and for
+            ``("context", "next", "reward")``.
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
         transition_key (NestedKey, optional): key of the per-transition contexts; by default they are not
             written.
@@ -79,7 +80,9 @@ class ContextEncoder(TensorDictModuleBase):
         self.out_keys = [out_key] if transition_key is None else [transition_key, out_key]
         if mask_key == "auto":
             first = self.in_keys[0]
-            mask_key = join_key(*(first[:-1] if isinstance(first, tuple) else ()), "mask")
+            path = first[:-1] if isinstance(first, tuple) else ()
+            path = path[: path.index("next")] if "next" in path else path
+            mask_key = join_key(*path, "mask")
         self.mask_key = mask_key
         self.transition_network = transition_network
         self.head = head if head is not None else nn.Identity()

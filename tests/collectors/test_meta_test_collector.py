@@ -8,6 +8,7 @@ from torchrl.envs import RenameTransform, TransformedEnv
 
 from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol, OfflineProtocol, OnlineProtocol
 from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.modules import make_context_encoder
 
 
 def counts(run):
@@ -105,6 +106,16 @@ def test_early_ends_are_masked():
     steps = torch.arange(HORIZON + 1).float()
     expected = torch.minimum(steps, valid[:, None])
     torch.testing.assert_close(run["last_path"].squeeze(-1), expected)
+
+
+def test_an_encoder_whose_first_feature_is_an_outcome_reads_the_mask_too():
+    features = {("context", "next", "reward"): 1, ("context", "observation"): 1}
+    encoder = make_context_encoder(feature_dims=features, context_dim=3, hidden=[8])
+    collector = make_collector(encoder, MarkedActor(), task_ids=(0, 1), env=EarlyEnv([3, 9]), context_dim=3)
+    run = collector.run(OnlineProtocol(episodes=2), keep_episodes=True)
+    valid = run["collected"][:1, 0, :3]
+    expected = encoder(TensorDict({"context": valid.exclude("mask")}, [1]))["task_context"]
+    torch.testing.assert_close(run["task_context"][:1, 1], expected)
 
 
 def test_seeded_and_leaves_the_global_random_state_alone():
