@@ -93,7 +93,7 @@ class AdaptationRun:
     def episode_return(self, episode: TensorDictBase) -> Tensor:
         """Sum of the reported reward over the valid steps, ``[n]``."""
         reward = episode.get(self._parts.return_key).squeeze(-1)
-        return (reward * episode.get("mask")).sum(-1)
+        return reward.masked_fill(~episode.get("mask"), 0).sum(-1)
 
     def play(
         self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0

@@ -298,15 +298,16 @@ def test_a_context_that_is_not_finite_stops_before_it_is_played():
         make_collector(Lost(), Walker()).run(NonPriorProtocol(4, 1))
 
 
-def test_what_comes_after_an_early_end_need_not_be_finite():
+@pytest.mark.parametrize("entry", ["observation", "reward"])
+def test_what_comes_after_an_early_end_need_not_be_finite(entry):
     class Poisoned(EarlyEnv):
-        """Observes no number after its first end, which is no part of the episode."""
+        """Gives no number after its first end, which is no part of the episode."""
 
         ended = torch.zeros(2, 1, dtype=torch.bool)
 
         def _step(self, tensordict):
             out = super()._step(tensordict)
-            out["observation"][self.ended] = torch.nan
+            out[entry][self.ended] = torch.nan
             self.ended = self.ended | out["done"]
             return out
 
