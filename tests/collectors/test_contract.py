@@ -5,12 +5,14 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from dataclasses import replace
 
 import pytest
 import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, GoalFinder, MarkedActor, Walker, make_collector
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import nn
+from torchrl.data import Unbounded
 from torchrl.envs import SerialEnv
 
 import ctmrl_torchrl.collectors
@@ -296,6 +298,24 @@ def test_a_context_that_is_not_finite_stops_before_it_is_played():
         FloatingPointError, match=r"context of task 6 \(row 2\) is not finite after 1 collected"
     ):
         make_collector(Lost(), Walker()).run(NonPriorProtocol(4, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@pytest.mark.parametrize("name", ["anole", "codes", "idaq", "np_refine"])
+def test_rewards_may_have_any_type(name, dtype):
+    class Typed(EarlyEnv):
+        def __init__(self, limits):
+            super().__init__(limits)
+            self.reward_spec = Unbounded((len(limits), 1), dtype=dtype)
+
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set("reward", out["reward"].to(dtype))
+
+    settings = replace(SETTINGS, candidates=lambda: torch.eye(3))
+    collector = make_collector(Counts(), MarkedActor(), (0, 1), Typed([2, 100]))
+    run = collector.run(PROTOCOLS.get(name).from_settings(settings))
+    assert run["returns"].tolist() == [[2] * 6, [20] * 6] and run["returns"].dtype == dtype
 
 
 @pytest.mark.parametrize("entry", ["observation", "reward"])
