@@ -204,9 +204,11 @@ class Agent:
         )
 
     def to(self, device: torch.device | str) -> Agent:
-        """Move the networks to a device or dtype and return the agent."""
+        """Move the networks and the candidates to a device or dtype and return the agent."""
         self.context_encoder.to(device)
         self.actor.to(device)
+        if self.candidates is not None:
+            self.candidates = self.candidates.to(device)
         return self
 
     @property

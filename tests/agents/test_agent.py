@@ -89,6 +89,13 @@ def test_adapting_gives_episodes_contexts_and_returns():
     assert agent.adapt(env, "none").episodes.shape == (3, 0, 20)
 
 
+def test_the_candidates_move_with_the_networks():
+    agent = make_agent()
+    moved = agent.to(torch.float64)
+    assert moved is agent and moved.candidates.dtype == moved.prior_context(1).dtype == torch.float64
+    assert moved.to("meta").candidates.device.type == "meta"
+
+
 def test_a_task_that_is_in_no_set():
     family = get_family("point_robot")
     own = TaskSet(family, "mine", torch.tensor([[0.3, 0.9], [0.6, 0.6]], dtype=torch.float64), (0,), (1,))
