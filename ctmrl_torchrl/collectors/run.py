@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -102,7 +103,7 @@ class AdaptationRun:
 
         The first ``random_steps`` steps use uniformly random actions instead.
         """
-        self._require_finite_context(task_context)
+        self._require_context(task_context)
         episode = self._parts.episodes.play(task_context, stochastic=stochastic, random_steps=random_steps)
         return self._collected(episode)
 
@@ -112,7 +113,7 @@ class AdaptationRun:
 
     def measure(self, task_context: Tensor) -> TensorDictBase:
         """Run one deterministic measured episode ``[n, H]``, which is not part of the collected ones."""
-        self._require_finite_context(task_context)
+        self._require_context(task_context)
         episode = self._parts.episodes.play(task_context)
         self._measured += 1
         self.total_env_steps += _valid_steps(episode, self.task_ids)
@@ -215,7 +216,16 @@ class AdaptationRun:
                 "the environment of this task."
             )
 
-    def _require_finite_context(self, task_context: Tensor) -> None:
+    def _require_context(self, task_context: Any) -> None:
+        expected = [self.task_ids.numel(), self._parts.context_dim]
+        if not isinstance(task_context, Tensor) or list(task_context.shape) != expected:
+            found = list(task_context.shape) if isinstance(task_context, Tensor) else task_context
+            raise ValueError(
+                f"Meta-test under protocol {self._protocol!r}: expected contexts {expected}, one per row [n, d], "
+                f"got {found} after {len(self.episodes)} collected episodes. A protocol's context(run) returns "
+                "them, such as run.prior_context or run.encode(run.episodes); context.expand(n, -1) repeats one "
+                "for all rows."
+            )
         wrong = ~task_context.isfinite().all(-1)
         if wrong.any():
             row = int(wrong.nonzero()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import re
 from dataclasses import replace
 
 import pytest
@@ -298,6 +299,25 @@ def test_a_context_that_is_not_finite_stops_before_it_is_played():
         FloatingPointError, match=r"context of task 6 \(row 2\) is not finite after 1 collected"
     ):
         make_collector(Lost(), Walker()).run(NonPriorProtocol(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [(None, "None"), (torch.zeros(2), "[2]"), (torch.zeros(1, 2), "[1, 2]"), (torch.zeros(3, 4), "[3, 4]")],
+)
+def test_contexts_that_are_not_one_per_row_are_named(context, found):
+    class Wrong(AdaptationProtocol):
+        name = "wrong"
+
+        def context(self, run):
+            return context if run.episodes else run.prior_context
+
+        def collect(self, run):
+            run.add(run.play_randomly())
+
+    message = f"protocol 'wrong': expected contexts [3, 2], one per row [n, d], got {found} after 1 collected"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_collector(GoalFinder(), Walker()).run(Wrong(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
