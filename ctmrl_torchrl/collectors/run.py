@@ -67,6 +67,7 @@ class AdaptationRun:
         self._encoded: dict[tuple[int, ...], tuple[list[TensorDictBase], Tensor]] = {}
         self._codes: dict[int, tuple[TensorDictBase, Tensor, Tensor | None]] = {}
         self._measured = 0
+        self._told = False
         self.task_ids = parts.task_ids
         self.generator = generator
         self.episodes: list[TensorDictBase] = []
@@ -137,9 +138,12 @@ class AdaptationRun:
     def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
         """Task contexts ``[n, d]`` of the given episodes, pooled together.
 
-        An encoder that reads the task id receives those of the rows. Results for the same collected episodes
-        are cached.
+        An encoder that reads the task id receives those of the rows, and the first context counts as an oracle
+        answer. Results for the same collected episodes are cached.
         """
+        if self._parts.encoder.reads_task and not self._told:
+            self._told = True
+            self.count_oracle_answers()
         # The entry keeps the episodes alive, so that no other object can have the same id.
         identity = tuple(map(id, episodes))
         if identity not in self._encoded:

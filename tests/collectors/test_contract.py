@@ -215,6 +215,7 @@ def test_an_encoder_may_read_the_task_id_beside_its_evidence():
 
     run = make_collector(Both(), Walker()).run(NonPriorProtocol(3, 1))
     assert run["task_context"][:, 2].tolist() == [[2.0, 40.0], [6.0, 40.0], [6.0, 40.0]]
+    assert run["oracle_answers"].tolist() == [[0, 1, 1]] * 3  # the task is told once, with the first context
 
 
 def test_flags_may_be_features():
