@@ -285,8 +285,8 @@ class Agent:
 
         Raises:
             UnknownChoiceError: for an unknown protocol.
-            ValueError: for a protocol without the offline data that it needs, an environment with other sizes,
-                or a function that makes one without ``task_ids``.
+            ValueError: for a protocol without the offline data that it needs, an environment with other sizes
+                or a wider type, or a function that makes one without ``task_ids``.
             ConfigError: for a budget that is not a whole number, or too small for the protocol.
             TypeError: if ``env`` is no environment of TorchRL and no function.
         """
@@ -335,7 +335,7 @@ class Agent:
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
 
     def _check_environment(self, env: EnvBase) -> None:
-        """Require the sizes of the agent's training data."""
+        """Require the sizes of the agent's training data, and a type that promotes to the agent's."""
         expected = {"observation": self._problem.observation_dim, "action": self._problem.action_dim}
         specs = {"observation": env.observation_spec, "action": env.full_action_spec}
         found = {
@@ -346,6 +346,12 @@ class Agent:
             raise ValueError(
                 f"The agent was trained on {self.card.env} with the sizes {expected}, but the environment has "
                 f"{found}; give an environment with the keys and sizes of the training data."
+            )
+        own, given = self.prior_context(0).dtype, env.observation_spec["observation"].dtype
+        if torch.promote_types(own, given) != own:
+            raise ValueError(
+                f"The agent computes with {own}, but the environment's 'observation' has the dtype {given}; "
+                "convert it with torchrl.envs.TransformedEnv(env, torchrl.envs.DoubleToFloat())."
             )
 
     def with_card(self, **changes: Any) -> Agent:

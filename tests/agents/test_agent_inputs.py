@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 import torch
 from test_agent import evidence, make_agent
-from torchrl.envs import GymEnv, SerialEnv
+from torchrl.envs import DoubleToFloat, DTypeCastTransform, GymEnv, SerialEnv, TransformedEnv
 
 from ctmrl_torchrl import Agent
 from ctmrl_torchrl.envs import make_env
@@ -114,3 +114,13 @@ def test_the_mend_for_an_environment_of_gymnasium():
     with pytest.raises(ValueError, match=r"batch size \[\].*SerialEnv"):
         agent.adapt(GymEnv("Pendulum-v1"))
     assert agent.adapt(SerialEnv(1, lambda: GymEnv("Pendulum-v1"))).returns.shape == (1, 2)
+
+
+def test_the_mend_for_an_environment_of_double_precision():
+    agent, budget = make_agent(), {"episodes": 2, "random_episodes": 1}
+    widen = DTypeCastTransform(torch.float32, torch.float64, in_keys=["observation"])
+    env = TransformedEnv(make_env("point_robot", [2]), widen)
+    with pytest.raises(ValueError) as error:
+        agent.adapt(env, **budget)
+    says(error, "computes with torch.float32", "'observation' has the dtype torch.float64", "DoubleToFloat()")
+    assert agent.adapt(env.append_transform(DoubleToFloat()), **budget).returns.shape == (1, 2)
