@@ -285,8 +285,8 @@ class Agent:
 
         Raises:
             UnknownChoiceError: for an unknown protocol.
-            ValueError: for a protocol without the offline data that it needs, an environment with other sizes
-                or a wider type, or a function that makes one without ``task_ids``.
+            ValueError: for a protocol without the offline data or the encoder that it needs, an environment with
+                other sizes or a wider type, or a function that makes one without ``task_ids``.
             ConfigError: for a budget that is not a whole number, or too small for the protocol.
             TypeError: if ``env`` is no environment of TorchRL and no function.
         """
@@ -296,6 +296,13 @@ class Agent:
             raise ValueError(
                 f"protocol {protocol!r} needs the task's offline data, which an agent does not have; "
                 "give offline_draw=, or choose np, np_refine, online or codes."
+            )
+        encoder = _configuration(ENCODERS, self.card.encoder, "encoder")
+        if choice.encodes_unseen_tasks and not encoder.encodes_unseen_tasks:
+            without = sorted(name for name, kind in PROTOCOLS.items() if not kind.encodes_unseen_tasks)
+            raise ValueError(
+                f"protocol {protocol!r} encodes evidence of unseen tasks, while this agent's encoder "
+                f"{encoder.name!r} knows only its training tasks; choose from {', '.join(without)}."
             )
         rows = task_ids
         if rows is None:

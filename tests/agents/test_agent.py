@@ -14,7 +14,7 @@ from ctmrl_torchrl import Agent
 from ctmrl_torchrl.agents import AgentError
 from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset, draw_episode
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env
-from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.modules import EncoderConfig, TaskTableConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -124,6 +124,19 @@ def test_wrong_use_is_named(tmp_path):
         agent.adapt(env, "offline")
     with pytest.raises(AgentError, match="contains no agent"):
         Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", ["np", "codes", "told"])
+def test_a_table_of_training_tasks_does_not_encode_other_tasks(protocol):
+    one = torch.zeros(2), torch.ones(2)
+    problem = Problem(2, 2, 0.9, ("next", "reward"), False, {"observation": one}, num_tasks=40)
+    networks = TaskTableConfig(context_dim=4), BRACSACConfig(hidden=[8])
+    agent = Agent.build("anole", "point_robot", problem, *networks, horizon=20)
+    agent.candidates, env = torch.randn(3, 4), make_env("point_robot", [2])
+    with pytest.raises(ValueError, match=f"{protocol!r} encodes.*knows only its training.*anole, none"):
+        agent.adapt(env, protocol)
+    for name in ("anole", "none"):
+        assert agent.adapt(env, name).returns.isfinite().all()
 
 
 @pytest.mark.parametrize(
