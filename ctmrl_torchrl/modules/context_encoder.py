@@ -123,9 +123,13 @@ class ContextEncoder(TensorDictModuleBase):
 
     @property
     def encodes_alone(self) -> bool:
-        """Whether the code of a transition depends on that transition alone, and not on random numbers."""
-        return type(self) is ContextEncoder and not any(
-            isinstance(module, NoisySquash) for module in self.transition_network.modules()
+        """Whether the code of a transition is known to depend on it alone, and not on random numbers.
+
+        True for networks of the layers of :func:`make_context_encoder`. Layers of other types may compare
+        transitions.
+        """
+        return type(self) is ContextEncoder and all(
+            type(module) in _EACH_ALONE for module in self.transition_network.modules()
         )
 
     def features(self, tensordict: TensorDictBase) -> Tensor:
@@ -184,6 +188,20 @@ class RelativeFeatures(nn.Module):
         """Features ``[*, F]`` with the target slice made relative."""
         change = features[..., self.target] - features[..., self.reference]
         return torch.cat([features[..., : self.target.start], change, features[..., self.target.stop :]], -1)
+
+
+#: layers whose output for a transition depends on that transition alone
+_EACH_ALONE = (
+    nn.Sequential,
+    nn.Linear,
+    nn.ReLU,
+    nn.Tanh,
+    nn.Identity,
+    MLP,
+    RelativeFeatures,
+    Standardise,
+    UnitSphere,
+)
 
 
 def make_context_encoder(

@@ -4,12 +4,13 @@ import pytest
 import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, GoalFinder, MarkedActor, Walker, make_collector
 from tensordict import TensorDict
+from torch import nn
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import RenameTransform, TransformedEnv
 
 from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol, OfflineProtocol, OnlineProtocol
 from ctmrl_torchrl.envs import make_task_set
-from ctmrl_torchrl.modules import make_context_encoder
+from ctmrl_torchrl.modules import ContextEncoder, make_context_encoder
 
 
 def counts(run):
@@ -107,6 +108,17 @@ def test_early_ends_are_masked():
     steps = torch.arange(HORIZON + 1).float()
     expected = torch.minimum(steps, valid[:, None])
     torch.testing.assert_close(run["last_path"].squeeze(-1), expected)
+
+
+def test_an_encoder_that_compares_transitions_sees_all_episodes_together():
+    class Compared(nn.Module):
+        def forward(self, features):
+            return features - features.mean(-2, keepdim=True).square()
+
+    encoder = ContextEncoder(Compared(), in_keys=[("context", "observation")])
+    run = make_collector(encoder, Walker()).run(NonPriorProtocol(4, 3), keep_episodes=True)
+    everything = TensorDict({"context": run["collected"].flatten(1, 2)}, [3])
+    torch.testing.assert_close(run["task_context"][:, 3], encoder(everything)["task_context"])
 
 
 def test_observations_may_be_pictures():
