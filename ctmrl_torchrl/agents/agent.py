@@ -229,8 +229,8 @@ class Agent:
         Raises:
             TypeError: if the transitions are not a TensorDict of tensors.
             KeyError: if an entry that the encoder reads is missing.
-            ValueError: for an entry of another shape, type or device than the agent's, or with a number that is
-                not finite.
+            ValueError: for an encoder that reads the task id, or an entry of another shape, type or device than
+                the agent's, or with a number that is not finite.
         """
         require_evidence(transitions, self.context_encoder, self._problem)
         view = TensorDict({"context": transitions.copy()}, batch_size=transitions.batch_size[:1])

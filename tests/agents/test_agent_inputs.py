@@ -10,7 +10,7 @@ from torchrl.envs import DoubleToFloat, DTypeCastTransform, GymEnv, SerialEnv, T
 
 from ctmrl_torchrl import Agent
 from ctmrl_torchrl.envs import make_env
-from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.modules import EncoderConfig, TaskParametersConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 
@@ -92,6 +92,18 @@ def test_evidence_that_does_not_fit(transitions, kind, parts):
     with pytest.raises(kind) as error:
         make_agent().encode(transitions())
     says(error, "Agent.encode", *parts)
+
+
+def test_an_encoder_of_the_task_id_encodes_no_transitions():
+    parameters, statistics = torch.randn(40, 2), {"observation": (torch.zeros(2), torch.ones(2))}
+    problem = Problem(2, 2, 0.9, ("next", "reward"), False, statistics, 40, parameters)
+    networks = TaskParametersConfig(), BRACSACConfig(hidden=[8])
+    agent = Agent.build("oracle", "point_robot", problem, *networks, horizon=20)
+    with pytest.raises(ValueError) as error:
+        agent.encode(evidence())
+    says(error, "encoder reads 'task_id', which is no entry of transitions", "Agent.adapt(env, 'told')")
+    told = agent.adapt(make_env("point_robot", [6]), "told").task_context
+    assert torch.equal(told, parameters[6:7])
 
 
 def test_environments_that_are_none():
