@@ -204,9 +204,11 @@ class Agent:
         )
 
     def to(self, device: torch.device | str) -> Agent:
-        """Move the networks to a device or dtype and return the agent."""
+        """Move the networks and the candidates to a device or dtype and return the agent."""
         self.context_encoder.to(device)
         self.actor.to(device)
+        if self.candidates is not None:
+            self.candidates = self.candidates.to(device)
         return self
 
     @property
@@ -227,8 +229,8 @@ class Agent:
         Raises:
             TypeError: if the transitions are not a TensorDict of tensors.
             KeyError: if an entry that the encoder reads is missing.
-            ValueError: for an entry of another shape, type or device than the agent's, or with a number that is
-                not finite.
+            ValueError: for an encoder that reads the task id, or an entry of another shape, type or device than
+                the agent's, or with a number that is not finite.
         """
         require_evidence(transitions, self.context_encoder, self._problem)
         view = TensorDict({"context": transitions.copy()}, batch_size=transitions.batch_size[:1])
@@ -283,8 +285,8 @@ class Agent:
 
         Raises:
             UnknownChoiceError: for an unknown protocol.
-            ValueError: for a protocol without the offline data that it needs, an environment with other sizes,
-                or a function that makes one without ``task_ids``.
+            ValueError: for a protocol without the offline data or the encoder that it needs, an environment with
+                other sizes or a wider type, or a function that makes one without ``task_ids``.
             ConfigError: for a budget that is not a whole number, or too small for the protocol.
             TypeError: if ``env`` is no environment of TorchRL and no function.
         """
@@ -294,6 +296,13 @@ class Agent:
             raise ValueError(
                 f"protocol {protocol!r} needs the task's offline data, which an agent does not have; "
                 "give offline_draw=, or choose np, np_refine, online or codes."
+            )
+        encoder = _configuration(ENCODERS, self.card.encoder, "encoder")
+        if choice.encodes_unseen_tasks and not encoder.encodes_unseen_tasks:
+            without = sorted(name for name, kind in PROTOCOLS.items() if not kind.encodes_unseen_tasks)
+            raise ValueError(
+                f"protocol {protocol!r} encodes evidence of unseen tasks, while this agent's encoder "
+                f"{encoder.name!r} knows only its training tasks; choose from {', '.join(without)}."
             )
         rows = task_ids
         if rows is None:
@@ -333,7 +342,7 @@ class Agent:
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
 
     def _check_environment(self, env: EnvBase) -> None:
-        """Require the sizes of the agent's training data."""
+        """Require the sizes of the agent's training data, and a type that promotes to the agent's."""
         expected = {"observation": self._problem.observation_dim, "action": self._problem.action_dim}
         specs = {"observation": env.observation_spec, "action": env.full_action_spec}
         found = {
@@ -344,6 +353,12 @@ class Agent:
             raise ValueError(
                 f"The agent was trained on {self.card.env} with the sizes {expected}, but the environment has "
                 f"{found}; give an environment with the keys and sizes of the training data."
+            )
+        own, given = self.prior_context(0).dtype, env.observation_spec["observation"].dtype
+        if torch.promote_types(own, given) != own:
+            raise ValueError(
+                f"The agent computes with {own}, but the environment's 'observation' has the dtype {given}; "
+                "convert it with torchrl.envs.TransformedEnv(env, torchrl.envs.DoubleToFloat())."
             )
 
     def with_card(self, **changes: Any) -> Agent:

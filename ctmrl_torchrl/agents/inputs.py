@@ -61,8 +61,8 @@ def require_evidence(transitions: TensorDictBase, encoder: TensorDictModuleBase,
     Raises:
         TypeError: if they are not a TensorDict.
         KeyError: if an entry is missing.
-        ValueError: for an entry of another shape, type or device than the encoder's, or with a number that is
-            not finite.
+        ValueError: for an encoder that reads something else, or an entry of another shape, type or device than
+            the encoder's, or with a number that is not finite.
     """
     reader = "Agent.encode"
     if not isinstance(transitions, TensorDictBase):
@@ -74,7 +74,10 @@ def require_evidence(transitions: TensorDictBase, encoder: TensorDictModuleBase,
     for key in encoder.in_keys:
         rest = rest_of_key(cast(NestedKey, unravel_key(key)), "context")
         if not rest:
-            continue  # the task, or something of the user's own
+            raise ValueError(
+                f"{reader}: the agent's encoder reads {key!r}, which is no entry of transitions, so it cannot "
+                "encode them; Agent.adapt(env, 'told') gives an encoder of the task id those of the rows."
+            )
         inner = rest[0] if len(rest) == 1 else rest
         given[inner] = value = read(transitions, inner, reader)
         _require_tensor(value, inner, reader)

@@ -222,8 +222,8 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def _path(episode: TensorDictBase, key: NestedKey) -> Tensor:
-    """Observations along an episode ``[n, H]``: ``[n, H+1, k]``; after an early end the last one is repeated."""
+    """Observations along an episode ``[n, H]``: ``[n, H+1, *]``; after an early end the last one is repeated."""
     observations = torch.cat([episode.get(key)[:, :1], episode.get(join_key("next", key))], 1)
-    steps = torch.arange(observations.shape[1], device=observations.device)
+    rows, steps = (torch.arange(size, device=observations.device) for size in observations.shape[:2])
     shown = torch.minimum(steps, episode.get("mask").sum(-1, keepdim=True))
-    return observations.gather(1, shown.unsqueeze(-1).expand_as(observations))
+    return observations[rows.unsqueeze(-1), shown]

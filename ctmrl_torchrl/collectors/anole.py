@@ -173,7 +173,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         self._chosen = self._search.pick(run.generator)
         if self.fragments is None:
             self._played = torch.zeros(rows, len(self.candidates), dtype=torch.bool, device=device)
-            self._returns = torch.zeros(rows, len(self.candidates), device=device)
+            self._returns = torch.zeros(rows, len(self.candidates), dtype=torch.float64, device=device)
             return
         drawn = self.fragments.draw(self.pool, run.generator)
         assert self.reward_predictor is not None  # required with fragments
@@ -231,7 +231,7 @@ class PreferenceSearchProtocol(AdaptationProtocol):
     def _play(self, run: AdaptationRun, candidate: Tensor) -> None:
         """Run one episode of every row, each with its candidate."""
         run.add(run.play(self.candidates[candidate]))
-        returns = run.returns[-1].to(self._returns.device)
+        returns = run.returns[-1].to(self._returns)
         self._returns.scatter_(1, candidate.unsqueeze(1), returns.unsqueeze(1))
         self._played.scatter_(1, candidate.unsqueeze(1), True)
 

@@ -130,7 +130,15 @@ class InDistributionProtocol(AdaptationProtocol):
         self.gate = EpisodeGate(rows, collected, size, ratchet=self.judge is None, like=run.prior_context)
 
     def _score(self, run: AdaptationRun, episode: TensorDictBase, context: Tensor) -> Tensor:
-        score = run.returns[-1] if self.judge is None else self.judge(episode, context)
+        if self.judge is None:
+            return run.returns[-1].to(self.gate.best)
+        score = self.judge(episode, context)
+        if score.shape != self.gate.best.shape or score.isnan().any():
+            found = "NaN" if score.isnan().any() else f"shape {list(score.shape)}"
+            raise ValueError(
+                f"InDistributionProtocol: the judge returned {found} for collected episode {len(run.episodes)}, "
+                f"expected one score per row, {list(self.gate.best.shape)}; the more like the data, the larger."
+            )
         return score.to(self.gate.best)
 
     def _inferred(self, run: AdaptationRun) -> Tensor:

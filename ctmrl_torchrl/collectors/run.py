@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -66,6 +67,7 @@ class AdaptationRun:
         self._encoded: dict[tuple[int, ...], tuple[list[TensorDictBase], Tensor]] = {}
         self._codes: dict[int, tuple[TensorDictBase, Tensor, Tensor | None]] = {}
         self._measured = 0
+        self._told = False
         self.task_ids = parts.task_ids
         self.generator = generator
         self.episodes: list[TensorDictBase] = []
@@ -93,7 +95,7 @@ class AdaptationRun:
     def episode_return(self, episode: TensorDictBase) -> Tensor:
         """Sum of the reported reward over the valid steps, ``[n]``."""
         reward = episode.get(self._parts.return_key).squeeze(-1)
-        return (reward * episode.get("mask")).sum(-1)
+        return reward.masked_fill(~episode.get("mask"), 0).sum(-1)
 
     def play(
         self, task_context: Tensor, *, stochastic: bool = False, random_steps: int = 0
@@ -102,7 +104,7 @@ class AdaptationRun:
 
         The first ``random_steps`` steps use uniformly random actions instead.
         """
-        self._require_finite_context(task_context)
+        self._require_context(task_context)
         episode = self._parts.episodes.play(task_context, stochastic=stochastic, random_steps=random_steps)
         return self._collected(episode)
 
@@ -112,7 +114,7 @@ class AdaptationRun:
 
     def measure(self, task_context: Tensor) -> TensorDictBase:
         """Run one deterministic measured episode ``[n, H]``, which is not part of the collected ones."""
-        self._require_finite_context(task_context)
+        self._require_context(task_context)
         episode = self._parts.episodes.play(task_context)
         self._measured += 1
         self.total_env_steps += _valid_steps(episode, self.task_ids)
@@ -136,9 +138,12 @@ class AdaptationRun:
     def encode(self, episodes: Sequence[TensorDictBase]) -> Tensor:
         """Task contexts ``[n, d]`` of the given episodes, pooled together.
 
-        An encoder that reads the task id receives those of the rows. Results for the same collected episodes
-        are cached.
+        An encoder that reads the task id receives those of the rows, and the first context counts as an oracle
+        answer. Results for the same collected episodes are cached.
         """
+        if self._parts.encoder.reads_task and not self._told:
+            self._told = True
+            self.count_oracle_answers()
         # The entry keeps the episodes alive, so that no other object can have the same id.
         identity = tuple(map(id, episodes))
         if identity not in self._encoded:
@@ -215,7 +220,16 @@ class AdaptationRun:
                 "the environment of this task."
             )
 
-    def _require_finite_context(self, task_context: Tensor) -> None:
+    def _require_context(self, task_context: Any) -> None:
+        expected = [self.task_ids.numel(), self._parts.context_dim]
+        if not isinstance(task_context, Tensor) or list(task_context.shape) != expected:
+            found = list(task_context.shape) if isinstance(task_context, Tensor) else task_context
+            raise ValueError(
+                f"Meta-test under protocol {self._protocol!r}: expected contexts {expected}, one per row [n, d], "
+                f"got {found} after {len(self.episodes)} collected episodes. A protocol's context(run) returns "
+                "them, such as run.prior_context or run.encode(run.episodes); context.expand(n, -1) repeats one "
+                "for all rows."
+            )
         wrong = ~task_context.isfinite().all(-1)
         if wrong.any():
             row = int(wrong.nonzero()[0])

@@ -13,8 +13,20 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval, mean_over_se
 
 __all__ = ["aggregate_seeds"]
 
+#: fields in which runs of one setting agree
+_SETTING = (
+    "env",
+    "method",
+    "policy_loss",
+    "preset",
+    "dataset",
+    "updates",
+    "held_out",
+    "comparison",
+    "random_episodes",
+)
 #: fields that summaries of earlier versions lack, although their runs had a value
-_LATER = ("comparison",)
+_LATER = ("comparison", "random_episodes")
 
 
 def aggregate_seeds(
@@ -35,8 +47,8 @@ def aggregate_seeds(
 
     Raises:
         ValueError: if there is no summary, a seed occurs twice, or the runs differ in environment, method,
-            policy loss, preset, dataset, updates, held-out tasks, comparison (unless it is not recorded), tasks,
-            protocols or number of adaptation episodes.
+            policy loss, preset, dataset, updates, held-out tasks, comparison or random episodes (unless they are
+            not recorded), tasks, protocols or number of adaptation episodes.
 
     Example:
         >>> def run(seed, value):
@@ -50,7 +62,7 @@ def aggregate_seeds(
     if not summaries:
         raise ValueError("aggregate_seeds needs at least one summary.")
     first = summaries[0]
-    for field in ("env", "method", "policy_loss", "preset", "dataset", "updates", "held_out", "comparison"):
+    for field in _SETTING:
         known = [summary.get(field) for summary in summaries if field in summary or field not in _LATER]
         found = sorted({json.dumps(value, sort_keys=True) for value in known})
         if len(found) > 1:

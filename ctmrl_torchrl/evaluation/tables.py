@@ -46,9 +46,9 @@ def format_summary_table(summary: Mapping[str, Any]) -> str:
         f"{summary['env']} | {summary['method']} + {summary['policy_loss']} | preset {summary['preset']} | "
         f"seed {summary['seed']} | {summary['updates']:,} updates in {minutes:.1f} min"
     ]
-    codebook = summary.get("codebook", {})
+    codebook = summary.get("codebook") or {}
     if codebook.get("perplexity") is not None:
-        dead = "" if codebook["dead_codes"] is None else f", dead codes {codebook['dead_codes']:g}"
+        dead = "" if codebook.get("dead_codes") is None else f", dead codes {codebook['dead_codes']:g}"
         lines.append(f"codes in use (perplexity) {codebook['perplexity']:.1f}{dead}")
     for split, title in _SPLITS.items():
         if summary["returns"].get(split):

@@ -35,7 +35,8 @@ class ContextEncoder(TensorDictModuleBase):
         out_key (NestedKey): key of the context. Defaults to ``"task_context"``.
         mask_key (NestedKey or None): boolean ``[*, L]``, ``True`` for valid transitions; a batch without it
             has no padding. By default (``"auto"``) the entry ``"mask"`` next to the first
-            of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")``.
+            of ``in_keys``: ``("context", "mask")`` for ``("context", "observation")`` and for
+            ``("context", "next", "reward")``.
         head (nn.Module, optional): layers after the mean, ``[*, d] -> [*, d']``.
         transition_key (NestedKey, optional): key of the per-transition contexts; by default they are not
             written.
@@ -79,7 +80,9 @@ class ContextEncoder(TensorDictModuleBase):
         self.out_keys = [out_key] if transition_key is None else [transition_key, out_key]
         if mask_key == "auto":
             first = self.in_keys[0]
-            mask_key = join_key(*(first[:-1] if isinstance(first, tuple) else ()), "mask")
+            path = first[:-1] if isinstance(first, tuple) else ()
+            path = path[: path.index("next")] if "next" in path else path
+            mask_key = join_key(*path, "mask")
         self.mask_key = mask_key
         self.transition_network = transition_network
         self.head = head if head is not None else nn.Identity()
@@ -120,9 +123,13 @@ class ContextEncoder(TensorDictModuleBase):
 
     @property
     def encodes_alone(self) -> bool:
-        """Whether the code of a transition depends on that transition alone, and not on random numbers."""
-        return type(self) is ContextEncoder and not any(
-            isinstance(module, NoisySquash) for module in self.transition_network.modules()
+        """Whether the code of a transition is known to depend on it alone, and not on random numbers.
+
+        True for networks of the layers of :func:`make_context_encoder`. Layers of other types may compare
+        transitions.
+        """
+        return type(self) is ContextEncoder and all(
+            type(module) in _EACH_ALONE for module in self.transition_network.modules()
         )
 
     def features(self, tensordict: TensorDictBase) -> Tensor:
@@ -181,6 +188,20 @@ class RelativeFeatures(nn.Module):
         """Features ``[*, F]`` with the target slice made relative."""
         change = features[..., self.target] - features[..., self.reference]
         return torch.cat([features[..., : self.target.start], change, features[..., self.target.stop :]], -1)
+
+
+#: layers whose output for a transition depends on that transition alone
+_EACH_ALONE = (
+    nn.Sequential,
+    nn.Linear,
+    nn.ReLU,
+    nn.Tanh,
+    nn.Identity,
+    MLP,
+    RelativeFeatures,
+    Standardise,
+    UnitSphere,
+)
 
 
 def make_context_encoder(

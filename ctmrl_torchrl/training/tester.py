@@ -216,7 +216,7 @@ class MetaTester:
         for split, task_ids in (("test", self.task_set.test_ids), ("train", self.task_set.train_ids)):
             for name, run in self.run(task_ids, self.config.repeats, seed).items():
                 values[f"eval/{split}/{name}/return"] = run["returns"][..., -1].mean().item()
-                if self.config.repeats > 1:
+                if min(len(task_ids), self.config.repeats) > 1:
                     noise = context_noise_ratio(run["task_context"][..., -1, :])
                     values[f"{groups[split]}/{name}"] = noise.item()
         return values
@@ -261,7 +261,7 @@ def protocol_result(run: TensorDict, random_episodes: int) -> dict[str, Any]:
         "after": after,
         "cost": {name: run[name][..., -1].float().mean().item() for name in costs},
     }
-    if returns.shape[1] > 1:
+    if min(returns.shape[:2]) > 1:  # one task, or one context of each, has no ratio
         noise = context_noise_ratio(run["task_context"][..., -1, :]).item()
         # The ratio is undefined without variance between tasks (all rows use the same context).
         result["context_noise"] = noise if math.isfinite(noise) else None

@@ -14,7 +14,7 @@ from ctmrl_torchrl import Agent
 from ctmrl_torchrl.agents import AgentError
 from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset, draw_episode
 from ctmrl_torchrl.envs import TaskSet, get_family, make_env
-from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.modules import EncoderConfig, TaskTableConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.registry import UnknownChoiceError
@@ -89,6 +89,13 @@ def test_adapting_gives_episodes_contexts_and_returns():
     assert agent.adapt(env, "none").episodes.shape == (3, 0, 20)
 
 
+def test_the_candidates_move_with_the_networks():
+    agent = make_agent()
+    moved = agent.to(torch.float64)
+    assert moved is agent and moved.candidates.dtype == moved.prior_context(1).dtype == torch.float64
+    assert moved.to("meta").candidates.device.type == "meta"
+
+
 def test_a_task_that_is_in_no_set():
     family = get_family("point_robot")
     own = TaskSet(family, "mine", torch.tensor([[0.3, 0.9], [0.6, 0.6]], dtype=torch.float64), (0,), (1,))
@@ -117,6 +124,19 @@ def test_wrong_use_is_named(tmp_path):
         agent.adapt(env, "offline")
     with pytest.raises(AgentError, match="contains no agent"):
         Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", ["np", "codes", "told"])
+def test_a_table_of_training_tasks_does_not_encode_other_tasks(protocol):
+    one = torch.zeros(2), torch.ones(2)
+    problem = Problem(2, 2, 0.9, ("next", "reward"), False, {"observation": one}, num_tasks=40)
+    networks = TaskTableConfig(context_dim=4), BRACSACConfig(hidden=[8])
+    agent = Agent.build("anole", "point_robot", problem, *networks, horizon=20)
+    agent.candidates, env = torch.randn(3, 4), make_env("point_robot", [2])
+    with pytest.raises(ValueError, match=f"{protocol!r} encodes.*knows only its training.*anole, none"):
+        agent.adapt(env, protocol)
+    for name in ("anole", "none"):
+        assert agent.adapt(env, name).returns.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import gymnasium
 import pytest
 import torch
 from test_agent import evidence, make_agent
-from torchrl.envs import GymEnv, SerialEnv
+from torchrl.envs import DoubleToFloat, DTypeCastTransform, GymEnv, SerialEnv, TransformedEnv
 
 from ctmrl_torchrl import Agent
 from ctmrl_torchrl.envs import make_env
-from ctmrl_torchrl.modules import EncoderConfig
+from ctmrl_torchrl.modules import EncoderConfig, TaskParametersConfig
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 
@@ -94,6 +94,18 @@ def test_evidence_that_does_not_fit(transitions, kind, parts):
     says(error, "Agent.encode", *parts)
 
 
+def test_an_encoder_of_the_task_id_encodes_no_transitions():
+    parameters, statistics = torch.randn(40, 2), {"observation": (torch.zeros(2), torch.ones(2))}
+    problem = Problem(2, 2, 0.9, ("next", "reward"), False, statistics, 40, parameters)
+    networks = TaskParametersConfig(), BRACSACConfig(hidden=[8])
+    agent = Agent.build("oracle", "point_robot", problem, *networks, horizon=20)
+    with pytest.raises(ValueError) as error:
+        agent.encode(evidence())
+    says(error, "encoder reads 'task_id', which is no entry of transitions", "Agent.adapt(env, 'told')")
+    told = agent.adapt(make_env("point_robot", [6]), "told").task_context
+    assert torch.equal(told, parameters[6:7])
+
+
 def test_environments_that_are_none():
     agent = make_agent()
     for env in (gymnasium.make("Pendulum-v1"), "point_robot"):
@@ -114,3 +126,13 @@ def test_the_mend_for_an_environment_of_gymnasium():
     with pytest.raises(ValueError, match=r"batch size \[\].*SerialEnv"):
         agent.adapt(GymEnv("Pendulum-v1"))
     assert agent.adapt(SerialEnv(1, lambda: GymEnv("Pendulum-v1"))).returns.shape == (1, 2)
+
+
+def test_the_mend_for_an_environment_of_double_precision():
+    agent, budget = make_agent(), {"episodes": 2, "random_episodes": 1}
+    widen = DTypeCastTransform(torch.float32, torch.float64, in_keys=["observation"])
+    env = TransformedEnv(make_env("point_robot", [2]), widen)
+    with pytest.raises(ValueError) as error:
+        agent.adapt(env, **budget)
+    says(error, "computes with torch.float32", "'observation' has the dtype torch.float64", "DoubleToFloat()")
+    assert agent.adapt(env.append_transform(DoubleToFloat()), **budget).returns.shape == (1, 2)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, GoalFinder, MarkedActor, Walker, make_collector
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import nn
+from torchrl.data import Unbounded
 from torchrl.envs import SerialEnv
 
 import ctmrl_torchrl.collectors
@@ -212,6 +215,7 @@ def test_an_encoder_may_read_the_task_id_beside_its_evidence():
 
     run = make_collector(Both(), Walker()).run(NonPriorProtocol(3, 1))
     assert run["task_context"][:, 2].tolist() == [[2.0, 40.0], [6.0, 40.0], [6.0, 40.0]]
+    assert run["oracle_answers"].tolist() == [[0, 1, 1]] * 3  # the task is told once, with the first context
 
 
 def test_flags_may_be_features():
@@ -298,15 +302,53 @@ def test_a_context_that_is_not_finite_stops_before_it_is_played():
         make_collector(Lost(), Walker()).run(NonPriorProtocol(4, 1))
 
 
-def test_what_comes_after_an_early_end_need_not_be_finite():
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [(None, "None"), (torch.zeros(2), "[2]"), (torch.zeros(1, 2), "[1, 2]"), (torch.zeros(3, 4), "[3, 4]")],
+)
+def test_contexts_that_are_not_one_per_row_are_named(context, found):
+    class Wrong(AdaptationProtocol):
+        name = "wrong"
+
+        def context(self, run):
+            return context if run.episodes else run.prior_context
+
+        def collect(self, run):
+            run.add(run.play_randomly())
+
+    message = f"protocol 'wrong': expected contexts [3, 2], one per row [n, d], got {found} after 1 collected"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_collector(GoalFinder(), Walker()).run(Wrong(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@pytest.mark.parametrize("name", ["anole", "codes", "idaq", "np_refine"])
+def test_rewards_may_have_any_type(name, dtype):
+    class Typed(EarlyEnv):
+        def __init__(self, limits):
+            super().__init__(limits)
+            self.reward_spec = Unbounded((len(limits), 1), dtype=dtype)
+
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set("reward", out["reward"].to(dtype))
+
+    settings = replace(SETTINGS, candidates=lambda: torch.eye(3))
+    collector = make_collector(Counts(), MarkedActor(), (0, 1), Typed([2, 100]))
+    run = collector.run(PROTOCOLS.get(name).from_settings(settings))
+    assert run["returns"].tolist() == [[2] * 6, [20] * 6] and run["returns"].dtype == dtype
+
+
+@pytest.mark.parametrize("entry", ["observation", "reward"])
+def test_what_comes_after_an_early_end_need_not_be_finite(entry):
     class Poisoned(EarlyEnv):
-        """Observes no number after its first end, which is no part of the episode."""
+        """Gives no number after its first end, which is no part of the episode."""
 
         ended = torch.zeros(2, 1, dtype=torch.bool)
 
         def _step(self, tensordict):
             out = super()._step(tensordict)
-            out["observation"][self.ended] = torch.nan
+            out[entry][self.ended] = torch.nan
             self.ended = self.ended | out["done"]
             return out
 

@@ -41,6 +41,22 @@ def test_pooled_codes_are_the_encoding_of_all_episodes(pool, masked):
         assert not torch.allclose(pooled, evidence.encode(seen[:2], tasks))
 
 
+@pytest.mark.parametrize("last", ["tanh", "linear", "unit"])
+def test_codes_of_every_encoder_that_does_not_draw_are_reused(last):
+    statistics = torch.zeros(7), torch.ones(7)
+    features = FEATURES | {("context", "next", "observation"): 3}
+    options = {"feature_statistics": statistics, "relative": (slice(4, 7), slice(0, 3))}
+    encoder = make_context_encoder(feature_dims=features, context_dim=4, last=last, **options)
+    assert EvidenceEncoder(encoder, **KEYS).pools_codes
+
+
+class Compared(nn.Module):
+    """Codes of transitions relative to the others of the context."""
+
+    def forward(self, features):
+        return features - features.mean(-2, keepdim=True).square()
+
+
 class Whole(ContextEncoder):
     """May look at all transitions at once."""
 
@@ -51,4 +67,6 @@ def test_encoders_that_draw_or_may_look_elsewhere_encode_everything_again():
     hooked = make_context_encoder(feature_dims=FEATURES, context_dim=4)
     hooked.register_forward_hook(lambda *arguments: None)
     reads_task = ContextEncoder(nn.Linear(4, 2), in_keys=[*FEATURES, "task_id"])
-    assert not any(EvidenceEncoder(each, **KEYS).pools_codes for each in (noisy, own, hooked, reads_task))
+    compared = ContextEncoder(nn.Sequential(Compared(), nn.Linear(4, 2)), in_keys=list(FEATURES))
+    encoders = (noisy, own, hooked, reads_task, compared)
+    assert not any(EvidenceEncoder(each, **KEYS).pools_codes for each in encoders)

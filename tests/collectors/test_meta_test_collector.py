@@ -4,10 +4,13 @@ import pytest
 import torch
 from hand_made_agents import HORIZON, Counts, EarlyEnv, GoalFinder, MarkedActor, Walker, make_collector
 from tensordict import TensorDict
+from torch import nn
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import RenameTransform, TransformedEnv
 
 from ctmrl_torchrl.collectors import MetaTestCollector, NonPriorProtocol, OfflineProtocol, OnlineProtocol
 from ctmrl_torchrl.envs import make_task_set
+from ctmrl_torchrl.modules import ContextEncoder, make_context_encoder
 
 
 def counts(run):
@@ -105,6 +108,52 @@ def test_early_ends_are_masked():
     steps = torch.arange(HORIZON + 1).float()
     expected = torch.minimum(steps, valid[:, None])
     torch.testing.assert_close(run["last_path"].squeeze(-1), expected)
+
+
+def test_an_encoder_that_compares_transitions_sees_all_episodes_together():
+    class Compared(nn.Module):
+        def forward(self, features):
+            return features - features.mean(-2, keepdim=True).square()
+
+    encoder = ContextEncoder(Compared(), in_keys=[("context", "observation")])
+    run = make_collector(encoder, Walker()).run(NonPriorProtocol(4, 3), keep_episodes=True)
+    everything = TensorDict({"context": run["collected"].flatten(1, 2)}, [3])
+    torch.testing.assert_close(run["task_context"][:, 3], encoder(everything)["task_context"])
+
+
+def test_observations_may_be_pictures():
+    class Pictures(EarlyEnv):
+        """Observes its step as a picture of 2 x 3 pixels."""
+
+        def __init__(self, limits):
+            super().__init__(limits)
+            self.observation_spec = Composite(observation=Unbounded((2, 2, 3)), shape=[2])
+
+        def _reset(self, tensordict=None, **kwargs):
+            return self.shown(super()._reset(tensordict, **kwargs))
+
+        def _step(self, tensordict):
+            return self.shown(super()._step(tensordict))
+
+        def shown(self, out):
+            return out.set("observation", out["observation"].unsqueeze(-1).expand(2, 2, 3).clone())
+
+    encoder = make_context_encoder(feature_dims={("context", "next", "reward"): 1}, context_dim=2, hidden=[8])
+    env = Pictures([7, 100])
+    run = make_collector(encoder, MarkedActor(), (0, 1), env).run(NonPriorProtocol(2, 1))
+    steps = torch.minimum(torch.arange(HORIZON + 1.0), torch.tensor([[7.0], [20.0]]))
+    for path in (run["first_path"], run["last_path"]):
+        assert torch.equal(path, steps[..., None, None].expand(2, HORIZON + 1, 2, 3))
+
+
+def test_an_encoder_whose_first_feature_is_an_outcome_reads_the_mask_too():
+    features = {("context", "next", "reward"): 1, ("context", "observation"): 1}
+    encoder = make_context_encoder(feature_dims=features, context_dim=3, hidden=[8])
+    collector = make_collector(encoder, MarkedActor(), task_ids=(0, 1), env=EarlyEnv([3, 9]), context_dim=3)
+    run = collector.run(OnlineProtocol(episodes=2), keep_episodes=True)
+    valid = run["collected"][:1, 0, :3]
+    expected = encoder(TensorDict({"context": valid.exclude("mask")}, [1]))["task_context"]
+    torch.testing.assert_close(run["task_context"][:1, 1], expected)
 
 
 def test_seeded_and_leaves_the_global_random_state_alone():

@@ -6,6 +6,7 @@ from hand_made_agents import Counts, GoalFinder, MarkedActor, Walker, make_colle
 
 from ctmrl_torchrl.collectors import (
     CandidatesProtocol,
+    InDistributionProtocol,
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
@@ -208,3 +209,12 @@ def test_online_collects_its_own_episodes_from_the_first():
     for _ in range(2):
         protocol.collect(run)
     assert run.episodes == [("own", "prior", True), ("own", "of 1", True)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "found"), [([1.0, torch.nan, 2.0], "NaN"), ([[1.0], [2.0], [3.0]], r"shape \[3, 1\]")]
+)
+def test_a_judge_whose_scores_are_no_numbers_of_the_rows_is_named(scores, found):
+    protocol = InDistributionProtocol(CODES, 6, 2, judge=lambda episode, context: torch.tensor(scores))
+    with pytest.raises(ValueError, match=rf"judge returned {found} for collected episode 1, .*row, \[3\]"):
+        make_collector(GoalFinder(), Walker(), TASKS).run(protocol)

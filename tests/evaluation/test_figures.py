@@ -206,7 +206,8 @@ def test_of_many_parameters_the_one_that_the_map_tells_best_is_shown():
     generator = np.random.default_rng(0)
     points = generator.normal(size=(60, 2))
     parameters = generator.normal(size=(60, 5))
-    parameters[:, 3] = points @ [2.0, -1.0] + 4.0
+    parameters[:, 0] = 1.0  # of all tasks
+    parameters[:, 3] = points @ [2.0, -1.0] + generator.normal(size=60) / 99
     values, label, *_ = contexts._parameter(parameters, list("abcde"), points)
     assert label == "d\n(most visible of 5 parameters, R\u00b2 1.00)" and np.array_equal(
         values, parameters[:, 3]

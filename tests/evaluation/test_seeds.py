@@ -7,7 +7,7 @@ import pytest
 from ctmrl_torchrl.evaluation import aggregate_seeds, bootstrap_interval
 
 
-def run(seed: int, final: float, episodes: int = 3, **setting: str) -> dict:
+def run(seed: int, final: float, episodes: int = 3, **setting: object) -> dict:
     result = {"mean": final, "per_episode": [final - 2, final - 1, final][:episodes]}
     base = {"env": "point_robot", "method": "ctmrl", "policy_loss": "iql", "preset": "cpu", "seed": seed}
     return {**base, "returns": {"test": {"np": result}}, **setting}
@@ -60,6 +60,7 @@ def of_tasks(seed: int, tasks: list[int]) -> dict:
         ([run(0, -4.0), run(1, -5.0) | {"updates": 9}], "'updates'.*9.*null"),
         ([run(0, -4.0) | {"held_out": [1, 2]}, run(1, -5.0)], "'held_out'"),
         ([run(0, -4.0, comparison="own"), run(1, -5.0, comparison="shared")], "'comparison'.*own.*shared"),
+        ([run(0, -4.0, random_episodes=2), run(1, -5.0, random_episodes=10)], "'random_episodes'.*10.*2"),
         ([run(0, -4.0), run(1, -5.0, episodes=2)], "seed 1 .*'test/np': 2.*'test/np': 3"),
     ],
 )
@@ -68,5 +69,6 @@ def test_aggregate_errors(summaries, message):
         aggregate_seeds(summaries)
 
 
-def test_summaries_that_do_not_record_their_comparison_are_welcome():
-    assert aggregate_seeds([run(0, -4.0), run(1, -5.0, comparison="shared")])["seeds"] == [0, 1]
+@pytest.mark.parametrize("recorded", [{"comparison": "shared"}, {"random_episodes": 10}])
+def test_summaries_that_do_not_record_every_setting_are_welcome(recorded):
+    assert aggregate_seeds([run(0, -4.0), run(1, -5.0, **recorded)])["seeds"] == [0, 1]

@@ -78,6 +78,14 @@ def test_an_earlier_summary_without_numbers_of_a_codebook_stays_readable():
     assert "perplexity" not in format_summary_table(summary)
 
 
+@pytest.mark.parametrize(
+    ("codebook", "shown"), [({"perplexity": 6.5}, "codes in use (perplexity) 6.5\n"), (None, "\n\nReturn on")]
+)
+def test_a_codebook_of_ones_own_may_have_other_numbers(codebook, shown):
+    summary = build_summary(**arguments() | {"extra": {"codebook": codebook}})
+    assert shown in format_summary_table(summary)
+
+
 def test_references_that_are_known_stand_beside_the_optimum():
     summary = build_summary(**arguments(), oracle={"test": -3.9, "train": -3.95}, behaviour={"test": -4.5})
     reference = summary["reference"]

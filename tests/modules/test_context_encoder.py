@@ -150,7 +150,13 @@ def test_the_configuration_takes_features_and_statistics_from_the_problem(with_n
 
 @pytest.mark.parametrize(
     ("root", "mask_key"),
-    [(("context",), ("context", "mask")), (("demo", "past"), ("demo", "past", "mask")), ((), "mask")],
+    [
+        (("context",), ("context", "mask")),
+        (("context", "next"), ("context", "mask")),
+        (("demo", "past"), ("demo", "past", "mask")),
+        (("next",), "mask"),
+        ((), "mask"),
+    ],
 )
 def test_the_mask_lies_beside_the_features(root, mask_key):
     key = (*root, "observation") if root else "observation"

@@ -61,6 +61,13 @@ def test_a_run_learns_from_the_rest_and_is_tested_on_the_part(dataset_root, tmp_
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["held_out"] == "1/5"
 
 
+def test_a_part_of_one_task_has_no_ratio_of_context_noise(dataset_root, tmp_path):
+    changes = {"held_out": "0/30", "evaluation.repeats": 2, "evaluation.final_repeats": 2}
+    returns = run_experiment(tiny_config(dataset_root, tmp_path / "run", changes))["returns"]
+    assert len(returns["test"]["codes"]["per_task"]) == 1 and "context_noise" not in returns["test"]["codes"]
+    assert returns["train"]["codes"]["context_noise"] is not None
+
+
 def test_a_run_is_resumed_with_the_same_part_only(dataset_root, tmp_path):
     run_experiment(tiny_config(dataset_root, tmp_path / "run", {"held_out": "0/3"}))
     for other in (None, "1/3"):

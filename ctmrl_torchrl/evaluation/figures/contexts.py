@@ -198,11 +198,12 @@ def _is_vector(names: Sequence[str] | None) -> bool:
 
 
 def _explained(parameters: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """R² of each parameter as a linear function of the map position."""
+    """R² of each parameter as a linear function of the map position; 0 for one that does not differ."""
     centred = parameters - parameters.mean(0)
     places = points - points.mean(0)
     residuals = centred - places @ np.linalg.lstsq(places, centred, rcond=None)[0]
-    return 1 - (residuals**2).sum(0) / np.maximum((centred**2).sum(0), np.finfo(float).tiny)
+    explained = 1 - (residuals**2).sum(0) / np.maximum((centred**2).sum(0), np.finfo(float).tiny)
+    return np.where(np.ptp(parameters, axis=0) > 0, explained, 0.0)
 
 
 def _legend(axes: Axes, any_test: bool, *, codes: bool, unused: int, hidden: int) -> None:
