@@ -78,7 +78,10 @@ def record(
         loss = total(losses)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise NoGradientError("no term of the loss has a gradient in this phase")
-        gradients = torch.autograd.grad(loss, list(inputs[: len(parameters)]), allow_unused=True)
+        given = inputs[: len(parameters)]
+        learned = [parameter for parameter in given if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss, learned, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in given]
         made["names"] = [str(name) for name in losses.keys()]  # noqa: SIM118
         made["losses"] = [losses.get(name).detach() for name in made["names"]]
         made["gradients"] = [

@@ -95,7 +95,7 @@ class PythonState:
         """The present values."""
         values = [(len(attributes), values(attributes)) for attributes, values in self._places]
         tensors = [list(held.values()) for held in self._tensors]
-        return values, tensors, [value.data_ptr() for value in self._addressed]
+        return values, tensors, [(value.data_ptr(), value.requires_grad) for value in self._addressed]
 
     @staticmethod
     def same(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:

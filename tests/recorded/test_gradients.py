@@ -90,6 +90,17 @@ def test_a_number_that_changes_is_noticed():
     assert recorded.recordings == 2
 
 
+def test_a_parameter_that_is_frozen_for_a_while_is_noticed():
+    (plain, written), (loss, recorded) = pair(patience=0)
+
+    def frozen(which):
+        return lambda number: which.network[0].requires_grad_(number not in (2, 3))
+
+    expected = trained(plain, written.as_written, batches(6), frozen(plain))
+    assert_same(trained(loss, recorded, batches(6), frozen(loss)), expected)
+    assert recorded.recordings == 2
+
+
 def test_a_parameter_that_is_replaced_is_noticed():
     """Its memory is elsewhere, so the recording would read the old one."""
     loss = Regression()
