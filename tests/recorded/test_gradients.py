@@ -148,6 +148,15 @@ class Branching(Regression):
         return super().forward(batch if batch["x"].sum() > 0 else -batch)
 
 
+class Selecting(Regression):
+    """The mean over the rows that a batch selects, whose number is another one in every batch."""
+
+    def forward(self, batch):
+        chosen = batch["x"][:, 0] > 0
+        error = (self.network(batch["x"]) - batch["y"])[chosen]
+        return TensorDict({"loss_error": error.square().sum() / len(error)}, [])
+
+
 class Counting(Regression):
     def forward(self, batch):
         self.weight = self.weight + 1.0
@@ -174,6 +183,7 @@ class Hooked(Regression):
     ("kind", "why"),
     [
         (Branching, "GuardOnDataDependentSymNode|tracing tensor"),
+        (Selecting, "aten.index.Tensor depends on the values of tensors"),
         (Counting, "changes plain Python values"),
         (Unknown, "Unknown may depend on more than its attributes"),
         (Drawing, "Drawing, which has a random generator of its own,"),
