@@ -31,6 +31,7 @@ def require_fit(found: dict[str, Any], own: dict[str, Any], parameters: list[lis
     _check_optimizer(found["optimizer"], own["optimizer"], parameters)
     _alike(found["sampling"], own["sampling"], "sampling")
     _alike(found["torch_rng"], own["torch_rng"], "torch_rng")
+    _alike(found.get("targets"), own.get("targets"), "targets")
     _check_parts(found["parts"], own["parts"])
     _check_recent(found["recent"])
     for name in ("update", "seconds"):

@@ -14,6 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
+from torchrl.objectives import HardUpdate
 from tqdm import tqdm
 
 from ctmrl_torchrl.data.buffer import PARTS, MetaReplayBuffer
@@ -304,7 +305,8 @@ class MetaTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, so that a resumed run continues as if it had not stopped."""
-        return {
+        targets = self._state_of_targets()
+        return ({"targets": targets} if targets else {}) | {
             "update": self.update_count,
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -328,6 +330,7 @@ class MetaTrainer:
         require_fit(state, self.state_dict(), groups)
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._load_state_of_targets(state.get("targets", {}))
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
@@ -338,6 +341,18 @@ class MetaTrainer:
         self._evaluation_is_due = state["evaluation_is_due"]
         recent = [TensorDict(losses, []) for losses in state["recent"]]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
+
+    def _state_of_targets(self) -> dict[str, Any]:
+        """What the target update remembers; empty if every update is like the last."""
+        if isinstance(self.target_update, HardUpdate):
+            return {"counter": self.target_update.counter}
+        return cast(Any, self.target_update).state_dict() if hasattr(self.target_update, "state_dict") else {}
+
+    def _load_state_of_targets(self, state: dict[str, Any]) -> None:
+        if isinstance(self.target_update, HardUpdate):
+            self.target_update.counter = state["counter"]
+        elif state:
+            cast(Any, self.target_update).load_state_dict(state)
 
     def save(self) -> None:
         """Write a checkpoint if ``checkpoint_path`` is set.
