@@ -330,6 +330,31 @@ def test_states_go_and_come_back_bit_for_bit(uninterrupted, dataset_root, tmp_pa
         fresh.load_state_dict({"other": {}})
 
 
+class Sum(Part):
+    """Adds up fractions, beginning with the whole number 0."""
+
+    name, total = "sum", 0
+
+    def after_update(self, update):
+        self.total += 0.5
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+def test_a_whole_number_may_become_a_fraction(dataset_root, tmp_path):
+    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
+    trainer.parts = Parts([Sum()])
+    trainer.parts.after_update(0)
+    state = trainer.state_dict()
+    trainer.parts = Parts([Sum()])
+    trainer.load_state_dict(state)
+    assert trainer.parts.parts[0].total == 0.5
+
+
 def test_a_checkpoint_of_other_parts_is_refused(uninterrupted, dataset_root, tmp_path):
     trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
     trainer.parts = Parts([])
