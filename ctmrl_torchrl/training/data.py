@@ -47,12 +47,15 @@ def obtain_data(
         progress (bool): show progress bars.
 
     Raises:
-        DatasetError: if the given path has no valid dataset, or its environment or task set differs.
+        DatasetError: if the given path has no valid dataset, its environment or task set differs, or a training
+            task has no data.
     """
     path = dataset_folder(settings, env, tasks)
     if env == DATA_ALONE:
         dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
-        return dataset, tasks_of_dataset(dataset)
+        task_set = tasks_of_dataset(dataset)
+        _check_training_data(dataset, task_set)
+        return dataset, task_set
     task_set = make_task_set(env, tasks)
     if settings.path is not None or path.exists():
         dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
@@ -61,6 +64,7 @@ def obtain_data(
     if settings.path is None:
         _check_recipe(dataset, settings.recipe)
     check_dataset(dataset, task_set)
+    _check_training_data(dataset, task_set)
     _warn_of_changed_source(dataset, task_set, settings)
     return dataset, task_set
 
@@ -223,6 +227,20 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
             raise DatasetError(
                 f"{place}: {manifest.env} needs {key!r} with {size} feature(s), the dataset {given}."
             )
+
+
+def _check_training_data(dataset: TaskDataset, task_set: TaskSet) -> None:
+    """Require data of every training task.
+
+    Raises:
+        DatasetError: with the tasks without data.
+    """
+    missing = sorted(set(task_set.train_ids) - set(dataset.task_ids.tolist()))
+    if missing:
+        raise DatasetError(
+            f"{dataset.path} has no data of the training tasks {missing}; add their data, or with env=dataset "
+            "leave them out of the manifest's train_ids."
+        )
 
 
 def _first_difference(found: torch.Tensor, task_set: TaskSet) -> str:

@@ -169,6 +169,13 @@ def test_data_without_training_tasks_are_refused_plainly(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_training_tasks_without_data_are_named(tmp_path):
+    path = save(tmp_path, manifest(), task_ids=(0, 2, 4))
+    with pytest.raises(DatasetError, match=r"data has no data of the training tasks \[1, 3\]; add"):
+        run([*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("oracle", [{"train": 1.0}, {"train": 1.0, "test": None}, {"test": 2.0}])
 def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
     dataset = TaskDataset.load(save(tmp_path, manifest(oracle=oracle)))
