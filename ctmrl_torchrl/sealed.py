@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,11 @@ _COMMENT = len(_TITLE) + 64
 _END_RECORD = b"PK\x05\x06"
 _END_SIZE = 22
 _CHUNK = 1 << 20
+#: types of single values that are loaded without executing code
+_READABLE = (
+    *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
+    *(type(None), bool, int, float, complex, str, bytes),
+)
 
 
 class SealError(ValueError):
@@ -74,6 +80,27 @@ def load_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
     except Exception as error:  # the unpickler may raise any exception on damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SealError(reason) from error
+
+
+def unreadable_entry(content: Any, name: str) -> str | None:
+    """The first entry that :func:`save_sealed` would write and :func:`load_sealed` could not read, with its type.
+
+    Args:
+        content: nested dictionaries and lists. name: of the content.
+
+    Examples:
+        >>> unreadable_entry({"step": 3, "best": [torch.zeros(2), {1.5: None}]}, "state") is None
+        True
+        >>> unreadable_entry({"best": [range(3)]}, "state")
+        'state.best[0] is a range'
+    """
+    if type(content) in (dict, OrderedDict):
+        found = (unreadable_entry(value, f"{name}.{key}") for key, value in content.items())
+    elif type(content) in (list, tuple, set):
+        found = (unreadable_entry(value, f"{name}[{index}]") for index, value in enumerate(content))
+    else:
+        return None if type(content) in _READABLE else f"{name} is a {type(content).__name__}"
+    return next((each for each in found if each is not None), None)
 
 
 def tensor_bytes(state: Any) -> int:

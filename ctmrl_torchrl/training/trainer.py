@@ -24,6 +24,7 @@ from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.recorded import RecordedGradients
+from ctmrl_torchrl.sealed import unreadable_entry
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
@@ -190,6 +191,7 @@ class MetaTrainer:
     def begin(self) -> None:
         """Start the clock, prepare the parts and set the loss to training mode."""
         self._start = time.perf_counter()
+        self._require_readable_parts()
         self.parts.prepare(self._save_in_preparation)
         self.loss.train()
 
@@ -252,6 +254,8 @@ class MetaTrainer:
         self._recent.append(losses)
         self.parts.after_update(self.update_count)
         self.update_count += 1
+        if self.update_count == 1:  # not only after hours, with the first checkpoint
+            self._require_readable_parts()
         if self._due(self.log_every) or self.update_count == self.updates:
             self._log_losses()
         last = self.evaluate_every > 0 and self.update_count == self.updates
@@ -359,13 +363,23 @@ class MetaTrainer:
 
         Raises:
             NotFiniteError: if a recent loss or a parameter is not finite, so that a good checkpoint is kept.
+            CheckpointError: if the state of a part could not be restored.
         """
         if self.checkpoint_path is not None:
             self._recent_means()
             require_finite(finite_parameters(self.loss), self.update_count)
+            self._require_readable_parts()
             if self.metrics is not None:
                 self.metrics.require_place()
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
+
+    def _require_readable_parts(self) -> None:
+        entry = unreadable_entry(self.parts.state_dict(), "parts")
+        if entry is not None:
+            raise CheckpointError(
+                f"{entry}, which a checkpoint cannot restore; let the part's state_dict return tensors and plain "
+                "values: numbers, strings, lists and dictionaries."
+            )
 
     def resume(self, path: str | Path) -> Path:
         """Resume from a checkpoint or a run folder and return the checkpoint's file.
