@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections import OrderedDict
@@ -40,7 +41,7 @@ def save_sealed(path: Path, content: dict[str, Any]) -> None:
     """
     with storage.atomic_write(path) as temporary:
         try:
-            torch.save(content, temporary)
+            torch.save(_without_the_rest(content), temporary)
         except RuntimeError as error:  # torch's zip writer does not report the reason
             storage.require_space(temporary, tensor_bytes(content))
             reason = str(error).splitlines()[0]
@@ -117,6 +118,18 @@ def tensor_bytes(state: Any) -> int:
     if isinstance(state, (list, tuple)):
         return sum(tensor_bytes(value) for value in state) + 64
     return 64
+
+
+def _without_the_rest(content: Any) -> Any:
+    """The content with copies of parts of larger tensors, which ``torch.save`` would write as a whole."""
+    if isinstance(content, torch.Tensor):
+        part = content.untyped_storage().nbytes() > content.nbytes
+        return content.detach().clone() if part else content
+    if isinstance(content, dict):
+        copied = copy.copy(content)  # with the attributes of a module's state
+        copied.update({name: _without_the_rest(value) for name, value in content.items()})
+        return copied
+    return [_without_the_rest(value) for value in content] if type(content) is list else content
 
 
 def _seal(file: BinaryIO) -> None:
