@@ -101,10 +101,11 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
     if manifest.env in FAMILIES and manifest.test_ids:
         family = FAMILIES.get(manifest.env)
         known = (family.parameter_names, family.observation_dim, family.action_dim)
-        if (
-            known == (names, sizes.observation_dim, sizes.action_dim)
-            and family.return_key in sizes.reward_keys
-        ):
+        if known == (
+            names,
+            sizes.observation_dim,
+            sizes.action_dim,
+        ) and family.return_key in dataset.transitions.keys(include_nested=True):
             return family
     return EnvFamily(
         name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-")[:100] or DATA_ALONE,
@@ -264,7 +265,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         discount=family.discount,
         reward_key=family.return_key,
         context_next_observation=family.context_next_observation,
-        statistics=dataset.statistics(task_set.train_ids),
+        statistics=dataset.statistics(task_set.train_ids, family.return_key),
         num_tasks=task_set.n_tasks,
         task_parameters=task_set.standardized_parameters(),
         train_ids=tuple(task_set.train_ids),

@@ -238,6 +238,9 @@ def test_a_second_reward_is_read_from_info(define):
         define("near", make_cart, {"mass": (0.5, 2)}, return_key=("next", "near"))
     with pytest.raises(ValueError, match="return_key must be"):
         define("near", make_cart, {"mass": (0.5, 2)}, return_key="reward")
+    for name in ("done", "my goal"):
+        with pytest.raises(ValueError, match=rf"return_key cannot be \('next', '{name}'\)"):
+            define("near", make_cart, {"mass": (0.5, 2)}, return_key=("next", name))
 
 
 def test_the_horizon_is_found_or_asked_for(define):
