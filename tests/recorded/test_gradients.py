@@ -18,7 +18,7 @@ class Regression(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 1))
-        self.weight = 1.0
+        self.weight, self.weights = 1.0, {"error": 1.0}
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch):
@@ -26,7 +26,9 @@ class Regression(nn.Module):
         error = (self.network(inputs) - batch["y"]).square().mean()
         with torch.no_grad():
             self.seen.add_(error.detach())
-        return TensorDict({"loss_error": self.weight * error, "seen": self.seen.clone()}, [])
+        return TensorDict(
+            {"loss_error": self.weight * self.weights["error"] * error, "seen": self.seen.clone()}, []
+        )
 
 
 def total(losses):
@@ -84,6 +86,17 @@ def test_a_number_that_changes_is_noticed():
 
     def heavier(which):
         return lambda number: setattr(which, "weight", 3.0 if number >= 2 else 1.0)
+
+    expected = trained(plain, written.as_written, batches(5), heavier(plain))
+    assert_same(trained(loss, recorded, batches(5), heavier(loss)), expected)
+    assert recorded.recordings == 2
+
+
+def test_a_number_in_a_dictionary_is_noticed():
+    (plain, written), (loss, recorded) = pair(patience=0)
+
+    def heavier(which):
+        return lambda number: which.weights.update(error=3.0 if number >= 2 else 1.0)
 
     expected = trained(plain, written.as_written, batches(5), heavier(plain))
     assert_same(trained(loss, recorded, batches(5), heavier(loss)), expected)
