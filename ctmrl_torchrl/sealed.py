@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +19,11 @@ _COMMENT = len(_TITLE) + 64
 _END_RECORD = b"PK\x05\x06"
 _END_SIZE = 22
 _CHUNK = 1 << 20
+#: types of single values that are loaded without executing code
+_READABLE = (
+    *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
+    *(type(None), bool, int, float, complex, str, bytes),
+)
 
 
 class SealError(ValueError):
@@ -34,7 +41,7 @@ def save_sealed(path: Path, content: dict[str, Any]) -> None:
     """
     with storage.atomic_write(path) as temporary:
         try:
-            torch.save(content, temporary)
+            torch.save(_without_the_rest(content), temporary)
         except RuntimeError as error:  # torch's zip writer does not report the reason
             storage.require_space(temporary, tensor_bytes(content))
             reason = str(error).splitlines()[0]
@@ -76,6 +83,27 @@ def load_sealed(path: Path, device: torch.device | str = "cpu") -> Any:
         raise SealError(reason) from error
 
 
+def unreadable_entry(content: Any, name: str) -> str | None:
+    """The first entry that :func:`save_sealed` would write and :func:`load_sealed` could not read, with its type.
+
+    Args:
+        content: nested dictionaries and lists. name: of the content.
+
+    Examples:
+        >>> unreadable_entry({"step": 3, "best": [torch.zeros(2), {1.5: None}]}, "state") is None
+        True
+        >>> unreadable_entry({"best": [range(3)]}, "state")
+        'state.best[0] is a range'
+    """
+    if type(content) in (dict, OrderedDict):
+        found = (unreadable_entry(value, f"{name}.{key}") for key, value in content.items())
+    elif type(content) in (list, tuple, set):
+        found = (unreadable_entry(value, f"{name}[{index}]") for index, value in enumerate(content))
+    else:
+        return None if type(content) in _READABLE else f"{name} is a {type(content).__name__}"
+    return next((each for each in found if each is not None), None)
+
+
 def tensor_bytes(state: Any) -> int:
     """Bytes of all tensors in nested dictionaries and lists, plus a small overhead.
 
@@ -90,6 +118,18 @@ def tensor_bytes(state: Any) -> int:
     if isinstance(state, (list, tuple)):
         return sum(tensor_bytes(value) for value in state) + 64
     return 64
+
+
+def _without_the_rest(content: Any) -> Any:
+    """The content with copies of parts of larger tensors, which ``torch.save`` would write as a whole."""
+    if isinstance(content, torch.Tensor):
+        part = content.untyped_storage().nbytes() > content.nbytes
+        return content.detach().clone() if part else content
+    if isinstance(content, dict):
+        copied = copy.copy(content)  # with the attributes of a module's state
+        copied.update({name: _without_the_rest(value) for name, value in content.items()})
+        return copied
+    return [_without_the_rest(value) for value in content] if type(content) is list else content
 
 
 def _seal(file: BinaryIO) -> None:

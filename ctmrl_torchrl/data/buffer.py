@@ -86,7 +86,8 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
 
     ``buffer.only = loss.in_keys`` gathers only the entries that a loss reads, without changing the sampled
     rows. A sample then has ``task_id``, the contexts' ``mask`` and these entries, under their names before
-    the transform. None, the default, gathers all entries. Prefetched batches keep their earlier selection.
+    the transform; ``"context"`` alone asks for all entries of that part. None, the default, gathers all entries.
+    Prefetched batches keep their earlier selection.
 
     Args:
         data: the transitions, batch size ``[n]``.
@@ -167,8 +168,8 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
         self._only = keys
         below: dict[str, list[NestedKey]] = {part: [] for part in PARTS}
         for key in map(unravel_key, keys or []):
-            if isinstance(key, tuple):
-                below.get(str(key[0]), []).append(tuple(key[1:]))
+            part, *rest = key if isinstance(key, tuple) else (key,)
+            below.get(str(part), []).extend([tuple(rest)] if rest else self.fields)
         self._sources = {
             part: self._data if keys is None else self._data.select(*below[part], strict=False)
             for part in PARTS

@@ -212,11 +212,14 @@ class TaskDataset:
         rewards = self.transitions.get(key).flatten().double()
         return totals.index_add_(0, self.transitions["trajectory_id"], rewards).float()
 
-    def statistics(self, task_ids: Sequence[int] | Tensor | None = None) -> dict[NestedKey, Statistics]:
+    def statistics(
+        self, task_ids: Sequence[int] | Tensor | None = None, return_key: NestedKey = ("next", "reward")
+    ) -> dict[NestedKey, Statistics]:
         """Return the mean and standard deviation per feature, over all transitions of some tasks.
 
         Args:
             task_ids: the tasks to include (the training tasks for standardization); None includes all.
+            return_key: a reward of another name than ``reward`` and ``sparse_reward``, to include it as well.
 
         Returns:
             ``{key: (mean, std)}``, float32 ``[features]``, for the observation, action, next observation,
@@ -226,9 +229,8 @@ class TaskDataset:
         """
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
         counts, firsts = self.rows.task_row_count[index], self.rows.task_row_start[index]
-        return statistics_of(
-            self.transitions, [(int(f), int(f + c)) for f, c in zip(firsts, counts, strict=True)]
-        )
+        ranges = [(int(f), int(f + c)) for f, c in zip(firsts, counts, strict=True)]
+        return statistics_of(self.transitions, ranges, list(dict.fromkeys([*REWARD_KEYS, return_key])))
 
     def sizes(self) -> DatasetSizes:
         """Return the problem description for modules and losses, as far as the data define it."""

@@ -149,6 +149,7 @@ def check_oracle(oracle: dict[str, Any], n_tasks: int) -> None:
         DatasetError: with the field.
     """
     _check_returns(oracle, ("train", "test"), "oracle", n_tasks)
+    _expect(oracle, "task_ids", "oracle", _are_whole, "a list of integers")
     _expect(oracle, "episodes", "oracle", lambda value: is_whole(value) and value > 0, "a positive integer")
 
 
@@ -198,6 +199,10 @@ def _check_returns(entry: dict[str, Any], names: tuple[str, ...], where: str, n_
         return numbers and len(value) <= n_tasks
 
     _expect(entry, "task_returns", where, per_task, "a list of numbers or null, one per task")
+
+
+def _are_whole(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_whole, value))
 
 
 def _or_none(allows: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -63,7 +63,7 @@ class DatasetManifest:
         versions: versions of the packages used for the collection, see :func:`library_versions`.
         recipe: settings of the collection, sufficient to repeat it.
         oracle: mean returns of the last behavior without exploration noise, if measured: ``train``, ``test``,
-            ``task_returns`` (by task id), ``episodes`` (per task).
+            ``task_returns`` (by position in ``task_ids``, or by task id without it), ``episodes`` (per task).
         counts: numbers of ``transitions``, ``trajectories``, ``tasks``, ``snapshots``; filled in by
             :class:`~ctmrl_torchrl.data.TaskDataset`.
         keys: ``{"next.reward": [[1], "float32"], ...}``: shape after the batch dimension, and dtype; filled in.

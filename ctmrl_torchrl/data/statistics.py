@@ -18,11 +18,10 @@ Statistics = tuple[Tensor, Tensor]
 
 CHANGE = "observation_change"
 _FOLLOWING = ("next", "observation")
-_KEYS = ("observation", "action", _FOLLOWING, *REWARD_KEYS)
 
 
 def statistics_of(
-    transitions: TensorDictBase, ranges: Sequence[tuple[int, int]]
+    transitions: TensorDictBase, ranges: Sequence[tuple[int, int]], rewards: Sequence[NestedKey] = REWARD_KEYS
 ) -> dict[NestedKey, Statistics]:
     """Return mean and standard deviation of every feature over some rows.
 
@@ -33,14 +32,16 @@ def statistics_of(
     Args:
         transitions: the rows of a dataset.
         ranges: start and end (exclusive) of each range of rows.
+        rewards: keys of the rewards.
 
     Returns:
         by key, with ``"observation_change"`` for the next observation minus the observation.
     """
     blocks = [block for first, stop in ranges for block in row_blocks(first, stop)]
     available = transitions.keys(include_nested=True)
+    keys = ("observation", "action", _FOLLOWING, *rewards)
     moments = {
-        key: _moments(functools.partial(_read, transitions[key]), blocks) for key in _KEYS if key in available
+        key: _moments(functools.partial(_read, transitions[key]), blocks) for key in keys if key in available
     }
     size = {key: (mean.square() + variance).sqrt() for key, (mean, variance) in moments.items()}
     moments[CHANGE] = _moments(functools.partial(_change, transitions), blocks)

@@ -58,7 +58,7 @@ class RecordedGradients:
 
     An update that cannot be recorded runs as written: if the module contains a class of another package without
     the attribute ``recordable = True``, has hooks or a random generator of its own, counts in Python, or depends
-    on the values of tensors in Python.
+    on the values of tensors in Python or in the shape of a result, as ``x[mask]`` does.
 
     Args:
         module (nn.Module): called with a batch; returns losses by name.

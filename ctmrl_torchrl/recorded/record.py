@@ -66,7 +66,8 @@ def record(
     parameter.
 
     Raises:
-        NotRecordableError: if the update has no gradient or does something that depends on the values of tensors.
+        NotRecordableError: if the update has no gradient, or if what it does, or the shape of a result, depends
+            on the values of tensors.
     """
     made: dict[str, Any] = {}
 
@@ -78,7 +79,10 @@ def record(
         loss = total(losses)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise NoGradientError("no term of the loss has a gradient in this phase")
-        gradients = torch.autograd.grad(loss, list(inputs[: len(parameters)]), allow_unused=True)
+        given = inputs[: len(parameters)]
+        learned = [parameter for parameter in given if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss, learned, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in given]
         made["names"] = [str(name) for name in losses.keys()]  # noqa: SIM118
         made["losses"] = [losses.get(name).detach() for name in made["names"]]
         made["gradients"] = [
@@ -96,4 +100,19 @@ def record(
         raise NotRecordableError(
             f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
         ) from error
+    for node in graph.graph.nodes:
+        if _shape_depends_on_values(node):
+            raise NotRecordableError(
+                f"the shape of a result of {node.target} depends on the values of tensors"
+            )
     return Recording(graph, made["names"], made["losses"], made["gradients"])
+
+
+def _shape_depends_on_values(node: fx.Node) -> bool:
+    """Whether a node's shape depends on the values of tensors, so that those of this update hold for it alone."""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    indices: Any = node.args[1]
+    return any(each is not None and each.meta["val"].dtype in (torch.bool, torch.uint8) for each in indices)

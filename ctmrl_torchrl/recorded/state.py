@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -66,7 +67,7 @@ class PythonState:
     """The attributes of a module and its submodules, for comparison with those of another time.
 
     Values are compared with ``==`` and other objects by identity, so a number that changed or a tensor that was
-    replaced is noticed; an object that was modified in place is not.
+    replaced is noticed, also in a list or dictionary; another object that was modified in place is not.
 
     Args:
         module (nn.Module): the module; its structure must not change.
@@ -83,11 +84,13 @@ class PythonState:
     def __init__(self, module: nn.Module) -> None:
         self._places: list[tuple[dict[str, Any], Any]] = []
         self._tensors: list[dict[str, Any]] = []
+        self._containers: list[tuple[dict[str, Any], str]] = []
         for each in module.modules():
             if not isinstance(each, TensorDictParams):  # whose attributes are caches
                 attributes = vars(each)
                 names = [name for name in attributes if name not in _INTERNAL]
                 self._places.append((attributes, itemgetter(*names)))
+                self._containers += [(attributes, name) for name in names if _is_container(attributes[name])]
             self._tensors += [held for held in (each._parameters, each._buffers) if held]
         self._addressed = module_tensors(module)
 
@@ -95,7 +98,8 @@ class PythonState:
         """The present values."""
         values = [(len(attributes), values(attributes)) for attributes, values in self._places]
         tensors = [list(held.values()) for held in self._tensors]
-        return values, tensors, [value.data_ptr() for value in self._addressed]
+        inside = [copy.copy(attributes[name]) for attributes, name in self._containers]
+        return values, inside, tensors, [(value.data_ptr(), value.requires_grad) for value in self._addressed]
 
     @staticmethod
     def same(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
@@ -104,6 +108,10 @@ class PythonState:
             return bool(first == second)
         except (RuntimeError, TypeError, ValueError):  # a tensor was replaced and has more than one element
             return False
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (dict, list, set))
 
 
 def copied(values: Iterable[Tensor]) -> list[Tensor]:

@@ -31,6 +31,7 @@ def require_fit(found: dict[str, Any], own: dict[str, Any], parameters: list[lis
     _check_optimizer(found["optimizer"], own["optimizer"], parameters)
     _alike(found["sampling"], own["sampling"], "sampling")
     _alike(found["torch_rng"], own["torch_rng"], "torch_rng")
+    _alike(found.get("targets"), own.get("targets"), "targets")
     _check_parts(found["parts"], own["parts"])
     _check_recent(found["recent"])
     for name in ("update", "seconds"):
@@ -129,10 +130,16 @@ def _check_parts(found: Any, own: dict[str, Any]) -> None:
             raise MisfitError(f"parts.{part} is a {type(found[part]).__name__}, expected a dictionary")
         for name in state.keys() & found[part].keys():
             value, expected = found[part][name], state[name]
-            if expected is not None and value is not None and type(value) is not type(expected):
+            if expected is not None and value is not None and not _same_kind(value, expected):
                 raise MisfitError(
                     f"parts.{part}.{name} is a {type(value).__name__}, expected a {type(expected).__name__}"
                 )
+
+
+def _same_kind(value: Any, expected: Any) -> bool:
+    """Whether two values have the same type; a count that begins with 0 may become a sum like 0.5."""
+    numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (value, expected))
+    return numbers or type(value) is type(expected)
 
 
 def _check_recent(found: Any) -> None:

@@ -122,10 +122,10 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
         with _hydra():
             return compose("config", overrides=with_home_quoted(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explained(error)) from error
+        raise ConfigError(explained(error)) from error
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         # for malformed values, Hydra also raises built-in exceptions
-        raise ConfigError(f"{' '.join(overrides)[:200]}: {_explained(error)}.") from error
+        raise ConfigError(f"{' '.join(overrides)[:200]}: {explained(error)}.") from error
 
 
 def with_home_quoted(overrides: Sequence[str]) -> list[str]:
@@ -169,7 +169,7 @@ def to_config(node: DictConfig) -> ExperimentConfig:
     try:
         return cast(ExperimentConfig, OmegaConf.to_object(node))
     except OmegaConfBaseException as error:
-        raise ConfigError(_explained(error)) from error
+        raise ConfigError(explained(error)) from error
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -272,9 +272,25 @@ def _field_help(name: str) -> str:
     return f"Did you mean {' or '.join(close[:3])}?" if close else ""
 
 
-def _explained(error: Exception) -> str:
+def _quotes(override: str) -> str:
+    name, _, value = override.partition("=")
+    mark = '"' if "'" in value else "'"
+    return f"quotes inside the override: {name}={mark}{value}{mark}"
+
+
+def explained(error: Exception) -> str:
     """Summarize an error of Hydra or OmegaConf in one line with the field and the nearest name."""
     text = str(error).strip()
+    unread = getattr(error, "override", None)
+    if isinstance(unread, str):
+        return f"{unread}: this value cannot be read; a text with special characters needs {_quotes(unread)}."
+    several = re.match(r"Ambiguous value for argument '(.+)'$", text.partition("\n")[0])
+    if several:
+        override = several.group(1)
+        return (
+            f"{override}: several values need the option -m, for one run each; a list needs brackets, and a text "
+            f"with commas {_quotes(override)}."
+        )
     cause = str(error.__cause__).strip() if error.__cause__ is not None else ""
     missing = re.search(r"Key '(?P<key>[^']+)' (?:is not in struct|not in)", f"{text}\n{cause}")
     missing = missing or re.search(r"Could not override '(?P<key>[^']+)'", text)

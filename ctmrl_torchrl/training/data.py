@@ -47,12 +47,15 @@ def obtain_data(
         progress (bool): show progress bars.
 
     Raises:
-        DatasetError: if the given path has no valid dataset, or its environment or task set differs.
+        DatasetError: if the given path has no valid dataset, its environment or task set differs, or a training
+            task has no data.
     """
     path = dataset_folder(settings, env, tasks)
     if env == DATA_ALONE:
         dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
-        return dataset, tasks_of_dataset(dataset)
+        task_set = tasks_of_dataset(dataset)
+        _check_training_data(dataset, task_set)
+        return dataset, task_set
     task_set = make_task_set(env, tasks)
     if settings.path is not None or path.exists():
         dataset = TaskDataset.load(path, verify=cast(Any, settings.verify))
@@ -61,6 +64,7 @@ def obtain_data(
     if settings.path is None:
         _check_recipe(dataset, settings.recipe)
     check_dataset(dataset, task_set)
+    _check_training_data(dataset, task_set)
     _warn_of_changed_source(dataset, task_set, settings)
     return dataset, task_set
 
@@ -97,10 +101,11 @@ def _family_of_dataset(dataset: TaskDataset) -> EnvFamily:
     if manifest.env in FAMILIES and manifest.test_ids:
         family = FAMILIES.get(manifest.env)
         known = (family.parameter_names, family.observation_dim, family.action_dim)
-        if (
-            known == (names, sizes.observation_dim, sizes.action_dim)
-            and family.return_key in sizes.reward_keys
-        ):
+        if known == (
+            names,
+            sizes.observation_dim,
+            sizes.action_dim,
+        ) and family.return_key in dataset.transitions.keys(include_nested=True):
             return family
     return EnvFamily(
         name=re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.env).strip("_.-")[:100] or DATA_ALONE,
@@ -225,6 +230,20 @@ def check_dataset(dataset: TaskDataset, task_set: TaskSet) -> None:
             )
 
 
+def _check_training_data(dataset: TaskDataset, task_set: TaskSet) -> None:
+    """Require data of every training task.
+
+    Raises:
+        DatasetError: with the tasks without data.
+    """
+    missing = sorted(set(task_set.train_ids) - set(dataset.task_ids.tolist()))
+    if missing:
+        raise DatasetError(
+            f"{dataset.path} has no data of the training tasks {missing}; add their data, or with env=dataset "
+            "leave them out of the manifest's train_ids."
+        )
+
+
 def _first_difference(found: torch.Tensor, task_set: TaskSet) -> str:
     """The first task parameter that differs, for a message."""
     wanted = task_set.parameters.double()
@@ -246,7 +265,7 @@ def make_problem(task_set: TaskSet, dataset: TaskDataset) -> Problem:
         discount=family.discount,
         reward_key=family.return_key,
         context_next_observation=family.context_next_observation,
-        statistics=dataset.statistics(task_set.train_ids),
+        statistics=dataset.statistics(task_set.train_ids, family.return_key),
         num_tasks=task_set.n_tasks,
         task_parameters=task_set.standardized_parameters(),
         train_ids=tuple(task_set.train_ids),

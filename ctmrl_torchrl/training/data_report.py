@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
         "versions": manifest.versions,
         "reference": _reference(tasks, random_reference(tasks, dataset), manifest.oracle),
         "behaviour": manifest.oracle,
-        "parameters_behind_returns": _behind_returns(tasks, returns["per_task"][-1]),
+        "parameters_behind_returns": _behind_returns(
+            tasks.parameters[returns["task_id"]], returns["per_task"][-1], tasks.parameter_names
+        ),
         "snapshots": [
             {name: returns[name][i] for name in columns} for i in range(len(returns["snapshot_id"]))
         ],
@@ -65,9 +67,11 @@ def data_report(dataset: TaskDataset, command: str | None = None) -> dict[str, A
     }
 
 
-def _behind_returns(tasks: TaskSet, per_task: list[float | None]) -> dict[str, float]:
+def _behind_returns(
+    parameters: torch.Tensor, per_task: list[float | None], names: Sequence[str]
+) -> dict[str, float]:
     returns = torch.tensor([float("nan") if value is None else value for value in per_task])
-    return parameters_behind_returns(tasks.parameters, returns, tasks.parameter_names)
+    return parameters_behind_returns(parameters, returns, names)
 
 
 def _reference(tasks: TaskSet, random: dict[str, float | None], behaviour: dict[str, Any]) -> dict[str, Any]:

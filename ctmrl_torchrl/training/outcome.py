@@ -104,5 +104,7 @@ def _behavior_return(known: Mapping[str, Any], split: str, held_out: Sequence[in
     if held_out is None:
         return known.get(split)
     returns = known.get("task_returns") or []
-    values = [returns[task] for task in held_out if task < len(returns) and returns[task] is not None]
+    measured = known.get("task_ids") or range(len(returns))
+    by_task = {task: value for task, value in zip(measured, returns, strict=False) if value is not None}
+    values = [by_task[task] for task in held_out if task in by_task]
     return math.fsum(values) / len(values) if len(values) == len(held_out) else None

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.training.compose import compose_node
+from ctmrl_torchrl.training.compose import compose_node, explained
 
 #: the field that holds the name of a group's choice, where the group's own name is that of a section
 _FIELD_OF_GROUP = {
@@ -23,11 +24,17 @@ _FIELD_OF_GROUP = {
 def swept_overrides(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of every job of a sweep.
 
+    Raises:
+        ConfigError: if a value cannot be read.
+
     Examples:
         >>> swept_overrides(["seed=0,1", "env=point_robot"])
         [['seed=0', 'env=point_robot'], ['seed=1', 'env=point_robot']]
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigError(explained(error)) from error
     values = [
         [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
         if each.is_sweep_override()

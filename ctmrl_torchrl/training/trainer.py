@@ -14,6 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
+from torchrl.objectives import HardUpdate
 from tqdm import tqdm
 
 from ctmrl_torchrl.data.buffer import PARTS, MetaReplayBuffer
@@ -23,6 +24,7 @@ from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.recorded import RecordedGradients
+from ctmrl_torchrl.sealed import unreadable_entry
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
@@ -189,6 +191,7 @@ class MetaTrainer:
     def begin(self) -> None:
         """Start the clock, prepare the parts and set the loss to training mode."""
         self._start = time.perf_counter()
+        self._require_readable_parts()
         self.parts.prepare(self._save_in_preparation)
         self.loss.train()
 
@@ -251,6 +254,8 @@ class MetaTrainer:
         self._recent.append(losses)
         self.parts.after_update(self.update_count)
         self.update_count += 1
+        if self.update_count == 1:  # not only after hours, with the first checkpoint
+            self._require_readable_parts()
         if self._due(self.log_every) or self.update_count == self.updates:
             self._log_losses()
         last = self.evaluate_every > 0 and self.update_count == self.updates
@@ -304,7 +309,8 @@ class MetaTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, so that a resumed run continues as if it had not stopped."""
-        return {
+        targets = self._state_of_targets()
+        return ({"targets": targets} if targets else {}) | {
             "update": self.update_count,
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -328,6 +334,7 @@ class MetaTrainer:
         require_fit(state, self.state_dict(), groups)
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._load_state_of_targets(state.get("targets", {}))
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
@@ -339,18 +346,40 @@ class MetaTrainer:
         recent = [TensorDict(losses, []) for losses in state["recent"]]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 
+    def _state_of_targets(self) -> dict[str, Any]:
+        """What the target update remembers; empty if every update is like the last."""
+        if isinstance(self.target_update, HardUpdate):
+            return {"counter": self.target_update.counter}
+        return cast(Any, self.target_update).state_dict() if hasattr(self.target_update, "state_dict") else {}
+
+    def _load_state_of_targets(self, state: dict[str, Any]) -> None:
+        if isinstance(self.target_update, HardUpdate):
+            self.target_update.counter = state["counter"]
+        elif state:
+            cast(Any, self.target_update).load_state_dict(state)
+
     def save(self) -> None:
         """Write a checkpoint if ``checkpoint_path`` is set.
 
         Raises:
             NotFiniteError: if a recent loss or a parameter is not finite, so that a good checkpoint is kept.
+            CheckpointError: if the state of a part could not be restored.
         """
         if self.checkpoint_path is not None:
             self._recent_means()
             require_finite(finite_parameters(self.loss), self.update_count)
+            self._require_readable_parts()
             if self.metrics is not None:
                 self.metrics.require_place()
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
+
+    def _require_readable_parts(self) -> None:
+        entry = unreadable_entry(self.parts.state_dict(), "parts")
+        if entry is not None:
+            raise CheckpointError(
+                f"{entry}, which a checkpoint cannot restore; let the part's state_dict return tensors and plain "
+                "values: numbers, strings, lists and dictionaries."
+            )
 
     def resume(self, path: str | Path) -> Path:
         """Resume from a checkpoint or a run folder and return the checkpoint's file.

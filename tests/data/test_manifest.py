@@ -57,6 +57,7 @@ def test_versions_name_the_packages_that_shape_the_data():
         ),
         ({"snapshots": [{"id": 0, "task_returns": ["x"]}]}, r"snapshots\[0\].task_returns"),
         ({"oracle": {"train": "good"}}, "oracle.train is 'good', expected a number or null"),
+        ({"oracle": {"task_ids": [1.5]}}, r"oracle.task_ids is \[1.5\], expected a list of integers"),
         ({"discount": 1.5}, "discount must lie between 0 and 1"),
         ({"discount": "0.9"}, "discount must be a number"),
         ({"horizon": 2**40}, "horizon must be at least 1 and at most"),

@@ -143,6 +143,12 @@ def test_only_spares_entries_and_changes_no_draw():
         assert paths(batch) == {"task_id", *asked, ("context", "mask"), ("context_positive", "mask")}
         assert all(torch.equal(batch[key], expected[key]) for key in paths(batch))
         assert batch["context_positive"].batch_size == expected["context_positive"].batch_size
+    spared.only = ["transitions", ("context", "next")]
+    batch, expected = spared.sample(), whole.sample()
+    assert (batch["transitions"] == expected["transitions"]).all()
+    assert (batch["context", "next"] == expected["context", "next"]).all() and "action" not in batch[
+        "context"
+    ]
     spared.only = None
     assert (spared.sample() == whole.sample()).all()
 

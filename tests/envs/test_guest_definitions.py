@@ -64,6 +64,9 @@ def test_a_second_reward_is_read_from_info():
         from_gymnasium("near", make_cart, {"mass": (0.5, 2)}, return_key=("next", "near"))
     with pytest.raises(ValueError, match="return_key must be"):
         from_gymnasium("near", make_cart, {"mass": (0.5, 2)}, return_key="reward")
+    for name in ("done", "my goal"):
+        with pytest.raises(ValueError, match=rf"return_key cannot be \('next', '{name}'\)"):
+            from_gymnasium("near", make_cart, {"mass": (0.5, 2)}, return_key=("next", name))
 
 
 @pytest.mark.parametrize("space", [Dict(a=Box(0, 1)), Tuple((Box(0, 1), Discrete(2))), Discrete(4)])

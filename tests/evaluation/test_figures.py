@@ -266,6 +266,13 @@ def test_snapshots(tmp_path):
         plot_snapshot_returns(steps, returns[:13], RANDOM, OPTIMUM, tmp_path / "b.png")
 
 
+def test_a_snapshot_without_data_of_some_tasks_is_the_mean_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: figure)
+    returns = [[1.0, 3.0], [np.nan, 4.0]]
+    figure = plot_snapshot_returns([0, 1], returns, None, None, tmp_path / "a.png")
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [2.0, 4.0]
+
+
 def test_codes_sweep(tmp_path):
     codes = [4, 2, 8, 16]
     results = {

@@ -18,7 +18,7 @@ class Regression(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.network = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 1))
-        self.weight = 1.0
+        self.weight, self.weights = 1.0, {"error": 1.0}
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch):
@@ -26,7 +26,9 @@ class Regression(nn.Module):
         error = (self.network(inputs) - batch["y"]).square().mean()
         with torch.no_grad():
             self.seen.add_(error.detach())
-        return TensorDict({"loss_error": self.weight * error, "seen": self.seen.clone()}, [])
+        return TensorDict(
+            {"loss_error": self.weight * self.weights["error"] * error, "seen": self.seen.clone()}, []
+        )
 
 
 def total(losses):
@@ -90,6 +92,28 @@ def test_a_number_that_changes_is_noticed():
     assert recorded.recordings == 2
 
 
+def test_a_number_in_a_dictionary_is_noticed():
+    (plain, written), (loss, recorded) = pair(patience=0)
+
+    def heavier(which):
+        return lambda number: which.weights.update(error=3.0 if number >= 2 else 1.0)
+
+    expected = trained(plain, written.as_written, batches(5), heavier(plain))
+    assert_same(trained(loss, recorded, batches(5), heavier(loss)), expected)
+    assert recorded.recordings == 2
+
+
+def test_a_parameter_that_is_frozen_for_a_while_is_noticed():
+    (plain, written), (loss, recorded) = pair(patience=0)
+
+    def frozen(which):
+        return lambda number: which.network[0].requires_grad_(number not in (2, 3))
+
+    expected = trained(plain, written.as_written, batches(6), frozen(plain))
+    assert_same(trained(loss, recorded, batches(6), frozen(loss)), expected)
+    assert recorded.recordings == 2
+
+
 def test_a_parameter_that_is_replaced_is_noticed():
     """Its memory is elsewhere, so the recording would read the old one."""
     loss = Regression()
@@ -137,6 +161,15 @@ class Branching(Regression):
         return super().forward(batch if batch["x"].sum() > 0 else -batch)
 
 
+class Selecting(Regression):
+    """The mean over the rows that a batch selects, whose number is another one in every batch."""
+
+    def forward(self, batch):
+        chosen = batch["x"][:, 0] > 0
+        error = (self.network(batch["x"]) - batch["y"])[chosen]
+        return TensorDict({"loss_error": error.square().sum() / len(error)}, [])
+
+
 class Counting(Regression):
     def forward(self, batch):
         self.weight = self.weight + 1.0
@@ -163,6 +196,7 @@ class Hooked(Regression):
     ("kind", "why"),
     [
         (Branching, "GuardOnDataDependentSymNode|tracing tensor"),
+        (Selecting, "aten.index.Tensor depends on the values of tensors"),
         (Counting, "changes plain Python values"),
         (Unknown, "Unknown may depend on more than its attributes"),
         (Drawing, "Drawing, which has a random generator of its own,"),

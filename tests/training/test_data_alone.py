@@ -45,8 +45,9 @@ def manifest(names=("mass", "length"), test_ids=(4,), env="laboratory/arm-v3", *
     return DatasetManifest(env=env, preset="mine", horizon=7, tasks=tasks, **fields)
 
 
-def save(folder, manifest):
-    rows = random_transitions(5, 7, observation_dim=3, action_dim=1)
+def save(folder, manifest, task_ids=(0, 1, 2, 3, 4)):
+    rows = random_transitions(len(task_ids), 7, observation_dim=3, action_dim=1)
+    rows["task_id"] = torch.tensor(task_ids)[rows["task_id"]]
     return TaskDataset.from_tensordict(rows, manifest).save(folder / "data")
 
 
@@ -168,6 +169,13 @@ def test_data_without_training_tasks_are_refused_plainly(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_training_tasks_without_data_are_named(tmp_path):
+    path = save(tmp_path, manifest(), task_ids=(0, 2, 4))
+    with pytest.raises(DatasetError, match=r"data has no data of the training tasks \[1, 3\]; add"):
+        run([*TINY, f"dataset.path={path}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("oracle", [{"train": 1.0}, {"train": 1.0, "test": None}, {"test": 2.0}])
 def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
     dataset = TaskDataset.load(save(tmp_path, manifest(oracle=oracle)))
@@ -175,6 +183,22 @@ def test_a_behaviour_of_one_split_is_reported(oracle, tmp_path):
     assert report["reference"]["train"]["behaviour"] == oracle.get("train")
     last = format_data_table(report).splitlines()[-1].split()
     assert last == ["behavior", *(f"{oracle[x]:.2f}" if oracle.get(x) else "-" for x in ("train", "test"))]
+
+
+def test_a_report_of_data_of_some_tasks():
+    """Five of nine tasks have data; their return is their mass, and the first stage knows two of them."""
+    rows = random_transitions(5, 7, snapshots=2)
+    rows = rows[(rows["snapshot_id"] == 1) | (rows["task_id"] < 2)]
+    rows["trajectory_id"] = rows["trajectory_id"].unique_consecutive(return_inverse=True)[1]
+    rows["task_id"] = torch.tensor([0, 3, 4, 7, 8])[rows["task_id"]]
+    mass = torch.tensor([5.0, 9.0, 9.0, 2.0, 7.0, 9.0, 9.0, 3.0, 1.0])
+    rows["next", "reward"] = mass[rows["task_id"], None]
+    tasks = {"parameters": mass[:, None].tolist(), "parameter_names": ["mass"]}
+    tasks |= {"train_ids": [0, 3, 4, 7, 8], "test_ids": [1, 2, 5, 6]}
+    described = DatasetManifest(env="arm", preset="mine", horizon=7, tasks=tasks)
+    report = data_report(TaskDataset.from_tensordict(rows, described))
+    assert report["parameters_behind_returns"] == pytest.approx({"mass": 1.0})
+    assert report["snapshots"][0]["per_task"] == [35.0, 14.0, None, None, None]
 
 
 def test_the_proposed_folder_is_named_after_the_data(tmp_path):

@@ -101,3 +101,6 @@ def test_the_return_of_the_behavior_on_a_part():
     assert _behavior_return(known, "test", [1, 3]) == 4.0
     assert _behavior_return(known, "test", [1, 2]) is None
     assert _behavior_return({"test": 3.0}, "test", [0]) is None
+    measured = known | {"task_ids": [0, 2, 3, 7]}  # data of some tasks alone
+    assert _behavior_return(measured, "test", [2, 7]) == 4.0
+    assert _behavior_return(measured, "test", [1]) is None

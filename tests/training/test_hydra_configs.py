@@ -257,6 +257,18 @@ def test_what_is_no_override_at_all(override, message):
     assert message in refused(override)
 
 
+@pytest.mark.parametrize("value", ["Data (1)", "a,b", "x=y", "it's", "a[1]", "a#b"])
+def test_a_path_that_needs_quotes_is_told_with_them(value):
+    with pytest.raises(ConfigError, match="quotes inside the override") as told:
+        compose_config([f"dataset.path={value}"])
+    quoted = str(told.value).rpartition(": ")[2].removesuffix(".")
+    assert compose_config([quoted]).dataset.path == value
+
+
+def test_several_values_without_a_sweep():
+    assert refused("seed=0,1").startswith("seed=0,1: several values need the option -m")
+
+
 @pytest.mark.parametrize("old", MOVED)
 def test_moved_fields_say_where_they_are_now(old):
     of_methods = {

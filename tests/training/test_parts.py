@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -328,6 +329,48 @@ def test_states_go_and_come_back_bit_for_bit(uninterrupted, dataset_root, tmp_pa
     assert_same(fresh.state_dict(), state)
     with pytest.raises(ValueError, match=r"the checkpoint has the parts \['other'\], this run \['anchors'\]"):
         fresh.load_state_dict({"other": {}})
+
+
+class Sum(Part):
+    """Adds up fractions, beginning with the whole number 0."""
+
+    name, total = "sum", 0
+
+    def after_update(self, update):
+        self.total += 0.5
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+def test_a_whole_number_may_become_a_fraction(dataset_root, tmp_path):
+    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
+    trainer.parts = Parts([Sum()])
+    trainer.parts.after_update(0)
+    state = trainer.state_dict()
+    trainer.parts = Parts([Sum()])
+    trainer.load_state_dict(state)
+    assert trainer.parts.parts[0].total == 0.5
+
+
+@pytest.mark.parametrize("when", ["from the start", "after an update"])
+def test_a_state_that_could_not_be_read_again_is_refused_at_once(when, dataset_root, tmp_path):
+    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
+    part = Sum()
+    trainer.parts = Parts([trainer.parts.parts[0], part])
+    if when == "from the start":
+        part.total = np.float64(0.0)
+    else:
+        part.after_update = lambda update: setattr(part, "total", [np.zeros(2)])
+    entry = {"from the start": "total is a float64", "after an update": r"total\[0\] is a ndarray"}[when]
+    with pytest.raises(
+        CheckpointError, match=rf"parts\.sum\.{entry}.*let the part's state_dict return tensors"
+    ):
+        trainer.train()
+    assert trainer.update_count == (when == "after an update")
 
 
 def test_a_checkpoint_of_other_parts_is_refused(uninterrupted, dataset_root, tmp_path):

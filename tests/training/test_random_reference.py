@@ -8,6 +8,7 @@ import pytest
 
 from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
 from ctmrl_torchrl.envs import from_gymnasium, make_task_set, unregister_family
+from ctmrl_torchrl.training.data import make_problem
 from ctmrl_torchrl.training.data_report import data_report, format_data_table
 from ctmrl_torchrl.training.random_reference import random_reference
 
@@ -31,6 +32,14 @@ class Paying(gymnasium.Env):
         if Paying.strikes:
             raise ZeroDivisionError("on strike")
         return np.zeros(1, dtype=np.float32), self.wage, False, False, {}
+
+
+class Tipping(Paying):
+    """Pays nothing, and the wage as a tip."""
+
+    def step(self, action):
+        observation, wage, *ends, _ = super().step(action)
+        return observation, 0.0, *ends, {"tip": wage}
 
 
 @pytest.fixture
@@ -74,6 +83,23 @@ def test_the_split_without_data_is_measured(tasks):
     dataset = collect_task_dataset("paying", recipe=recipe)
     assert random_reference(tasks, dataset)["test"] is None
     assert random_reference(tasks, dataset, measure=True) == pytest.approx(expected(tasks))
+
+
+def test_a_reward_of_another_name_is_recorded_reported_and_standardized():
+    wages = {"wage": lambda n: np.arange(n, dtype=float)}
+    options = {"train_tasks": 3, "test_tasks": 1, "horizon": 4, "return_key": ("next", "tip")}
+    from_gymnasium("tipping", Tipping, wages, **options)
+    try:
+        tasks = make_task_set("tipping")
+        dataset = collect_task_dataset("tipping", recipe=RECIPE)
+        assert random_reference(tasks, dataset) == pytest.approx(expected(tasks))
+        assert data_report(dataset)["snapshots"][-1]["per_task"] == [0.0, 4.0, 8.0, 12.0]
+        mean, deviation = make_problem(tasks, dataset).statistics["next", "tip"]
+        paid = tasks.parameters[list(tasks.train_ids)]
+        assert mean.item() == pytest.approx(paid.mean().item())
+        assert deviation.item() == pytest.approx(paid.std(unbiased=False).item())
+    finally:
+        unregister_family("tipping")
 
 
 def test_shipped_families_state_it():

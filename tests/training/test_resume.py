@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 from tiny_experiments import assert_same, metric_rows, tiny_config
+from torchrl.objectives import HardUpdate
 
-from ctmrl_torchrl.objectives.policy import IQLConfig
+from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
 from ctmrl_torchrl.training.checkpoint import CheckpointError
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -66,6 +68,39 @@ def test_resumed_equals_uninterrupted_bit_for_bit(where, uninterrupted, dataset_
     torch.manual_seed(99)  # whatever the process did before
     run_experiment(tiny_config(dataset_root, tmp_path, changes, resume=str(tmp_path)))
     assert_same(outcome(tmp_path), outcome(uninterrupted))
+
+
+@dataclass
+class HardConfig(BRACSACConfig):
+    """Targets that are replaced after every eighth policy update, which counts outside of the loss."""
+
+    name: str = "hard"
+
+    def target_update(self, loss):
+        return HardUpdate(loss, value_network_update_interval=7)
+
+
+def test_a_target_update_that_counts_goes_on_counting(dataset_root, tmp_path, kill_at):
+    def run(name, **fields):
+        changes = {"evaluation.protocols": [], "output.checkpoint_every": 5}
+        config = tiny_config(
+            dataset_root, tmp_path / name, changes, policy_loss=HardConfig(hidden=[8]), **fields
+        )
+        run_experiment(config)
+
+    POLICY_LOSSES.register("hard", HardConfig)
+    try:
+        run("whole")
+        kill_at(11)
+        with pytest.raises(Killed):
+            run("killed")
+        kill_at(None)
+        run("killed", resume=str(tmp_path / "killed"))
+    finally:
+        POLICY_LOSSES.unregister("hard")
+    whole, killed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
+    assert_same(killed, whole)
+    assert whole[0]["targets"] == {"counter": 4}
 
 
 def test_rows_are_those_of_the_schedule(uninterrupted):

@@ -65,6 +65,15 @@ def test_agents_optimizers_and_random_states_are_those_of_single_runs(runs, fold
         assert_close(single[name], stacked[name])
 
 
+def test_a_checkpoint_holds_one_agent_alone(runs, folder):
+    for seed in SEEDS:
+        single, stacked = (
+            (folder / f"{kind}-{seed}" / "checkpoints" / "last.pt").stat().st_size
+            for kind in ("single", "stacked")
+        )
+        assert stacked == pytest.approx(single, rel=0.01)
+
+
 def test_logs_and_returns_are_those_of_single_runs(runs, folder):
     for seed, alone, together in zip(SEEDS, *runs, strict=True):
         assert_close(alone["returns"], together["returns"])

@@ -34,3 +34,8 @@ def test_the_proposed_folder_tells_the_jobs_apart(overrides, proposed):
     check_sweep(mended)
     jobs = swept_overrides(mended)
     assert len({compose_node(job).run_dir for job in jobs}) == len(jobs)
+
+
+def test_a_value_that_cannot_be_read_is_told():
+    with pytest.raises(ConfigError, match=r"dataset.path=Data \(1\): this value cannot be read"):
+        check_sweep(["seed=0,1", "dataset.path=Data (1)"])

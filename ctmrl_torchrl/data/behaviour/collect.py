@@ -147,8 +147,8 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
 
     Returns:
         Plain lists, one entry per snapshot: ``snapshot_id``, ``step`` (None where the manifest has none),
-        ``mean``, ``train``, ``test`` and ``per_task`` (a list by ``task_id``); None if there are no data.
-        Also ``task_id``.
+        ``mean``, ``train``, ``test`` and ``per_task`` (by position in ``task_id``); None if there are no data.
+        Also ``task_id``: the tasks with data.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(1,), trajectories_per_snapshot=2, hidden_sizes=(8,))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, task_rows
@@ -100,7 +100,9 @@ def record_snapshots(
                 agents.load_snapshot(parameters)
             policy = None if parameters is None else agents.policy()
             rows = env.rollout(horizon, policy, break_when_any_done=False)
-            recorded.append(_stored_keys(rows).reshape(trajectories, len(ids), horizon).cpu())
+            recorded.append(
+                _stored_keys(rows, tasks.family.return_key).reshape(trajectories, len(ids), horizon).cpu()
+            )
             bar.update()
     env.close()
     data: Any = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
@@ -118,6 +120,6 @@ def record_snapshots(
     return data.set("trajectory_id", ends.cumsum(0) - ends)
 
 
-def _stored_keys(rows: TensorDictBase) -> TensorDictBase:
+def _stored_keys(rows: TensorDictBase, return_key: NestedKey) -> TensorDictBase:
     keys = ["observation", "action", ("next", "observation"), ("next", "unstable"), *REWARD_KEYS, *FLAG_KEYS]
-    return rows.select(*keys, strict=False)
+    return rows.select(*dict.fromkeys([*keys, return_key]), strict=False)

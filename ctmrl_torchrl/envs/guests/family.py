@@ -27,6 +27,8 @@ from ctmrl_torchrl.envs.guests.simulation import (
 from ctmrl_torchrl.envs.users_code import source_digests
 from ctmrl_torchrl.registry import nearest
 
+#: entries of a transition, and names that no stored entry can have
+_TAKEN = ("observation", "action", "done", "terminated", "truncated", "task_id", "mask", "shape", "device")
 _MAIN_MODULES = ("__main__", "__mp_main__")
 #: fields of a family that are found from the arguments and the environment
 _FILLED_IN = (
@@ -226,7 +228,13 @@ def _extra_reward(return_key: NestedKey) -> str | None:
             f"return_key must be ('next', 'reward') or ('next', NAME), where NAME is a key of info; got "
             f"{return_key!r}."
         )
-    return None if return_key[1] == "reward" else return_key[1]
+    name = return_key[1]
+    if name in _TAKEN or not name.isidentifier():
+        raise ValueError(
+            f"return_key cannot be {return_key!r}: the name of a reward must be letters, digits and '_', and "
+            f"none of {', '.join(_TAKEN)}. Write it into info under such a name."
+        )
+    return None if name == "reward" else name
 
 
 def _probe(

@@ -34,7 +34,7 @@ def plot_snapshot_returns(
 
     Args:
         steps: ``[S]`` training step of each snapshot, or its number.
-        returns: ``[S, n_tasks]`` mean return of each snapshot in each task.
+        returns: ``[S, n_tasks]`` mean return of each snapshot in each task; NaN where it has no data.
         random: return of the random policy, or ``None``.
         optimum: best possible return, or ``None``.
         path: PNG file to write.
@@ -55,9 +55,11 @@ def plot_snapshot_returns(
     figure = style.new_figure(9.2, 4.8)
     axes = figure.add_axes((0.1, 0.13, 0.655, 0.69))
     blue = style.PALETTE[0]
-    mean = returns.mean(1)
-    low, high = np.quantile(returns, [0.1, 0.9], axis=1)
-    axes.fill_between(steps, returns.min(1), returns.max(1), color=blue, alpha=0.10, linewidth=0)
+    mean = np.nanmean(returns, 1)
+    low, high = np.nanquantile(returns, [0.1, 0.9], axis=1)
+    axes.fill_between(
+        steps, np.nanmin(returns, 1), np.nanmax(returns, 1), color=blue, alpha=0.10, linewidth=0
+    )
     axes.fill_between(steps, low, high, color=blue, alpha=0.20, linewidth=0)
     axes.plot(steps, mean, color=blue, marker="o", markersize=6, markeredgecolor="white")
     labels = [style.Label(mean[-1], f"last snapshot,\nmean over tasks ({style.number(mean[-1])})", blue)]

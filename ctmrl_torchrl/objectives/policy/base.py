@@ -21,6 +21,9 @@ POLICY_LOSSES: Registry[type[PolicyLossConfig]] = Registry("policy loss")
 class TargetUpdate(Protocol):
     """Protocol of an object that updates target parameters, such as TorchRL's updaters.
 
+    Checkpoints include the counter of a ``HardUpdate``, and the state of an updater that has ``state_dict`` and
+    ``load_state_dict``.
+
     Examples:
         >>> class NoTargets:
         ...     def step(self) -> None: ...
