@@ -212,21 +212,40 @@ class PreferenceSearchProtocol(AdaptationProtocol):
 
     def _compare_rollouts(self, run: AdaptationRun) -> None:
         """Run one more candidate and compare it with an earlier one."""
-        rows, count = self._played.shape
         if not run.episodes:
             self._play(run, self._chosen)
             return
-        first, second = (each.flatten() for each in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
-        first, second = first.to(self._played.device), second.to(self._played.device)
-        predictions = rollout_predictions(self.candidates, first, second)
-        fresh = ~self._played | self._played.all(-1, keepdim=True)
-        allowed = self._played[:, first] & fresh[:, second] & (first != second)
-        asked = self._search.choose(predictions, allowed)
-        earlier, later = first[asked], second[asked]
+        earlier, later, predicted = self._best_comparison()
         if not self._played.all():
             self._play(run, later)
         truth = [self._returns.gather(1, each.unsqueeze(1)).squeeze(1) for each in (earlier, later)]
-        self._answered(run, predictions[asked], *truth)
+        self._answered(run, predicted, *truth)
+
+    def _best_comparison(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The best query about a played and a fresh candidate: both ``[rows]``, and predictions ``[rows, N]``.
+
+        Played candidates are looked at one by one: all pairs at once would need N times the memory.
+        """
+        rows, count = self._played.shape
+        every = torch.arange(count, device=self._played.device)
+        fresh = ~self._played | self._played.all(-1, keepdim=True)
+        least = torch.full((rows,), torch.inf, dtype=torch.float64, device=every.device)
+        earlier, later = (
+            torch.zeros_like(least, dtype=torch.int64),
+            torch.zeros_like(least, dtype=torch.int64),
+        )
+        predicted = torch.zeros_like(self._played)
+        for first in self._played.any(0).nonzero():
+            predictions = rollout_predictions(self.candidates, first.expand(count), every)
+            allowed = self._played[:, first] & fresh & (every != first)
+            volume = self._search.worst_volume(predictions).masked_fill(~allowed, torch.inf)
+            second = volume.argmin(-1)
+            smallest = volume.gather(1, second.unsqueeze(1)).squeeze(1)
+            better = smallest < least
+            least, later = torch.where(better, smallest, least), torch.where(better, second, later)
+            earlier = torch.where(better, first, earlier)
+            predicted = torch.where(better.unsqueeze(1), predictions[second], predicted)
+        return earlier, later, predicted
 
     def _play(self, run: AdaptationRun, candidate: Tensor) -> None:
         """Run one episode of every row, each with its candidate."""

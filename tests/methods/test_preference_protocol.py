@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from small_runs import check_adapts
@@ -11,6 +13,7 @@ from ctmrl_torchrl.collectors import MetaTestCollector, PreferenceSearchProtocol
 from ctmrl_torchrl.collectors.protocol import ProtocolSettings
 from ctmrl_torchrl.envs import make_env, make_task_set
 from ctmrl_torchrl.modules import TaskTable
+from ctmrl_torchrl.modules.preference_search import PreferenceSearch, rollout_predictions
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.fragments import stored_fragments
 
@@ -102,6 +105,40 @@ def test_where_rewards_are_shared_rollouts_are_compared():
     error = (run["task_context"] - winds[tasks].unsqueeze(1)).norm(dim=-1).mean(0)
     assert error[-1] < 0.5 * error[0]
     assert run["returns"][:, -1].mean() > run["returns"][:, 0].mean()
+
+
+def test_the_best_comparison_is_that_among_all_pairs():
+    torch.manual_seed(0)
+    rows, count = 5, 9
+    protocol = PreferenceSearchProtocol(torch.randn(count, 2), episodes=12)
+    search = protocol._search = PreferenceSearch(rows, count, queries=10, error_rate=0.2)
+    for number in range(8):
+        protocol._played = torch.rand(rows, count) < 0.4
+        protocol._played[:, number] = True
+        if number == 7:
+            protocol._played[:] = True
+        pairs = [(i, j) for i in range(count) for j in range(count)]
+        first, second = torch.tensor(pairs).unbind(1)
+        predictions = rollout_predictions(protocol.candidates, first, second)
+        played = protocol._played
+        fresh = ~played | played.all(-1, keepdim=True)
+        asked = search.choose(predictions, played[:, first] & fresh[:, second] & (first != second))
+        for found, expected in zip(
+            protocol._best_comparison(), (first[asked], second[asked], predictions[asked]), strict=True
+        ):
+            assert torch.equal(found, expected)
+        search.observe(predictions[asked], torch.rand(rows) < 0.5)
+
+
+def test_a_thousand_candidates_need_no_memory_for_all_triples():
+    """All pairs at once would be more than eight gigabytes."""
+    protocol = PreferenceSearchProtocol(torch.randn(1024, 2), episodes=12, error_rate=0.0)
+    protocol._search = PreferenceSearch(2, 1024, error_rate=0.0)
+    protocol._played = torch.zeros(2, 1024, dtype=torch.bool)
+    protocol._played[:, :3] = True
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    protocol._best_comparison()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
 
 
 def test_no_more_rollouts_than_the_budget_allows():
