@@ -11,7 +11,12 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from ctmrl_torchrl.collectors.protocol import AdaptationProtocol, ProtocolSettings, register_protocol
+from ctmrl_torchrl.collectors.protocol import (
+    AdaptationProtocol,
+    ProtocolSettings,
+    register_protocol,
+    require_contexts,
+)
 from ctmrl_torchrl.collectors.run import AdaptationRun
 from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.preference_search import (
@@ -96,18 +101,18 @@ class PreferenceSearchProtocol(AdaptationProtocol):
         pairs: int = 100,
     ) -> None:
         super().__init__(episodes)
+        self.candidates = require_contexts(candidates, 2, type(self).__name__, "candidates")
         least = 3 if fragments is None else 2
-        if candidates.shape[0] < 2 or episodes < least:
+        if episodes < least:
             raise ValueError(
-                f"PreferenceSearchProtocol: {candidates.shape[0]} candidates and {episodes} episodes; give at "
-                f"least 2 and {least}, so that at least one query is possible."
+                f"PreferenceSearchProtocol: episodes={episodes} must be at least {least}, so that at least one "
+                "query is possible."
             )
         if fragments is not None and reward_predictor is None:
             raise ValueError(
                 "PreferenceSearchProtocol: queries about stored fragments need reward_predictor=, which predicts "
                 "their returns under a candidate."
             )
-        self.candidates = candidates.detach()
         self.queries = queries if fragments is not None else min(queries, episodes - 2)
         self.error_rate = error_rate
         self.reward_predictor = reward_predictor

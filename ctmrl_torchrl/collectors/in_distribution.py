@@ -8,7 +8,12 @@ from typing import Any
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.collectors.protocol import AdaptationProtocol, ProtocolSettings, register_protocol
+from ctmrl_torchrl.collectors.protocol import (
+    AdaptationProtocol,
+    ProtocolSettings,
+    register_protocol,
+    require_contexts,
+)
 from ctmrl_torchrl.collectors.run import AdaptationRun
 from ctmrl_torchrl.modules.episode_gate import DiverseCandidates, EpisodeGate
 from ctmrl_torchrl.rules import require
@@ -44,7 +49,7 @@ class InDistributionProtocol(AdaptationProtocol):
             these contexts. Defaults to the return.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or there are no contexts ``[N, d]``.
 
     Source: IDAQ (ICML 2023), as released.
 
@@ -70,7 +75,9 @@ class InDistributionProtocol(AdaptationProtocol):
         for name, value in (("reference_episodes", reference_episodes), ("draws", draws)):
             if value < 1:
                 raise ValueError(f"InDistributionProtocol: {name}={value} must be at least 1.")
-        self.training_contexts = training_contexts.detach()
+        self.training_contexts = require_contexts(
+            training_contexts, 1, type(self).__name__, "training_contexts"
+        )
         self.reference_episodes, self.draws, self.judge = reference_episodes, draws, judge
 
     @classmethod

@@ -186,3 +186,22 @@ def require_random_episodes(settings: ProtocolSettings) -> None:
         settings.random_episodes,
         f"fewer than evaluation.episodes={settings.episodes}, so that an episode is left to adapt with",
     )
+
+
+def require_contexts(contexts: Tensor, least: int, reader: str, name: str) -> Tensor:
+    """Contexts of a protocol, detached; they must be ``[N, d]`` with at least ``least`` rows.
+
+    Raises:
+        ValueError: otherwise, with the protocol and the argument.
+
+    Examples:
+        >>> import torch
+        >>> require_contexts(torch.zeros(8, 20), 1, "CandidatesProtocol", "candidates").shape
+        torch.Size([8, 20])
+    """
+    found = list(contexts.shape) if isinstance(contexts, Tensor) else contexts
+    if not isinstance(contexts, Tensor) or contexts.ndim != 2 or contexts.shape[0] < least:
+        raise ValueError(
+            f"{reader}: {name} must be contexts [N, d], at least {least} of them, one in each row; got {found}."
+        )
+    return contexts.detach()

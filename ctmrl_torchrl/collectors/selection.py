@@ -16,6 +16,7 @@ from ctmrl_torchrl.collectors.protocol import (
     AdaptationProtocol,
     ProtocolSettings,
     register_protocol,
+    require_contexts,
     require_random_episodes,
 )
 from ctmrl_torchrl.collectors.run import AdaptationRun
@@ -171,13 +172,13 @@ class CandidatesProtocol(KeepBest):
     def __init__(
         self, candidates: Tensor, episodes: int = 20, *, step: float = 1.5, share: float = 0.5
     ) -> None:
+        self.candidates = require_contexts(candidates, 1, type(self).__name__, "candidates")
         if candidates.shape[0] >= episodes:
             raise ValueError(
                 f"CandidatesProtocol: trying each of {candidates.shape[0]} candidates once needs more than "
                 f"{episodes} episodes; raise episodes or pass fewer candidates."
             )
         super().__init__(episodes, step=step, share=share)
-        self.candidates = candidates.detach()
 
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> CandidatesProtocol:

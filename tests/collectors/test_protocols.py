@@ -10,6 +10,7 @@ from ctmrl_torchrl.collectors import (
     NonPriorProtocol,
     OfflineProtocol,
     OnlineProtocol,
+    PreferenceSearchProtocol,
     RefineProtocol,
 )
 from ctmrl_torchrl.collectors.selection import best_episodes
@@ -218,3 +219,10 @@ def test_a_judge_whose_scores_are_no_numbers_of_the_rows_is_named(scores, found)
     protocol = InDistributionProtocol(CODES, 6, 2, judge=lambda episode, context: torch.tensor(scores))
     with pytest.raises(ValueError, match=rf"judge returned {found} for collected episode 1, .*row, \[3\]"):
         make_collector(GoalFinder(), Walker(), TASKS).run(protocol)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(4), torch.zeros(0, 4), torch.zeros(2, 3, 4), None])
+@pytest.mark.parametrize("protocol", [CandidatesProtocol, InDistributionProtocol, PreferenceSearchProtocol])
+def test_contexts_that_are_not_one_per_row_are_refused(protocol, given):
+    with pytest.raises(ValueError, match=rf"{protocol.__name__}: .*contexts \[N, d\]"):
+        protocol(given)

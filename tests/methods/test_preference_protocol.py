@@ -164,9 +164,11 @@ def test_the_same_seed_plays_the_same_game(source):
 
 
 def test_a_search_without_a_question_is_refused(source):
-    with pytest.raises(ValueError, match="give at least 2 and 3, so that at least one query is possible"):
+    with pytest.raises(
+        ValueError, match="episodes=2 must be at least 3, so that at least one query is possible"
+    ):
         PreferenceSearchProtocol(GOALS, episodes=2)
-    with pytest.raises(ValueError, match="1 candidates"):
+    with pytest.raises(ValueError, match=r"at least 2 of them, one in each row; got \[1, 2\]"):
         PreferenceSearchProtocol(GOALS[:1], episodes=9)
     with pytest.raises(ValueError, match="need reward_predictor="):
         PreferenceSearchProtocol(GOALS, fragments=source)
