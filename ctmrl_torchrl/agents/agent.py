@@ -17,7 +17,13 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from ctmrl_torchrl.agents.card import CARD, WEIGHTS, AgentCard, AgentError, plain_problem, problem_of
 from ctmrl_torchrl.agents.exported import export_agent
 from ctmrl_torchrl.agents.files import check_networks, check_sizes, read_agent, write_agent
-from ctmrl_torchrl.agents.inputs import attribute_of, require_environment, require_evidence, require_state
+from ctmrl_torchrl.agents.inputs import (
+    attribute_of,
+    require_environment,
+    require_evidence,
+    require_sizes,
+    require_state,
+)
 from ctmrl_torchrl.agents.shipped import agent_folder
 from ctmrl_torchrl.collectors import PROTOCOLS, MetaTestCollector, ProtocolSettings
 from ctmrl_torchrl.collectors.run import OfflineDraw
@@ -113,7 +119,8 @@ class Agent:
     def load(cls, source: str | Path) -> Agent:
         """Load an agent from a finished run's folder, a folder written by :meth:`save`, or by name.
 
-        Loading needs neither data nor training code, and does not use pickle.
+        Loading needs neither data nor training code, and does not use pickle. The agent computes with the dtype
+        that it was saved with, on the CPU.
 
         Args:
             source: a folder, or a name in :func:`~ctmrl_torchrl.agents.shipped_agents`. A folder that contains
@@ -136,6 +143,9 @@ class Agent:
         context_encoder = encoder.build(problem, card.transition_key)
         actor = policy_loss.networks(problem, encoder.size(problem))[0]
         agent = cls(card, context_encoder, actor)
+        dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
+        if len(dtypes) == 1:  # saved after to(torch.float64), for instance
+            agent.to(dtypes.pop())
         agent._fill(weights, folder / WEIGHTS)
         check_networks(folder / WEIGHTS, card)
         return agent
@@ -203,7 +213,7 @@ class Agent:
             candidates=self.candidates,
         )
 
-    def to(self, device: torch.device | str) -> Agent:
+    def to(self, device: torch.device | torch.dtype | str) -> Agent:
         """Move the networks and the candidates to a device or dtype and return the agent."""
         self.context_encoder.to(device)
         self.actor.to(device)
@@ -318,7 +328,7 @@ class Agent:
                 f"a whole number of at least {least}",
             )
         if isinstance(env, EnvBase):
-            self._check_environment(env)
+            require_sizes(env, self._problem, self.prior_context(0).dtype, self.card.env)
         candidates = self.candidates
         settings = ProtocolSettings(
             episodes=self.card.episodes if episodes is None else episodes,
@@ -340,26 +350,6 @@ class Agent:
         with collector:
             run = collector.run(choice.from_settings(settings), seed=seed, keep_episodes=True)
         return Adaptation(run["task_context"][:, -1], run["returns"], run["collected"], run)
-
-    def _check_environment(self, env: EnvBase) -> None:
-        """Require the sizes of the agent's training data, and a type that promotes to the agent's."""
-        expected = {"observation": self._problem.observation_dim, "action": self._problem.action_dim}
-        specs = {"observation": env.observation_spec, "action": env.full_action_spec}
-        found = {
-            name: specs[name][name].shape[-1] if name in specs[name].keys() else None  # noqa: SIM118
-            for name in expected
-        }
-        if found != expected:
-            raise ValueError(
-                f"The agent was trained on {self.card.env} with the sizes {expected}, but the environment has "
-                f"{found}; give an environment with the keys and sizes of the training data."
-            )
-        own, given = self.prior_context(0).dtype, env.observation_spec["observation"].dtype
-        if torch.promote_types(own, given) != own:
-            raise ValueError(
-                f"The agent computes with {own}, but the environment's 'observation' has the dtype {given}; "
-                "convert it with torchrl.envs.TransformedEnv(env, torchrl.envs.DoubleToFloat())."
-            )
 
     def with_card(self, **changes: Any) -> Agent:
         """The same networks with changed fields of the card."""

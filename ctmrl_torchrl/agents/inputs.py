@@ -107,6 +107,35 @@ def require_environment(env: Any, task_ids: Tensor | None) -> None:
         )
 
 
+def require_sizes(env: EnvBase, problem: Problem, dtype: torch.dtype, trained_on: str) -> None:
+    """Require the sizes of the agent's training data, and a type that promotes to the agent's.
+
+    Args:
+        env: the environment. problem: sizes of the training data. dtype: of the agent's networks.
+        trained_on: name of the agent's environment.
+
+    Raises:
+        ValueError: with both sizes or types.
+    """
+    expected = {"observation": problem.observation_dim, "action": problem.action_dim}
+    specs = {"observation": env.observation_spec, "action": env.full_action_spec}
+    found = {
+        name: specs[name][name].shape[-1] if name in specs[name].keys() else None  # noqa: SIM118
+        for name in expected
+    }
+    if found != expected:
+        raise ValueError(
+            f"The agent was trained on {trained_on} with the sizes {expected}, but the environment has "
+            f"{found}; give an environment with the keys and sizes of the training data."
+        )
+    given = env.observation_spec["observation"].dtype
+    if torch.promote_types(dtype, given) != dtype:
+        raise ValueError(
+            f"The agent computes with {dtype}, but the environment's 'observation' has the dtype {given}; "
+            "convert it with torchrl.envs.TransformedEnv(env, torchrl.envs.DoubleToFloat())."
+        )
+
+
 def attribute_of(env: Any, name: str, default: Any = None) -> Any:
     """An attribute of an environment; without it, or before a ``SerialEnv`` has started, the default."""
     try:

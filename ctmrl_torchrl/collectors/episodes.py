@@ -20,6 +20,7 @@ from ctmrl_torchrl.collectors.rows import (
     EpisodeEnv,
     EpisodePolicy,
     check_batch_size,
+    check_done,
     check_rows,
     make_episode_env,
 )
@@ -55,8 +56,8 @@ class EpisodeCollector:
         env (EnvBase): the environment; with several workers, a closed one with the same specs.
 
     Raises:
-        ValueError: if the rows of the environment do not match ``task_ids``, or several workers are requested
-            without a function that creates environments.
+        ValueError: if the rows of the environment do not match ``task_ids``, if it has no ``done`` at the root,
+            or if several workers are requested without a function that creates environments.
         ConfigError: if the configuration is invalid.
 
     Examples:
@@ -102,6 +103,7 @@ class EpisodeCollector:
         with torch.random.fork_rng():  # resets may draw from the global generator
             self.env: EnvBase = env if isinstance(env, EnvBase) else env(task_ids)
             check_batch_size(self.env, task_ids)
+            check_done(self.env)
             check_rows(self.env.reset(), task_ids)
             if kind.in_process:
                 self._rows = [torch.arange(task_ids.numel())]

@@ -183,6 +183,23 @@ def check_batch_size(env: EnvBase, task_ids: Tensor) -> None:
         )
 
 
+def check_done(env: EnvBase) -> None:
+    """Reject an environment without ``done`` at the root, which tells when the episode of a row ends.
+
+    Raises:
+        ValueError: with the environment's own flags.
+    """
+    if "done" in env.done_keys:
+        return
+    nested = [key for key in env.done_keys if isinstance(key, tuple) and key[-1] in ("done", "terminated")]
+    names = [key[-1] for key in nested]
+    raise ValueError(
+        f"The environment marks the end of an episode with {', '.join(map(repr, env.done_keys))}; expected "
+        "'done', one per row. Rename the flags with torchrl.envs.TransformedEnv(env, "
+        f"torchrl.envs.RenameTransform(in_keys={nested}, out_keys={names}))."
+    )
+
+
 def check_rows(state: TensorDictBase, task_ids: Tensor) -> None:
     """Reject rows whose tasks differ from ``task_ids`` ``[n]`` or have another order.
 

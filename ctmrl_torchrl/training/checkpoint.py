@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl import storage
-from ctmrl_torchrl.sealed import SealError, load_sealed, save_sealed
+from ctmrl_torchrl.sealed import SealError, load_sealed, save_sealed, unreadable_entry
 
 FORMAT_VERSION = 2
 _PARTS = {"format_version", "identity", "state"}
@@ -30,6 +30,23 @@ def save_checkpoint(path: Path, state: dict[str, Any], identity: dict[str, Any])
     with storage.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     save_sealed(path, {"format_version": FORMAT_VERSION, "identity": identity, "state": state})
+
+
+def require_restorable(parts: dict[str, Any]) -> None:
+    """Require that a checkpoint can restore the states of a method's parts.
+
+    Raises:
+        CheckpointError: with the first entry that is neither a tensor nor a plain value.
+
+    Examples:
+        >>> require_restorable({"store": {"next": 3, "transitions": [0.5, None]}})
+    """
+    entry = unreadable_entry(parts, "parts")
+    if entry is not None:
+        raise CheckpointError(
+            f"{entry}, which a checkpoint cannot restore; let the part's state_dict return tensors and plain "
+            "values: numbers, strings, lists and dictionaries."
+        )
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -11,31 +11,31 @@ from typing import Any, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl._utils import logger as torchrl_logger
-from torchrl.objectives import HardUpdate
 from tqdm import tqdm
 
-from ctmrl_torchrl.data.buffer import PARTS, MetaReplayBuffer
+from ctmrl_torchrl.data.buffer import MetaReplayBuffer
 from ctmrl_torchrl.methods.parts import Parts
-from ctmrl_torchrl.modules.keys import MissingEntryError, join_key, nearest_key
+from ctmrl_torchrl.modules.keys import MissingEntryError
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.recorded import RecordedGradients
-from ctmrl_torchrl.sealed import unreadable_entry
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
     load_checkpoint,
+    require_restorable,
     save_checkpoint,
 )
 from ctmrl_torchrl.training.checkpoint_fit import require_fit
 from ctmrl_torchrl.training.finite import NotFiniteError, finite_parameters, require_finite
 from ctmrl_torchrl.training.metrics import MetricsLog
+from ctmrl_torchrl.training.missing import with_fields
 from ctmrl_torchrl.training.schedule import PhaseSchedule, total_loss
+from ctmrl_torchrl.training.target_state import load_target_state, target_state
 
 
 class MetaTrainer:
@@ -191,7 +191,7 @@ class MetaTrainer:
     def begin(self) -> None:
         """Start the clock, prepare the parts and set the loss to training mode."""
         self._start = time.perf_counter()
-        self._require_readable_parts()
+        require_restorable(self.parts.state_dict())
         self.parts.prepare(self._save_in_preparation)
         self.loss.train()
 
@@ -229,7 +229,7 @@ class MetaTrainer:
     def explained(self, error: Exception) -> Exception:
         """The root cause: a NotFiniteError if any number is not finite, otherwise the error itself.
 
-        If an entry is missing, the error lists what the dataset has, of which a batch holds what is read alone.
+        If an entry is missing, the error lists the fields of the dataset.
         """
         if isinstance(error, NotFiniteError):
             return error
@@ -239,7 +239,7 @@ class MetaTrainer:
         except NotFiniteError as culprit:
             return culprit
         if isinstance(error, MissingEntryError):
-            return _with_fields(error, self.buffer.fields)
+            return with_fields(error, self.buffer.fields)
         return error
 
     @torch.no_grad()
@@ -255,7 +255,7 @@ class MetaTrainer:
         self.parts.after_update(self.update_count)
         self.update_count += 1
         if self.update_count == 1:  # not only after hours, with the first checkpoint
-            self._require_readable_parts()
+            require_restorable(self.parts.state_dict())
         if self._due(self.log_every) or self.update_count == self.updates:
             self._log_losses()
         last = self.evaluate_every > 0 and self.update_count == self.updates
@@ -309,7 +309,7 @@ class MetaTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The complete state, so that a resumed run continues as if it had not stopped."""
-        targets = self._state_of_targets()
+        targets = target_state(self.target_update)
         return ({"targets": targets} if targets else {}) | {
             "update": self.update_count,
             "loss": self.loss.state_dict(),
@@ -334,7 +334,7 @@ class MetaTrainer:
         require_fit(state, self.state_dict(), groups)
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._load_state_of_targets(state.get("targets", {}))
+        load_target_state(self.target_update, state.get("targets", {}))
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
@@ -346,18 +346,6 @@ class MetaTrainer:
         recent = [TensorDict(losses, []) for losses in state["recent"]]
         self._recent = [losses if self.device is None else losses.to(self.device) for losses in recent]
 
-    def _state_of_targets(self) -> dict[str, Any]:
-        """What the target update remembers; empty if every update is like the last."""
-        if isinstance(self.target_update, HardUpdate):
-            return {"counter": self.target_update.counter}
-        return cast(Any, self.target_update).state_dict() if hasattr(self.target_update, "state_dict") else {}
-
-    def _load_state_of_targets(self, state: dict[str, Any]) -> None:
-        if isinstance(self.target_update, HardUpdate):
-            self.target_update.counter = state["counter"]
-        elif state:
-            cast(Any, self.target_update).load_state_dict(state)
-
     def save(self) -> None:
         """Write a checkpoint if ``checkpoint_path`` is set.
 
@@ -368,18 +356,10 @@ class MetaTrainer:
         if self.checkpoint_path is not None:
             self._recent_means()
             require_finite(finite_parameters(self.loss), self.update_count)
-            self._require_readable_parts()
+            require_restorable(self.parts.state_dict())
             if self.metrics is not None:
                 self.metrics.require_place()
             save_checkpoint(self.checkpoint_path, self.state_dict(), self.identity)
-
-    def _require_readable_parts(self) -> None:
-        entry = unreadable_entry(self.parts.state_dict(), "parts")
-        if entry is not None:
-            raise CheckpointError(
-                f"{entry}, which a checkpoint cannot restore; let the part's state_dict return tensors and plain "
-                "values: numbers, strings, lists and dictionaries."
-            )
 
     def resume(self, path: str | Path) -> Path:
         """Resume from a checkpoint or a run folder and return the checkpoint's file.
@@ -403,19 +383,3 @@ class MetaTrainer:
             )
         torchrl_logger.info(f"resumed from {file} at update {self.update_count}")
         return file
-
-
-def _with_fields(error: MissingEntryError, fields: list[NestedKey]) -> MissingEntryError:
-    """The same error with the fields of the dataset, if the key is below a part of the meta-batch."""
-    part = error.key[0] if isinstance(error.key, tuple) else error.key
-    if part not in PARTS:
-        return error
-    close = nearest_key(error.key, [join_key(part, field) for field in fields])
-    return MissingEntryError(
-        f"{error.reader} reads {error.key!r}, which the dataset lacks. "
-        + (f"Did you mean {close!r}? " if close is not None else "")
-        + f"Below {part!r}, it has {', '.join(map(repr, fields))}. Change the key (in_keys of a module, set_keys "
-        "of a loss), or let a part of the method write the entry.",
-        error.reader,
-        error.key,
-    )

@@ -96,6 +96,18 @@ def test_the_candidates_move_with_the_networks():
     assert moved.to("meta").candidates.device.type == "meta"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_agent_is_loaded_with_the_precision_it_was_saved_with(dtype, tmp_path):
+    agent = make_agent().to(dtype)
+    agent.save(tmp_path)
+    loaded = Agent.load(tmp_path)
+    state, context = torch.full((3, 2), 0.3, dtype=dtype), torch.full((3, 4), 0.2, dtype=dtype)
+    assert loaded.act(state, context).dtype == loaded.candidates.dtype == dtype
+    assert torch.equal(loaded.act(state, context), agent.act(state, context))
+    assert torch.equal(loaded.candidates, agent.candidates)
+    assert loaded.context_encoder.state_dict().keys() == agent.context_encoder.state_dict().keys()
+
+
 def test_a_task_that_is_in_no_set():
     family = get_family("point_robot")
     own = TaskSet(family, "mine", torch.tensor([[0.3, 0.9], [0.6, 0.6]], dtype=torch.float64), (0,), (1,))
@@ -190,7 +202,7 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
     assert Agent.load(tmp_path).card.weights == ""
 
 
-def test_weights_of_another_precision_do_not_fit(tmp_path):
+def test_networks_of_two_precisions_do_not_fit(tmp_path):
     agent = make_agent()
     agent.actor.double()
     agent.save(tmp_path)

@@ -5,8 +5,18 @@ from __future__ import annotations
 import gymnasium
 import pytest
 import torch
+from tensordict import TensorDict
 from test_agent import evidence, make_agent
-from torchrl.envs import DoubleToFloat, DTypeCastTransform, GymEnv, SerialEnv, TransformedEnv
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import (
+    DoubleToFloat,
+    DTypeCastTransform,
+    EnvBase,
+    GymEnv,
+    RenameTransform,
+    SerialEnv,
+    TransformedEnv,
+)
 
 from ctmrl_torchrl import Agent
 from ctmrl_torchrl.envs import make_env
@@ -136,3 +146,43 @@ def test_the_mend_for_an_environment_of_double_precision():
         agent.adapt(env, **budget)
     says(error, "computes with torch.float32", "'observation' has the dtype torch.float64", "DoubleToFloat()")
     assert agent.adapt(env.append_transform(DoubleToFloat()), **budget).returns.shape == (1, 2)
+
+
+class Flagged(EnvBase):
+    """Two steps to the end, which is marked below the robot alone, as in environments of several agents."""
+
+    def __init__(self):
+        super().__init__(batch_size=[2])
+        numbers, flag = Unbounded((2, 2)), Categorical(2, dtype=torch.bool, shape=(2, 1))
+        self.observation_spec = Composite(observation=numbers, shape=(2,))
+        self.action_spec = Bounded(-1, 1, (2, 2))
+        self.reward_spec = Unbounded((2, 1))
+        flags = Composite(done=flag, terminated=flag.clone(), shape=(2,))
+        self.done_spec = Composite(robot=flags, shape=(2,))
+
+    @staticmethod
+    def _state(observation):
+        done = observation[:, :1] == 2
+        flags = TensorDict({"done": done, "terminated": done.clone()}, [2])
+        return TensorDict({"observation": observation, "robot": flags}, [2])
+
+    def _reset(self, tensordict=None, **kwargs):
+        return self._state(torch.zeros(2, 2))
+
+    def _step(self, tensordict):
+        return self._state(tensordict["observation"] + 1).set("reward", torch.ones(2, 1))
+
+    def _set_seed(self, seed):
+        pass
+
+
+def test_the_mend_for_an_environment_whose_end_is_nested():
+    agent, budget = make_agent(), {"episodes": 2, "random_episodes": 1}
+    with pytest.raises(ValueError) as error:
+        agent.adapt(Flagged(), **budget)
+    says(error, "('robot', 'done')", "expected 'done'", "out_keys=['done', 'terminated']")
+    renamed = RenameTransform(
+        in_keys=[("robot", "done"), ("robot", "terminated")], out_keys=["done", "terminated"]
+    )
+    adapted = agent.adapt(TransformedEnv(Flagged(), renamed), **budget)
+    assert adapted.returns.tolist() == [[2, 2], [2, 2]]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from sameness import assert_same
 
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import compose_config
@@ -75,23 +76,6 @@ def outcome(run_dir):
     assert state.pop("seconds") > 0
     summary = json.loads((run_dir / "summary.json").read_text())
     return state, {**summary, "wall_time_s": None}, (run_dir / "metrics.csv").read_text()
-
-
-def assert_same(first, second, where="state"):
-    """Bit for bit, through dictionaries and lists."""
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert list(first) == list(second), where
-        for key in first:
-            assert_same(first[key], second[key], f"{where}.{key}")
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for index, (one, other) in enumerate(zip(first, second, strict=True)):
-            assert_same(one, other, f"{where}[{index}]")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
 
 
 def check_resumed(make_config, uninterrupted, run_dir, killed):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_runs import assert_same, check_adapts, check_resumed, outcome, small_config
+from sameness import assert_same
+from small_runs import check_adapts, check_resumed, outcome, small_config
 
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.compose import compose_config

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from registered import TASKS, Composition, meta_batch, transitions
-from small_runs import assert_same, check_adapts, check_resumed, outcome, small_config
+from sameness import assert_same
+from small_runs import check_adapts, check_resumed, outcome, small_config
 
 from ctmrl_torchrl.methods import ERTRLConfig
 from ctmrl_torchrl.objectives.representation.er_trl import BehaviourEntropyLoss

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from registered import LENGTH, TASKS, Composition, meta_batch
-from small_runs import assert_same, check_adapts, check_resumed, outcome, small_config
+from sameness import assert_same
+from small_runs import check_adapts, check_resumed, outcome, small_config
 from tensordict import TensorDict
 
 from ctmrl_torchrl.methods.gentle import PseudoContexts

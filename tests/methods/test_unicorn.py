@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from registered import TASKS, meta_batch, problem
-from small_runs import assert_same, check_adapts, check_resumed, outcome, reached, small_config
+from sameness import assert_same
+from small_runs import check_adapts, check_resumed, outcome, reached, small_config
 
 from ctmrl_torchrl.methods import UNICORNConfig, UNICORNSupConfig
 from ctmrl_torchrl.modules import EncoderConfig

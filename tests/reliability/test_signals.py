@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from tiny_experiments import assert_same, metric_rows, tiny_config
+from sameness import assert_same
+from tiny_experiments import metric_rows, tiny_config
 
 from ctmrl_torchrl.data import CollectionRecipe, collect_task_dataset
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, stop_requested, stop_signals

@@ -19,7 +19,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tiny_experiments import assert_same, metric_rows, tiny_config
+from sameness import assert_same
+from tiny_experiments import metric_rows, tiny_config
 
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.data.behaviour import sac_training

@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from sameness import assert_same
 from tensordict import TensorDict
-from tiny_experiments import assert_same, metric_rows, tiny_config
+from tiny_experiments import metric_rows, tiny_config
 
 from ctmrl_torchrl.agents import Agent
 from ctmrl_torchrl.data import DatasetError, TaskDataset, get_recipe, register_recipe

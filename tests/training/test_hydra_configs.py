@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
 import pytest
-import torch
-from hydra.core.config_store import ConfigStore
+from composed import check_combination, composed, refused
 
-from ctmrl_torchrl.envs import EnvFamily, register_family, unregister_family
-from ctmrl_torchrl.methods import REPRESENTATIONS, CQVAEConfig, FOCALConfig, RepresentationConfig
+from ctmrl_torchrl.methods import REPRESENTATIONS, CQVAEConfig, FOCALConfig
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
-from ctmrl_torchrl.objectives import NoRepresentationLoss
-from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BCConfig, BRACSACConfig, IQLConfig
-from ctmrl_torchrl.rules import SHARE, WIDTHS, ConfigError, ruled
+from ctmrl_torchrl.objectives.policy import BCConfig, BRACSACConfig, IQLConfig
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.compose import (
     MOVED,
     choices,
@@ -26,35 +22,11 @@ from ctmrl_torchrl.training.compose import (
     config_folder,
     fields_by_name,
     register_configs,
-    register_method,
 )
-from ctmrl_torchrl.training.config import DATA_ALONE, ExperimentConfig
 from ctmrl_torchrl.training.validate import validate_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GROUPS = ("env", "method", "policy_loss", "preset")
-
-
-def composed(*overrides):
-    config = compose_config(overrides)
-    assert isinstance(config, ExperimentConfig)
-    return config
-
-
-def check_combination(**chosen):
-    """Compose and validate these choices; every one of them must have had its say."""
-    overrides = [f"{group}={name}" for group, name in chosen.items()]
-    if chosen.get("env") == DATA_ALONE:
-        overrides += ["dataset.path=somewhere", "evaluation.protocols=[]"]
-    config = composed(*overrides)
-    validate_config(config)
-    assert (config.env, config.method, config.preset) == tuple(
-        chosen.get(group, default)
-        for group, default in (("env", "point_robot"), ("method", "ctmrl"), ("preset", "quick"))
-    )
-    if "policy_loss" in chosen:
-        assert config.policy_loss.label == chosen["policy_loss"]
-        assert type(config.policy_loss) is POLICY_LOSSES.get(config.policy_loss.name)
 
 
 def all_pairs(groups):
@@ -161,15 +133,6 @@ def test_values_of_the_command_line_win():
     assert config.schedule.updates == 7 and config.representation.code_weight == 0.0
     assert config.representation.kmeans is False and config.context.behaviours is None
     assert config.seeds == [0, 1]
-
-
-def refused(*overrides):
-    """The one line that refuses these overrides."""
-    with pytest.raises(ConfigError) as error:
-        validate_config(composed(*overrides))
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.mark.parametrize(
@@ -290,113 +253,10 @@ def test_wrong_values_are_config_errors():
     assert "null for a single run" in refused("seeds=[0,1]")
 
 
-@dataclass
-class Pull(RepresentationConfig):
-    """A guest's representation configuration."""
-
-    name: str = "pull"
-    strength: float = ruled(0.5, SHARE)
-    widths: list[int] = ruled([8], WIDTHS)
-
-    def build(self, problem, context_dim):
-        return NoRepresentationLoss()
-
-
-@dataclass
-class Tamed(BRACSACConfig):
-    """A guest's policy loss."""
-
-    name: str = "tamed"
-
-
-@pytest.fixture
-def guests():
-    """A family, a representation with a method, and a policy loss, registered for one test."""
-    register_family(
-        EnvFamily(
-            name="guest_family",
-            observation_dim=3,
-            action_dim=1,
-            horizon=5,
-            parameter_names=("mass",),
-            sample_parameters=lambda count: torch.linspace(1, 2, count, dtype=torch.float64).unsqueeze(-1),
-            env_builder="nowhere:nothing",
-        )
-    )
-    REPRESENTATIONS.register("pull", Pull)
-    POLICY_LOSSES.register("tamed", Tamed)
-    register_method(
-        "pulled",
-        representation={"name": "pull", "widths": "${sizes.predictor_hidden}"},
-        batch={"repeat_tasks": True},
-    )
-    register_configs()
-    yield
-    unregister_family("guest_family")
-    REPRESENTATIONS.unregister("pull")
-    POLICY_LOSSES.unregister("tamed")
-    repository = ConfigStore.instance().repo
-    for group, name in (
-        ("env", "guest_family"),
-        ("method", "pulled"),
-        ("policy_loss", "tamed"),
-        ("policy_loss_schema", "tamed"),
-        ("representation_schema", "pull"),
-    ):
-        repository[group].pop(f"{name}.yaml")
-
-
-def test_guests_are_choices_like_all_others(guests):
-    for group, name in (("env", "guest_family"), ("method", "pulled"), ("policy_loss", "tamed")):
-        assert name in choices(group)
-        for preset in choices("preset"):
-            check_combination(**{group: name, "preset": preset})
-    check_combination(env="guest_family", method="pulled", policy_loss="tamed")
-    config = composed("method=pulled", "policy_loss=tamed", "preset=cpu", "representation.strength=0.25")
-    assert type(config.representation) is Pull and config.representation.strength == 0.25
-    assert config.representation.widths == config.sizes.predictor_hidden == [128, 128]
-    assert type(config.policy_loss) is Tamed and config.policy_loss.hidden == [256, 256]
-    assert config.batch.repeat_tasks and config.encoder.hidden == config.sizes.encoder_hidden
-    assert "Did you mean 'guest_family'" in refused("env=guest_famly")
-    assert "config field representation.strength: got 2.0, allowed is a number from 0 to 1" in refused(
-        "method=pulled", "representation.strength=2"
-    )
-    assert composed("env=guest_family", "preset=paper").tasks == "repo"  # the only task set that it has
-    assert "tasks: got 'paper', allowed is one of repo" in refused("env=guest_family", "tasks=paper")
-    assert "representation.strenght: there is no such field" in refused(
-        "method=pulled", "representation.strenght=0.1"
-    )
-
-
-def test_guests_leave_no_trace():
-    assert not {"guest_family", "pulled", "tamed"} & {
-        *choices("env"),
-        *choices("method"),
-        *choices("policy_loss"),
-    }
-
-
 def test_focal_is_a_page_and_a_file():
     config = composed("method=focal")
     assert type(config.representation) is FOCALConfig and config.batch.repeat_tasks
     assert (config_folder() / "method" / "focal.yaml").is_file()
-
-
-@pytest.mark.parametrize(
-    "overrides, told",
-    [
-        (["env=cart"], "env=cart: there is no such choice. Known: .* needs the file .*: --plugin FILE.py"),
-        (["env=point_robt"], "Did you mean 'point_robot'\\? Known: [^.]*\\.$"),
-        (["method=of_nobody"], "representation loss 'vic': there is no such choice. .*--plugin FILE.py"),
-    ],
-)
-def test_a_choice_of_the_users_own_needs_its_file(overrides, told):
-    register_method("of_nobody", representation="vic")
-    try:
-        with pytest.raises(ConfigError, match=told):
-            compose_config(overrides)
-    finally:
-        del ConfigStore.instance().repo["method"]["of_nobody.yaml"]
 
 
 def test_a_refused_command_leaves_nothing_behind(tmp_path):

@@ -3,147 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
+from anchored import PREPARATIONS, UPDATES, Anchors, PullConfig, pull_config
 from tensordict import TensorDict
-from tensordict.utils import NestedKey
-from tiny_experiments import assert_same, metric_rows, tiny_config
+from tiny_experiments import metric_rows
 
-from ctmrl_torchrl.methods import REPRESENTATIONS, FOCALConfig, Part, Parts, RepresentationConfig
-from ctmrl_torchrl.modules.keys import read
-from ctmrl_torchrl.objectives import RepresentationLoss
-from ctmrl_torchrl.training.checkpoint import CheckpointError
+from ctmrl_torchrl.methods import REPRESENTATIONS, FOCALConfig, Part, Parts
 from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
 from ctmrl_torchrl.training.trainer import MetaTrainer
-
-PREPARATIONS = 6
-UPDATES = 8
-
-
-class PullLoss(RepresentationLoss):
-    """Draws contexts to an entry of the meta-batch that no dataset has: a part adds it."""
-
-    @dataclass
-    class _AcceptedKeys:
-        task_context: NestedKey = "task_context"
-        anchor: NestedKey = "anchor"
-
-    default_keys = _AcceptedKeys
-    out_keys = ["loss_pull", "anchor_distance", "anchor_size"]
-
-    @property
-    def in_keys(self):
-        return [self.tensor_keys.task_context, self.tensor_keys.anchor]
-
-    def forward(self, tensordict):
-        keys = self.tensor_keys
-        context, anchor = (read(tensordict, key, "PullLoss") for key in (keys.task_context, keys.anchor))
-        distance = (context - anchor).square().mean()
-        out = {"loss_pull": distance, "anchor_distance": distance.detach().sqrt()}
-        return TensorDict(out | {"anchor_size": anchor.norm(dim=-1).mean()}, [])
-
-
-class Anchors(Part):
-    """Learns anchors beforehand, adds them to every batch, and trains an adversary on the contexts."""
-
-    name = "anchors"
-    metric_groups = {"anchor_distance": "anchors"}
-    in_keys = [("context", "next", "observation")]
-
-    def __init__(self, setting):
-        self.setting = setting
-        self.calls, self.prepared, self.updates, self.answers = [], 0, 0, []
-        with torch.random.fork_rng():
-            torch.manual_seed(setting.seed)
-            self.anchor = torch.nn.Linear(setting.problem.observation_dim, 4)
-            self.adversary = torch.nn.Linear(4, setting.problem.observation_dim)
-        self.optimizers = {
-            name: torch.optim.Adam(getattr(self, name).parameters(), 0.01) for name in ("anchor", "adversary")
-        }
-
-    def _step(self, name, loss):
-        loss.backward()
-        self.optimizers[name].step()
-        self.optimizers[name].zero_grad()
-
-    def prepare(self, checkpoint):
-        self.calls.append(("prepare", self.prepared))
-        while self.prepared < PREPARATIONS:
-            places = self._places(self.setting.draw_contexts())
-            noisy = self.anchor(places) + 0.1 * torch.randn(len(places), 4)
-            self._step("anchor", (noisy.std(0) - 1).square().mean())
-            self.prepared += 1
-            checkpoint()
-
-    @staticmethod
-    def _places(batch):
-        return batch["context", "next", "observation"].mean(1)
-
-    def before_update(self, update):
-        self.calls.append(("before_update", update))
-
-    def batch(self, batch):
-        self.calls.append(("batch", len(batch)))
-        return batch.set("anchor", self.anchor(self._places(batch)).detach())
-
-    def inner_steps(self, batch, contexts):
-        self.calls.append(("inner_steps", sorted(contexts.keys())))
-        self.seen = batch, contexts
-        error = (self.adversary(contexts["task_context"]) - self._places(batch)).square().mean()
-        self._step("adversary", error)
-        self.answers.append(error.item())
-
-    def after_update(self, update):
-        self.calls.append(("after_update", update))
-        self.updates += 1
-
-    def candidates(self):
-        return self.anchor.weight.detach().mT
-
-    def milestones(self):
-        return {"halfway": UPDATES / 2}
-
-    def summary(self):
-        return {"anchors": {"prepared": self.prepared, "updates": self.updates}}
-
-    def draw(self, drawing):
-        self.drawing = drawing
-        (drawing.folder / "anchors.png").write_bytes(b"a picture")
-
-    def state_dict(self):
-        return {
-            "prepared": self.prepared,
-            "updates": self.updates,
-            "answers": list(self.answers),
-            "anchor": self.anchor.state_dict(),
-            "adversary": self.adversary.state_dict(),
-            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
-        }
-
-    def load_state_dict(self, state):
-        self.prepared, self.updates, self.answers = state["prepared"], state["updates"], state["answers"]
-        self.anchor.load_state_dict(state["anchor"])
-        self.adversary.load_state_dict(state["adversary"])
-        for name, each in self.optimizers.items():
-            each.load_state_dict(state["optimizers"][name])
-
-
-@dataclass
-class PullConfig(RepresentationConfig):
-    name: str = "pull"
-
-    @property
-    def num_candidates(self):
-        return 2
-
-    def build(self, problem, context_dim):
-        return PullLoss()
-
-    def parts(self, setting):
-        return [Anchors(setting)]
 
 
 @pytest.fixture(autouse=True)
@@ -151,11 +20,6 @@ def registered():
     REPRESENTATIONS.register("pull", PullConfig)
     yield
     REPRESENTATIONS.unregister("pull")
-
-
-def pull_config(dataset_root, run_dir, changes=None, **fields):
-    changes = {"schedule.updates": UPDATES, "evaluation.every": 0} | (changes or {})
-    return tiny_config(dataset_root, run_dir, changes, **({"representation": PullConfig()} | fields))
 
 
 @pytest.fixture
@@ -260,125 +124,6 @@ def test_inner_steps_see_contexts_of_single_transitions_where_they_are_written(
 
 def test_contexts_are_only_encoded_for_parts_with_inner_steps():
     Parts([Part()]).inner_steps(TensorDict({}, []), lambda: pytest.fail("encoded for nobody"))
-
-
-class Killed(BaseException):
-    """The process is killed."""
-
-
-def outcome(run_dir):
-    state = torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)["state"]
-    assert state.pop("seconds") > 0
-    summary = json.loads((run_dir / "summary.json").read_text())
-    return state, {**summary, "wall_time_s": None}, metric_rows(run_dir)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(dataset_root, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("uninterrupted")
-    REPRESENTATIONS.register("pull", PullConfig)
-    run_experiment(pull_config(dataset_root, run_dir))
-    REPRESENTATIONS.unregister("pull")
-    return run_dir
-
-
-@pytest.mark.parametrize("after", [1, 3, PREPARATIONS])
-def test_a_run_that_is_killed_while_it_prepares_goes_on_there(
-    after, uninterrupted, dataset_root, tmp_path, monkeypatch
-):
-    save = MetaTrainer.save
-
-    def killed(self):
-        save(self)
-        if self.parts.parts[0].prepared == after:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetaTrainer, "save", killed)
-        with pytest.raises(Killed):
-            run_experiment(pull_config(dataset_root, tmp_path))
-    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["state"]
-    assert state["update"] == 0 and state["parts"]["anchors"]["prepared"] == after
-    torch.manual_seed(99)  # whatever the process did before
-    run_experiment(pull_config(dataset_root, tmp_path, resume=str(tmp_path)))
-    assert_same(outcome(tmp_path), outcome(uninterrupted))
-
-
-def test_a_run_that_is_killed_later_keeps_the_parts_state(uninterrupted, dataset_root, tmp_path, monkeypatch):
-    update = MetaTrainer.update
-
-    def killing(self, batch):
-        if self.update_count == 7:
-            raise Killed
-        return update(self, batch)
-
-    changes = {"output.checkpoint_every": 3}
-    with monkeypatch.context() as patch:
-        patch.setattr(MetaTrainer, "update", killing)
-        with pytest.raises(Killed):
-            run_experiment(pull_config(dataset_root, tmp_path, changes))
-    run_experiment(pull_config(dataset_root, tmp_path, changes, resume=str(tmp_path)))
-    assert_same(outcome(tmp_path), outcome(uninterrupted))
-
-
-def test_states_go_and_come_back_bit_for_bit(uninterrupted, dataset_root, tmp_path):
-    state = torch.load(uninterrupted / "checkpoints" / "last.pt", weights_only=True)["state"]["parts"]
-    assert state["anchors"]["updates"] == UPDATES and len(state["anchors"]["answers"]) == UPDATES
-    fresh = build_experiment(pull_config(dataset_root, tmp_path)).parts
-    fresh.load_state_dict(state)
-    assert_same(fresh.state_dict(), state)
-    with pytest.raises(ValueError, match=r"the checkpoint has the parts \['other'\], this run \['anchors'\]"):
-        fresh.load_state_dict({"other": {}})
-
-
-class Sum(Part):
-    """Adds up fractions, beginning with the whole number 0."""
-
-    name, total = "sum", 0
-
-    def after_update(self, update):
-        self.total += 0.5
-
-    def state_dict(self):
-        return {"total": self.total}
-
-    def load_state_dict(self, state):
-        self.total = state["total"]
-
-
-def test_a_whole_number_may_become_a_fraction(dataset_root, tmp_path):
-    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
-    trainer.parts = Parts([Sum()])
-    trainer.parts.after_update(0)
-    state = trainer.state_dict()
-    trainer.parts = Parts([Sum()])
-    trainer.load_state_dict(state)
-    assert trainer.parts.parts[0].total == 0.5
-
-
-@pytest.mark.parametrize("when", ["from the start", "after an update"])
-def test_a_state_that_could_not_be_read_again_is_refused_at_once(when, dataset_root, tmp_path):
-    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
-    part = Sum()
-    trainer.parts = Parts([trainer.parts.parts[0], part])
-    if when == "from the start":
-        part.total = np.float64(0.0)
-    else:
-        part.after_update = lambda update: setattr(part, "total", [np.zeros(2)])
-    entry = {"from the start": "total is a float64", "after an update": r"total\[0\] is a ndarray"}[when]
-    with pytest.raises(
-        CheckpointError, match=rf"parts\.sum\.{entry}.*let the part's state_dict return tensors"
-    ):
-        trainer.train()
-    assert trainer.update_count == (when == "after an update")
-
-
-def test_a_checkpoint_of_other_parts_is_refused(uninterrupted, dataset_root, tmp_path):
-    trainer = build_experiment(pull_config(dataset_root, tmp_path)).trainer
-    trainer.parts = Parts([])
-    message = r"(?s)does not fit this run.*the checkpoint has the parts \['anchors'\], this run \[\]"
-    with pytest.raises(CheckpointError, match=message):
-        trainer.resume(uninterrupted)
 
 
 def test_a_whole_run_holds_what_the_part_says(dataset_root, tmp_path, monkeypatch):

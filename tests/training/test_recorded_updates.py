@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_experiments import assert_same, tiny_config
+from sameness import assert_same
+from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.places import config_folder

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny_experiments import assert_same, metric_rows, tiny_config
+from sameness import assert_same
+from tiny_experiments import metric_rows, tiny_config
 from torchrl.objectives import HardUpdate
 
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
