@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -144,9 +145,11 @@ def cosine_kmeans(contexts: Tensor, clusters: int, *, seed: int = 0) -> Tensor:
             f"{clusters} codes; use a smaller codebook (representation.codes) or more training tasks."
         )
     from sklearn.cluster import KMeans  # slow to import
+    from sklearn.exceptions import ConvergenceWarning
 
     directions = functional.normalize(contexts, dim=-1).double().cpu().numpy()
-    labels = KMeans(clusters, n_init=cast(Any, 4), random_state=seed % 2**32).fit_predict(directions)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # of contexts that coincide
+        labels = KMeans(clusters, n_init=cast(Any, 4), random_state=seed % 2**32).fit_predict(directions)
     assignment = functional.one_hot(
         torch.as_tensor(labels, dtype=torch.int64, device=contexts.device), clusters
     )

@@ -24,7 +24,7 @@ Runs = dict[str, dict[str, TensorDict]]
 
 
 def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
-    """The trained agent with its card; it shares its networks with the experiment."""
+    """The trained agent with its card and the contexts that protocol ``codes`` tried."""
     config, loss = experiment.config, experiment.loss
     card = AgentCard(
         method=config.method,
@@ -50,7 +50,8 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
         config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
     )
     cast(Any, loss.policy).actor_network_params.data.to_module(actor)
-    return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), experiment.parts.candidates())
+    candidates = experiment.tester.candidates().cpu()
+    return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), candidates)
 
 
 def summarize(
