@@ -18,6 +18,7 @@ from tensordict.utils import NestedKey
 import ctmrl_torchrl
 from ctmrl_torchrl.methods import REPRESENTATIONS, RepresentationConfig
 from ctmrl_torchrl.modules import make_reward_predictor
+from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives import RepresentationLoss, TransitionPredictors
 from ctmrl_torchrl.rules import NOT_NEGATIVE, WIDTHS, ruled
 
@@ -37,12 +38,13 @@ class SphericalLoss(RepresentationLoss):
 
     default_keys = _AcceptedKeys
     out_keys = ["loss_prediction", "loss_length"]
-    in_keys = [
-        "task_context",
-        ("transitions", "observation"),
-        ("transitions", "action"),
-        ("transitions", "next", "reward"),
-    ]
+
+    @property
+    def in_keys(self):
+        """What forward reads, under the names that set_keys gives."""
+        keys = self.tensor_keys
+        read = (keys.observation, keys.action, keys.reward)
+        return [keys.task_context, *(join_key(keys.transitions, key) for key in read)]
 
     def __init__(self, predictors, weight):
         super().__init__()
@@ -50,8 +52,9 @@ class SphericalLoss(RepresentationLoss):
 
     def forward(self, tensordict):
         """Compute both terms."""
-        context = tensordict["task_context"]
-        (error,) = self.predictors.errors(tensordict["transitions"], context, self.tensor_keys)
+        keys = self.tensor_keys
+        context = tensordict[keys.task_context]
+        (error,) = self.predictors.errors(tensordict[keys.transitions], context, keys)
         length = self.weight * (context.norm(dim=-1) - 1.0).square().mean()
         return TensorDict({"loss_prediction": error.mean(), "loss_length": length}, [])
 
@@ -75,7 +78,9 @@ class SphericalConfig(RepresentationConfig):
             target_statistics=statistics,
         )
         predictors = TransitionPredictors(predictor, None, "SphericalLoss", reward_scale=statistics[1])
-        return SphericalLoss(predictors, self.weight)
+        loss = SphericalLoss(predictors, self.weight)
+        loss.set_keys(reward=problem.reward_key)  # the sparse reward, where contexts hold that one
+        return loss
 
 
 ctmrl_torchrl.register_method(

@@ -137,7 +137,12 @@ class ContextEncoder(TensorDictModuleBase):
         entries = [read(tensordict, key, str(type(self).__name__)) for key in self.in_keys]
         self._check_shapes(entries)
         # Flags such as ("context", "next", "terminated") are features too.
-        features = torch.cat([entry.float() if entry.dtype == torch.bool else entry for entry in entries], -1)
+        numbers = next(
+            (entry.dtype for entry in entries if entry.dtype != torch.bool), torch.get_default_dtype()
+        )
+        features = torch.cat(
+            [entry.to(numbers) if entry.dtype == torch.bool else entry for entry in entries], -1
+        )
         self._check_type(entries, features.dtype)
         if features.shape[-2] == 0:
             raise ValueError(

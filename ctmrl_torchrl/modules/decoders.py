@@ -41,8 +41,14 @@ class GaussianHead(nn.Module):
     def __init__(self, network: nn.Module, features: int, least: float = -10.0, most: float = 0.5) -> None:
         super().__init__()
         self.network = network
+        self.initial = least, most
         self.least = nn.Parameter(torch.full((features,), least))
         self.most = nn.Parameter(torch.full((features,), most))
+
+    def reset_parameters(self) -> None:
+        """Set the bounds to their initial values."""
+        for bound, value in zip((self.least, self.most), self.initial, strict=True):
+            nn.init.constant_(bound, value)
 
     def bound_width(self) -> Tensor:
         """Distance between the bounds, summed over dimensions; a scalar."""

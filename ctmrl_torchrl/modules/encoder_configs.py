@@ -47,6 +47,10 @@ class ContextEncoderConfig:
         """Size of the contexts that the encoder writes."""
         return self.context_dim
 
+    def reads(self, problem: Problem) -> Problem:
+        """The problem with the features that this encoder reads, by which the method decides what to predict."""
+        return problem
+
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> TensorDictModuleBase:
         """Build the encoder.
 
@@ -63,6 +67,11 @@ class ContextEncoderConfig:
     def compares_transitions(self) -> bool:
         """Whether per-transition contexts and task contexts lie in the same space."""
         return False
+
+    @property
+    def learns_pooling(self) -> bool:
+        """Whether the encoder has parameters that combine the codes of transitions."""
+        return True
 
     @property
     def reads_task_alone(self) -> bool:
@@ -115,10 +124,20 @@ class EncoderConfig(ContextEncoderConfig):
         """Only without layers after the mean."""
         return self.pool == "mean"
 
+    @property
+    def learns_pooling(self) -> bool:
+        """Attention and layers after the mean learn."""
+        return self.pool != "mean"
+
+    def reads(self, problem: Problem) -> Problem:
+        """The problem with or without the next observation among the features."""
+        if self.next_observation is None:
+            return problem
+        return replace(problem, context_next_observation=self.next_observation)
+
     def build(self, problem: Problem, transition_key: NestedKey | None = None) -> ContextEncoder:
         """Build the encoder for the features of a problem, under the root key ``"context"``."""
-        if self.next_observation is not None:
-            problem = replace(problem, context_next_observation=self.next_observation)
+        problem = self.reads(problem)
         features = problem.feature_dims
         relative, scaled = None, list(features)
         if problem.context_next_observation:
@@ -163,6 +182,11 @@ class TaskTableConfig(ContextEncoderConfig):
     noisy: bool = ruled(True, SWITCH)
 
     @property
+    def learns_pooling(self) -> bool:
+        """False, because a table does not pool."""
+        return False
+
+    @property
     def reads_task_alone(self) -> bool:
         """True, because contexts are looked up by task."""
         return True
@@ -203,6 +227,11 @@ class TaskParametersConfig(ContextEncoderConfig):
             ValueError: if the parameters of the tasks are unknown.
         """
         return TaskParameters(self._parameters(problem))
+
+    @property
+    def learns_pooling(self) -> bool:
+        """False, because nothing is pooled."""
+        return False
 
     @property
     def reads_task_alone(self) -> bool:

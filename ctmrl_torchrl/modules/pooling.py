@@ -88,6 +88,10 @@ class NoisySquash(nn.Module):
         self.bounds = bounds
         self.draws = 1
 
+    def reset_parameters(self) -> None:
+        """Set the variances to 1."""
+        nn.init.zeros_(self.log_variance)
+
     def variance(self) -> Tensor:
         """The variance of each dimension, ``[d]``."""
         return self.log_variance.exp().clamp(*self.bounds)

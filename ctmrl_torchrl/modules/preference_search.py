@@ -260,7 +260,8 @@ def rollout_predictions(candidates: Tensor, first: Tensor, second: Tensor) -> Te
         >>> rollout_predictions(line, torch.tensor([0]), torch.tensor([2]))
         tensor([[ True,  True, False]])
     """
-    distance = torch.cdist(candidates, candidates)
+    # Products, the default for more than 25 rows, lose the digits of candidates that are close together.
+    distance = torch.cdist(candidates, candidates, compute_mode="donot_use_mm_for_euclid_dist")
     return distance[first] < distance[second]
 
 

@@ -73,6 +73,12 @@ class TaskTable(TensorDictModuleBase):
         self.mean = nn.Parameter(torch.randn(len(numbers), context_dim, generator=generator))
         self.log_std = nn.Parameter(torch.zeros(len(numbers), context_dim))
 
+    def reset_parameters_recursive(self, parameters: TensorDictBase | None = None) -> TensorDictBase | None:
+        """Draw new means from a standard normal and set the standard deviations to 1."""
+        nn.init.normal_(self.mean)
+        nn.init.zeros_(self.log_std)
+        return parameters
+
     def lookup(self, task_id: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation of tasks ``[*]``, each ``[*, d]``; NaN for unknown tasks."""
         same = task_id.unsqueeze(-1) == self.task_ids

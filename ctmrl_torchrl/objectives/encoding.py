@@ -141,7 +141,8 @@ class ContextEncoding:
         if self._keys["task_id"] in self._encoder.in_keys:
             entries[self._keys["task_id"]] = self._tensordict.get(self._keys["task_id"])
         outputs = self._encoder(TensorDict(entries, batch_size=self._tensordict.batch_size[:1]))
-        mask = None if isinstance(context, Tensor) else context.get("mask", None)
+        path = _mask_below(self._encoder, self._keys["context"], self._reader)
+        mask = None if isinstance(context, Tensor) or path is None else context.get(path, None)
         transition_key = self._keys["transition_contexts"]
         others = {name: self._keys[name] for name in DISTRIBUTION if name in self._keys}
         return Encoded(self._task_context(outputs), outputs, transition_key, self._reader, mask, others)
@@ -170,8 +171,9 @@ def features_below(
     """The encoder's in-keys for the draw under ``draw``; the task id is read from the root.
 
     Raises:
-        ValueError: if the encoder reads anything else outside the context.
+        ValueError: if the encoder reads anything else, or a mask, outside the context.
     """
+    _mask_below(encoder, keys["context"], reader)
     found = []
     for key in encoder.in_keys:
         rest = rest_of_key(key, keys["context"])
@@ -185,3 +187,17 @@ def features_below(
                 f"{keys['context']!r}; set_keys(context=...) to the root of what it reads."
             )
     return found
+
+
+def _mask_below(encoder: TensorDictModuleBase, root: NestedKey, reader: str) -> NestedKey | None:
+    """The key of the encoder's mask below the context's root; ``"mask"`` for an encoder without ``mask_key``."""
+    mask_key = getattr(encoder, "mask_key", "mask")
+    if mask_key is None or not hasattr(encoder, "mask_key"):
+        return mask_key
+    rest = rest_of_key(mask_key, root)
+    if not rest:
+        raise ValueError(
+            f"{reader}: the context encoder's mask_key is {mask_key!r}, which is not below the context {root!r}; "
+            f"give it a key such as {join_key(root, 'mask')!r}."
+        )
+    return join_key(*rest)

@@ -350,8 +350,14 @@ def _require_second_context(loss: RepresentationLoss) -> None:
     """Require that a loss that reads contexts besides the first one computes them."""
     if type(loss).contexts is not RepresentationLoss.contexts:
         return
+    in_keys = getattr(loss, "in_keys", None)
+    if in_keys is None:
+        raise TypeError(
+            f"{type(loss).__name__} has no in_keys; define them as a list or a property with the keys that "
+            'forward reads, such as ["task_context", "task_id"].'
+        )
     for name in ("task_context_positive", "task_context_reconstructed"):
-        if getattr(loss.tensor_keys, name, name) in (loss.in_keys or ()):
+        if getattr(loss.tensor_keys, name, name) in in_keys:
             raise ValueError(
                 f"{type(loss).__name__} reads {name!r}, which its method contexts() does not return; override "
                 'context_keys, for a second draw with {"context": [], "context_positive": []}, and contexts().'

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ctmrl_torchrl.objectives.meta import MetaLoss
 
 _PHASES = ("representation_frozen", "policy_frozen", "representation.phase", "training")
+_INSTEAD = "use torch.rand, torch.randn or torch.randint instead, or train each seed in a run of its own."
 _GET_DATA = cast(Any, torch.Tensor.data).__get__
 
 
@@ -27,8 +28,12 @@ class SeededDraws(TorchFunctionMode):
     Attributes:
         row (Tensor): index of the agent, batched; set inside the vmap.
 
+    A tensor that is the same for all agents cannot be filled in place: ``x.normal_()`` returns the numbers and
+    fills ``x`` with NaN, so use the returned tensor.
+
     Raises:
-        RuntimeError: if an unsupported random function is used.
+        RuntimeError: if a random function is used that this mode does not handle, or one with a ``generator``.
+            Functions that are not listed here draw from the global generator, which :class:`StackedLoss` notices.
     """
 
     _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
@@ -46,6 +51,13 @@ class SeededDraws(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Handle random functions; all other functions run unchanged."""
         kwargs = kwargs or {}
+        handled = func in self._PLAIN or func in self._LIKE or func is torch.Tensor.normal_
+        if func in self._REFUSED or (handled and kwargs.get("generator") is not None):
+            given = " with a generator" if handled else ""
+            raise RuntimeError(
+                f"SeededDraws: a stacked loss uses torch.{func.__name__}{given}, whose random numbers all agents "
+                f"would share; {_INSTEAD}"
+            )
         if func in self._PLAIN:
             return self._draw(lambda generator: func(*args, **{**kwargs, "generator": generator}))
         if func in self._LIKE:
@@ -54,12 +66,12 @@ class SeededDraws(TorchFunctionMode):
         if func is torch.Tensor.normal_:
             empty = {"dtype": args[0].dtype, "device": args[0].device}
             shape, moments = args[0].shape, args[1:]
-            return self._draw(lambda g: torch.empty(shape, **empty).normal_(*moments, generator=g, **kwargs))
-        if func in self._REFUSED:
-            raise RuntimeError(
-                f"SeededDraws: a stacked loss uses torch.{func.__name__}, whose random numbers all agents would "
-                "share; use torch.rand, torch.randn or torch.randint instead."
-            )
+            kwargs.pop("generator", None)
+            drawn = self._draw(lambda g: torch.empty(shape, **empty).normal_(*moments, generator=g, **kwargs))
+            if torch._C._functorch.is_batchedtensor(args[0]):
+                return args[0].copy_(drawn)
+            args[0].fill_(torch.nan)
+            return drawn
         if func == _GET_DATA:
             # Some of TorchRL's losses detach with ``.data``, which vmap does not support.
             return args[0].detach()
@@ -84,7 +96,8 @@ class StackedLoss(nn.Module):
     Out: the agents' losses, ``[agents]`` each. The gradient of their sum has each agent's gradient in its row.
 
     Raises:
-        RuntimeError: if moved to another device or dtype; move the agents before stacking them.
+        RuntimeError: if moved to another device or dtype; move the agents before stacking them. If an agent draws
+            random numbers from the global generator (dropout, ``uniform_``), which all agents would share.
         ValueError: if there is no agent, the numbers of agents and seeds differ, the agents' architectures
             differ, or they are in different phases.
 
@@ -175,8 +188,14 @@ class StackedLoss(nn.Module):
         """Compute all agents' losses on their meta-batches."""
         self._require_one_phase()
         rows = torch.arange(len(self._agents), device=self.generators[0].device)
+        before = _random_state(rows.device)
         # All random numbers come from SeededDraws.
         losses = torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
+        if not torch.equal(before, _random_state(rows.device)):
+            raise RuntimeError(
+                "StackedLoss: an encoder or loss draws random numbers from the global generator, as dropout, "
+                f"uniform_ and exponential_ do; all agents would share them; {_INSTEAD}"
+            )
         # The first agent's modules now hold other, constant parameters; optimizers of its parts still refer
         # to the original ones.
         for module, name, parameter, learns in self._lent:
@@ -210,6 +229,11 @@ def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
             state[key].data = row
         stacked.set(key, nn.Parameter(leaf) if states[0][key].requires_grad else leaf)
     return stacked
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """State of the global generator of the device."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _attribute(module: Any, path: str) -> Any:

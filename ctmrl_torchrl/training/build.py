@@ -67,7 +67,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         task_set = task_set.hold_out(*held_out_part(config.held_out))
     family = task_set.family
     check_memory(config, device, (family.observation_dim, family.action_dim, family.horizon))
-    problem = make_problem(task_set, dataset)
+    problem = config.encoder.reads(make_problem(task_set, dataset))
     loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
     loss = loss.to(device)
     groups = parameter_groups(config.representation, config.policy_loss, loss)
@@ -172,6 +172,7 @@ def make_loss(
     seed: int,
 ) -> MetaLoss:
     """Build the encoder and both losses; ``seed`` determines their initial parameters."""
+    problem = encoder.reads(problem)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         context_encoder = encoder.build(problem, transition_key(representation))

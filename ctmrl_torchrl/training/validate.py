@@ -30,6 +30,13 @@ _BASES: dict[str, tuple[Any, str]] = {
     "representation": (RepresentationConfig, "build(problem, context_dim)"),
     "policy_loss": (PolicyLossConfig, "build(problem, context_dim)"),
 }
+#: how a whole section is chosen by the name of its class
+_WHOLE = {
+    "encoder": "method=NAME of a method with it, or of your own: register_method(NAME, ..., encoder={0!r})",
+    "representation": "method=NAME of a method with it, or of your own: register_method(NAME, "
+    "representation={0!r})",
+    "policy_loss": "policy_loss={0}",
+}
 
 
 def validate_config(config: ExperimentConfig) -> None:
@@ -50,6 +57,7 @@ def validate_config(config: ExperimentConfig) -> None:
     )
     _check_compile(config.compile)
     _check_environment(config)
+    _check_critic_gradient(config)
     _check_schedule(config)
     _check_evaluation(config)
     require_logger(config.output.logger)
@@ -86,8 +94,7 @@ def _check_choices(config: ExperimentConfig) -> None:
         if type(chosen) is not registry.get(chosen.name):
             raise ConfigError(
                 f"config field {section}.name: got {chosen.name!r}, but the section is a "
-                f"{type(chosen).__name__}; choose the whole section by name ({section}={chosen.name}, or "
-                f"{section}_schema={chosen.name}) instead of setting its name."
+                f"{type(chosen).__name__}; choose the whole section: {_WHOLE[section].format(chosen.name)}."
             )
         base, call = _BASES[section]
         if type(chosen).build is base.build:
@@ -146,6 +153,17 @@ def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
             config.encoder,
             config.batch.transitions,
         )
+    )
+
+
+def _check_critic_gradient(config: ExperimentConfig) -> None:
+    chosen = config.representation.critic_gradient
+    require(
+        chosen != "pooling" or config.encoder.learns_pooling,
+        "representation.critic_gradient",
+        chosen,
+        f"none or all with encoder.name={config.encoder.name}, whose pooling has nothing to learn (encoder.pool="
+        "attention or mean_mlp has)",
     )
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from torch import nn
 
 from ctmrl_torchrl.modules import ContextEncoder, EncoderConfig, make_context_encoder
 from ctmrl_torchrl.problem import Problem
@@ -168,3 +169,14 @@ def test_the_mask_lies_beside_the_features(root, mask_key):
     td.set(key, td[key][:, :4])
     torch.testing.assert_close(encoder(padded)["task_context"], encoder(td)["task_context"])
     assert not torch.allclose(whole, encoder(td)["task_context"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_flags_take_the_type_of_the_other_features(dtype):
+    keys = [("context", "next", "terminated"), ("context", "observation")]
+    encoder = ContextEncoder(nn.Linear(3, 4).to(dtype), in_keys=keys)
+    context = {
+        "observation": torch.randn(5, 7, 2, dtype=dtype),
+        "next": {"terminated": torch.rand(5, 7, 1) < 0.5},
+    }
+    assert encoder(TensorDict({"context": context}, [5]))["task_context"].dtype == dtype

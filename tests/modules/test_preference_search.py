@@ -208,3 +208,12 @@ def test_any_reward_predictor_values_fragments():
             steps = [t for t in range(6) if mask[m, t] or not padded]
             total = sum(predictor(observation[m, t], action[m, t], candidates[n]) for t in steps)
             torch.testing.assert_close(values[n, m], total.squeeze().detach())
+
+
+def test_close_candidates_are_told_apart():
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(1, 20, generator=generator, dtype=torch.float64)
+    close = centre / centre.norm() + 3e-4 * torch.randn(30, 20, generator=generator, dtype=torch.float64)
+    pairs = torch.combinations(torch.arange(30))
+    found, exact = (rollout_predictions(each, *pairs.mT) for each in (close.float(), close.float().double()))
+    assert (found != exact).float().mean() < 1e-3

@@ -138,3 +138,41 @@ def test_er_trl_without_its_weight_is_focal():
     weighted = total(BehaviourEntropyLoss(small_gan(), entropy_weight=2.5))
     found, expected = (torch.autograd.grad(value, context)[0] for value in (weighted, focal))
     assert not torch.allclose(found, expected)
+
+
+def test_half_precision_is_computed_in_single():
+    actions = torch.randn(3, 50, 2)
+    entropy = gaussian_entropy(actions.bfloat16())
+    assert entropy.dtype == torch.bfloat16
+    torch.testing.assert_close(entropy.float(), gaussian_entropy(actions), atol=0.02, rtol=0.02)
+
+
+def test_renamed_entries_go_to_the_networks_under_their_names():
+    def found(state, context, action):
+        torch.manual_seed(0)
+        sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
+        generator, discriminator = make_behaviour_generator(**sizes), make_behaviour_discriminator(**sizes)
+        names = {"observation": state, "task_context": context, "action": action}
+        for network in (generator, discriminator):
+            network.in_keys = [names.get(key, key) for key in network.in_keys]
+        loss = BehaviourEntropyLoss(BehaviourGAN(generator, discriminator, action=action))
+        loss.set_keys(**names)
+        draws = torch.Generator().manual_seed(1)
+        transitions = {
+            state: torch.randn(3, 8, 3, generator=draws),
+            action: torch.rand(3, 8, 2, generator=draws),
+        }
+        contexts = torch.randn(3, 4, generator=draws)
+        batch = {
+            context: contexts,
+            "task_id": torch.arange(3),
+            "transitions": TensorDict(transitions, [3, 8]),
+        }
+        batch = TensorDict(batch, [3])
+        torch.manual_seed(2)
+        trained = loss.gan.inner_steps(loss.behaviour(batch, contexts), torch.Generator().manual_seed(3))
+        return [*loss(batch).values(), *trained.values()]
+
+    default = found("observation", "task_context", "action")
+    for one, other in zip(found("state", "z", ("act", "joint")), default, strict=True):
+        torch.testing.assert_close(one, other)

@@ -72,3 +72,8 @@ def test_unicorn_without_decoder_is_focal_with_a_noisy_encoder():
         expected = torch.tanh(means + torch.randn(1, 3, 7, 4)[0]).mean(1)
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found, quiet(td)["task_context"])
+
+
+def test_an_unknown_task_makes_the_classification_nan():
+    error = task_classification(torch.zeros(2, 3), torch.tensor([77, 3]), torch.tensor([3, 5, 9]))
+    assert error[0].isnan() and error[1].exp().item() == pytest.approx(3)

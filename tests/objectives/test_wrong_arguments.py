@@ -7,14 +7,18 @@ import inspect
 import pytest
 import torch
 from conformance import CASES, make_cqvae, make_encoder, make_released
-from meta_batches import ctmrl_loss, meta_batch, policy_loss, policy_networks, predictors
+from meta_batches import ctmrl_loss, meta_batch, policy_loss, policy_networks, predictors, transitions
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import nn
 
 from ctmrl_torchrl import objectives
 from ctmrl_torchrl.modules import Codebook
+from ctmrl_torchrl.modules.decoders import make_gaussian_predictor, make_transition_decoder
 from ctmrl_torchrl.objectives import CQVAELoss, CTMRLLoss, MetaLoss, MetricLoss
 from ctmrl_torchrl.objectives.policy.td3_bc import make_td3_bc_loss
 from ctmrl_torchrl.objectives.representation.anole import PreferenceLoss
+from ctmrl_torchrl.objectives.representation.corro import TransitionContrast
 from ctmrl_torchrl.objectives.representation.csro import CSROLoss
 from ctmrl_torchrl.objectives.representation.er_trl import BehaviourEntropyLoss
 from ctmrl_torchrl.objectives.representation.gentle import TaskAutoencoderLoss
@@ -115,3 +119,58 @@ def test_double_precision_is_named_with_its_key():
         loss(batch)
     double = meta_batch().apply(lambda x: x.double() if x.is_floating_point() else x)
     assert ctmrl_loss().double()(double)["loss_prediction"].dtype == torch.float64
+
+
+def wide_rewards():
+    context = transitions(5, 7)
+    context["next", "reward"] = torch.randn(5, 7, 3)
+    batch = {"context": context, "task_context": torch.randn(5, 4), "task_id": torch.arange(5)}
+    return TensorDict(batch, [5])
+
+
+def narrow_rewards():
+    return wide_rewards().set(("context", "next", "reward"), torch.randn(5, 7, 1))
+
+
+def explained(size, **options):
+    sizes = {"observation_dim": 2, "action_dim": 2, "context_dim": 4, "hidden": [8]}
+    change, reward = (make_gaussian_predictor(out_features=each, **sizes) for each in (2, size))
+    return UNICORNLoss(change, reward, **options)
+
+
+def autoencoder(**options):
+    decoder = make_transition_decoder(
+        observation_dim=2, action_dim=2, context_dim=4, hidden=[8], next_observation=False
+    )
+    return TaskAutoencoderLoss(decoder, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch"),
+    [
+        (lambda: explained(1), wide_rewards),
+        (lambda: explained(1, reward_statistics=(torch.zeros(3), torch.ones(3))), narrow_rewards),
+        (autoencoder, wide_rewards),
+        (lambda: autoencoder(reward_scale=torch.tensor([1.0, 2.0, 3.0])), narrow_rewards),
+    ],
+    ids=["unicorn rewards", "unicorn statistics", "gentle rewards", "gentle scale"],
+)
+def test_targets_of_another_size_do_not_broadcast(loss, batch):
+    with pytest.raises(ValueError, match=r"has shape \[5, 7, 3\], expected \[5, 7, 1\]"):
+        loss()(batch())
+
+
+def test_a_classifier_has_one_logit_per_task():
+    classifier = TensorDictModule(nn.Linear(4, 7), ["task_context"], ["task_logits"])
+    loss = TaskClassificationLoss(classifier, [3, 5, 9])
+    batch = TensorDict({"task_context": torch.randn(2, 4), "task_id": torch.tensor([9, 3])}, [2])
+    with pytest.raises(ValueError, match=r"'task_logits' has shape \[2, 7\], expected \[2, 3\]"):
+        loss(batch)
+
+
+def test_negatives_are_checked_where_they_are_chosen():
+    draw = pytest.fail
+    with pytest.raises(ValueError, match=r"'reward_nois' is unknown.*Did you mean 'reward_noise'"):
+        TransitionContrast(nn.Linear(3, 4), draw, in_keys=["value"], negatives="reward_nois")
+    with pytest.raises(ValueError, match="'generative' needs vae="):
+        TransitionContrast(nn.Linear(3, 4), draw, in_keys=["value"])

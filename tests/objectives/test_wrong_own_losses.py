@@ -129,3 +129,14 @@ def test_an_encoder_of_another_size_than_told():
         ValueError, match="ContextEncoder wrote 4 numbers per context in key 'task_context', expected 3"
     ):
         loss(meta_batch())
+
+
+def test_a_loss_without_in_keys_is_told_to_define_them():
+    class Mine(RepresentationLoss):
+        out_keys = ["loss_mine"]
+
+        def forward(self, tensordict):
+            return TensorDict({"loss_mine": tensordict["task_context"].mean()}, [])
+
+    with pytest.raises(TypeError, match="Mine has no in_keys; define them"):
+        MetaLoss(make_encoder(), Mine(), policy_loss())

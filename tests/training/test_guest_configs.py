@@ -118,3 +118,22 @@ def test_a_choice_of_the_users_own_needs_its_file(overrides, told):
             compose_config(overrides)
     finally:
         del ConfigStore.instance().repo["method"]["of_nobody.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "advice", "sections"),
+    [
+        ("encoder.name=table", "register_method(NAME, ..., encoder='table')",
+         {"representation": "focal", "encoder": "table"}),
+        ("representation.name=csro", "register_method(NAME, representation='csro')", {"representation": "csro"}),
+    ],
+)  # fmt: skip
+def test_the_advice_for_a_whole_section_composes(override, advice, sections):
+    assert advice in refused(override)
+    register_method("advised", **sections)
+    try:
+        config = composed("method=advised")
+        assert {section: getattr(config, section).name for section in sections} == sections
+    finally:
+        ConfigStore.instance().repo["method"].pop("advised.yaml")
+    assert "policy_loss=iql" in refused("policy_loss.name=iql")

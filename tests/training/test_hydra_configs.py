@@ -245,6 +245,16 @@ def test_moved_fields_say_where_they_are_now(old):
     assert not any(name == old or name.startswith(f"{old}.") for name in known)
 
 
+@pytest.mark.parametrize("method", ["focal", "anole", "oracle"])
+def test_the_critics_gradient_needs_a_pooling_that_learns(method):
+    told = refused(f"method={method}", "representation.critic_gradient=pooling")
+    assert "config field representation.critic_gradient: got 'pooling'" in told and "encoder.pool=" in told
+    validate_config(
+        composed("method=focal", "representation.critic_gradient=pooling", "encoder.pool=attention")
+    )
+    assert "got 'pooling'" in refused("method=corro", "encoder.pool=mean")
+
+
 def test_wrong_values_are_config_errors():
     assert "config field evaluation.protocols" in refused("evaluation.protocols=[np,codes,magic]")
     assert "none of them twice" in refused("evaluation.protocols=[np,codes,np]")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -182,10 +183,11 @@ class BRACSACLoss(TransitionLoss):
         self.reward_scale = reward_scale
         self.entropy_coefficient = entropy_coefficient
         self.regularisation = regularisation
+        self.penalty_init = float(penalty_init)
         self.penalty_max = penalty_max
         self.divergence_target = divergence_target
         self.deactivate_vmap = deactivate_vmap
-        self.register_buffer("penalty", torch.tensor(float(penalty_init)))
+        self.register_buffer("penalty", torch.tensor(self.penalty_init))
         self._make_vmap()
         # Set before the value estimator, which requires a value key that the network writes.
         self.set_keys(
@@ -257,6 +259,19 @@ class BRACSACLoss(TransitionLoss):
         if divergence is not None and not self.side_effects_deferred:
             self._adapt_penalty(divergence)
         return losses
+
+    def reset_parameters_recursive(self, *args: Any, **kwargs: Any) -> None:
+        """Reinitialize all networks and the weight of the penalty."""
+        super().reset_parameters_recursive(*args, **kwargs)
+        self.penalty.fill_(self.penalty_init)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Move and convert as usual; the penalty's weight keeps single precision, because it sums small steps."""
+        before = self.penalty
+        super()._apply(fn)
+        if torch.finfo(self.penalty.dtype).bits < 32:
+            self.penalty = before.to(self.penalty.device)
+        return self
 
     def side_effects(self, losses: TensorDictBase) -> None:
         """Adapt the penalty's weight to the divergence among the losses, which a deferring caller does itself."""

@@ -97,6 +97,10 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
         work = tensordict.copy()
         out = IQLLoss.forward(self, work)  # super() would run LossModule's wrapper
         tensordict.set(self.tensor_keys.priority, work.get(self.tensor_keys.priority))
+        if "entropy" in out.keys():  # noqa: SIM118 (IQLLoss averages over padding, too)
+            information = -work.get(self.tensor_keys.log_prob)
+            entropy = self._reduce_loss(information, tensordict=tensordict, reduction="mean")
+            out.set("entropy", entropy) if not out.batch_dims else out.set_non_tensor("entropy", entropy)
         return out
 
 

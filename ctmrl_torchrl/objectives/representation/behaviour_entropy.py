@@ -82,6 +82,8 @@ def gaussian_entropy(actions: Tensor, jitter: float = 1e-5) -> Tensor:
         raise ValueError(
             "gaussian_entropy: a task needs at least two actions; sample more transitions per task."
         )
+    if torch.finfo(actions.dtype).bits < 32:  # factorizations need single precision
+        return gaussian_entropy(actions.float(), jitter=jitter).to(actions.dtype)
     centred = actions - actions.mean(-2, keepdim=True)
     covariance = centred.mT @ centred / (count - 1)
     covariance = covariance + jitter * torch.eye(size, dtype=actions.dtype, device=actions.device)

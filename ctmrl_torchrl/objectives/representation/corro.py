@@ -15,12 +15,14 @@ from ctmrl_torchrl.modules.generative import make_outcome_vae
 from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
 from ctmrl_torchrl.objectives.representation.transition_contrast import (
+    NEGATIVES,
     contrast_of_transitions,
     draw_latent,
     generated_outcomes,
     noisy_rewards,
     vae_error,
 )
+from ctmrl_torchrl.registry import nearest
 
 #: samples transitions of random training tasks: ``(tasks, rows, generator) -> [tasks, rows]``
 DrawRows = Callable[[int, int, torch.Generator], TensorDictBase]
@@ -131,6 +133,9 @@ class TransitionContrast:
             on rewards.
         reward (NestedKey): default ``("next", "reward")``.
 
+    Raises:
+        ValueError: for unknown ``negatives``, or ``generative`` ones without ``vae``.
+
     Source: CORRO (ICML 2022), as released.
 
     Examples:
@@ -156,6 +161,13 @@ class TransitionContrast:
         noise: float = 0.5,
         reward: NestedKey = ("next", "reward"),
     ) -> None:
+        if negatives not in NEGATIVES:
+            raise ValueError(
+                f"{type(self).__name__}: negatives={negatives!r} is unknown; choose one of "
+                f"{', '.join(NEGATIVES)}.{nearest(negatives, NEGATIVES)}"
+            )
+        if negatives == "generative" and vae is None:
+            raise ValueError(f"{type(self).__name__}: negatives='generative' needs vae=.")
         self.encoder, self.draw, self.in_keys = encoder, draw, list(in_keys)
         self.negatives, self.vae = negatives, vae
         self.queries, self.count, self.temperature = queries, count, temperature
@@ -166,9 +178,7 @@ class TransitionContrast:
         count, options = self.count, {"reward": self.reward, "generator": generator}
         if self.negatives == "reward_noise":
             return noisy_rewards(query, count, deviation=self.noise, **options)
-        if self.negatives == "generative":
-            if self.vae is None:
-                raise ValueError("TransitionContrast: negatives='generative' needs vae=.")
+        if self.vae is not None and self.negatives == "generative":
             return generated_outcomes(query, count, self.vae.decoder, self.vae.latent_dim, **options)
         return self.draw(query.batch_size[0] * count, 1, generator).reshape(*query.batch_size, count)
 

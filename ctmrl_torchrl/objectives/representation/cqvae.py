@@ -71,8 +71,9 @@ class CQVAELoss(CodebookLoss):
 
     Out:
         ``loss_prediction``, ``loss_cross_prediction``, ``loss_code``, ``loss_contrastive`` and the detached
-        ``perplexity``, ``dead_codes``, ``reward_error`` (mean squared, in units of the reward's
-        variance). The input is not modified.
+        ``perplexity``, ``dead_codes``, ``reward_error`` (as in ``loss_prediction``: mean squared in units of the
+        reward's variance, or a norm if ``as_written``; 0 if ``prediction_weight`` is 0, because nothing is
+        predicted then). The input is not modified.
 
     Codebook and predictors remain ordinary modules (``functional`` is false), because none of them has a target
     network or an ensemble, and other components share them.

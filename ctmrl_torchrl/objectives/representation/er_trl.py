@@ -119,6 +119,8 @@ class BehaviourEntropyLoss(MetricLoss):
     ) -> TensorDictBase:
         """The GAN's input ``[T, B]``: states (and actions) of the policy batch with their task's context.
 
+        The entries have the names that this loss reads them by.
+
         Args:
             tensordict (TensorDictBase): the meta-batch ``[T]``. task_context (Tensor): ``[T, d]``.
             with_actions (bool): whether to include the behavior's actions.
@@ -128,10 +130,10 @@ class BehaviourEntropyLoss(MetricLoss):
         observation = read(transitions, keys.observation, name)
         lead = observation.shape[:-1]
         repeated = task_context.view(len(task_context), *[1] * (len(lead) - 1), -1).expand(*lead, -1)
-        entries = {"observation": observation, "task_context": repeated}
+        entries = TensorDict({}, lead).set(keys.observation, observation).set(keys.task_context, repeated)
         if with_actions:
-            entries["action"] = read(transitions, keys.action, name)
-        return TensorDict(entries, lead).flatten(1, -1) if len(lead) > 2 else TensorDict(entries, lead)
+            entries.set(keys.action, read(transitions, keys.action, name))
+        return entries.flatten(1, -1) if len(lead) > 2 else entries
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -138,6 +138,13 @@ class TaskAutoencoderLoss(RepresentationLoss):
                 what=repr(key),
                 hint="the shape of the prediction; a reward is [T, L, 1].",
             )
+            require_shape(
+                scale.expand(torch.broadcast_shapes(scale.shape, guess.shape)),
+                guess.shape,
+                reader=name,
+                what=f"{key!r} divided by its scale",
+                hint="a scale has one number, or one per predicted number.",
+            )
             pairs.append((guess / scale, target / scale))
         mask = batch.get(keys.mask, None)
         error = autoencoder_error(*pairs, mask=mask)

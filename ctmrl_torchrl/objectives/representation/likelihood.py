@@ -71,7 +71,7 @@ def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Te
         task_id, task_ids (Tensor): the tasks of the rows ``[T]`` and of the columns ``[tasks]``.
 
     Returns:
-        ``[T]``.
+        ``[T]``; NaN for a task that has no column, because checking it would synchronize the device.
 
     Source: UNICORN (NeurIPS 2024), the supervised variant, which is not in the released code.
 
@@ -80,5 +80,6 @@ def task_classification(logits: Tensor, task_id: Tensor, task_ids: Tensor) -> Te
         >>> error.exp()
         tensor([4., 4.])
     """
-    column = (task_id.unsqueeze(-1) == task_ids).int().argmax(-1)
-    return functional.cross_entropy(logits, column, reduction="none")
+    same = task_id.unsqueeze(-1) == task_ids
+    error = functional.cross_entropy(logits, same.int().argmax(-1), reduction="none")
+    return torch.where(same.any(-1), error, torch.nan)

@@ -189,6 +189,8 @@ class UNICORNLoss(MetricLoss):
         shown = TensorDict(dict(zip(decoder.in_keys, inputs, strict=True)), inputs[0].shape[:-1])
         outputs = decoder(shown)
         loc, log_variance = (outputs.get(key) for key in decoder.out_keys[-2:])
+        hint = "the shape of the prediction; a reward is [T, L, 1], and its statistics have one number."
+        require_shape(target, loc.shape, reader=type(self).__name__, what="the target", hint=hint)
         error = gaussian_error(loc, log_variance, target, mask)
         return self._reduce_loss(error + BOUND_WEIGHT * decoder.module.bound_width())
 
@@ -223,7 +225,9 @@ class TaskClassificationLoss(RepresentationLoss):
 
     Raises:
         KeyError: if an entry is missing.
-        ValueError: if an entry has the wrong shape.
+        ValueError: if an entry, or the output of the classifier, has the wrong shape.
+
+    A task that is not among ``task_ids`` makes the loss NaN.
 
     Source: UNICORN (NeurIPS 2024), the supervised variant, which is not in the released code.
 
@@ -280,7 +284,12 @@ class TaskClassificationLoss(RepresentationLoss):
         hint = "one id per context."
         require_shape(task_id, context.shape[:1], reader=name, what=repr(keys.task_id), hint=hint)
         shown = TensorDict({self.classifier.in_keys[0]: context}, context.shape[:1])
-        logits = self.classifier(shown).get(self.classifier.out_keys[-1])
+        out_key = self.classifier.out_keys[-1]
+        logits = self.classifier(shown).get(out_key)
+        expected = (len(context), len(self.task_ids))
+        require_shape(
+            logits, expected, reader=name, what=repr(out_key), hint="one logit per task of task_ids."
+        )
         error = self.weight * task_classification(logits, task_id, self.task_ids)
         right = (self.task_ids[logits.argmax(-1)] == task_id).to(error.dtype).mean()
         return TensorDict({"loss_classification": self._reduce_loss(error), "task_accuracy": right}, [])
