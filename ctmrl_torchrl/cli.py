@@ -103,6 +103,7 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         sys.stdout.write(usage())
         return 0
+    before = len(plugins)
     command, *rest = arguments
     if command not in COMMANDS:
         from ctmrl_torchrl.registry import nearest
@@ -110,12 +111,12 @@ def _run(arguments: list[str]) -> int:
         raise UsageError(
             f"unknown command {command!r}.{nearest(command, COMMANDS)} Known: {', '.join(COMMANDS)}."
         )
-    while "--plugin" in rest:  # also after the command
-        at = rest.index("--plugin")
-        if at + 1 == len(rest):
+    given = [index for index, each in enumerate(rest) if each.partition("=")[0] == "--plugin"]
+    for at in reversed(given):  # also after the command
+        _, _, value = rest.pop(at).partition("=")
+        if not value and at == len(rest):
             raise UsageError("--plugin needs a module or the path of a .py file.")
-        plugins.append(rest[at + 1])
-        del rest[at : at + 2]
+        plugins.insert(before, value or rest.pop(at))
     if plugins:
         from ctmrl_torchrl.training.plugins import load_plugin
 

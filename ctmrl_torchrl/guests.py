@@ -13,7 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["Guest", "code_digest", "forget_choice", "guests_of", "names_in", "note_choice", "plugin_of"]
+__all__ = [
+    "Guest",
+    "code_digest",
+    "file_digest",
+    "forget_choice",
+    "guests_of",
+    "names_in",
+    "note_choice",
+    "plugin_of",
+]
 
 _LIBRARY = __name__.partition(".")[0]
 _IMPORTING = ("importlib", "_frozen_importlib")
@@ -32,16 +41,19 @@ class Guest:
     Args:
         module: its name. file: its source file, empty for an interactive session.
         choice: name of a choice that it has registered.
+        digest: of the code in the source file when this was made; modules that the file imports are not part of
+            it.
     """
 
     module: str
     file: str
     choice: str
+    digest: str = ""
 
     @property
-    def digest(self) -> str:
-        """A digest of the code in the source file; modules that the file imports are not part of it."""
-        return code_digest(Path(self.file).read_text(encoding="utf-8", errors="replace")) if self.file else ""
+    def changed(self) -> bool:
+        """Whether the code in the source file has changed since this was made."""
+        return bool(self.digest) and self.digest != file_digest(self.file)
 
 
 def code_digest(text: str) -> str:
@@ -59,7 +71,12 @@ def code_digest(text: str) -> str:
         ]
     except (tokenize.TokenError, SyntaxError):  # a file may have been damaged since it was imported
         tokens = [text]
-    return hashlib.sha256("".join(tokens).encode()).hexdigest()
+    return hashlib.sha256("\0".join(tokens).encode()).hexdigest()
+
+
+def file_digest(file: str) -> str:
+    """The digest of the code in a source file; empty without a file."""
+    return code_digest(Path(file).read_text(encoding="utf-8", errors="replace")) if file else ""
 
 
 def note_choice(kind: str, name: str) -> None:
@@ -85,7 +102,8 @@ def guests_of(names: Collection[str]) -> tuple[Guest, ...]:
     for (_, name), module in _ORIGINS.items():
         if name in names and module not in found:
             file = getattr(sys.modules.get(module), "__file__", None)
-            found[module] = Guest(module, "" if file is None else os.path.abspath(file), name)
+            path = "" if file is None else os.path.abspath(file)
+            found[module] = Guest(module, path, name, file_digest(path))
     return tuple(found.values())
 
 

@@ -1,9 +1,10 @@
 """Compare protocol ``codes`` with the same protocol on contexts of random training tasks.
 
-python examples/codes_control.py results/ablations/codes-control-point_robot.json runs/point_robot-repo/*
+python examples/codes_control.py codes-control.json runs/point_robot-repo/ctmrl-brac*
 
 For every finished run, evaluate protocol ``codes`` on the unseen tasks with the codes, and with an equal number
-of contexts of random training tasks (mean over several draws). Print both and write them per seed.
+of contexts of random training tasks (mean over several draws). Print both and write them per seed. The runs
+must differ in their seeds alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import shlex
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,13 +23,20 @@ from ctmrl_torchrl.collectors import CandidatesProtocol
 from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.evaluation import bootstrap_interval, load_summary
 from ctmrl_torchrl.methods import CodebookSchedule
+from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.studies.results import collect_results, read_summaries
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import Experiment, prepare
+from ctmrl_torchrl.training.plugins import load_plugin
 
 
 def reopen(run: Path, scratch: str) -> Experiment:
     """The experiment of a finished run, restored from its last checkpoint; the run folder is only read."""
-    overrides = shlex.split(load_summary(run / "summary.json")["command"])[2:]
+    words = shlex.split(load_summary(run / "summary.json")["command"])
+    plugins = [word for mark, word in pairwise(words) if mark == "--plugin"]
+    overrides = [word for word in words if "=" in word and word not in plugins]
+    for plugin in plugins:
+        load_plugin(plugin)
     data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["dataset"]
     elsewhere = [f"run_dir={scratch}", f"resume={run}", f"dataset.root={data['root']}"]
     return prepare(compose_config([*overrides, *elsewhere, "output.logger=none", "output.progress=false"]))
@@ -36,7 +45,9 @@ def reopen(run: Path, scratch: str) -> Experiment:
 def compare(experiment: Experiment, draws: int) -> dict[str, float]:
     """Final returns of protocol ``codes`` with the codes, and with contexts of random training tasks."""
     settings, tester = experiment.config.evaluation, experiment.tester
-    (schedule,) = (part for part in experiment.parts.parts if isinstance(part, CodebookSchedule))
+    schedule = next((part for part in experiment.parts.parts if isinstance(part, CodebookSchedule)), None)
+    if schedule is None:
+        raise ConfigError(f"{experiment.config.method} has no codes to compare with other contexts.")
     codes = schedule.candidates()
     generator = torch.Generator().manual_seed(settings.seed)
     collector = tester.collector(experiment.task_set.test_ids, settings.final_repeats)
@@ -63,6 +74,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
+    with told_plainly():
+        collect_results(read_summaries(arguments.runs))  # refuses runs that differ in more than their seeds
     seeds, commands = {}, []
     for run in arguments.runs:
         with tempfile.TemporaryDirectory() as scratch, told_plainly():

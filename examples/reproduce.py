@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import sys
 
-from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.studies import Study, StudyError, load_study
+from ctmrl_torchrl.errors import told_plainly
+from ctmrl_torchrl.stopping import Stopped, stop_signals
+from ctmrl_torchrl.studies import Study, load_study
 
 
 def main() -> None:
@@ -21,15 +22,16 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     name, *changes = sys.argv[1:]
-    try:
+    with told_plainly(), stop_signals():
         study = Study(load_study(name, changes), root="studies")
         print(study.plan())
         status = study.run()
         print(", ".join(f"{number} {state}" for state, number in status.items()))
         print(f"the page is {study.report()}")
-    except (StudyError, ConfigError) as error:
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Stopped as stopped:
+        raise SystemExit(str(stopped)) from None

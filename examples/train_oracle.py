@@ -37,6 +37,7 @@ def main(node: DictConfig) -> None:
     result = {
         "env": config.env,
         "tasks": config.tasks,
+        "recipe": summary["dataset"]["recipe"],
         "policy_loss": summary["policy_loss"],
         "preset": config.preset,
         "seed": config.seed,

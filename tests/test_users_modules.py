@@ -8,9 +8,14 @@ import sys
 
 import pytest
 
-from ctmrl_torchrl.guests import Guest, guests_of, plugin_of
+from ctmrl_torchrl import guests
+from ctmrl_torchrl.cli import main
+from ctmrl_torchrl.guests import Guest, code_digest, guests_of, plugin_of
 from ctmrl_torchrl.registry import Registry
+from ctmrl_torchrl.studies.attempts import WithGuests
+from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import code_of, data_key, identity_of
+from ctmrl_torchrl.studies.jobs import Job, Outcome
 from ctmrl_torchrl.training.plugins import load_plugin
 
 FILE = """
@@ -95,3 +100,55 @@ print(guests_of(["mine"])[0].module)
 def test_a_choice_without_a_file_has_no_digest_and_no_option():
     guest = Guest("__main__", "", "mine")
     assert guest.digest == "" and plugin_of(guest) is None
+
+
+def planned(**configuration):
+    configuration = {"env": "point_robot", "method": "focal"} | configuration
+    return PlannedRun({}, (), configuration, data_key(configuration), code_of(configuration))
+
+
+def test_a_protocol_of_ones_own_changes_no_training(shape):
+    plain, own = (planned(evaluation={"every": 0, "protocols": each}) for each in (["np"], ["np", "a_shape"]))
+    assert plain.training("d") == own.training("d") and plain.identity("d") != own.identity("d")
+    before = own.training("d"), own.identity("d")
+    shape.write_text(shape.read_text() + "CHANGED = True\n")
+    changed = planned(evaluation={"every": 0, "protocols": ["np", "a_shape"]})
+    assert changed.training("d") == before[0] and changed.identity("d") != before[1]
+
+
+def test_a_logger_of_ones_own_changes_no_run(shape):
+    assert code_of({"env": "point_robot", "output": {"logger": "a_shape"}}) == ""
+
+
+def test_a_file_is_the_same_as_a_plugin_and_as_a_program(shape, monkeypatch):
+    configuration = {"env": "a_shape"}
+    before = code_of(configuration), data_key(configuration)
+    monkeypatch.setitem(sys.modules, "__mp_main__", sys.modules["a_shape"])
+    monkeypatch.setitem(guests._ORIGINS, ("shape", "a_shape"), "__mp_main__")
+    assert guests_of(["a_shape"])[0].module == "__mp_main__"
+    assert before == (code_of(configuration), data_key(configuration))
+
+
+def test_a_worker_refuses_a_file_that_has_changed_since_the_plan(shape):
+    work = WithGuests(lambda job: Outcome(job.key, "done"), guests_of(["a_shape"]))
+    job = Job("key", (), "store")
+    assert work(job).state == "done"
+    shape.write_text(shape.read_text() + "# a comment\n")
+    assert work(job).state == "done"
+    shape.write_text(shape.read_text() + "CHANGED = True\n")
+    outcome = work(job)
+    assert outcome.state == "failed" and "a_shape.py has changed since the study was started" in outcome.error
+
+
+def test_words_that_run_together_are_another_program():
+    assert code_digest("a = not b\n") != code_digest("a = notb\n")
+
+
+@pytest.mark.parametrize("option", [["--plugin", "{}"], ["--plugin={}"]])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_plugin_may_stand_before_and_after_the_command(option, after, shape, capsys):
+    option = [each.format(shape) for each in option]
+    command = ["study", "plan", "quick", "root=nowhere"]
+    assert main([*command, *option] if after else [*option, *command]) == 0
+    assert "6 runs" in capsys.readouterr().out
+    assert main(["study", "plan", "quick", "--plugin"]) == 2

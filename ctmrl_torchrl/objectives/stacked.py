@@ -68,7 +68,7 @@ class SeededDraws(TorchFunctionMode):
             shape, moments = args[0].shape, args[1:]
             kwargs.pop("generator", None)
             drawn = self._draw(lambda g: torch.empty(shape, **empty).normal_(*moments, generator=g, **kwargs))
-            if torch._C._functorch.is_batchedtensor(args[0]):
+            if cast(Any, torch._C)._functorch.is_batchedtensor(args[0]):
                 return args[0].copy_(drawn)
             args[0].fill_(torch.nan)
             return drawn

@@ -22,6 +22,8 @@ from ctmrl_torchrl.studies.records import RunRecord, data_file, locked, run_fold
 
 __all__ = ["Attempt", "Preparation", "quoted"]
 
+_CHANGED = "has changed since the study was started, so that its runs are others; start the study again."
+
 Execute = Callable[[list[str]], Any]
 Prepare = Callable[[Sequence[str]], str]
 
@@ -154,6 +156,8 @@ class WithGuests:
 
         try:
             for guest in self.guests:
+                if guest.changed:
+                    return Outcome(job.key, "failed", f"{guest.file} {_CHANGED}")
                 load_guest(guest)
         except Exception as error:
             return Outcome(job.key, "failed", _said(error))

@@ -56,7 +56,12 @@ _OVERRIDES = Rule(
     "a list of overrides, each 'field=value'",
 )
 _FACTORS = Rule(
-    lambda value: isinstance(value, Mapping) and bool(value) and all(map(_is_factor, value.values())),
+    lambda value: (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(map(_is_factor, value.values()))
+    ),
     "a mapping from a field to a list of its values, or from a name to {level: [overrides]}",
 )
 _EXCLUDED = Rule(
@@ -126,15 +131,20 @@ class StudyConfig:
             "compare",
             self.compare,
             f"one of the factors other than seed: {', '.join(sorted(set(self.factors) - {SEED}))}",
-            nearest(self.compare, self.factors),
+            nearest(self.compare, set(self.factors) - {SEED}),
         )
+        seeds = self.factors.get(SEED, [])
+        require(isinstance(seeds, list), f"factors.{SEED}", seeds, "a list of seeds")
         for name in self.factors:
+            own = f"anything but {', '.join(_OWN)}, which the study sets itself"
+            require(name not in _OWN, "factors", name, own)
             levels = self.levels(name)
             require(len(set(levels)) == len(levels), f"factors.{name}", levels, "a list with no value twice")
         self._check_overrides("fixed", self.fixed, None)
         for name, levels in self.factors.items():
             for level, overrides in levels.items() if isinstance(levels, Mapping) else ():
                 self._check_overrides(f"factors.{name}.{level}", overrides, name)
+        self._check_factors_apart()
         for seed in self.levels(SEED) if SEED in self.factors else ():
             number = int(seed) if re.fullmatch("[0-9]{1,10}", seed) else None
             require(rules.SEED.allows(number), f"factors.{SEED}", seed, rules.SEED.describe())
@@ -162,6 +172,20 @@ class StudyConfig:
                 f"one of the levels of {self.compare}: {', '.join(levels)}",
                 nearest(self.report.baseline, levels),
             )
+
+    def _check_factors_apart(self) -> None:
+        """Reject a field that levels of two factors set, of which the last would win silently."""
+        owner: dict[str, str] = {}
+        for factor, levels in self.factors.items():
+            for overrides in levels.values() if isinstance(levels, Mapping) else ():
+                for each in overrides:
+                    name = _field_of(each).lstrip("+~")
+                    require(
+                        owner.setdefault(name, factor) == factor,
+                        f"factors.{factor}",
+                        each,
+                        f"no {name}, which levels of {owner[name]} set, too; join the two factors",
+                    )
 
     def _check_overrides(self, where: str, overrides: Sequence[str], factor: str | None) -> None:
         """Reject overrides that a factor or the study itself would silently replace."""
@@ -244,7 +268,9 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
     content.setdefault("name", file.stem)
     study = study_from(content)
     if overrides:
-        for override in overrides:
+        for override in sorted(
+            overrides, key=lambda each: not each.startswith("runner=")
+        ):  # before its options
             _apply(content, override)
         _prune_exclusions(content)
         whole, study = study, study_from(content)
@@ -304,6 +330,11 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
     report = values.pop("report", None) or {}
     require(isinstance(report, Mapping), "report", report, "a mapping")
     _refuse_unknown(report, ReportConfig, "report.")
+    report = dict(report)
+    if _is_scalar(report.get("baseline")):  # a level such as 16
+        report["baseline"] = as_text(report["baseline"])
+    if isinstance(report.get("paper_columns"), Mapping):
+        report["paper_columns"] = {as_text(key): value for key, value in report["paper_columns"].items()}
     study = StudyConfig(**values, report=ReportConfig(**report))
     study.check()
     return study
@@ -339,23 +370,29 @@ def _apply(content: dict[str, Any], override: str) -> None:
     factors = content.setdefault("factors", {})
     factor = next((each for each in (name, name.removesuffix("s")) if each in factors), None)
     if factor is not None:
+        require(
+            not isinstance(value, str) or "," not in value or text.startswith(('"', "'")),
+            name,
+            text,
+            f"a list with brackets for several levels: {name}=[{text}]",
+        )
         factors[factor] = _chosen(factor, factors[factor], value if isinstance(value, list) else [value])
         return
     if name == "runner" and isinstance(value, str):
         value = {"name": value}
     *path, last = name.split(".") if not name.startswith("factors.") else ("factors", name[8:])
-    place = content
-    for step in path:
-        place = place.setdefault(step, {"name": "local"} if step == "runner" else {})
-        if not isinstance(place, dict):
-            raise StudyError(f"The override {override!r} is invalid: {step!r} is not a section.")
     known = [each.name for each in fields(StudyConfig)]
-    if not path and name not in known:
+    if (path or [name])[0] not in known:
         choices = [*known, *(f"{each}s" for each in factors)]
         raise ConfigError(
             f"config field {name}: the study has neither a field nor a factor of this name."
             f"{nearest(name, choices)} For an override of every run write +{override}."
         )
+    place = content
+    for step in path:
+        place = place.setdefault(step, {"name": "local"} if step == "runner" else {})
+        if not isinstance(place, dict):
+            raise StudyError(f"The override {override!r} is invalid: {step!r} is not a section.")
     place[last] = value
 
 

@@ -16,7 +16,7 @@ __all__ = ["to_csv", "to_latex", "to_markdown"]
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
 }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def escaped(text: str) -> str:
         >>> escaped("95 % of np_refine")
         '95 \\% of np\\_refine'
     """
-    return re.sub(r"[\\&%$#_{}~^<>]", lambda found: _SPECIAL[found.group()], _one_line(text))
+    return re.sub(r"[\\&%$#_{}~^<>|]", lambda found: _SPECIAL[found.group()], _one_line(text))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -121,4 +121,5 @@ def _marked(cell: Cell, digits: int, best: str, within: str) -> str:
 
 
 def _piped(text: str) -> str:
-    return _one_line(text).replace("|", "\\|")
+    """A cell of a Markdown table, in which neither a bar ends it nor a bracket begins a tag."""
+    return re.sub(r"&(?=\w+;|#)", "&amp;", _one_line(text)).replace("<", "&lt;").replace("|", "\\|")

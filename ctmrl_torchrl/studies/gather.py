@@ -50,6 +50,7 @@ class RunResult:
         key: its identity, empty while its data are unknown.
         folder: its folder. error: the error, if any.
         summary: summary of a finished run.
+        seconds: time of the run, without a training that it took over from another run.
     """
 
     run: PlannedRun
@@ -58,6 +59,7 @@ class RunResult:
     folder: Path | None = None
     error: str = ""
     summary: Mapping[str, Any] | None = None
+    seconds: float = 0.0
 
     def finished(self) -> Mapping[str, Any]:
         """The summary of a run that is done."""
@@ -173,7 +175,10 @@ def _result(run: PlannedRun, record: RunRecord | None) -> RunResult:
                 f"The summary of {run.label} cannot be used: {error} Move its folder {record.folder} "
                 "away and run the study again."
             ) from error
-    return RunResult(run, state, record.key, record.folder, record.error, summary)
+    seconds = 0.0 if summary is None else summary["wall_time_s"]
+    if record.inherits:
+        seconds = min(seconds, record.own_seconds)
+    return RunResult(run, state, record.key, record.folder, record.error, summary, seconds)
 
 
 def _refuse_other_configurations(done: list[RunResult]) -> None:

@@ -40,13 +40,19 @@ class PlannedRun:
         return self._once(identity_of, data)
 
     def training(self, data: str) -> str:
-        """What it shares with runs that train the same agent, which is computed once."""
-        return self._once(training_of, data)
+        """What it shares with runs that train the same agent, which is computed once.
 
-    def _once(self, digest: Callable[[Mapping[str, Any], str, str], str], data: str) -> str:
+        Files that only the meta-test uses, such as a protocol's, do not count.
+        """
+        trained = {name: value for name, value in self.configuration.items() if name != "evaluation"}
+        return self._once(training_of, data, code_of(trained) if self.code else "")
+
+    def _once(
+        self, digest: Callable[[Mapping[str, Any], str, str], str], data: str, code: str | None = None
+    ) -> str:
         key = (digest.__name__, data)
         if key not in self._known:
-            self._known[key] = digest(self.configuration, data, self.code)
+            self._known[key] = digest(self.configuration, data, self.code if code is None else code)
         return self._known[key]
 
     @property
@@ -98,10 +104,14 @@ def _planned(
             without_seed += study.overrides(factor, level)
     if study.protocols and not any(each.startswith("evaluation.protocols=") for each in without_seed):
         without_seed.append(f"evaluation.protocols=[{','.join(study.protocols)}]")
-    key = tuple(without_seed)
+    # A value such as dataset.seed=${seed} depends on the seed; other configurations are resolved once.
+    seeded = (
+        [f"{SEED}={levels[SEED]}"] if SEED in levels and any("${" in each for each in without_seed) else []
+    )
+    key = (*without_seed, *seeded)
     if key not in cached:
         try:
-            cached[key] = resolve(without_seed)
+            cached[key] = resolve(list(key))
         except Exception as error:  # any exception of the configuration's checks
             where = " ".join(f"{name}={level}" for name, level in levels.items() if name != SEED)
             raise StudyError(f"The study {study.name!r} cannot run {where}: {error}") from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.guests import guests_of, names_in
+from ctmrl_torchrl.storage import StorageError, expanded
 
 __all__ = ["code_of", "data_key", "differences", "identity_of", "training_of", "what_matters"]
 
@@ -45,22 +47,24 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def code_of(configuration: Mapping[str, Any]) -> str:
-    """A digest of the user's files whose registered choices a configuration uses; empty without any.
+    """A digest of the user's files whose registered choices affect the results; empty without any.
 
-    Only the files that register the choices count, not the modules that these import.
+    Only the files that register the choices count, not the modules that these import. A file has the same digest
+    as a plugin, as a module and as a program.
 
     Examples:
         >>> code_of({"env": "point_robot", "method": "ctmrl"})
         ''
     """
-    guests = guests_of(set(names_in(configuration)))
-    return _digest({guest.module: guest.digest for guest in guests}) if guests else ""
+    guests = guests_of(set(names_in(what_matters(configuration))))
+    return _digest({"files": sorted(guest.digest for guest in guests)}) if guests else ""
 
 
 def data_key(configuration: Mapping[str, Any]) -> str:
     """A key that distinguishes the datasets of configurations before they exist.
 
-    The file that registers a family of the user's own belongs to the key.
+    The file that registers a family of the user's own belongs to the key. A dataset at a given path is known by
+    its absolute path and by the sizes and times of its files, so that changed data get another key.
 
     Examples:
         >>> one, other = {"env": "a", "seed": 0}, {"env": "a", "seed": 1}
@@ -71,11 +75,23 @@ def data_key(configuration: Mapping[str, Any]) -> str:
     if section.get("dataset.path") is None:
         place = {name: value for name, value in section.items() if name not in _ASIDE}
     else:
-        place = {"path": section["dataset.path"]}
+        place = _given(section["dataset.path"])
     env = configuration.get("env")
     code = code_of({"env": env})
     own = {"code": code} if code else {}
     return _digest({"env": env, "tasks": configuration.get("tasks"), **place, **own})
+
+
+def _given(path: str) -> dict[str, Any]:
+    """What tells a given dataset from another one, and from itself after a change."""
+    try:
+        place = expanded(path).absolute()
+        files = [place] if place.is_file() else sorted(place.rglob("*"))
+        states = [(file, file.stat()) for file in files if file.is_file()]
+    except (OSError, StorageError):  # reported when the data are opened
+        return {"path": str(path)}
+    known = [[str(file.relative_to(place)), state.st_size, state.st_mtime_ns] for file, state in states]
+    return {"path": str(Path(place)), "files": known}
 
 
 def identity_of(configuration: Mapping[str, Any], data: str, code: str = "") -> str:

@@ -28,7 +28,8 @@ class Origin:
             installed package.
         versions: ``{package: version}`` of the runs.
         machine: ``{property: value}`` of the machine that wrote the report.
-        core_hours: core hours of the finished runs; levels that are the same runs count once.
+        core_hours: core hours of the finished runs; levels that are the same runs count once, as does a
+            training that several runs share.
     """
 
     command: str
@@ -54,7 +55,7 @@ def origin_of(results: StudyResults) -> Origin:
         commit=commit_of_package(),
         versions={package: ", ".join(sorted(found)) for package, found in counted.items()},
         machine=machine(),
-        core_hours=sum({each.key: each.finished()["wall_time_s"] for each in done}.values()) / 3600,
+        core_hours=sum({each.key: each.seconds for each in done}.values()) / 3600,
     )
 
 

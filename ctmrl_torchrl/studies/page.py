@@ -234,9 +234,12 @@ def _figures(figures: Sequence[ReportFigure]) -> str:
 
 
 def _figure(figure: ReportFigure) -> str:
-    data = base64.b64encode(compact_png(figure.file)).decode("ascii")
     caption = f"{_text(figure.title)}. {_text(figure.caption)}".strip()
-    image = f'<img alt="{_text(figure.title)}" src="data:image/png;base64,{data}">'
+    try:
+        data = base64.b64encode(compact_png(figure.file)).decode("ascii")
+        image = f'<img alt="{_text(figure.title)}" src="data:image/png;base64,{data}">'
+    except OSError as error:  # damaged since the run wrote it
+        image = f"<p>This figure cannot be read: {_text(str(error))}</p>"
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -155,7 +155,7 @@ def _numbers(results: StudyResults) -> dict[str, Any]:
             entry["wall_time_s"] = each.summary["wall_time_s"]
         runs.append(entry)
     study = dataclasses.asdict(results.config)
-    return rounded({"study": study, "notes": list(results.notes), "runs": runs}, 6)
+    return {"study": study, "notes": list(results.notes), "runs": rounded(runs, 6)}
 
 
 def _by_protocol(summary: Mapping[str, Any], name: str) -> dict[str, dict[str, float]]:

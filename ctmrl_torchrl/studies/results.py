@@ -22,6 +22,7 @@ _COPIED = ("updates", "dataset", "reference", "versions")
 #: overrides that may stand in some of the commands only, because the summaries themselves say what was chosen
 _IN_SUMMARIES = (
     "comparison",
+    "dataset",
     "dataset.recipe",
     "dataset.seed",
     "env",

@@ -50,11 +50,17 @@ def results_table(folder: str | Path) -> str:
     Args:
         folder: folder of results files (see :func:`~ctmrl_torchrl.studies.results.collect_results`); ``oracle/``
             inside it contains results of policies with privileged task information.
+
+    Raises:
+        StudyError: if two of these policies have the same setting.
     """
     folder = Path(folder)
-    oracles = {
-        _setting(run): run["returns"]["test"] for run in read_results((folder / "oracle").glob("*.json"))
-    }
+    oracles: dict[tuple[str, ...], float] = {}
+    for run in read_results((folder / "oracle").glob("*.json")):
+        if oracles.setdefault(_setting(run), run["returns"]["test"]) != run["returns"]["test"]:
+            raise StudyError(
+                f"{folder / 'oracle'} has two oracles of {', '.join(_setting(run))} with other returns; keep one."
+            )
     results = sorted(read_results(folder.glob("*.json")), key=_order)
     rows = [_row(result, oracles.get(_setting(result))) for result in results]
     return markdown_table([_HEADER, *rows])

@@ -139,6 +139,16 @@ def test_changes_from_the_command_line(tmp_path):
         ({"factors": SMALL["factors"] | {"seed": [-1]}}, "factors.seed: got '-1', allowed is a whole number"),
         ({"factors": SMALL["factors"] | {"seed": [2**31]}}, "factors.seed: got '2147483648'"),
         ({"factors": SMALL["factors"] | {"seed": [int("9" * 400)]}}, "config field factors"),
+        (
+            {"factors": SMALL["factors"] | {"seed": {"0": ["schedule.updates=9"]}}},
+            "factors.seed: .*a list of seeds",
+        ),
+        ({"factors": SMALL["factors"] | {"run_dir": ["x", "y"]}}, "factors: got 'run_dir'.*sets itself"),
+        ({"factors": SMALL["factors"] | {True: ["x"]}}, "config field factors: .*from a field to a list"),
+        (
+            {"factors": SMALL["factors"] | {"phase": {"late": ["schedule.kmeans=true"]}}},
+            "factors.phase: got 'schedule.kmeans=true', .*levels of variant set, too; join the two",
+        ),
     ],
 )
 def test_mistakes_are_named(changes, message):
@@ -153,6 +163,8 @@ def test_mistakes_are_named(changes, message):
         (["methods"], "must have the form field=value"),
         (["name.x=1"], "is invalid: "),
         (["seeds=[1"], "cannot be read"),
+        (["envs=point_robot,point_robot_wind"], r"brackets .*: envs=\[point_robot,point_robot_wind\]"),
+        (["schedule.updates=20"], r"every run write \+schedule.updates=20"),
     ],
 )
 def test_mistakes_on_the_command_line(overrides, message):
@@ -216,3 +228,31 @@ def test_an_override_of_every_run_that_a_level_sets_is_refused():
         load_study("departures", ["+representation.as_written=false"])
     study = load_study("departures", ["variants=[ctmrl,entropy]", "+schedule.policy_start=0.3"])
     assert study.fixed[-1] == "schedule.policy_start=0.3"
+
+
+def test_the_order_of_the_runners_options_does_not_matter():
+    changes = ["runner.workers=4", "runner=ray", "runner.address=auto"]
+    for order in (changes, changes[::-1]):
+        assert load_study("quick", order).runner == {"name": "ray", "workers": 4, "address": "auto"}
+
+
+def test_a_baseline_may_be_a_number():
+    assert load_study("table3", ["report.baseline=16"]).baseline == "16"
+    assert load_study("table3", ["report.paper_columns={8: full}"]).report.paper_columns == {"8": "full"}
+
+
+def test_a_value_of_the_seed_is_resolved_for_every_seed():
+    resolved = []
+
+    def resolve(overrides):
+        resolved.append(tuple(overrides))
+        seed = next((each.removeprefix("seed=") for each in overrides if each.startswith("seed=")), "0")
+        return {"env": "a", "seed": int(seed), "dataset": {"seed": int(seed)}}
+
+    study = study_from(SMALL | {"fixed": ["dataset.seed=${seed}"]})
+    runs = expand(study, resolve)
+    assert all(run.configuration["dataset"]["seed"] == run.configuration["seed"] for run in runs)
+    assert len({run.data for run in runs}) == len(study.levels("seed"))
+    resolved.clear()
+    expand(study_from(SMALL), resolve)
+    assert len(resolved) == len(runs) / len(study.levels("seed"))

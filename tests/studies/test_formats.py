@@ -46,3 +46,9 @@ def test_a_number_that_rounds_to_zero_has_no_sign():
     assert "| x | 0.000 [0.000, 0.000] |" in to_markdown(table)
     assert r"$0.000\,[0.000, 0.000]$" in to_latex(table)
     assert "\u22120.000" not in _table(table) and "0.000" in _table(table)
+
+
+def test_no_name_breaks_a_table():
+    table = Table("t", "T", ("method", "np"), ((Cell(text="a_b|c&<d>&lt;"), Cell(value=1.0)),))
+    assert r"a\_b\textbar{}c\&\textless{}d\textgreater{}" in to_latex(table)
+    assert r"a_b\|c&&lt;d>&amp;lt;" in to_markdown(table)

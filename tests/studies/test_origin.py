@@ -50,3 +50,15 @@ def test_a_page_does_not_claim_that_its_runs_were_made_with_its_own_commit(make_
     for page in (study.report(), write_run_page(study.results().runs[0].folder)):
         text = page.read_text(encoding="utf-8")
         assert "<th>written with</th>" in text and "<th>commit</th>" not in text
+
+
+def test_a_training_that_levels_share_counts_once(make_study, here):
+    """The second level meta-tests the agents of the first."""
+    levels = {"plain": [], "longer": ["evaluation.episodes=30"]}
+    study = make_study({"factors": {"test": levels, "seed": [0, 1]}, "compare": "test"})
+    study.run(here, progress=False)
+    results = study.results()
+    assert len({each.key for each in results.runs}) == 4
+    inherited = [each.seconds for each in results.runs if each.run.levels["test"] == "longer"]
+    assert max(inherited) < 36  # seconds of the test alone, not those of the training before it
+    assert origin_of(results).core_hours == pytest.approx((2 * 36 + sum(inherited)) / 3600)

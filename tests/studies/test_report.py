@@ -72,7 +72,7 @@ def test_latex():
     text = to_latex(TABLE)
     assert r"\begin{tabular}{llrr}" in text and r"\toprule" in text and r"my\_method" in text
     assert (
-        r"a|b & np & $\mathbf{-4.50}\,[-5.00, -4.00]$ & $\underline{-4.75}$ (1 of 2 runs, 1 failed) \\"
+        r"a\textbar{}b & np & $\mathbf{-4.50}\,[-5.00, -4.00]$ & $\underline{-4.75}$ (1 of 2 runs, 1 failed) \\"
         in text
     )
     assert r"5 \%" in text and text.count("{") == text.count("}")
@@ -353,3 +353,20 @@ def test_images_of_a_page_take_less_space_and_look_the_same(tmp_path):
     assert np.abs(before - after).mean() < 1 and np.abs(before - after).max() < 40
     Image.new("L", (3, 3)).save(tmp_path / "tiny.png")  # no gain, and no alpha channel
     assert len(compact_png(tmp_path / "tiny.png")) <= (tmp_path / "tiny.png").stat().st_size
+
+
+def test_small_values_of_factors_are_not_rounded(make_study, here):
+    study = make_study({"factors": {"optimizer.policy_rate": [3e-7, 5e-7], "method": ["ctmrl"], "seed": [0]}})
+    study.run(here, progress=False)
+    content = json.loads((study.report().parent / "results.json").read_text())
+    assert content["study"]["factors"]["optimizer.policy_rate"] == [3e-7, 5e-7]
+
+
+def test_a_damaged_figure_of_a_run_is_said_in_its_place(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    folder = next(each.folder for each in study.results().runs)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "adaptation.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    page = write_run_page(folder)
+    assert "This figure cannot be read" in page.read_text(encoding="utf-8")

@@ -121,3 +121,13 @@ def test_a_method_without_codes(pair):
     for summary in pair:
         del summary["codebook"]
     assert collect_results(pair)["codebook"] == [None, None]
+
+
+def test_two_oracles_of_one_setting_are_refused(tmp_path):
+    oracle = {"env": "a", "tasks": "repo", "recipe": "small", "policy_loss": "bc", "preset": "cpu"}
+    (tmp_path / "oracle").mkdir()
+    for name, value in (("one", -1.0), ("other", -2.0)):
+        content = json.dumps(oracle | {"returns": {"test": value, "train": value}})
+        (tmp_path / "oracle" / f"{name}.json").write_text(content)
+    with pytest.raises(StudyError, match="two oracles of a, repo, bc, cpu with other returns"):
+        results_table(tmp_path)

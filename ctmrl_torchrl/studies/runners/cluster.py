@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ctmrl_torchrl.rules import POSITIVE, TEXT, or_none, ruled, whole
+from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, TEXT, or_none, ruled, whole
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Work
 from ctmrl_torchrl.studies.runners.base import ONE_THREAD, RUNNERS, Packed
@@ -37,7 +37,7 @@ class RayRunner:
     workers: int | None = ruled(None, or_none(whole(1)))  # type: ignore[assignment]
     retries: int = ruled(3, whole(0))
     memory_gb: float | None = ruled(None, or_none(POSITIVE))
-    gpus: float = 0.0
+    gpus: float = ruled(0.0, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         if self.workers is None:
