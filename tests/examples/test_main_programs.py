@@ -141,6 +141,7 @@ def test_the_oracle_writes_its_numbers(program, data, tmp_path):
     assert json.loads(written) == {
         "env": "point_robot",
         "tasks": "repo",
+        "recipe": "smoke",
         "policy_loss": "brac_sac",
         "preset": "smoke",
         "seed": 2,
