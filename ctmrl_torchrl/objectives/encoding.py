@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -191,9 +192,11 @@ def features_below(
 
 def _mask_below(encoder: TensorDictModuleBase, root: NestedKey, reader: str) -> NestedKey | None:
     """The key of the encoder's mask below the context's root; ``"mask"`` for an encoder without ``mask_key``."""
-    mask_key = getattr(encoder, "mask_key", "mask")
-    if mask_key is None or not hasattr(encoder, "mask_key"):
-        return mask_key
+    if not hasattr(encoder, "mask_key"):
+        return "mask"
+    mask_key = cast(NestedKey | None, encoder.mask_key)
+    if mask_key is None:
+        return None
     rest = rest_of_key(mask_key, root)
     if not rest:
         raise ValueError(

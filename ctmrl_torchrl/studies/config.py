@@ -16,15 +16,22 @@ from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.rules import (
     TEXT,
     ConfigError,
-    Rule,
     check_fields,
     different,
-    is_number,
     list_of,
     require,
     ruled,
 )
 from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.field_rules import (
+    EXCLUDED,
+    FACTORS,
+    NAME,
+    OVERRIDES,
+    RUNNER,
+    SENTENCE,
+    is_scalar,
+)
 from ctmrl_torchrl.studies.places import study_file, study_names
 from ctmrl_torchrl.studies.report_config import ReportConfig
 
@@ -33,61 +40,10 @@ __all__ = ["ReportConfig", "StudyConfig", "load_study"]
 SEED = "seed"
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.replace("_", "a").replace("-", "a").isalnum()
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (str, bool)) or is_number(value)
-
-
-def _is_factor(levels: Any) -> bool:
-    if isinstance(levels, Mapping):
-        return bool(levels) and all(
-            isinstance(overrides, list) and all(isinstance(each, str) and "=" in each for each in overrides)
-            for overrides in levels.values()
-        )
-    return isinstance(levels, list) and bool(levels) and all(_is_scalar(level) for level in levels)
-
-
-_NAME = Rule(_is_name, "a name of letters, digits, '-' and '_'")
-_OVERRIDES = Rule(
-    lambda value: isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value),
-    "a list of overrides, each 'field=value'",
-)
-_FACTORS = Rule(
-    lambda value: (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(name, str) for name in value)
-        and all(map(_is_factor, value.values()))
-    ),
-    "a mapping from a field to a list of its values, or from a name to {level: [overrides]}",
-)
-_EXCLUDED = Rule(
-    lambda value: (
-        isinstance(value, list)
-        and all(
-            isinstance(each, Mapping) and each and all(_is_choice(v) for v in each.values()) for each in value
-        )
-    ),
-    "a list of {factor: level or list of levels}",
-)
-_SENTENCE = Rule(lambda value: isinstance(value, str), "a text")
-_RUNNER = Rule(
-    lambda value: isinstance(value, Mapping) and isinstance(value.get("name"), str),
-    "a mapping with the runner's name: {name: local}",
-)
-
-
 #: folder of runs and records, beside those of the reports
 _STORE = "store"
 #: fields that a study sets itself for every run
 _OWN = ("run_dir", "resume", "overwrite", "seeds")
-
-
-def _is_choice(value: Any) -> bool:
-    return _is_scalar(value) or (isinstance(value, list) and bool(value) and all(map(_is_scalar, value)))
 
 
 @dataclass
@@ -108,15 +64,15 @@ class StudyConfig:
         runner (dict): ``name`` of the runner and its options.
     """
 
-    name: str = ruled("study", _NAME)
-    description: str = ruled("", _SENTENCE)
-    factors: dict[str, Any] = ruled({}, _FACTORS)
-    fixed: list[str] = ruled([], _OVERRIDES)
+    name: str = ruled("study", NAME)
+    description: str = ruled("", SENTENCE)
+    factors: dict[str, Any] = ruled({}, FACTORS)
+    fixed: list[str] = ruled([], OVERRIDES)
     compare: str = ruled("method", TEXT)
     protocols: list[str] = ruled([], different(list_of(TEXT, 0)))
-    exclude: list[dict[str, Any]] = ruled([], _EXCLUDED)
+    exclude: list[dict[str, Any]] = ruled([], EXCLUDED)
     report: ReportConfig = field(default_factory=ReportConfig)
-    runner: dict[str, Any] = ruled({"name": "local"}, _RUNNER)
+    runner: dict[str, Any] = ruled({"name": "local"}, RUNNER)
 
     def check(self) -> None:
         """Check every field and the combination of fields.
@@ -268,9 +224,8 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
     content.setdefault("name", file.stem)
     study = study_from(content)
     if overrides:
-        for override in sorted(
-            overrides, key=lambda each: not each.startswith("runner=")
-        ):  # before its options
+        # The name of a runner comes before its options.
+        for override in sorted(overrides, key=lambda each: not each.startswith("runner=")):
             _apply(content, override)
         _prune_exclusions(content)
         whole, study = study, study_from(content)
@@ -331,7 +286,7 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
     require(isinstance(report, Mapping), "report", report, "a mapping")
     _refuse_unknown(report, ReportConfig, "report.")
     report = dict(report)
-    if _is_scalar(report.get("baseline")):  # a level such as 16
+    if is_scalar(report.get("baseline")):  # a level such as 16
         report["baseline"] = as_text(report["baseline"])
     if isinstance(report.get("paper_columns"), Mapping):
         report["paper_columns"] = {as_text(key): value for key, value in report["paper_columns"].items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.guests import guests_of, names_in
@@ -91,7 +90,7 @@ def _given(path: str) -> dict[str, Any]:
     except (OSError, StorageError):  # reported when the data are opened
         return {"path": str(path)}
     known = [[str(file.relative_to(place)), state.st_size, state.st_mtime_ns] for file, state in states]
-    return {"path": str(Path(place)), "files": known}
+    return {"path": str(place), "files": known}
 
 
 def identity_of(configuration: Mapping[str, Any], data: str, code: str = "") -> str:

@@ -100,7 +100,10 @@ class OfflineIQLLoss(TransitionLoss, IQLLoss):
         if "entropy" in out.keys():  # noqa: SIM118 (IQLLoss averages over padding, too)
             information = -work.get(self.tensor_keys.log_prob)
             entropy = self._reduce_loss(information, tensordict=tensordict, reduction="mean")
-            out.set("entropy", entropy) if not out.batch_dims else out.set_non_tensor("entropy", entropy)
+            if out.batch_dims:  # without reduction, a number has no place among the batch's entries
+                out.set_non_tensor("entropy", entropy)
+            else:
+                out.set("entropy", entropy)
         return out
 
 
