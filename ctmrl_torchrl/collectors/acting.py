@@ -25,6 +25,8 @@ from torchrl.modules import (
     TanhNormal,
 )
 
+from ctmrl_torchrl.modules import SquashedNormal
+
 #: a policy as a function that writes the action into a TensorDict and returns it
 Act = Callable[[TensorDictBase], TensorDictBase]
 
@@ -103,7 +105,7 @@ def _is_squashed(module: Any) -> bool:
     options = module.distribution_kwargs
     return (
         type(module) in (ProbabilisticTensorDictModule, SafeProbabilisticModule)
-        and module.distribution_class is TanhNormal
+        and module.distribution_class in (TanhNormal, SquashedNormal)
         and isinstance(options, dict)
         and all(isinstance(option, (int, float)) for option in options.values())
         and _UNIT | options == _UNIT

@@ -76,22 +76,23 @@ class BatchedTaskEnv(EnvBase):
     def _make_specs(self, n: int, rewards: Sequence[str], flags: Sequence[str]) -> None:
         family = self.task_set.family
         rows, column = torch.Size([n]), torch.Size([n, 1])
+        on = self.device
         self.observation_spec = Composite(
             {
-                "observation": Unbounded(torch.Size([n, family.observation_dim]), dtype=torch.float32),
-                "task_id": Categorical(self.task_set.n_tasks, rows, dtype=torch.int64),
-                **{name: Categorical(2, column, dtype=torch.bool) for name in flags},
+                "observation": Unbounded(torch.Size([n, family.observation_dim]), on, torch.float32),
+                "task_id": Categorical(self.task_set.n_tasks, rows, on, torch.int64),
+                **{name: Categorical(2, column, on, torch.bool) for name in flags},
             },
             shape=rows,
-            device=self.device,
+            device=on,
         )
         actions = torch.Size([n, family.action_dim])
-        self.action_spec = Bounded(-1.0, 1.0, actions, dtype=torch.float32, device=self.device)
+        self.action_spec = Bounded(-1.0, 1.0, actions, on, torch.float32)
         self.reward_spec = Composite(
-            {name: Unbounded(column, dtype=torch.float32) for name in rewards}, shape=rows, device=self.device
+            {name: Unbounded(column, on, torch.float32) for name in rewards}, shape=rows, device=on
         )
         self.done_spec = Composite(
-            {name: Categorical(2, column, dtype=torch.bool) for name in _ENDS}, shape=rows, device=self.device
+            {name: Categorical(2, column, on, torch.bool) for name in _ENDS}, shape=rows, device=on
         )
 
     @property

@@ -165,9 +165,7 @@ class PseudoContexts(Part):
             generator=self.generator,
         )
         for key, value in flags.items():  # generated transitions never end an episode
-            store.set(
-                key, torch.zeros((*store.shape, *value.shape[2:]), dtype=torch.bool, device=store.device)
-            )
+            store.set(key, value.new_zeros((*store.shape, *value.shape[2:])))
         return store
 
     def _act(self, batch: TensorDictBase) -> Tensor:

@@ -12,7 +12,7 @@ from ctmrl_torchrl.modules.encoder_configs import (
     TaskParametersConfig,
     TaskTableConfig,
 )
-from ctmrl_torchrl.modules.policies import make_actor, make_qvalue, make_value
+from ctmrl_torchrl.modules.policies import SquashedNormal, make_actor, make_qvalue, make_value
 from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
 from ctmrl_torchrl.modules.predictors import make_next_observation_predictor, make_reward_predictor
 from ctmrl_torchrl.modules.standardise import Standardise, StandardisedMLP, Unstandardise
@@ -28,6 +28,7 @@ __all__ = [
     "ContextEncoderConfig",
     "EncoderConfig",
     "NoisySquash",
+    "SquashedNormal",
     "Standardise",
     "StandardisedMLP",
     "TaskParameters",

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from tensordict.nn import TensorDictModule
 from tensordict.utils import NestedKey
+from torch import Tensor
 from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
 
 from ctmrl_torchrl.modules.standardise import StandardisedMLP, Statistics
 from ctmrl_torchrl.typed import sequential
+
+
+class SquashedNormal(TanhNormal):
+    """``TanhNormal`` that can also be built while a CUDA graph is captured.
+
+    TorchRL's class copies its limits to the GPU, which a capture forbids; here they are filled in there.
+
+    Args:
+        loc, scale (Tensor): ``[*, a]``, before squashing.
+
+    Keyword Args:
+        low, high (float): the limits of an action. Default to -1 and 1.
+        options: all others of :class:`torchrl.modules.TanhNormal`.
+
+    Examples:
+        >>> distribution = SquashedNormal(torch.zeros(4, 2), torch.ones(4, 2))
+        >>> distribution.deterministic_sample.shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(
+        self, loc: Tensor, scale: Tensor, *, low: float = -1.0, high: float = 1.0, **options: Any
+    ) -> None:
+        limits: Any = {"low": low, "high": high}
+        if not torch.compiler.is_compiling() and loc.is_cuda and torch.cuda.is_current_stream_capturing():
+            limits = {
+                name: torch.full((), limit, dtype=loc.dtype, device=loc.device)
+                for name, limit in limits.items()
+            }
+        super().__init__(loc, scale, **limits, **options)
 
 
 def make_actor(
@@ -57,7 +90,7 @@ def make_actor(
         network,
         in_keys=["loc", "scale"],
         out_keys=[out_key],
-        distribution_class=TanhNormal,
+        distribution_class=SquashedNormal,
         distribution_kwargs={"low": -1.0, "high": 1.0, "tanh_loc": False},
         return_log_prob=False,
     )

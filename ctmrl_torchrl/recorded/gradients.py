@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl.recorded.captured import captured
 from ctmrl_torchrl.recorded.graphs import copy_of, executable, reuse_memory, simplify
 from ctmrl_torchrl.recorded.products import use_onednn
 from ctmrl_torchrl.recorded.record import (
@@ -26,7 +26,9 @@ from ctmrl_torchrl.recorded.state import (
     copied,
     equal,
     module_tensors,
+    random_states,
     restore,
+    set_random_states,
     unknown_module,
 )
 
@@ -54,7 +56,7 @@ class RecordedGradients:
     A recording belongs to the shapes of a batch and to the plain Python values of the module, such as its phase.
     If one of these changes, the next update runs as written, and is recorded once that has happened
     ``patience`` times. A new recording is run next to the update it was made of and is used only if losses,
-    gradients, buffers and random numbers agree bit for bit.
+    gradients, buffers and random numbers agree bit for bit. On a GPU, it is replayed as a CUDA graph.
 
     An update that cannot be recorded runs as written: if the module contains a class of another package without
     the attribute ``recordable = True``, has hooks or a random generator of its own, counts in Python, or depends
@@ -62,7 +64,7 @@ class RecordedGradients:
 
     Args:
         module (nn.Module): called with a batch; returns losses by name.
-        parameters (sequence of Tensor): those whose ``grad`` to set.
+        parameters (sequence of Tensor): those whose ``grad`` to set. On a GPU, the next call overwrites it.
         total (callable): the loss to differentiate, from all losses.
 
     Keyword Args:
@@ -112,6 +114,8 @@ class RecordedGradients:
         self.total = total
         self.onednn = onednn
         self.patience = 0 if onednn else patience
+        #: the GPU on which recordings are captured as CUDA graphs, or None
+        self.device = next((each.device for each in self.parameters if each.device.type == "cuda"), None)
         self._state: PythonState | None = None
         self._programs: list[_Program] = []
         self._recordable = True
@@ -128,6 +132,9 @@ class RecordedGradients:
         program = None if leaves is None else self._program(batch, leaves)
         if program is None or program.run is None or leaves is None:
             return self.as_written(batch)
+        if self.device is not None:  # whose gradients are in the memory that is written now
+            for parameter in self.parameters:
+                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
         losses, gradients = program.run(*leaves.values())
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
@@ -200,28 +207,38 @@ class RecordedGradients:
         """Record an update, check the recording against it, and undo both."""
         assert self._state is not None
         tensors = module_tensors(self.module)
-        before, random = copied(tensors), torch.get_rng_state()
+        before, random = copied(tensors), random_states(self.device)
 
         def undo() -> None:
             restore(tensors, before)
-            torch.set_rng_state(random)
+            set_random_states(random, self.device)
 
         try:
             recording = record(self.module, self.total, batch, leaves, self.parameters)
             if not PythonState.same(program.python, self._state.now()):
                 raise NotRecordableError("an update changes plain Python values of the loss")
-            after, random_after = copied(tensors), torch.get_rng_state()
+            after, random_after = copied(tensors), random_states(self.device)
             undo()
             run = _exact(recording, self.parameters)
+            if self.device is not None:
+                run = self._captured(run, leaves)
+                undo()
             losses, gradients = run(*leaves.values())
             _require_equal("a loss", recording.losses, losses)
             _require_equal("a gradient", recording.gradients, gradients)
             _require_equal("a buffer", after, tensors)
-            _require_equal("the random numbers", [random_after], [torch.get_rng_state()])
+            _require_equal("the random numbers", random_after, random_states(self.device))
         finally:
             undo()
         program.names = recording.names
         program.run = _with_onednn(recording, self.parameters) if self.onednn else run
+
+    def _captured(self, run: Callable[..., Any], leaves: dict[NestedKey, Tensor]) -> Callable[..., Any]:
+        assert self.device is not None
+        try:
+            return captured(run, list(leaves.values()), self.device)
+        except RuntimeError as error:
+            raise NotRecordableError(f"CUDA graph: {str(error).strip().splitlines()[0]}") from error
 
 
 def _exact(recording: Recording, parameters: Sequence[Tensor]) -> Callable[..., Any]:

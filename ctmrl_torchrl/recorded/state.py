@@ -134,3 +134,15 @@ def equal(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape or not first.is_floating_point():
         return False
     return torch.allclose(first, second, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def random_states(device: torch.device | None) -> list[Tensor]:
+    """The states of the CPU's random generator and of a GPU's, if one is given."""
+    return [torch.get_rng_state(), *([] if device is None else [torch.cuda.get_rng_state(device)])]
+
+
+def set_random_states(states: list[Tensor], device: torch.device | None) -> None:
+    """Load what :func:`random_states` returned."""
+    torch.set_rng_state(states[0])
+    if device is not None:
+        torch.cuda.set_rng_state(states[1], device)

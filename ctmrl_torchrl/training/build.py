@@ -15,7 +15,7 @@ from ctmrl_torchrl.modules.encoder_configs import ContextEncoderConfig
 from ctmrl_torchrl.objectives import MetaLoss, ParameterGroup
 from ctmrl_torchrl.objectives.policy import ActingPolicy, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
-from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.rules import ConfigError, require
 from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig, held_out_part
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
@@ -56,6 +56,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     validate_config(config)
     check_protocol_data(config)
     device = resolve_device(config.device)
+    check_compile_device(config.compile, device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))
     if len(task_set.train_ids) == 1 and config.representation.name != "nothing":
@@ -155,6 +156,20 @@ def resolve_device(name: str) -> torch.device:
             f"such as cuda or cuda:0 ({reason})."
         ) from error
     return device
+
+
+def check_compile_device(compile: bool | str, device: torch.device) -> None:
+    """Check that updates can be run in this way on this device.
+
+    Raises:
+        ConfigError: for oneDNN on anything but a CPU.
+    """
+    require(
+        compile != "onednn" or device.type == "cpu",
+        "compile",
+        compile,
+        f"false, recorded or true on {device.type}, because oneDNN computes on the CPU; choose recorded",
+    )
 
 
 def set_up_process(threads: int, keep_memory: bool) -> None:

@@ -282,11 +282,11 @@ class ExperimentConfig:
             at about twice the time. The process must be started with
             ``ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE``.
         compile (bool or str): how an update is run. ``recorded`` repeats operations that were recorded once in
-            every phase, without Python around them; the numbers are those of ``false`` bit for bit. Updates that
-            cannot be recorded run as written, and so do all updates on a GPU. ``onednn`` also computes matrix
-            products by oneDNN, whose roundings differ: about 1.5 times as fast where PyTorch's products are
-            slow, as on AMD processors. ``true`` compiles with ``torch.compile``, which takes up to half a
-            minute for each phase. ``false`` runs updates as written.
+            every phase, without Python around them, on a GPU as a CUDA graph; the numbers are those of
+            ``false`` bit for bit. Updates that cannot be recorded run as written. ``onednn``, on a CPU only,
+            also computes matrix products by oneDNN, whose roundings differ: about 1.5 times as fast where
+            PyTorch's products are slow, as on AMD processors. ``true`` compiles with ``torch.compile``, which
+            takes up to half a minute for each phase. ``false`` runs updates as written.
     """
 
     env: str = ruled("point_robot", _ENV)

@@ -58,7 +58,7 @@ class MetaTrainer:
         log_every, evaluate_every, checkpoint_every (int): intervals in updates; 0 disables.
         device (torch.device): device of the loss.
         compile (bool or str): true compiles the loss and its backward pass as one graph with
-            ``torch.compile``; ``"recorded"`` and ``"onednn"`` repeat recorded operations on a CPU, see
+            ``torch.compile``; ``"recorded"`` and ``"onednn"`` repeat recorded operations, see
             :class:`~ctmrl_torchrl.recorded.RecordedGradients`.
         progress (bool): show a progress bar.
 
@@ -128,8 +128,8 @@ class MetaTrainer:
         """The function that sets the gradients of a batch and returns its losses."""
         if self.compile is True:
             return torch.compile(self._gradients, fullgraph=True)
-        on_cpu = self.device is None or self.device.type == "cpu"
-        if not self.compile or not on_cpu:
+        recordable = self.device is None or self.device.type in ("cpu", "cuda")
+        if not self.compile or not recordable:
             return self._gradients
         learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return RecordedGradients(self.loss, learned, total_loss, onednn=self.compile == "onednn")
@@ -333,7 +333,11 @@ class MetaTrainer:
         groups = [list(group["params"]) for group in self.optimizer.param_groups]
         require_fit(state, self.state_dict(), groups)
         self.loss.load_state_dict(state["loss"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for own, group in zip(rates, self.optimizer.param_groups, strict=True):
+            if isinstance(own, Tensor):  # PyTorch leaves a loaded rate on the CPU
+                group["lr"] = own.copy_(group["lr"])
         load_target_state(self.target_update, state.get("targets", {}))
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])

@@ -191,11 +191,14 @@ def test_in_float64(case):
 @every
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_another_device(case):
-    loss, expected = case.build().to("cuda"), run(case.build(), case.batch())
+    loss, batch = case.build().eval(), case.batch()
+    expected, other = run(loss, batch, seed=0), run(loss, batch, seed=1)
+    loss = loss.to("cuda")
     assert {t.device.type for t in [*loss.parameters(), *loss.buffers()]} == {"cuda"}
     out = run(loss, case.batch().to("cuda"))
-    for name in ({"loss_qvalue", "loss_prediction", "loss_code"} - case.noisy) & set(out.keys()):
-        torch.testing.assert_close(out[name].cpu(), expected[name], rtol=1e-3, atol=1e-4)
+    for name in {"loss_qvalue", "loss_prediction", "loss_code"} & set(out.keys()):
+        if torch.equal(expected[name], other[name]):  # devices draw different random numbers
+            torch.testing.assert_close(out[name].cpu(), expected[name], rtol=1e-3, atol=1e-4)
 
 
 class NoReading(TorchDispatchMode):

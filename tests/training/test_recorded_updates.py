@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from every_method import CASES, trained
 from sameness import assert_same
 from tiny_experiments import tiny_config
 
 from ctmrl_torchrl.modules import EncoderConfig
-from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.recorded import RecordedGradients, has_onednn
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import build_experiment
-from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import run_experiment
 from ctmrl_torchrl.training.identity import run_identity
 from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import validate_config
 
-SMALL = [
-    "preset=smoke", "schedule.updates=8", "schedule.representation_end=0.8", "schedule.policy_start=0.3",
-    "batch.tasks=4", "batch.transitions=16", "sizes.encoder_hidden=[8]", "sizes.predictor_hidden=[8]",
-    "sizes.policy_hidden=[8]", "evaluation.every=0", "output.logger=none", "output.progress=false",
-    "keep_memory=false",
-]  # fmt: skip
-METHODS = sorted(file.stem for file in (config_folder() / "method").glob("*.yaml"))
-POLICIES = ["iql", "sac", "td3_bc", "own/csro"]
-#: task models of GENTLE whose fit takes no time
-FIT = ["representation.model_steps=2", "representation.model_rows=40", "representation.store_rows=40"]
-CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS if name not in ("ctmrl", "gentle"))]
-CASES += [["method=idaq", "representation.ensemble=true", "representation.members=3"]]
-CASES += [["method=gentle", *FIT], ["method=gentle", "env=point_robot_wind", *FIT]]
-CASES += [["method=anole", "env=point_robot_wind"]]
-CASES += [["method=ctmrl", f"policy_loss={name}"] for name in POLICIES]
-CASES += [["method=ctmrl", "policy_loss=brac_sac", "policy_loss.behaviour_penalty=true"]]
-
 
 class KilledError(BaseException):
     """The process is killed."""
-
-
-def trained(overrides, root, run_dir, compile):
-    """All parameters, buffers and random numbers after eight updates."""
-    places = [f"dataset.root={root}", f"run_dir={run_dir}", f"compile={compile}"]
-    trainer = build_experiment(compose_config([*overrides, *SMALL, *places])).trainer
-    torch.manual_seed(0)
-    if compile != "false":
-        trainer.differentiate.patience = 0
-    trainer.begin()
-    for _ in range(8):
-        trainer.update(trainer.next_batch())
-        trainer.update_count += 1
-    if compile != "false":
-        assert trainer.differentiate.recordings > 0
-    return trainer.loss.state_dict(), torch.get_rng_state()
 
 
 @pytest.mark.parametrize(
