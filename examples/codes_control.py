@@ -74,8 +74,13 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
-    with told_plainly():
-        collect_results(read_summaries(arguments.runs))  # refuses runs that differ in more than their seeds
+    try:
+        with told_plainly():
+            collect_results(
+                read_summaries(arguments.runs)
+            )  # refuses runs that differ in more than their seeds
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     seeds, commands = {}, []
     for run in arguments.runs:
         with tempfile.TemporaryDirectory() as scratch, told_plainly():

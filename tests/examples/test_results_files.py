@@ -80,3 +80,23 @@ def test_from_runs_to_results_to_the_table(program, monkeypatch, tmp_path):
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="no <!-- table -->"):
         table.main()
+
+
+def test_the_control_of_codes_refuses_a_seed_twice_before_any_work(program, tmp_path):
+    run = summary(tmp_path, "run", 0, -4.0)
+    again = summary(tmp_path, "again", 0, -4.5)
+    with pytest.raises(SystemExit, match=r"A seed occurs more than once among the summaries: \[0, 0\]"):
+        program("codes_control", tmp_path / "control.json", run, again)
+    assert not (tmp_path / "control.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["tabel1"], "Did you mean 'table1'"), (["quick", "worker=2"], "neither a field nor a factor")],
+)
+def test_reproducing_a_study_needs_one_that_exists(arguments, told, program, capsys):
+    with pytest.raises(SystemExit, match="python examples/reproduce.py quick"):
+        program("reproduce")
+    with pytest.raises(SystemExit, match="2"):
+        program("reproduce", *arguments)
+    assert told in capsys.readouterr().err

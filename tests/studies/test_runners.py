@@ -137,6 +137,9 @@ def test_runners_are_chosen_by_name_and_their_options_checked():
         make_runner({"name": "local", "worker": 2})
     with pytest.raises(ConfigError, match="runner.workers: got 0"):
         make_runner({"name": "local", "workers": 0})
+    assert make_runner({"name": "ray", "gpus": 0.25}).gpus == 0.25
+    with pytest.raises(ConfigError, match="runner.gpus: got -1"):
+        make_runner({"name": "ray", "gpus": -1})
 
 
 def test_a_users_own_runner(make_study, here):
