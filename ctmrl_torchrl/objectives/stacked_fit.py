@@ -180,8 +180,9 @@ class StackedFit:
         """Load the output of :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best = {name: value.clone() for name, value in state["best"].items()}
-        self.best_error, self.stale = state["best_error"].clone(), state["stale"].clone()
+        device = self.inputs.device  # a checkpoint is read to the CPU
+        self.best = {name: value.to(device, copy=True) for name, value in state["best"].items()}
+        self.best_error, self.stale = (state[name].to(device, copy=True) for name in ("best_error", "stale"))
         self.epoch = int(state["epoch"])
         self.generator.set_state(state["start"])
         self._draw_rows()

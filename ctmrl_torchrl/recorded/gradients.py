@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl._utils import logger as torchrl_logger
 
-from ctmrl_torchrl.recorded.captured import captured
+from ctmrl_torchrl.recorded.captured import captured, require_on_gpu
 from ctmrl_torchrl.recorded.graphs import copy_of, executable, reuse_memory, simplify
 from ctmrl_torchrl.recorded.products import use_onednn
 from ctmrl_torchrl.recorded.record import (
@@ -34,6 +35,8 @@ from ctmrl_torchrl.recorded.state import (
 
 #: recordings kept at a time; more are needed only if the shapes of a batch vary
 _MOST = 16
+#: on a GPU, where each holds the memory of an update
+_MOST_ON_GPU = 4
 #: updates after which a recording has earned back the time of making it, at small sizes
 _PATIENCE = 50
 
@@ -64,7 +67,8 @@ class RecordedGradients:
 
     Args:
         module (nn.Module): called with a batch; returns losses by name.
-        parameters (sequence of Tensor): those whose ``grad`` to set. On a GPU, the next call overwrites it.
+        parameters (sequence of Tensor): those whose ``grad`` to set. Gradients of several calls add up. On a GPU,
+            a call overwrites the tensors that the call before set as ``grad``; clone those that must last.
         total (callable): the loss to differentiate, from all losses.
 
     Keyword Args:
@@ -114,12 +118,16 @@ class RecordedGradients:
         self.total = total
         self.onednn = onednn
         self.patience = 0 if onednn else patience
-        #: the GPU on which recordings are captured as CUDA graphs, or None
-        self.device = next((each.device for each in self.parameters if each.device.type == "cuda"), None)
         self._state: PythonState | None = None
         self._programs: list[_Program] = []
         self._recordable = True
         self._said = False
+
+    @property
+    def gpu(self) -> torch.device | None:
+        """The GPU of the parameters, on which recordings are captured as CUDA graphs; None on a CPU."""
+        device = self.parameters[0].device if self.parameters else None
+        return device if device is not None and device.type == "cuda" else None
 
     @property
     def recordings(self) -> int:
@@ -132,7 +140,7 @@ class RecordedGradients:
         program = None if leaves is None else self._program(batch, leaves)
         if program is None or program.run is None or leaves is None:
             return self.as_written(batch)
-        if self.device is not None:  # whose gradients are in the memory that is written now
+        if self.gpu is not None:  # gradients of the call before are in the memory that is written now
             for parameter in self.parameters:
                 parameter.grad = None if parameter.grad is None else parameter.grad.clone()
         losses, gradients = program.run(*leaves.values())
@@ -171,7 +179,8 @@ class RecordedGradients:
         program = self._known(inputs, python)
         if program is None:
             program = _Program(inputs, python, [], None)
-            self._programs = [*self._programs[1 - _MOST :], program]
+            kept = _MOST if self.gpu is None else _MOST_ON_GPU
+            self._programs = [*self._programs[1 - kept :], program]
         if program.run is None and not program.refused and program.seen >= self.patience:
             try:
                 self._record(program, batch, leaves)
@@ -206,39 +215,33 @@ class RecordedGradients:
     def _record(self, program: _Program, batch: TensorDictBase, leaves: dict[NestedKey, Tensor]) -> None:
         """Record an update, check the recording against it, and undo both."""
         assert self._state is not None
-        tensors = module_tensors(self.module)
-        before, random = copied(tensors), random_states(self.device)
+        tensors, gpu = module_tensors(self.module), self.gpu
+        before, random = copied(tensors), random_states(gpu)
 
         def undo() -> None:
             restore(tensors, before)
-            set_random_states(random, self.device)
+            set_random_states(random, gpu)
 
         try:
             recording = record(self.module, self.total, batch, leaves, self.parameters)
             if not PythonState.same(program.python, self._state.now()):
                 raise NotRecordableError("an update changes plain Python values of the loss")
-            after, random_after = copied(tensors), random_states(self.device)
+            after, random_after = copied(tensors), random_states(gpu)
             undo()
             run = _exact(recording, self.parameters)
-            if self.device is not None:
-                run = self._captured(run, leaves)
+            if gpu is not None:
+                require_on_gpu(recording)
+                run = captured(run, list(leaves.values()), gpu)
                 undo()
             losses, gradients = run(*leaves.values())
             _require_equal("a loss", recording.losses, losses)
             _require_equal("a gradient", recording.gradients, gradients)
             _require_equal("a buffer", after, tensors)
-            _require_equal("the random numbers", random_after, random_states(self.device))
+            _require_equal("the random numbers", random_after, random_states(gpu))
         finally:
             undo()
         program.names = recording.names
         program.run = _with_onednn(recording, self.parameters) if self.onednn else run
-
-    def _captured(self, run: Callable[..., Any], leaves: dict[NestedKey, Tensor]) -> Callable[..., Any]:
-        assert self.device is not None
-        try:
-            return captured(run, list(leaves.values()), self.device)
-        except RuntimeError as error:
-            raise NotRecordableError(f"CUDA graph: {str(error).strip().splitlines()[0]}") from error
 
 
 def _exact(recording: Recording, parameters: Sequence[Tensor]) -> Callable[..., Any]:

@@ -168,7 +168,8 @@ def check_compile_device(compile: bool | str, device: torch.device) -> None:
         compile != "onednn" or device.type == "cpu",
         "compile",
         compile,
-        f"false, recorded or true on {device.type}, because oneDNN computes on the CPU; choose recorded",
+        f"false, recorded or true on {device.type}, because oneDNN computes on the CPU; choose recorded, or "
+        "device=cpu",
     )
 
 

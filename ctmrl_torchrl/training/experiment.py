@@ -22,6 +22,7 @@ from ctmrl_torchrl.stopping import Stopped, signal_name, stop_signals
 from ctmrl_torchrl.training.build import (
     Experiment,
     build_experiment,
+    check_compile_device,
     resolve_device,
     set_up_process,
 )
@@ -164,6 +165,7 @@ def check_machine(config: ExperimentConfig) -> None:
         ConfigError: naming the field. DatasetError: if the given dataset is not one.
     """
     device = resolve_device(config.device)
+    check_compile_device(config.compile, device)
     if config.deterministic:
         check_deterministic(device, config.threads)
     if config.dataset.path is None:

@@ -124,12 +124,16 @@ class MetaTrainer:
             self.target_update.step()
         return losses
 
+    @property
+    def _gpu(self) -> torch.device | None:
+        """The device if it is a GPU."""
+        return self.device if self.device is not None and self.device.type == "cuda" else None
+
     def _way_to_differentiate(self) -> Callable[[TensorDictBase], TensorDictBase]:
         """The function that sets the gradients of a batch and returns its losses."""
         if self.compile is True:
             return torch.compile(self._gradients, fullgraph=True)
-        recordable = self.device is None or self.device.type in ("cpu", "cuda")
-        if not self.compile or not recordable:
+        if not self.compile or (self.device is not None and self.device.type not in ("cpu", "cuda")):
             return self._gradients
         learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return RecordedGradients(self.loss, learned, total_loss, onednn=self.compile == "onednn")
@@ -317,7 +321,7 @@ class MetaTrainer:
             "parts": self.parts.state_dict(),
             "sampling": self.buffer.state_dict(),
             "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": [] if self._gpu is None else [torch.cuda.get_rng_state(self._gpu)],
             # Losses since the last log row; the next row averages over them too.
             "recent": [losses.to_dict() for losses in self._recent],
             "seconds": self.earlier_seconds + time.perf_counter() - self._start,
@@ -342,8 +346,8 @@ class MetaTrainer:
         self.parts.load_state_dict(state["parts"])
         self.buffer.load_state_dict(state["sampling"])
         torch.set_rng_state(state["torch_rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self._gpu is not None and state["cuda_rng"]:
+            torch.cuda.set_rng_state(state["cuda_rng"][0], self._gpu)
         self.update_count = int(state["update"])
         self.earlier_seconds = float(state["seconds"])
         self._evaluation_is_due = state["evaluation_is_due"]

@@ -9,6 +9,8 @@ from torch.nn import functional
 from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
 from ctmrl_torchrl.objectives.stacked_fit import StackedFit, fit_stacked
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -95,19 +97,31 @@ def test_hold_out_and_training_rows_are_apart_and_within_the_task():
     assert fit.best_error.isfinite().all()
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_an_interrupted_fit_goes_on_to_the_same_numbers(device, tmp_path):
     options = OPTIONS | {"patience": 50}
-    inputs, targets = data()
-    through = fit_stacked(network(), inputs, targets, generator=seeded(), epochs_most=12, **options)
+    inputs, targets = (value.to(device) for value in data())
+
+    through = fit_stacked(
+        network().to(device), inputs, targets, generator=seeded(), epochs_most=12, **options
+    )
 
     def save(fit):
         if fit.epoch == 5:
             torch.save(fit.state_dict(), tmp_path / "fit.pt")
 
-    fit_stacked(network(), inputs, targets, generator=seeded(), epochs_most=8, after_epoch=save, **options)
-    state = torch.load(tmp_path / "fit.pt", weights_only=True)
+    fit_stacked(
+        network().to(device), inputs, targets, generator=seeded(), epochs_most=8, after_epoch=save, **options
+    )
+    state = torch.load(tmp_path / "fit.pt", weights_only=True, map_location="cpu")
     again = fit_stacked(
-        network(seed=9), inputs, targets, generator=seeded(77), state=state, epochs_most=12, **options
+        network(seed=9).to(device),
+        inputs,
+        targets,
+        generator=seeded(77),
+        state=state,
+        epochs_most=12,
+        **options,
     )
     assert again.epoch == through.epoch == 12
     torch.testing.assert_close(again.best_error, through.best_error, rtol=0, atol=0)

@@ -15,7 +15,7 @@ SMALL = [
     "keep_memory=false",
 ]  # fmt: skip
 METHODS = sorted(file.stem for file in (config_folder() / "method").glob("*.yaml"))
-POLICIES = ["iql", "sac", "td3_bc", "own/csro"]
+POLICIES = ["bc", "iql", "iql_standardised", "sac", "td3_bc", "own/csro"]
 #: task models of GENTLE whose fit takes no time
 FIT = ["representation.model_steps=2", "representation.model_rows=40", "representation.store_rows=40"]
 CASES = [["method=ctmrl"], *([f"method={name}"] for name in METHODS if name not in ("ctmrl", "gentle"))]

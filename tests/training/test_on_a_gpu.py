@@ -8,6 +8,8 @@ import pytest
 import torch
 from every_method import CASES, FIT, METHODS, SMALL, trained
 from sameness import assert_same
+from tensordict import TensorDict
+from torch import nn
 
 from ctmrl_torchrl.recorded import RecordedGradients
 from ctmrl_torchrl.rules import ConfigError
@@ -55,7 +57,8 @@ def test_captured_updates_are_those_as_written(overrides, dataset_root, tmp_path
 
 @needs_gpu
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run(name, dataset_root, tmp_path):
+def test_a_run(name, dataset_root, tmp_path, monkeypatch):
+    monkeypatch.setitem(RecordedGradients.__init__.__kwdefaults__, "patience", 1)
     summary = run_experiment(
         small(dataset_root, tmp_path, f"method={name}", "compile=recorded", *QUICK_FIT.get(name, []))
     )
@@ -100,16 +103,54 @@ def test_gradients_that_are_added_up(dataset_root, tmp_path):
     assert isinstance(differentiate, RecordedGradients)
     differentiate.patience = 0
     trainer.begin()
-    batch, random = trainer.next_batch(), torch.cuda.get_rng_state()
+    trainer.update_count = 4  # encoder, codes and policy learn
+    batches, random = [trainer.next_batch(), trainer.next_batch()], torch.cuda.get_rng_state()
     totals = []
     for call in (differentiate, differentiate.as_written):
         torch.cuda.set_rng_state(random)
         trainer.optimizer.zero_grad(set_to_none=True)
-        call(batch)
-        call(batch)
+        for batch in batches:
+            call(batch)
         totals.append([p.grad.clone() for p in trainer.loss.parameters() if p.grad is not None])
     assert differentiate.recordings == 1
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*totals, strict=True))
+
+
+class OnTheCPU(nn.Module):
+    """A loss with noise and a constant that a graph cannot read."""
+
+    recordable = True
+
+    def __init__(self, refused):
+        super().__init__()
+        self.network, self.refused = nn.Linear(2, 2), refused
+
+    def forward(self, batch):
+        found = self.network(batch["x"]) + torch.randn_like(batch["x"])
+        if self.refused:
+            found = found * torch.tensor([1.0, 2.0]).to(found.device)
+        return TensorDict({"loss": found.square().mean()}, [])
+
+
+@needs_gpu
+@pytest.mark.parametrize("checked", [True, False], ids=["refused before", "fails in"])
+def test_what_a_graph_cannot_do_runs_as_written(checked, monkeypatch):
+    """Also if the capture itself fails, the random generator and earlier graphs still work."""
+    if not checked:
+        monkeypatch.setattr("ctmrl_torchrl.recorded.gradients.require_on_gpu", lambda recording: None)
+    batch, calls = TensorDict({"x": torch.ones(3, 2)}, [3]).to("cuda"), {}
+    for refused in (False, True):
+        module = OnTheCPU(refused).to("cuda")
+        calls[refused] = RecordedGradients(
+            module, list(module.parameters()), lambda losses: losses["loss"], patience=0
+        )
+        calls[refused](batch)
+    assert (calls[False].recordings, calls[True].recordings) == (1, 0)
+    for recorded in calls.values():
+        torch.cuda.manual_seed(1)
+        expected = recorded.as_written(batch)["loss"]
+        torch.cuda.manual_seed(1)
+        torch.testing.assert_close(recorded(batch)["loss"], expected)
 
 
 def test_onednn_is_for_the_cpu():
