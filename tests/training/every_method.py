@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import compose_config
+from ctmrl_torchrl.training.experiment import run_experiment
+from ctmrl_torchrl.training.trainer import MetaTrainer
 
 SMALL = [
     "preset=smoke", "schedule.updates=8", "schedule.representation_end=0.8", "schedule.policy_start=0.3",
@@ -41,3 +44,35 @@ def trained(overrides, root, run_dir, compile, device="cpu"):
         assert trainer.differentiate.recordings > 0
     random = torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
     return trainer.loss.state_dict(), random
+
+
+class KilledError(BaseException):
+    """The process is killed."""
+
+
+def whole_and_parted(config, monkeypatch):
+    """The last checkpoints of a run, and of the same one that was killed in its sixth update and resumed.
+
+    ``config`` makes a configuration with a run folder of the given name.
+    """
+    run_experiment(config("whole"))
+    update = MetaTrainer.update
+
+    def until_the_fifth(self, batch):
+        if self.update_count == 5:
+            raise KilledError
+        return update(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(MetaTrainer, "update", until_the_fifth)
+        run_experiment(config("parted"))
+    resumed = config("parted")
+    resumed.resume = resumed.run_dir
+    torch.manual_seed(99)  # of every device
+    run_experiment(resumed)
+    states = [
+        torch.load(f"{config(name).run_dir}/checkpoints/last.pt", weights_only=True)["state"]
+        for name in ("whole", "parted")
+    ]
+    assert all(state.pop("seconds") > 0 for state in states)
+    return states

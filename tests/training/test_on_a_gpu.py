@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from every_method import CASES, FIT, METHODS, SMALL, trained
+from every_method import CASES, FIT, METHODS, SMALL, trained, whole_and_parted
 from sameness import assert_same
 from tensordict import TensorDict
 from torch import nn
@@ -16,7 +16,6 @@ from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import build_experiment, check_compile_device
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
-from ctmrl_torchrl.training.trainer import MetaTrainer
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROTOCOLS = "evaluation.protocols=[offline,online,np,np_refine,idaq,codes]"
@@ -36,13 +35,6 @@ QUICK_FIT = {
 def small(root, run_dir, *more):
     places = [f"dataset.root={root}", f"run_dir={run_dir}", "device=cuda"]
     return compose_config([*SMALL, PROTOCOLS, *BUDGET, *places, *more])
-
-
-def checkpoint(run_dir):
-    file = run_dir / "checkpoints" / "last.pt"
-    state = torch.load(file, weights_only=True)["state"]
-    assert state.pop("seconds") > 0
-    return state
 
 
 @needs_gpu
@@ -69,24 +61,12 @@ def test_a_run(name, dataset_root, tmp_path, monkeypatch):
 @needs_gpu
 @pytest.mark.parametrize("way", ["false", "recorded"])
 def test_a_run_continues_exactly(way, dataset_root, tmp_path, monkeypatch):
-    def config(name, *more):
-        return small(dataset_root, tmp_path / name, f"compile={way}", "output.checkpoint_every=3", *more)
+    def config(name):
+        return small(dataset_root, tmp_path / name, f"compile={way}", "output.checkpoint_every=3")
 
     monkeypatch.setitem(RecordedGradients.__init__.__kwdefaults__, "patience", 1)
-    run_experiment(config("whole"))
-    update = MetaTrainer.update
-
-    def until_the_fifth(self, batch):
-        if self.update_count == 5:
-            raise KeyboardInterrupt
-        return update(self, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(MetaTrainer, "update", until_the_fifth)
-        run_experiment(config("parted"))
-    torch.cuda.manual_seed(99)
-    run_experiment(config("parted", f"resume={tmp_path / 'parted'}"))
-    assert_same(checkpoint(tmp_path / "parted"), checkpoint(tmp_path / "whole"))
+    whole, parted = whole_and_parted(config, monkeypatch)
+    assert_same(parted, whole)
 
 
 @needs_gpu
@@ -105,9 +85,10 @@ def test_gradients_that_are_added_up(dataset_root, tmp_path):
     trainer.begin()
     trainer.update_count = 4  # encoder, codes and policy learn
     batches, random = [trainer.next_batch(), trainer.next_batch()], torch.cuda.get_rng_state()
-    totals = []
+    state, totals = {name: value.clone() for name, value in trainer.loss.state_dict().items()}, []
     for call in (differentiate, differentiate.as_written):
         torch.cuda.set_rng_state(random)
+        trainer.loss.load_state_dict(state)
         trainer.optimizer.zero_grad(set_to_none=True)
         for batch in batches:
             call(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from every_method import CASES, trained
+from every_method import CASES, trained, whole_and_parted
 from sameness import assert_same
 from tiny_experiments import tiny_config
 
@@ -12,14 +12,8 @@ from ctmrl_torchrl.modules import EncoderConfig
 from ctmrl_torchrl.recorded import RecordedGradients, has_onednn
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.build import build_experiment
-from ctmrl_torchrl.training.experiment import run_experiment
 from ctmrl_torchrl.training.identity import run_identity
-from ctmrl_torchrl.training.trainer import MetaTrainer
 from ctmrl_torchrl.training.validate import validate_config
-
-
-class KilledError(BaseException):
-    """The process is killed."""
 
 
 @pytest.mark.parametrize(
@@ -45,26 +39,7 @@ def test_a_run_by_onednn_continues_exactly(dataset_root, tmp_path, monkeypatch):
         fields = {"schedule.updates": 10, "evaluation.protocols": [], "output.checkpoint_every": 3} | changes
         return tiny_config(dataset_root, tmp_path / name, fields, **sections)
 
-    run_experiment(config("whole"))
-    update = MetaTrainer.update
-
-    def until_the_fifth(self, batch):
-        if self.update_count == 5:
-            raise KilledError
-        return update(self, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(MetaTrainer, "update", until_the_fifth)
-        run_experiment(config("parted"))
-    resumed = config("parted")
-    resumed.resume = resumed.run_dir
-    torch.manual_seed(99)
-    run_experiment(resumed)
-    whole, parted = (
-        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["state"]
-        for name in ("whole", "parted")
-    )
-    assert whole.pop("seconds") > 0 and parted.pop("seconds") > 0
+    whole, parted = whole_and_parted(config, monkeypatch)
     assert_same(parted, whole)
 
 
