@@ -38,7 +38,9 @@ def updating(trainer: MetaTrainer) -> Any:
 
 def measure_method(name: str, size: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of an update by way."""
-    trainers = {way: build(name, size, folder, "device=cuda", f"compile={way}").trainer for way in args.ways}
+    trainers = {
+        way: build(name, size, folder, f"device={args.device}", f"compile={way}").trainer for way in args.ways
+    }
     taken = take_turns(
         {way: updating(trainer) for way, trainer in trainers.items()},
         rounds=args.rounds,
@@ -65,11 +67,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--ways", nargs="+", default=["false", "recorded"])
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--cpu", action="store_true", help="also time one thread of the processor")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=20)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("This machine has no GPU; benchmarks/methods.py measures updates on a CPU.")
     torch.set_num_threads(1)
     results = []
     for size in args.sizes:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchrl._utils import logger as torchrl_logger
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, str] = {
     "time_to_return-np_refine": (
         f"time_to_return.py {_LONGER} --protocol np_refine --target -4.3 --every 500 --seeds 0 1 2"
     ),
+    "gpu": "gpu.py --sizes released --rounds 3 --calls 8",
 }
 
 Row = tuple[str, str]
@@ -145,6 +147,13 @@ def time_to_return_rows(result: dict[str, Any]) -> Iterator[Row]:
         )
 
 
+def gpu_rows(result: dict[str, Any]) -> Iterator[Row]:
+    """Time of every method by way."""
+    for row in result["updates"]:
+        times = ", ".join(f"compile={way} {value:.1f} ms" for way, value in row["update_ms"].items())
+        yield f"{result['machine']['gpu']}, {row['method']}, sizes {row['sizes']}", times
+
+
 ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "update": update_rows,
     "methods": methods_rows,
@@ -155,6 +164,7 @@ ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "simulator": simulator_rows,
     "scaling": scaling_rows,
     "time_to_return": time_to_return_rows,
+    "gpu": gpu_rows,
 }
 
 
@@ -176,6 +186,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     for name in arguments.only:
+        if name == "gpu" and not torch.cuda.is_available():
+            torchrl_logger.info("gpu: left out, because this machine has no GPU")
+            continue
         script, *options = shlex.split(BENCHMARKS[name])
         command = [sys.executable, str(Path(__file__).with_name(script)), *options]
         # Relative, for the result holds its command, and that is no place for a machine's paths.

@@ -47,6 +47,17 @@ def test_simulator(benchmark):
     assert multiprocessing.active_children() == []  # a process left behind would keep this one from ending
 
 
+def test_gpu(benchmark):
+    """On a CPU, where it says nothing; without a GPU it refuses to begin."""
+    small = ["--methods", "focal", "--sizes", "quick", "--rounds", "1", "--calls", "1"]
+    (row,) = benchmark("gpu", *small, "--device", "cpu")["updates"]
+    assert set(row["update_ms"]) == {"false", "recorded"} and all_positive(row["update_ms"])
+    assert row["recordings"] == 1
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="has no GPU"):
+            benchmark("gpu", *small)
+
+
 def test_update(benchmark, monkeypatch):
     cases = importlib.import_module("update").CASES
     overrides, phases = cases["quick"]
