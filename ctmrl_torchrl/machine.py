@@ -32,6 +32,16 @@ def processor_facts() -> dict[str, str]:
     return {"processor": processor(), "torch_cpu_capability": torch.backends.cpu.get_cpu_capability()}
 
 
+def device_name(device: torch.device) -> str:
+    """``cpu``, or the name of a GPU.
+
+    Examples:
+        >>> device_name(torch.device("cpu"))
+        'cpu'
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def has_compiler() -> bool:
     """Whether there is a C++ compiler for ``torch.compile``: the one that ``CXX`` names, or a usual one."""
     named = os.environ.get("CXX")

@@ -15,7 +15,7 @@ from ctmrl_torchrl.evaluation import (
     performance_profile,
     probability_of_improvement,
 )
-from ctmrl_torchrl.studies.gather import RunResult, StudyResults
+from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 
 __all__ = ["Comparison", "compare_levels"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from ctmrl_torchrl.evaluation import bootstrap_interval, mean_over_seeds
 from ctmrl_torchrl.evaluation.figures import plot_adaptation_panels, plot_intervals, plot_profiles
 from ctmrl_torchrl.studies.compare import compare_levels
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["ReportFigure", "study_figures"]

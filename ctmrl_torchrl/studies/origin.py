@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ctmrl_torchrl.evaluation import package_versions
 from ctmrl_torchrl.guests import guests_of, names_in, plugin_of
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.training.commands import recorded_command
 
 __all__ = ["Origin", "commit_of_package", "machine", "origin_of", "written_with"]

@@ -18,7 +18,7 @@ from ctmrl_torchrl.studies.config import study_text
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import ReportFigure
 from ctmrl_torchrl.studies.files import write_text
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.identity import what_matters
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine, written_with
 from ctmrl_torchrl.studies.page_parts import SCRIPT, STYLE, compact_png

@@ -16,7 +16,7 @@ from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.figures import study_figures
 from ctmrl_torchrl.studies.files import read_json, write_json, write_text
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
-from ctmrl_torchrl.studies.gather import StudyResults
+from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.origin import origin_of
 from ctmrl_torchrl.studies.page import study_page
 from ctmrl_torchrl.studies.results import rounded

@@ -17,7 +17,8 @@ from ctmrl_torchrl.studies.attempts import Attempt, Execute, Preparation, Prepar
 from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.endings import Endings
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.gather import StudyResults, gather
+from ctmrl_torchrl.studies.gather import gather
+from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.grid import PlannedRun, Resolve, expand
 from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
 from ctmrl_torchrl.studies.progress import Progress, counted

@@ -8,7 +8,7 @@ from typing import Any, cast
 from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
 from ctmrl_torchrl.studies.cells import Cell, Table, mark_best
 from ctmrl_torchrl.studies.compare import Comparison, compare_levels
-from ctmrl_torchrl.studies.gather import RunResult, StudyResults
+from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["PUBLISHED", "study_tables"]

@@ -13,7 +13,8 @@ from tensordict import TensorDict
 from ctmrl_torchrl.agents import Agent, AgentCard
 from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
-from ctmrl_torchrl.evaluation.summary import build_summary
+from ctmrl_torchrl.evaluation.summary import build_summary, package_versions
+from ctmrl_torchrl.machine import device_name
 from ctmrl_torchrl.training.build import Experiment, transition_key
 from ctmrl_torchrl.training.identity import fingerprint
 from ctmrl_torchrl.training.random_reference import random_reference
@@ -92,6 +93,7 @@ def summarize(
             split: _behavior_return(manifest.oracle, split, ids if config.held_out else None)
             for split, ids in splits.items()
         },
+        versions=package_versions() | {"device": device_name(experiment.device)},
         extra={"random_episodes": random_episodes, "comparison": config.comparison}
         | ({} if config.held_out is None else {"held_out": config.held_out})
         | ({} if command is None else {"command": command})

@@ -156,3 +156,22 @@ def test_levels_with_other_data_or_environments_are_named(make_study, here):
     assert f"The levels of data differ in dataset.path as well ({said})." in notes
     said = "old: point_robot, new: point_robot, windy: point_robot_wind"
     assert f"The levels of data differ in env as well ({said})." in notes
+
+
+def test_a_table_says_which_levels_were_made_on_which_machine(make_study, here):
+    study = make_study({"factors": {"method": ["ctmrl", "focal", "csro"], "seed": [0, 1]}})
+    study.run(here, progress=False)
+    assert not any("machines" in note for note in study.results().notes)
+    for each in study.results().runs:
+        versions = {"python": "3.11", "torch": "2.13.0"}
+        if each.run.levels["method"] == "csro" or each.run.label == "method=focal seed=1":
+            versions |= {"torch": "2.11.0", "device": "NVIDIA H200"}
+        change(each.folder / "summary.json", json, versions=versions)
+    results = study.results()
+    note = next(note for note in results.notes if "machines" in note)
+    assert note == (
+        "The runs were made with different versions or on different machines: "
+        "3 runs with torch 2.13.0, device not recorded (method: ctmrl, focal); "
+        "3 runs with torch 2.11.0, device NVIDIA H200 (method: focal, csro)."
+    )
+    assert all(note in table.notes for table in study_tables(results))

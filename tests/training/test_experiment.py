@@ -64,6 +64,7 @@ def test_summary(run):
     assert 1 <= summary["codebook"]["perplexity"] <= 2
     assert summary["dataset"]["recipe"] == "smoke" and summary["dataset"]["seed"] == 0
     assert summary["dataset"]["counts"]["tasks"] == 40
+    assert summary["versions"]["device"] == "cpu"
 
 
 def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tmp_path):

@@ -56,6 +56,7 @@ def test_a_run(name, dataset_root, tmp_path, monkeypatch):
     )
     results = summary["returns"]["test"]
     assert results and all(math.isfinite(result["mean"]) for result in results.values())
+    assert summary["versions"]["device"] == torch.cuda.get_device_name()
 
 
 @needs_gpu

@@ -1,0 +1,123 @@
+"""The results of a study's runs, and which of them belong to a row, a cell or a protocol of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ctmrl_torchrl.studies.config import SEED, StudyConfig
+from ctmrl_torchrl.studies.grid import PlannedRun
+from ctmrl_torchrl.studies.references import Reference, shared_reference
+
+__all__ = ["RunResult", "StudyResults"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run and what came of it.
+
+    Args:
+        run: the planned run.
+        state: see :meth:`~ctmrl_torchrl.studies.records.RunRecord.state`.
+        key: its identity, empty while its data are unknown.
+        folder: its folder. error: the error, if any.
+        summary: summary of a finished run.
+        seconds: time of the run, without a training that it took over from another run.
+    """
+
+    run: PlannedRun
+    state: str
+    key: str = ""
+    folder: Path | None = None
+    error: str = ""
+    summary: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+    def finished(self) -> Mapping[str, Any]:
+        """The summary of a run that is done."""
+        assert self.summary is not None, f"{self.run.label} is not done"
+        return self.summary
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """All runs of a study with their results.
+
+    Args:
+        config: the study. runs: all runs of its grid.
+        notes: notes for every table of the results.
+    """
+
+    config: StudyConfig
+    runs: tuple[RunResult, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The compared levels."""
+        return self.config.levels(self.config.compare)
+
+    @property
+    def row_factors(self) -> tuple[str, ...]:
+        """The factors whose combinations are the rows of a table."""
+        return tuple(name for name in self.config.factors if name not in (self.config.compare, SEED))
+
+    def rows(self) -> list[dict[str, str]]:
+        """The combinations of row factors with runs, in the order of the grid."""
+        found = [{name: each.run.levels[name] for name in self.row_factors} for each in self.runs]
+        return [row for index, row in enumerate(found) if row not in found[:index]]
+
+    def of_row(self, row: Mapping[str, str]) -> list[RunResult]:
+        """The runs of one row."""
+        return [
+            each for each in self.runs if all(each.run.levels[name] == level for name, level in row.items())
+        ]  # fmt: skip
+
+    def cell(self, row: Mapping[str, str], level: str) -> list[RunResult]:
+        """The runs of one row and one compared level: its seeds."""
+        return self.of_row({**row, self.config.compare: level})
+
+    def scores(
+        self, row: Mapping[str, str], level: str, split: str, protocol: str, after: int | None = None
+    ) -> list[float]:
+        """The mean return of every finished run of a cell with this protocol.
+
+        Args:
+            row: levels of the row's factors. level: level of the compared factor. split: ``test`` or ``train``.
+            protocol: adaptation protocol.
+            after: number of collected episodes before the measured one; None means the last episode. Runs with
+                fewer episodes are omitted.
+        """
+        entries = [
+            each.summary["returns"].get(split, {}).get(protocol)
+            for each in self.cell(row, level)
+            if each.summary is not None
+        ]
+        known = [entry for entry in entries if entry is not None]
+        if after is None:
+            return [float(entry["mean"]) for entry in known]
+        curves = [entry["per_episode"] for entry in known]
+        return [float(curve[after]) for curve in curves if len(curve) > after]
+
+    def protocols(self) -> list[str]:
+        """The protocols of the study, and those that only some of its runs have."""
+        found = [
+            name
+            for each in self.done()
+            for protocols in each.finished()["returns"].values()
+            for name in protocols
+        ]
+        return list(dict.fromkeys([*self.config.protocols, *found]))
+
+    def done(self) -> list[RunResult]:
+        """The finished runs."""
+        return [each for each in self.runs if each.summary is not None]
+
+    def references(self, row: Mapping[str, str], split: str) -> Reference:
+        """The references that all finished runs of a row share."""
+        runs = [each for each in self.of_row(row) if each.summary is not None]
+        return shared_reference(
+            [(each.run.levels[self.config.compare], each.finished()) for each in runs], split
+        )
