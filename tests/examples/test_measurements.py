@@ -7,6 +7,7 @@ import json
 import pytest
 from programs import SHORT, SMOKE
 
+from ctmrl_torchrl.agents import Agent
 from ctmrl_torchrl.training.commands import run
 
 pytestmark = pytest.mark.ci
@@ -80,3 +81,16 @@ def test_a_parameter_at_several_levels(program, tmp_path, capsys):
         with pytest.raises(SystemExit):
             program("parameter_levels", *wrong, "--tasks", task, "--levels", 0)
         assert message in capsys.readouterr().err
+
+
+def test_agents_of_dense_rewards_are_scored_by_sparse_ones(program, tmp_path):
+    file = tmp_path / "scores.json"
+    text = program("sparse_scores", "point_robot", "point_robot", "--output", file)
+    assert "np         test   sparse" in text
+    (unseen, training) = json.loads(file.read_text())["rows"]
+    assert (unseen["split"], training["split"]) == ("test", "train") and unseen["agents"] == 2
+    assert unseen["dense"]["mean"] == pytest.approx(Agent.load("point_robot").card.returns["test"]["np"], abs=0.3)
+    first, second = unseen["sparse"]["per_agent"]
+    assert first == second and 9.0 < first < 13.4
+    with pytest.raises(SystemExit, match="got one of sparse_point_robot"):
+        program("sparse_scores", "point_robot", "sparse_point_robot")
