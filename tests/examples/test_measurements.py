@@ -89,7 +89,9 @@ def test_agents_of_dense_rewards_are_scored_by_sparse_ones(program, tmp_path):
     assert "np         test   sparse" in text
     (unseen, training) = json.loads(file.read_text())["rows"]
     assert (unseen["split"], training["split"]) == ("test", "train") and unseen["agents"] == 2
-    assert unseen["dense"]["mean"] == pytest.approx(Agent.load("point_robot").card.returns["test"]["np"], abs=0.3)
+    assert unseen["dense"]["mean"] == pytest.approx(
+        Agent.load("point_robot").card.returns["test"]["np"], abs=0.3
+    )
     first, second = unseen["sparse"]["per_agent"]
     assert first == second and 9.0 < first < 13.4
     with pytest.raises(SystemExit, match="got one of sparse_point_robot"):
