@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, overload
 
@@ -85,10 +86,12 @@ class Registry(Generic[T]):
         try:
             return self._choices[name]
         except (KeyError, TypeError):
-            raise UnknownChoiceError(
-                f"Unknown {self.kind} {name!r}.{nearest(name, self._choices)} "
-                f"Known: {', '.join(sorted(self._choices))}."
-            ) from None
+            known = f"Known: {', '.join(sorted(self._choices))}."
+            if not isinstance(name, str):
+                message = f"The {self.kind} is chosen by its name, got {reprlib.repr(name)}. {known}"
+            else:
+                message = f"Unknown {self.kind} {name!r}.{nearest(name, self._choices)} {known}"
+            raise UnknownChoiceError(message) from None
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""

@@ -198,3 +198,5 @@ def test_other_errors():
         make_env("sparse_point_robot", sparse_rule="plus-one")
     with pytest.raises(ValueError, match="Unknown environment family"):
         make_env("point_robots")
+    with pytest.raises(ValueError, match=r"chosen by its name, got TaskSet\(.{,80}\. Known: ant_goal"):
+        make_env(make_task_set("point_robot"))
