@@ -17,6 +17,7 @@ from torch import nn
 from torchrl.envs import EnvCreator, ParallelEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
+from ctmrl_torchrl.collectors.rows import EpisodeEnv
 from ctmrl_torchrl.envs import (
     TaskSet,
     family_names,
@@ -64,6 +65,20 @@ def moves(name):
     env = make_env(name, [1, 2])
     assert env.to("cpu") is env and env.eval() is env
     assert played(env)["task_id"][:, 0].tolist() == [1, 2]
+
+
+def devices(name):
+    """A CPU with an index differs from one without, as a GPU would, so specs left on the default device show."""
+    indexed = torch.device("cpu", 0)
+    env = make_env(name, [1, 2], device=indexed)
+    for each in (env, TransformedEnv(env, StepCounter()), EpisodeEnv(env, 3, owned=False)):
+        specs = {"output": each.output_spec, "input": each.input_spec}
+        found = {(kind, *path): spec[path].device for kind, spec in specs.items() for path in leaves(spec)}
+        assert len(found) >= 6 and set(found.values()) == {indexed}, found
+
+
+def leaves(spec):
+    return [path if isinstance(path, tuple) else (path,) for path in spec.keys(True, True)]
 
 
 def copies(name):
@@ -160,6 +175,7 @@ CHECKS = [
     state_dict,
     parameters,
     moves,
+    devices,
     copies,
     creator,
     names_of_torch,
