@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ctmrl_torchrl.studies.config import ReportConfig, StudyConfig, load_study
     from ctmrl_torchrl.studies.errors import StudyError
     from ctmrl_torchrl.studies.jobs import Job, Outcome, Runner
+    from ctmrl_torchrl.studies.merging import Merged, merge_runs
     from ctmrl_torchrl.studies.page import write_run_page
     from ctmrl_torchrl.studies.runners import RUNNERS
     from ctmrl_torchrl.studies.study import Plan, Study
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RUNNERS",
     "Job",
+    "Merged",
     "Outcome",
     "Plan",
     "ReportConfig",
@@ -27,6 +29,7 @@ __all__ = [
     "StudyConfig",
     "StudyError",
     "load_study",
+    "merge_runs",
     "write_run_page",
 ]
 
@@ -34,6 +37,7 @@ _MODULES = {
     "config": ("ReportConfig", "StudyConfig", "load_study"),
     "errors": ("StudyError",),
     "jobs": ("Job", "Outcome", "Runner"),
+    "merging": ("Merged", "merge_runs"),
     "page": ("write_run_page",),
     "runners": ("RUNNERS",),
     "study": ("Plan", "Study"),

@@ -9,13 +9,14 @@ from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.storage import expanded
 from ctmrl_torchrl.studies.config import StudyConfig, load_study
 from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.merging import merge_runs
 from ctmrl_torchrl.studies.places import study_names
 from ctmrl_torchrl.studies.study import Study
 from ctmrl_torchrl.studies.usage import HELP, asks_for_help
 
 __all__ = ["HELP", "study_command"]
 
-_ACTIONS = ("plan", "run", "status", "report", "list")
+_ACTIONS = ("plan", "run", "status", "report", "list", "merge")
 _SWITCHES = {"true": True, "false": False}
 
 
@@ -46,6 +47,8 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
         )
     if action == "list":
         return "\n".join(f"{name}: {load_study(name).description}" for name in study_names())
+    if action == "merge":
+        return _merged(rest)
     if not rest or "=" in rest[0]:
         raise StudyError(f"Name a study: ctmrl study {action} NAME. Known: {', '.join(study_names())}.")
     name, *changes = rest
@@ -64,6 +67,13 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
 
 
 _DEFAULTS = {"retry_failed": "false", "progress": "true"}
+
+
+def _merged(arguments: list[str]) -> str:
+    root = _taken(arguments, "root", "studies")
+    if len(arguments) != 1:
+        raise StudyError("Name one folder of studies to copy from: ctmrl study merge FOLDER root=studies.")
+    return str(merge_runs(arguments[0], root))
 
 
 def _planned(study: Study) -> str:
