@@ -94,10 +94,10 @@ def _run(arguments: list[str]) -> int:
 
             sys.stdout.write(f"ctmrl_torchrl {__version__}\n")
             return 0
-        name, _, value = option.partition("=")
+        name, given, value = option.partition("=")
         if name != "--plugin":
             raise UsageError(f"unknown option {option}; see ctmrl --help.")
-        if not value and not arguments:
+        if not value and (given or not arguments):
             raise UsageError("--plugin needs a module or the path of a .py file.")
         plugins.append(value or arguments.pop(0))
     if not arguments:
@@ -113,8 +113,8 @@ def _run(arguments: list[str]) -> int:
         )
     given = [index for index, each in enumerate(rest) if each.partition("=")[0] == "--plugin"]
     for at in reversed(given):  # also after the command
-        _, _, value = rest.pop(at).partition("=")
-        if not value and at == len(rest):
+        _, named, value = rest.pop(at).partition("=")
+        if not value and (named or at == len(rest)):
             raise UsageError("--plugin needs a module or the path of a .py file.")
         plugins.insert(before, value or rest.pop(at))
     if plugins:

@@ -12,12 +12,11 @@ from ctmrl_torchrl.data import DatasetError
 from ctmrl_torchrl.envs import TaskSimulationError
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
 from ctmrl_torchrl.registry import UnknownChoiceError
-from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.rules import ConfigError, NotFiniteError
 from ctmrl_torchrl.storage import StorageError
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
 from ctmrl_torchrl.training.experiment import SeedsError
-from ctmrl_torchrl.training.finite import NotFiniteError
 from ctmrl_torchrl.training.memory import OutOfMemoryError
 
 USER_ERRORS: tuple[type[Exception], ...] = (

@@ -75,8 +75,11 @@ def code_digest(text: str) -> str:
 
 
 def file_digest(file: str) -> str:
-    """The digest of the code in a source file; empty without a file."""
-    return code_digest(Path(file).read_text(encoding="utf-8", errors="replace")) if file else ""
+    """The digest of the code in a source file; empty without a file, or if it is gone or inside an archive."""
+    try:
+        return code_digest(Path(file).read_text(encoding="utf-8", errors="replace")) if file else ""
+    except OSError:
+        return ""
 
 
 def note_choice(kind: str, name: str) -> None:
@@ -125,7 +128,11 @@ def names_in(configuration: Any) -> Iterator[str]:
 
 
 def plugin_of(guest: Guest) -> str | None:
-    """The argument of ``--plugin`` that loads a guest; ``None`` for a program or an interactive session."""
+    """The argument of ``--plugin`` that loads a guest; ``None`` for a program or an interactive session.
+
+    A file below the working folder has its path. Of one elsewhere only the name is given, because recorded
+    commands contain no paths of a machine.
+    """
     if guest.module == "__main__" or not guest.file:
         return None
     if not hasattr(sys.modules.get(guest.module), PLUGIN_MARK):

@@ -64,13 +64,14 @@ class Registry(Generic[T]):
     def register(self, name: str, choice: Any = None) -> Any:
         """Register a choice; without one, return a decorator that registers the decorated object.
 
-        Registering the same object again has no effect, so a file may be imported twice.
+        Registering the same object again has no effect. A class or function that is defined anew by the same
+        module and under the same name takes the place of the earlier one, so a file may be imported twice.
         """
         if choice is None:
             return lambda decorated: self.register(name, decorated)
         if not isinstance(name, str) or not name:
             raise ValueError(f"The name of a {self.kind} must be a non-empty string, got {name!r}.")
-        if self._choices.get(name, choice) is not choice:
+        if not _same_definition(self._choices.get(name, choice), choice):
             raise ValueError(f"The {self.kind} {name!r} is already registered; choose another name.")
         self._choices[name] = choice
         note_choice(self.kind, name)
@@ -109,3 +110,12 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._choices)
+
+
+def _same_definition(one: Any, other: Any) -> bool:
+    """Whether two objects are the same, or come from running the same definition twice."""
+    if one is other:
+        return True
+    # An instance has no name of its own, and lambdas and local definitions share theirs.
+    places = {(getattr(each, "__module__", ""), getattr(each, "__qualname__", "<")) for each in (one, other)}
+    return len(places) == 1 and "<" not in places.pop()[1]

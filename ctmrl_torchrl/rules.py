@@ -22,6 +22,10 @@ class ConfigError(ValueError):
     """A configuration value is not allowed; the message contains the field, the value and what is allowed."""
 
 
+class NotFiniteError(FloatingPointError):
+    """A loss, parameter, context or return is not finite; the message names it."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A condition on a value.

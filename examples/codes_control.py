@@ -74,6 +74,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.draws < 2:
+        parser.error(f"--draws {arguments.draws}: at least 2 are needed for their standard deviation")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with told_plainly():
             collect_results(

@@ -28,7 +28,10 @@ def probe(
     run: Path, protocols: list[str], repeats: int, seed: int, data: Path | None = None
 ) -> dict[str, Any]:
     """R² of every parameter under every protocol, and the mean return of the last episode."""
-    agent, summary = Agent.load(run), json.loads((run / "summary.json").read_text())
+    agent = Agent.load(run)
+    if not (run / "summary.json").is_file():
+        raise AgentError("it has no summary.json; give the folder of a finished run.")
+    summary = json.loads((run / "summary.json").read_text())
     task_set = make_task_set(agent.card.env, summary["dataset"]["tasks"])
     tasks = torch.arange(len(task_set.parameters)).repeat_interleave(repeats)
     draw = None if data is None else partial(draw_episode, TaskDataset.load(data))

@@ -18,6 +18,7 @@ from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhN
 from torchrl.objectives import SoftUpdate
 
 from ctmrl_torchrl.data import ContextDraw, TaskSampler, collect_task_dataset
+from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.methods import cosine_kmeans
 from ctmrl_torchrl.modules import Codebook
 from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--recipe", default="smoke", help="how the behaviour data are made")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    dataset = collect_task_dataset("point_robot", recipe=arguments.recipe)
+    with told_plainly():
+        dataset = collect_task_dataset("point_robot", recipe=arguments.recipe)
     sampler = TaskSampler(
         dataset,
         task_ids=dataset.manifest.train_ids,

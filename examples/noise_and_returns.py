@@ -41,9 +41,13 @@ def main() -> None:
     parser.add_argument("--env", help="runs in this environment only")
     parser.add_argument("--without", nargs="*", default=[], help="methods to leave out")
     options = parser.parse_args()
+    try:
+        known = json.loads(options.results.read_text(encoding="utf-8"))["runs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{options.results} is no results.json of a study ({type(error).__name__}: {error})")
     runs = [
         run
-        for run in json.loads(options.results.read_text(encoding="utf-8"))["runs"]
+        for run in known
         if options.env in (None, run["levels"].get("env"))
         and run["levels"].get("method") not in options.without
     ]

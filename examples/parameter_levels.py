@@ -23,6 +23,7 @@ from ctmrl_torchrl.data.behaviour import get_recipe
 from ctmrl_torchrl.data.behaviour.ppo import PPOAgents
 from ctmrl_torchrl.data.behaviour.ppo_training import PPOTraining
 from ctmrl_torchrl.envs import TaskSet, make_task_set
+from ctmrl_torchrl.errors import told_plainly
 
 
 def at_levels(tasks: TaskSet, chosen: list[int], parameter: str, levels: list[float]) -> TaskSet:
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--no-progress", action="store_true")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    tasks = make_task_set(options.env)
+    with told_plainly():
+        tasks = make_task_set(options.env)
     if options.parameter not in tasks.parameter_names:
         parser.error(
             f"{options.env} has no parameter {options.parameter!r}; it has {', '.join(tasks.parameter_names)}"

@@ -23,6 +23,7 @@ from torchrl.modules import MLP
 from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.data.best import BestRows
 from ctmrl_torchrl.envs import TaskSet, first_episodes, make_env
+from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.training.build import set_up_process
 from ctmrl_torchrl.training.compose import compose_config
@@ -95,10 +96,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=4, help="per task")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options, overrides = parser.parse_known_args()
-    config = compose_config(overrides)
-    validate_config(config)
-    set_up_process(config.threads, config.keep_memory)
-    dataset, tasks = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
+    with told_plainly():
+        config = compose_config(overrides)
+        validate_config(config)
+        set_up_process(config.threads, config.keep_memory)
+        dataset, tasks = obtain_data(
+            config.dataset, config.env, config.tasks, progress=config.output.progress
+        )
     behavior = dataset.manifest.oracle or {}
     table: dict[str, Any] = {"env": config.env, "seed": config.seed, "best_share": options.best_share}
     table |= {

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ctmrl_torchrl.errors import told_plainly
+from ctmrl_torchrl.rules import require
 from ctmrl_torchrl.training.commands import check_command_line, recorded_command
 from ctmrl_torchrl.training.compose import register_configs, to_config
 from ctmrl_torchrl.training.experiment import run_experiment
@@ -32,6 +33,8 @@ def main(node: DictConfig) -> None:
     command = recorded_command("python examples/train_oracle.py", overrides)
     with told_plainly():
         config = to_config(node)
+        protocols = config.evaluation.protocols
+        require("told" in protocols, "evaluation.protocols", protocols, "a list that contains told")
         summary = run_experiment(config, command)
     reference, returns = summary["reference"], summary["returns"]
     result = {

@@ -109,3 +109,16 @@ def test_numbers_that_records_cannot_hold_are_refused(value):
     with pytest.raises(rules.ConfigError, match="config field size: got .*, allowed is a plain Python value"):
         rules.check_fields(Sizes(value))
     rules.check_fields(Sizes([8, 0.5]))
+
+
+def test_a_definition_that_is_run_again_takes_the_place_of_the_first():
+    registry, code = Registry("loss"), "class Mine: pass\nregistry.register('mine', Mine)\n"
+    places = {"__name__": "a_file", "registry": registry}
+    exec(code, places)
+    first = registry.get("mine")
+    exec(code, places)
+    assert registry.get("mine") is not first
+    with pytest.raises(ValueError, match="'mine' is already registered"):
+        exec(code, {"__name__": "another_file", "registry": registry})
+    with pytest.raises(ValueError, match="'mine' is already registered"):
+        registry.register("mine", lambda: None)

@@ -152,3 +152,9 @@ def test_a_plugin_may_stand_before_and_after_the_command(option, after, shape, c
     assert main([*command, *option] if after else [*option, *command]) == 0
     assert "6 runs" in capsys.readouterr().out
     assert main(["study", "plan", "quick", "--plugin"]) == 2
+
+
+def test_a_file_that_is_gone_has_no_digest(shape):
+    shape.unlink()
+    (guest,) = guests_of(["a_shape"])
+    assert guest.digest == "" and guest.file == str(shape)

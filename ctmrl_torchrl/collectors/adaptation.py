@@ -146,7 +146,7 @@ class MetaTestCollector:
               their ``mask``
 
         Raises:
-            FloatingPointError: with task, episode and entry, if a value is not finite.
+            NotFiniteError: with task, episode and entry, if a value is not finite.
             ValueError: if the protocol needs something that this meta-test does not have.
         """
         state = AdaptationRun(self._parts, protocol.name, torch.Generator().manual_seed(seed))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ctmrl_torchrl.collectors.encoding import EvidenceEncoder
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
 from ctmrl_torchrl.modules.keys import join_key
+from ctmrl_torchrl.rules import NotFiniteError
 
 #: samples one context episode ``[n, H]`` for each of ``task_ids`` from offline data
 OfflineDraw = Callable[[Tensor, torch.Generator], TensorDictBase]
@@ -214,7 +215,7 @@ class AdaptationRun:
         wrong = ~value.isfinite().reshape(*mask.shape, -1).all(-1) & mask
         if wrong.any():
             row, step = wrong.nonzero()[0].tolist()
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"Meta-test under protocol {self._protocol!r}: {key!r} of task {self.task_ids[row].item()} "
                 f"(row {row}) is not finite at step {step} of {which}. Check the actor's parameters and "
                 "the environment of this task."
@@ -233,7 +234,7 @@ class AdaptationRun:
         wrong = ~task_context.isfinite().all(-1)
         if wrong.any():
             row = int(wrong.nonzero()[0])
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"Meta-test under protocol {self._protocol!r}: the context of task "
                 f"{self.task_ids[row].item()} (row {row}) is not finite after {len(self.episodes)} collected "
                 "episodes. Check the context encoder's parameters and its input features."

@@ -31,9 +31,9 @@ class CodebookConfig(RepresentationConfig):
     """Base configuration of losses with a codebook.
 
     Args:
-        codes (int): N.
-        prediction_weight, contrastive_weight (float): weights of these terms.
-        extra_negatives (int): M, for tasks alone on their code. update_rate (float): eta of Eq. (2).
+        codes (int): N, the number of codes.
+        prediction_weight (float): w1, weight of L_pre_spe. contrastive_weight (float): w4, weight of L_contra.
+        extra_negatives (int): M, negatives for tasks alone on their code. update_rate (float): eta of Eq. (2).
         predictor_hidden (list of int): hidden layers of the reward and next-observation predictors.
         observation_gain (float or None): scale of the predictors' observations, as in the policy's networks.
         kmeans (bool): false keeps random initial codes and disables refreshes (the paper's ablation).

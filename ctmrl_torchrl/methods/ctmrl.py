@@ -32,9 +32,9 @@ class CQVAEConfig(CodebookConfig):
     """Configuration of :class:`CQVAELoss`; weights of 0 are the paper's ablations (Table 2).
 
     Args:
-        cross_prediction_weight, code_weight (float): w2 and w3; w1, w4 and other codebook settings are in
-            :class:`CodebookConfig`.
-        temperature (float): tau.
+        cross_prediction_weight (float): w2, weight of L_pre_cro. code_weight (float): w3, weight of L_C.
+            Other codebook settings are in :class:`CodebookConfig`.
+        temperature (float): tau of L_C and L_contra.
         predict (str): ``context`` predicts the context's own transitions (the paper), ``transitions`` the
             policy batch of the same task.
         as_written (bool): use the equations as published, see :class:`CQVAELoss`. Eq. (2) is then applied after

@@ -315,6 +315,8 @@ class MetaLoss(PolicyDelegation):
             work = tensordict.copy()
             work.batch_size = tensordict.batch_size[:1]  # pyright: ignore[reportAttributeAccessIssue] (a property)
             contexts = self.representation.contexts(encoding)
+            # An entry of the input is not a context of this batch.
+            work = work.exclude(*(getattr(keys, name) for name in HANDED_ON))
             for name in HANDED_ON:
                 if name in contexts:
                     work.set(getattr(keys, name), contexts[name])

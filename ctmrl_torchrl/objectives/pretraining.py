@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctmrl_torchrl.rules import NotFiniteError
+
 
 class Pretraining:
     """Train a module for a number of steps. Resuming an interrupted stage gives the same result.
@@ -25,7 +27,7 @@ class Pretraining:
         step (int): steps made. last_loss (float): the mean loss of the last call of :meth:`run`.
 
     Raises:
-        FloatingPointError: raised by :meth:`run` if the loss is not finite.
+        NotFiniteError: raised by :meth:`run` if the loss is not finite.
 
     Examples:
         >>> network = nn.Linear(1, 1)
@@ -69,7 +71,7 @@ class Pretraining:
         self.step += count
         self.last_loss = float(total) / count
         if not torch.isfinite(torch.as_tensor(self.last_loss)):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"Pretraining: the loss is not finite after {self.step} steps; lower its learning rate "
                 "or standardize its data."
             )

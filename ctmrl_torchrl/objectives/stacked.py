@@ -137,6 +137,7 @@ class StackedLoss(nn.Module):
                 f"StackedLoss: got {len(agents)} agents and {len(seeds)} seeds; give one seed per agent, and "
                 "at least one."
             )
+        _require_same_settings(agents)
         self.state = stack_states(agents)
         # Not registered as submodules, because their parameters are rows of the state.
         self._agents = list(agents)
@@ -147,7 +148,8 @@ class StackedLoss(nn.Module):
             if parameter is not None
         ]
         leaves: list[Any] = list(self.state.values(True, True))
-        self.leaves = nn.ParameterList(leaf for leaf in leaves if leaf.requires_grad)
+        # Modules that share a parameter name it twice.
+        self.leaves = nn.ParameterList(dict.fromkeys(leaf for leaf in leaves if leaf.requires_grad))
         device = leaves[0].device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._draws = SeededDraws(self.generators)
@@ -181,30 +183,44 @@ class StackedLoss(nn.Module):
 
     def _one(self, state: TensorDictBase, tensordict: TensorDictBase, row: Tensor) -> TensorDictBase:
         self._draws.row = row
-        with self._draws, state.to_module(self._agents[0]):
-            return self._agents[0](tensordict)
+        own: Any = state.to_module(self._agents[0])
+        try:
+            with self._draws, own:
+                return self._agents[0](tensordict)
+        except BaseException:  # which the context manager of TensorDict leaves without swapping back
+            own.to_module(self._agents[0], return_swap=False)
+            raise
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute all agents' losses on their meta-batches."""
         self._require_one_phase()
         rows = torch.arange(len(self._agents), device=self.generators[0].device)
         before = _random_state(rows.device)
-        # All random numbers come from SeededDraws.
-        losses = torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
+        try:
+            # All random numbers come from SeededDraws.
+            losses = torch.vmap(self._one, randomness="same")(self.state, tensordict, rows)
+        finally:
+            self._restore()
         if not torch.equal(before, _random_state(rows.device)):
             raise RuntimeError(
                 "StackedLoss: an encoder or loss draws random numbers from the global generator, as dropout, "
                 f"uniform_ and exponential_ do; all agents would share them; {_INSTEAD}"
             )
-        # The first agent's modules now hold other, constant parameters; optimizers of its parts still refer
-        # to the original ones.
+        return losses
+
+    def _restore(self) -> None:
+        """Give the first agent its own parameters back, to which optimizers of its parts refer.
+
+        The vmap has left constant ones in their place, or unusable ones after an error.
+        """
         for module, name, parameter, learns in self._lent:
             module._parameters[name] = cast(nn.Parameter, parameter.requires_grad_(learns))
-        return losses
 
 
 def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
     """Stack parameters and buffers of identically built modules; the modules keep views of their rows.
+
+    A parameter that a module has under several names is one row under all of them.
 
     Raises:
         ValueError: if the modules differ in their parameters.
@@ -223,12 +239,40 @@ def stack_states(modules: Sequence[nn.Module]) -> TensorDict:
     if any(own != names[0] for own in names) or any(shape != shapes[0] for shape in shapes):
         raise ValueError("stack_states: the modules have different parameters; build them identically.")
     stacked: Any = torch.stack([state.data for state in states]).contiguous()
+    leaves: dict[int, Tensor] = {}
     for key in names[0]:
-        leaf = stacked[key].clone()
-        for state, row in zip(states, leaf, strict=True):
-            state[key].data = row
-        stacked.set(key, nn.Parameter(leaf) if states[0][key].requires_grad else leaf)
+        own = states[0][key]
+        if id(own) not in leaves:
+            leaf = stacked[key].clone()
+            for state, row in zip(states, leaf, strict=True):
+                state[key].data = row
+            leaves[id(own)] = nn.Parameter(leaf) if own.requires_grad else leaf
+        stacked.set(key, leaves[id(own)])
     return stacked
+
+
+def _require_same_settings(agents: Sequence[nn.Module]) -> None:
+    """Refuse agents with other settings than the first one, whose modules compute all losses."""
+    settings = [_settings(agent) for agent in agents]
+    for number, other in enumerate(settings[1:], start=1):
+        for name in sorted(settings[0].keys() & other.keys()):
+            if settings[0][name] != other[name]:
+                raise ValueError(
+                    f"StackedLoss: {name} is {settings[0][name]!r} in agent 0 and {other[name]!r} in agent "
+                    f"{number}; build all agents with the same settings, or train this one by itself."
+                )
+
+
+def _settings(agent: nn.Module) -> dict[str, Any]:
+    """The public numbers, flags and names among the attributes of all modules, and which parameters learn."""
+    found: dict[str, Any] = {
+        f"requires_grad of {name}": parameter.requires_grad for name, parameter in agent.named_parameters()
+    }
+    for path, module in agent.named_modules():
+        for name, value in vars(module).items():
+            if not name.startswith("_") and isinstance(value, (bool, int, float, str)):
+                found[f"{path}.{name}" if path else name] = value
+    return found
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
+from ctmrl_torchrl.rules import NotFiniteError
 
 
 class StackedFit:
@@ -36,7 +37,8 @@ class StackedFit:
         best_error (Tensor): ``[tasks, members]``, hold-out mean squared error of the best weights.
 
     Raises:
-        ValueError: if shapes do not fit the stack, or a task has fewer than two rows.
+        ValueError: if shapes do not fit the stack, a task has fewer than two rows, or nothing would be held out
+            or left to learn from.
 
     Source: PETS (NeurIPS 2018) and MBPO for the rule; GENTLE (AAAI 2024) for the values.
 
@@ -85,6 +87,11 @@ class StackedFit:
         if (self.counts < 2).any():
             raise ValueError(
                 "StackedFit: every task needs at least two rows, one to learn from and one held out."
+            )
+        if not 0 < holdout_share < 1 or holdout_most < 1:
+            raise ValueError(
+                f"StackedFit: holdout_share={holdout_share} and holdout_most={holdout_most}; allowed are a share "
+                "between 0 and 1, and at least one row."
             )
         self.generator = generator
         self.batch_size, self.decay = batch_size, tuple(decay)
@@ -159,7 +166,17 @@ class StackedFit:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Load the best weights into the network."""
+        """Load the best weights into the network.
+
+        Raises:
+            NotFiniteError: if a network never had a finite error on its hold-out set.
+        """
+        if not self.best_error.isfinite().all():
+            failed = int((~self.best_error.isfinite()).sum())
+            raise NotFiniteError(
+                f"StackedFit: {failed} of {self.best_error.numel()} networks have no finite error on their "
+                "hold-out rows; lower the learning rate of the fit, or look for such values in the data."
+            )
         for name, value in self.network.named_parameters():
             value.copy_(self.best[name])
 

@@ -271,8 +271,8 @@ class ExperimentConfig:
         seed (int): training seed. seeds (list of int or None): train several seeds in one process as one
             stacked computation, each with a separate run folder; ``seed`` is then ignored.
         device (str): ``auto``, ``cpu``, ``cuda``, ...
-        run_dir (str): output folder. An existing run is replaced only if ``overwrite`` (bool) is true. resume
-            (str or None): run folder or checkpoint to resume from.
+        run_dir (str): output folder. overwrite (bool): replace an existing run.
+        resume (str or None): run folder or checkpoint to resume from.
         threads (int): number of torch CPU threads. More than 1 saves time only on cores that stay idle; on a
             busy machine updates then take many times as long.
         keep_memory (bool): keep freed memory for the next update instead of returning it to the system.

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-
-class NotFiniteError(FloatingPointError):
-    """A loss, parameter or return is not finite. The message names it; the last checkpoint is kept."""
+from ctmrl_torchrl.rules import NotFiniteError
 
 
 def require_finite(finite: Mapping[str, bool], update: int) -> None:

@@ -22,6 +22,7 @@ from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.policy import TargetUpdate
 from ctmrl_torchrl.progress import progress_bar
 from ctmrl_torchrl.recorded import RecordedGradients
+from ctmrl_torchrl.rules import NotFiniteError
 from ctmrl_torchrl.stopping import Stopped, at_once, deferred, signal_name, stop_requested
 from ctmrl_torchrl.training.checkpoint import (
     CheckpointError,
@@ -31,7 +32,7 @@ from ctmrl_torchrl.training.checkpoint import (
     save_checkpoint,
 )
 from ctmrl_torchrl.training.checkpoint_fit import require_fit
-from ctmrl_torchrl.training.finite import NotFiniteError, finite_parameters, require_finite
+from ctmrl_torchrl.training.finite import finite_parameters, require_finite
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.missing import with_fields
 from ctmrl_torchrl.training.schedule import PhaseSchedule, total_loss

@@ -96,3 +96,37 @@ def test_agents_of_dense_rewards_are_scored_by_sparse_ones(program, tmp_path):
     assert first == second and 9.0 < first < 13.4
     with pytest.raises(SystemExit, match="got one of sparse_point_robot"):
         program("sparse_scores", "point_robot", "sparse_point_robot")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["task_knowledge", "env=point_robto"], "Did you mean 'point_robot'"),
+        (
+            ["parameter_levels", "nope", "mass", "--tasks", 0, "--levels", 0.0],
+            "Unknown environment family 'nope'",
+        ),
+        (["embed_loss", "--recipe", "nope"], "nope"),
+        (["noise_and_returns", "nofile.json"], "nofile.json is no results.json of a study"),
+        (["codes_control", "control.json", "run", "--draws", 1], "at least 2 are needed"),
+    ],
+)
+def test_slips_are_told_in_a_line(words, told, program, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        program(*words)
+    assert told in capsys.readouterr().err
+
+
+def test_a_probe_needs_the_folder_of_a_run(program):
+    with pytest.raises(SystemExit, match="point_robot: it has no summary.json"):
+        program("context_probe", "point_robot")
+
+
+def test_the_oracle_must_be_told_before_it_trains(program, data, tmp_path, capsys):
+    overrides = [*SMOKE, f"dataset.root={data}", f"run_dir={tmp_path}/run", "evaluation.protocols=[none]"]
+    with pytest.raises(SystemExit, match="2"):
+        program("train_oracle", *overrides)
+    assert (
+        "evaluation.protocols: got ['none'], allowed is a list that contains told" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()

@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
-from meta_batches import SIZES, policy_loss, transitions
+from conformance import make_encoder
+from meta_batches import SIZES, meta_batch, policy_loss, transitions
 from tensordict import TensorDict
 from torch.nn.functional import softplus
 from torchrl.modules import TanhNormal
 from torchrl.objectives import SoftUpdate, ValueEstimators
 
 from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
-from ctmrl_torchrl.objectives import BRACSACLoss
+from ctmrl_torchrl.objectives import BRACSACLoss, MetaLoss, NoRepresentationLoss
 from ctmrl_torchrl.objectives.policy import ActingPolicy, BRACSACConfig, IQLConfig, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.action_distribution import sample_and_score
 from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
@@ -375,3 +376,18 @@ def test_other_distributions_are_scored_the_plain_way():
     distribution = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(4, 2), 1.0), 1)
     action, log_prob = sample_and_score(distribution)
     torch.testing.assert_close(log_prob, distribution.log_prob(action))
+
+
+def test_a_selection_of_losses_survives_new_keys():
+    loss = policy_loss("brac_sac")
+    loss.select_out_keys("loss_qvalue")
+    loss.set_keys(action="action")
+    assert set(loss(batch(4, 6)).keys()) == {"loss_qvalue"}
+
+
+def test_the_penalty_needs_its_divergence_where_the_critic_teaches_the_encoder():
+    policy = policy_loss("brac_sac_penalty")
+    policy.select_out_keys("loss_actor", "loss_qvalue", "loss_value", "loss_behaviour_critic")
+    loss = MetaLoss(make_encoder(), NoRepresentationLoss(), policy, critic_gradient="all")
+    with pytest.raises(ValueError, match="behaviour_divergence, which is not among the losses"):
+        loss(meta_batch())

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from meta_batches import ctmrl_loss, meta_batch
-from tensordict import TensorDict
+from tensordict import TensorDict, lazy_stack
 
 from ctmrl_torchrl import modules
 from ctmrl_torchrl.objectives.representation.relabel import mix_other_tasks
@@ -124,3 +126,16 @@ def test_relabelling_needs_no_contrastive_term_and_says_what_it_reads():
 def test_a_fraction_outside_of_its_range_is_refused(fraction):
     with pytest.raises(ValueError, match=r"relabelled_fraction=.* must lie in \[0, 1\]"):
         ctmrl_loss(relabelled_fraction=fraction)
+
+
+def test_a_lazy_stack_of_the_users_data_is_left_alone():
+    batch = meta_batch()
+    tasks = [batch[number].clone() for number in range(len(batch))]
+    before = [task.clone() for task in tasks]
+    loss = ctmrl_loss("iql", relabelled_fraction=1.0)
+    torch.manual_seed(0)
+    expected = copy.deepcopy(loss)(batch)
+    torch.manual_seed(0)
+    lazily = loss(lazy_stack(tasks))
+    assert all((task == known).all() for task, known in zip(tasks, before, strict=True))
+    torch.testing.assert_close(lazily.to_dict(), expected.to_dict())

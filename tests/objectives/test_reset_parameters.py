@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 
 from ctmrl_torchrl.methods import REPRESENTATIONS
 from ctmrl_torchrl.modules import EncoderConfig, TaskTableConfig
+from ctmrl_torchrl.objectives import RepresentationLoss
 from ctmrl_torchrl.objectives.policy import BRACSACConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.training.build import make_loss
@@ -53,3 +55,23 @@ def test_the_penalty_sums_small_steps_in_half_precision():
         for _ in range(100):
             loss.side_effects(TensorDict({"behaviour_divergence": torch.tensor(0.06)}, []))
     assert loss.penalty.item() == pytest.approx(50 + 100 * 0.01, abs=1e-3)
+
+
+class WithLayers(RepresentationLoss):
+    """A user's loss with layers of its own."""
+
+    out_keys = ("loss_none",)
+    in_keys = ("task_context",)
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+
+
+def test_the_layers_of_a_users_loss_get_new_values():
+    loss = WithLayers()
+    with torch.no_grad():
+        for parameter in loss.parameters():
+            parameter.fill_(5.0)
+    loss.reset_parameters_recursive()
+    assert not any((value == 5.0).all() for value in loss.parameters())

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.objectives import SoftUpdate
 
 from ctmrl_torchrl import modules
-from ctmrl_torchrl.objectives import BRACSACLoss, CTMRLLoss, MetaLoss, ReleasedCTMRLLoss, make_iql_loss
+from ctmrl_torchrl.objectives import (
+    BRACSACLoss,
+    CTMRLLoss,
+    MetaLoss,
+    ReleasedCTMRLLoss,
+    RepresentationLoss,
+    make_iql_loss,
+)
 from ctmrl_torchrl.objectives.stacked import SeededDraws, StackedLoss, stack_states
 
 TASKS, LENGTH, BATCH, LATENT = 5, 7, 6, 4
@@ -187,3 +196,108 @@ def test_moving_a_stack_is_refused_and_leaves_it_whole():
     with pytest.raises(RuntimeError, match="move the agents first"):
         stacked.to(torch.float32)
     stacked(torch.stack([meta_batch(seed) for seed in SEEDS]))
+
+
+class Decay(RepresentationLoss):
+    """A loss that holds the encoder's network as well."""
+
+    @dataclass
+    class _AcceptedKeys:
+        task_context: NestedKey = "task_context"
+
+    default_keys = _AcceptedKeys
+    out_keys = ("loss_decay",)
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    @property
+    def in_keys(self):
+        return [self.tensor_keys.task_context]
+
+    def forward(self, tensordict):
+        decay = sum(parameter.square().sum() for parameter in self.network.parameters())
+        nearness = (tensordict[self.tensor_keys.task_context] - 1).square().mean()
+        return TensorDict({"loss_decay": decay + nearness}, [])
+
+
+def test_a_shared_parameter_is_one_row_under_all_its_names():
+    linears = [nn.ModuleDict({"one": linear, "two": linear}) for linear in (nn.Linear(2, 1), nn.Linear(2, 1))]
+    stacked = stack_states(linears)
+    assert stacked["one", "weight"] is stacked["two", "weight"]
+    with torch.no_grad():
+        stacked["two", "weight"].zero_()
+    assert (linears[1]["one"].weight == 0).all()
+
+
+def tied_agent(seed):
+    torch.manual_seed(seed)
+    loss = agent(seed, "iql")
+    return MetaLoss(
+        loss.context_encoder, Decay(loss.context_encoder.transition_network), loss.policy
+    ).double()
+
+
+def test_agents_with_shared_parameters_learn_as_alone():
+    alone, together = [tied_agent(seed) for seed in SEEDS], [tied_agent(seed) for seed in SEEDS]
+    stacked, batches = StackedLoss(together, SEEDS), [meta_batch(seed) for seed in SEEDS]
+    assert len(stacked.leaves) == sum(parameter.requires_grad for parameter in alone[0].parameters())
+    optimizers = [torch.optim.SGD([p for p in each.parameters() if p.requires_grad], 0.1) for each in alone]
+    stacked_optimizer = torch.optim.SGD(stacked.leaves, 0.1)
+    for _ in range(3):
+        stacked(torch.stack(batches))["loss_decay"].sum().backward()
+        stacked_optimizer.step(), stacked_optimizer.zero_grad()
+        for each, batch, optimizer in zip(alone, batches, optimizers, strict=True):
+            each(batch)["loss_decay"].backward()
+            optimizer.step(), optimizer.zero_grad()
+    for one, other in zip(alone, together, strict=True):
+        for name, value in one.context_encoder.state_dict().items():
+            torch.testing.assert_close(other.context_encoder.state_dict()[name], value)
+
+
+def test_an_error_leaves_the_agents_as_they_were():
+    agents = [agent(seed) for seed in SEEDS]
+    for each in agents:
+        phase(each, "policy")  # in which a forward pass changes no buffer
+    stacked = StackedLoss(agents, SEEDS)
+    batch = torch.stack([meta_batch(seed) for seed in SEEDS])
+    before = {name: id(value) for name, value in agents[0].named_parameters()}
+    buffers = {name: value.clone() for name, value in agents[0].named_buffers()}
+    expected = stacked(batch)
+    for generator, seed in zip(stacked.generators, SEEDS, strict=True):
+        generator.manual_seed(seed)
+    with pytest.raises(KeyError):
+        stacked(batch.exclude(("transitions", "next", "reward")))
+    assert {name: id(value) for name, value in agents[0].named_parameters()} == before
+    assert all(torch.equal(value, buffers[name]) for name, value in agents[0].named_buffers())
+    assert [p.requires_grad for p in agents[0].parameters()] == [
+        p.requires_grad for p in agents[1].parameters()
+    ]
+    agents[0](meta_batch(SEEDS[0]))["loss_actor"].backward()
+    for generator, seed in zip(stacked.generators, SEEDS, strict=True):
+        generator.manual_seed(seed)
+    again = stacked(batch)
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+
+
+def frozen_encoder(loss):
+    loss.context_encoder.requires_grad_(False)
+
+
+def another_entropy(loss):
+    loss.policy.entropy_coefficient = 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (another_entropy, r"policy.entropy_coefficient is 0.01 in agent 0 and 5.0 in agent 1"),
+        (frozen_encoder, r"requires_grad of context_encoder\..* is True in agent 0 and False in agent 1"),
+    ],
+)
+def test_agents_with_other_settings_are_refused(change, told):
+    agents = [agent(0), agent(0)]
+    change(agents[1])
+    with pytest.raises(ValueError, match=told):
+        StackedLoss(agents, [0, 1])

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
 from ctmrl_torchrl.objectives.stacked_fit import StackedFit, fit_stacked
+from ctmrl_torchrl.rules import NotFiniteError
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -146,3 +147,18 @@ def test_wrong_shapes_are_named():
         StackedFit(network(), inputs, targets[:, :59], generator=seeded())
     with pytest.raises(ValueError, match="at least two rows"):
         StackedFit(network(), inputs, targets, generator=seeded(), counts=torch.tensor([60, 1]))
+
+
+def test_a_fit_without_a_finite_error_is_refused():
+    inputs, targets = data()
+    targets[1, 3] = torch.nan
+    with pytest.raises(
+        NotFiniteError, match="[1-3] of 6 networks have no finite error on their hold-out rows"
+    ):
+        fit_stacked(network(), inputs, targets, generator=seeded(), epochs_most=3, **OPTIONS)
+
+
+@pytest.mark.parametrize("wrong", [{"holdout_share": 1.0}, {"holdout_share": 0.0}, {"holdout_most": 0}])
+def test_rows_to_learn_from_and_rows_held_out(wrong):
+    with pytest.raises(ValueError, match="a share between 0 and 1, and at least one row"):
+        StackedFit(network(), *data(), generator=seeded(), **OPTIONS, **wrong)

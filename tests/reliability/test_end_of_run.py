@@ -17,13 +17,12 @@ from ctmrl_torchrl.envs import TaskSimulationError, make_task_set
 from ctmrl_torchrl.errors import USER_ERRORS
 from ctmrl_torchrl.evaluation.summary import load_summary
 from ctmrl_torchrl.evaluation.summary_contract import SummaryError
-from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.rules import ConfigError, NotFiniteError
 from ctmrl_torchrl.storage import StorageError
 from ctmrl_torchrl.training import memory, report
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from ctmrl_torchrl.training.experiment import SeedsError, check_before_building, run_experiment, run_seeds
-from ctmrl_torchrl.training.finite import NotFiniteError
 from ctmrl_torchrl.training.memory import OutOfMemoryError
 from ctmrl_torchrl.training.tester import MetaTester
 from ctmrl_torchrl.training.trainer import MetaTrainer

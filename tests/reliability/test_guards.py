@@ -20,11 +20,11 @@ from ctmrl_torchrl.evaluation.statistics import bootstrap_interval
 from ctmrl_torchrl.methods import Parts, corro, gentle
 from ctmrl_torchrl.methods.codebook_schedule import CodebookSchedule
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES
+from ctmrl_torchrl.rules import NotFiniteError
 from ctmrl_torchrl.training import build, fragments, outcome
 from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import choices
 from ctmrl_torchrl.training.data import make_buffer
-from ctmrl_torchrl.training.finite import NotFiniteError
 from ctmrl_torchrl.training.tester import MetaTester
 
 EPISODES, STEPS = 3, 4

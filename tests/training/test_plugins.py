@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ctmrl_torchrl.cli import main
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.plugins import load_plugin
 
@@ -78,3 +79,11 @@ def test_an_error_in_a_users_function_keeps_its_traceback(tmp_path):
     with pytest.raises(ValueError, match="ZeroDivisionError") as told:
         load_plugin(str(tmp_path / "bad_draw.py"))
     assert not isinstance(told.value, ConfigError)
+
+
+@pytest.mark.parametrize(
+    "words", [["--plugin=", "train"], ["train", "--plugin=", "preset=smoke"], ["--plugin"]]
+)
+def test_a_plugin_without_a_name_does_not_take_the_command(words, capsys):
+    assert main(words) == 2
+    assert "--plugin needs a module or the path of a .py file" in capsys.readouterr().err

@@ -65,11 +65,13 @@ class BRACSACLoss(TransitionLoss):
         behaviour_critic (TensorDictModule, optional): C(s, a, c) of the dual divergence, reading the Q
             network's keys. ``None`` (default) disables the behavior penalty.
         num_qvalue_nets (int): Defaults to 2.
-        reward_scale, entropy_coefficient (float): Default 1 and 0.01.
+        reward_scale (float): factor of the rewards. Defaults to 1. entropy_coefficient (float): weight of the
+            entropy. Defaults to 0.01.
         regularisation (float): weight of the squared mean and log-scale of the action distribution. Defaults
             to 1e-5: the published 1e-3 divided by the published reward scale of 100.
-        penalty_init, penalty_max, divergence_target (float): Default 50, 2000 and 0.05. The penalty is
+        penalty_init, penalty_max (float): first and largest weight of the penalty. Default 50 and 2000. It is
             weighed against Q, so these values require the published reward scale (5).
+        divergence_target (float): divergence at which the weight stays as it is. Defaults to 0.05.
         reduction (str): ``"mean"``, ``"sum"`` or ``"none"``; ``"none"`` keeps the batch shape and omits the
             two diagnostics.
         deactivate_vmap (bool): evaluate the critics sequentially, for networks that do not support vmap.
@@ -195,6 +197,11 @@ class BRACSACLoss(TransitionLoss):
         )
         self.make_value_estimator(self.default_value_estimator)
         self._set_in_keys()
+        penalised = self.behaviour_critic is not None
+        losses = ["loss_behaviour_critic"] if penalised else []
+        diagnostics = ["entropy", "behaviour_divergence"] if penalised else ["entropy"]
+        kept = [] if self.reduction == "none" else diagnostics
+        self.out_keys = ["loss_actor", "loss_qvalue", "loss_value", *losses, *kept]
 
     def _make_vmap(self) -> None:
         self._stacked_qvalue = _vmap_func(
@@ -204,14 +211,6 @@ class BRACSACLoss(TransitionLoss):
     def critics(self) -> list[TensorDictModuleBase]:
         """The Q network and, if present, the behavior critic."""
         return [self.qvalue_network, *([] if self.behaviour_critic is None else [self.behaviour_critic])]
-
-    def _set_in_keys(self) -> None:
-        super()._set_in_keys()
-        penalised = self.behaviour_critic is not None
-        losses = ["loss_behaviour_critic"] if penalised else []
-        diagnostics = ["entropy", "behaviour_divergence"] if penalised else ["entropy"]
-        kept = [] if self.reduction == "none" else diagnostics
-        self.out_keys = ["loss_actor", "loss_qvalue", "loss_value", *losses, *kept]
 
     @torch.no_grad()
     def _qvalue_target(self, tensordict: TensorDictBase) -> Tensor:
@@ -278,6 +277,12 @@ class BRACSACLoss(TransitionLoss):
         divergence = losses.get("behaviour_divergence", None)
         if divergence is not None:
             self._adapt_penalty(divergence)
+        elif self.behaviour_critic is not None and self.training:
+            raise ValueError(
+                f"{type(self).__name__}: the weight of the penalty follows behaviour_divergence, which is not "
+                "among the losses; include it in select_out_keys, and do not use reduction='none' while the "
+                "critic teaches the encoder."
+            )
 
     def _adapt_penalty(self, divergence: Tensor) -> None:
         if self.training:

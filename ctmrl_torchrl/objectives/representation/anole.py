@@ -14,6 +14,7 @@ from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.objectives.representation.checks import by_name
 from ctmrl_torchrl.objectives.representation.preferences import preference_error, table_divergence
 from ctmrl_torchrl.typed import dispatch
 
@@ -111,10 +112,17 @@ class PreferenceLoss(RepresentationLoss):
         return self.reward
 
     @property
+    def _names(self) -> list[str]:
+        """The names of the keys that the model reads."""
+        return [
+            *("observation", "action", "next_observation")[: len(self.reward.in_keys) - 1],
+            "task_context",
+        ]
+
+    @property
     def _features(self) -> list[NestedKey]:
         """Transition keys that the model reads."""
-        keys = self.tensor_keys
-        return [keys.observation, keys.action, keys.next_observation][: len(self.reward.in_keys) - 1]
+        return [getattr(self.tensor_keys, name) for name in self._names[:-1]]
 
     @property
     def context_keys(self) -> dict[str, list[NestedKey]]:
@@ -131,10 +139,6 @@ class PreferenceLoss(RepresentationLoss):
             join_key(draws[draw], leaf) for draw, leaves in self.context_keys.items() for leaf in leaves
         ]
         return [keys.task_context, *leaves]
-
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize the reward model."""
-        self.reward.reset_parameters_recursive()
 
     def _compared(self, draw: TensorDictBase, context: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted and true return ``[T]`` of a random fragment of each task's draw."""
@@ -156,9 +160,10 @@ class PreferenceLoss(RepresentationLoss):
         rows = order.gather(1, place.clamp_max(lead[1] - 1)).unsqueeze(-1)
         *features, reward = (value.gather(1, rows.expand(-1, -1, value.shape[-1])) for value in values)
         repeated = context.unsqueeze(1).expand(-1, steps, -1)
-        inputs = dict(zip(self.reward.in_keys, [*features, repeated], strict=True))
+        inputs = by_name(self.reward, keys, dict(zip(self._names, [*features, repeated], strict=True)))
         predicted = self.reward(TensorDict(inputs, [lead[0], steps])).get(self.reward.out_keys[-1])
-        return (predicted * counts).sum((1, 2)), (reward * counts).sum((1, 2))
+        first, second = (value.masked_fill(~counts, 0.0).sum((1, 2)) for value in (predicted, reward))
+        return first, second
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -91,6 +91,16 @@ class RepresentationLoss(NamedKeys, LossModule):
     def functional(self) -> bool:
         """False: the modules keep their parameters, because none has a target and others use the same modules."""
         return False
+
+    def reset_parameters_recursive(self, *args: Any, **kwargs: Any) -> None:
+        """Reinitialize the loss's own modules; one with other needs overrides this."""
+        for child in self.children():
+            if hasattr(child, "reset_parameters_recursive") and not hasattr(child, "reset_parameters"):
+                cast(Any, child).reset_parameters_recursive()
+                continue
+            for module in child.modules():
+                if hasattr(module, "reset_parameters"):
+                    cast(Any, module).reset_parameters()
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
         """Do nothing: ``in_keys`` follow the keys, and there is no value estimator."""

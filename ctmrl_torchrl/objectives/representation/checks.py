@@ -1,8 +1,11 @@
-"""Shape checks of the contexts that a representation loss receives."""
+"""Checks of what a representation loss receives, and what it gives to its decoders."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
@@ -47,3 +50,30 @@ def require_second_draw(
     if number is not None:
         hint = "one id per task."
         require_shape(number, context.shape[:1], reader=reader, what=repr(task_id), hint=hint)
+
+
+def by_name(module: TensorDictModuleBase, keys: Any, inputs: dict[str, Tensor]) -> dict[NestedKey, Tensor]:
+    """The inputs of a decoder under its in-keys, in whatever order it names them.
+
+    Args:
+        module: the decoder.
+        keys: the tensor keys of the loss.
+        inputs: tensors by the name of their key, in the usual order.
+
+    Returns:
+        by the keys of the loss or their defaults, if these are the decoder's in-keys, otherwise by position.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict.nn import TensorDictModule
+        >>> from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
+        >>> decoder = TensorDictModule(torch.nn.Bilinear(1, 1, 1), ["action", "observation"], ["reward"])
+        >>> inputs = {"observation": torch.zeros(1), "action": torch.ones(1)}
+        >>> by_name(decoder, PredictionKeys(), inputs)
+        {'action': tensor([1.]), 'observation': tensor([0.])}
+    """
+    for names in (keys, type(keys)()):
+        known = {getattr(names, name): value for name, value in inputs.items()}
+        if set(known) == set(module.in_keys):
+            return {key: known[key] for key in module.in_keys}
+    return dict(zip(module.in_keys, inputs.values(), strict=True))

@@ -85,11 +85,6 @@ class CodebookLoss(RepresentationLoss):
         """Whether the loss uses the codebook."""
         return self.warm_up
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize codes and predictors."""
-        self.codebook.reset_parameters()
-        self.predictors.reset_parameters_recursive()
-
     def _answer(self, transitions: TensorDictBase, task_context: Tensor) -> TensorDictBase:
         """The transitions with outcomes replaced by the predictors' outputs."""
         return self.predictors.answer(transitions, task_context, self.tensor_keys)

@@ -104,10 +104,6 @@ class CSROLoss(MetricLoss):
         seen = [join_key(keys.context, key) for key in (keys.observation, keys.action)]
         return [keys.task_context, keys.task_id, keys.transition_contexts, *seen]
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize the posterior."""
-        self.behaviour_posterior.reset_parameters_recursive()
-
     def _guess(self, tensordict: TensorDictBase, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mean, variance and mask of the posterior of the contexts ``[T, L, d]``."""
         keys, name = self.tensor_keys, type(self).__name__

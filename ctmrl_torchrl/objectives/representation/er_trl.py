@@ -108,12 +108,6 @@ class BehaviourEntropyLoss(MetricLoss):
         states = [join_key(keys.transitions, keys.observation)] if self.entropy_weight else []
         return [keys.task_context, keys.task_id, *states]
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize generator and discriminator."""
-        if self.gan is not None:
-            self.gan.generator.reset_parameters_recursive()
-            self.gan.discriminator.reset_parameters_recursive()
-
     def behaviour(
         self, tensordict: TensorDictBase, task_context: Tensor, *, with_actions: bool = True
     ) -> TensorDictBase:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.objectives.representation.checks import by_name
 from ctmrl_torchrl.objectives.representation.likelihood import autoencoder_error
 from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
 from ctmrl_torchrl.scales import usable_scale
@@ -110,10 +111,6 @@ class TaskAutoencoderLoss(RepresentationLoss):
         """The decoder, restricted to rewards."""
         return sequential(self.decoder, selected_out_keys=self.decoder.out_keys[:1])
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize the decoder."""
-        self.decoder.reset_parameters_recursive()
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the term."""
@@ -125,7 +122,8 @@ class TaskAutoencoderLoss(RepresentationLoss):
         lead, hint = (len(context), *observation.shape[1:2]), "the transitions [T, L] of every task."
         require_shape(observation, (*lead, "features"), reader=name, what=repr(keys.observation), hint=hint)
         repeated = context.unsqueeze(1).expand(*lead, context.shape[-1])
-        entries = dict(zip(self.decoder.in_keys, (observation, action, repeated), strict=True))
+        inputs = {"observation": observation, "action": action, "task_context": repeated}
+        entries = by_name(self.decoder, keys, inputs)
         decoded = self.decoder(TensorDict(entries, lead))
         pairs = []
         scales = (self.reward_scale, self.next_observation_scale)

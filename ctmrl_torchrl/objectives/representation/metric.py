@@ -107,9 +107,6 @@ class MetricLoss(RepresentationLoss):
         """Keys that the forward pass reads."""
         return [self.tensor_keys.task_context, self.tensor_keys.task_id]
 
-    def reset_parameters_recursive(self) -> None:
-        """Do nothing: the loss has no parameters."""
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the term."""

@@ -129,7 +129,8 @@ class TransitionPredictors(nn.Module):
         return predictor(inputs.copy()).get(predictor.out_keys[-1])
 
     def answer(self, transitions: TensorDictBase, context: Tensor, keys: PredictionKeys) -> TensorDictBase:
-        """The transitions with outcomes replaced by the predictors' outputs."""
+        """The transitions with outcomes replaced by the predictors' outputs; the input is not modified."""
+        transitions = transitions.copy()  # an indexed lazy stack is the caller's own data
         for key, answer in self.predict(transitions, context, keys).items():
             if transitions.get(key, None) is not None:  # some encoders read only one of them
                 transitions.set(key, answer)

@@ -194,11 +194,6 @@ class ReleasedCTMRLLoss(CodebookLoss):
         self.register_buffer("bilinear", bilinear)
         self.out_keys = [*TERMS, *DIAGNOSTICS]
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize codes, predictors and the posterior."""
-        super().reset_parameters_recursive()
-        self.behaviour_posterior.reset_parameters_recursive()
-
     @property
     def _uses_positive(self) -> bool:
         return self.contrastive_weight != 0 and not self.warm_up

@@ -16,6 +16,7 @@ from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
+from ctmrl_torchrl.objectives.representation.checks import by_name
 from ctmrl_torchrl.objectives.representation.likelihood import gaussian_error, task_classification
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch, sequential
@@ -143,12 +144,6 @@ class UNICORNLoss(MetricLoss):
             decoder, *(TensorDictModule(each, [loc], [loc]) for each in raw), selected_out_keys=[loc]
         )
 
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize the decoders."""
-        for decoder in (self.change_decoder, self.reward_decoder):
-            if decoder is not None:
-                decoder.reset_parameters_recursive()
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compute the terms."""
@@ -167,26 +162,21 @@ class UNICORNLoss(MetricLoss):
             require_shape(value, (*lead, "features"), reader=name, what=repr(leaf), hint=hint)
         repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
         mask = batch.get(keys.mask, None)
+        inputs = {"observation": observation, "action": action, "task_context": repeated}
+        change, outcome = self.standardise_change(following - observation), self.standardise_reward(reward)
         return {
-            "loss_change": self._error(
-                self.change_decoder,
-                (observation, action, repeated),
-                self.standardise_change(following - observation),
-                mask,
-            ),
-            "loss_reward": self._error(
-                self.reward_decoder, (observation, action, repeated), self.standardise_reward(reward), mask
-            ),
+            "loss_change": self._error(self.change_decoder, inputs, change, mask),
+            "loss_reward": self._error(self.reward_decoder, inputs, outcome, mask),
         }
 
     def _error(
         self,
         decoder: Any,
-        inputs: tuple[Tensor, Tensor, Tensor],
+        inputs: dict[str, Tensor],
         target: Tensor,
         mask: Tensor | None,
     ) -> Tensor:
-        shown = TensorDict(dict(zip(decoder.in_keys, inputs, strict=True)), inputs[0].shape[:-1])
+        shown = TensorDict(by_name(decoder, self.tensor_keys, inputs), inputs["action"].shape[:-1])
         outputs = decoder(shown)
         loc, log_variance = (outputs.get(key) for key in decoder.out_keys[-2:])
         hint = "the shape of the prediction; a reward is [T, L, 1], and its statistics have one number."
@@ -269,10 +259,6 @@ class TaskClassificationLoss(RepresentationLoss):
     def in_keys(self) -> list[NestedKey]:
         """What the forward pass reads."""
         return [self.tensor_keys.task_context, self.tensor_keys.task_id]
-
-    def reset_parameters_recursive(self) -> None:
-        """Reinitialize the classifier."""
-        self.classifier.reset_parameters_recursive()
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
