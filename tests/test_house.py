@@ -124,6 +124,7 @@ def test_there_is_no_circle():
     order.prepare()  # raises CycleError, which names the circle
 
 
+@pytest.mark.ci
 def test_losses_and_modules_need_no_simulator_and_no_hydra():
     code = """
 import sys
@@ -150,6 +151,7 @@ assert "plot_speed" in dir(ctmrl_torchrl.evaluation.figures)
     assert not [file for file in trainings if "evaluation.figures import" in file.read_text("utf-8")]
 
 
+@pytest.mark.ci
 def test_importing_the_package_imports_nothing_heavy():
     """So that it stays under half a second; public names are imported on first use."""
     code = """

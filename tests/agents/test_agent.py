@@ -242,6 +242,7 @@ def test_damaged_files(file, damage, tmp_path):
         Agent.load(tmp_path)
 
 
+@pytest.mark.ci
 def test_acting_needs_no_simulator_no_data_and_no_training(tmp_path):
     make_agent().save(tmp_path)
     code = f"""

@@ -91,6 +91,7 @@ def test_the_description_says_what_a_caller_needs(exported):
     assert description["card"] == agent.card.to_dict()
 
 
+@pytest.mark.ci
 def test_acting_needs_torch_alone(exported):
     """TorchRL, tensordict, this library and safetensors cannot be imported where the programs run."""
     _, folder = exported

@@ -121,6 +121,7 @@ def test_a_run_without_a_summary_is_not_shipped(content, tmp_path):
         shipping_facts(tmp_path)
 
 
+@pytest.mark.ci
 def test_acting_needs_torchrl_and_what_it_requires_alone():
     """Every other package is hidden from a process that loads a shipped agent and acts."""
     code = """

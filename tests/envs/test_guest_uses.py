@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 from torchrl.collectors import Collector
 
@@ -33,6 +34,7 @@ def test_the_data_of_a_guest_are_collected(cart):
     assert dataset.transitions["observation"].shape[1:] == (2,)
 
 
+@pytest.mark.ci
 def test_a_task_set_carries_its_family_to_other_processes(cart):
     code = (
         "import pickle, sys; from ctmrl_torchrl.envs import family_names, make_env; "

@@ -317,6 +317,7 @@ def test_pickles_are_whole():
         torch.testing.assert_close(ours["observation"], theirs["observation"])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_other_processes_can_step(method):
     context = multiprocessing.get_context(method)

@@ -41,6 +41,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(dataset_root, tmp_path, monk
     assert (tmp_path / "summary.json").exists() and (tmp_path / "agent").is_dir()
 
 
+@pytest.mark.ci
 def test_figures_are_the_same_under_any_settings_of_the_users(dataset_root, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_experiment(tiny_config(dataset_root, first, SHORT | {"output.figures": True}))

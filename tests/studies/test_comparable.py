@@ -22,6 +22,7 @@ def with_reference(study, wanted, **reference):
             change(each.folder / "summary.json", json, reference=known | reference)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("recipes", [["small", "broad"], ["broad", "small"]])
 def test_levels_with_references_of_their_own_are_not_normalized_with_one_of_them(recipes, make_study, here):
     study = make_study({"factors": RECIPES | {"dataset.recipe": recipes}, "compare": "dataset.recipe"})

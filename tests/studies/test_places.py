@@ -28,6 +28,7 @@ def test_a_users_file_in_the_reports_place_is_found_before_the_runs(name, make_s
     assert (folder / name).read_text() == "mine" and log("run") == []
 
 
+@pytest.mark.ci
 def test_a_users_file_beside_a_report_stays(make_study, here):
     study = make_study()
     study.run(here, progress=False)
@@ -97,6 +98,7 @@ def test_an_empty_root_is_refused():
         study_command(["plan", "quick", "root="])
 
 
+@pytest.mark.ci
 def test_files_of_an_earlier_report_do_not_stay_as_if_they_were_of_the_new_one(make_study, here, tmp_path):
     """Nothing else goes: neither a user's files, nor what a damaged list names."""
     study = make_study()
@@ -135,6 +137,7 @@ def test_files_of_an_earlier_report_do_not_stay_as_if_they_were_of_the_new_one(m
         study.report()
 
 
+@pytest.mark.ci
 def test_figures_of_names_with_the_same_letters_are_files_of_their_own(make_study, here):
     levels = {"codes<8": ["schedule.updates=8"], "codes>8": ["schedule.updates=9"], "Codes_8": ["tasks=x"]}
     study = make_study({"factors": {"size": levels, "method": ["ctmrl", "focal"], "seed": [0]}})

@@ -294,6 +294,7 @@ def test_the_report(finished, tmp_path):
         assert entry.get("codebook") == ({"dead_codes": 1} if run.run.levels["method"] == "ctmrl" else None)
 
 
+@pytest.mark.ci
 def test_figures_of_chosen_protocols(make_study, here):
     """The page has the figures of one protocol, the tables those of all."""
     study = make_study({"report": {"figure_protocols": ["np"]}})
@@ -324,6 +325,7 @@ def test_the_page_of_a_single_run(finished):
     assert "before adaptation" in text and "schedule:" in text
 
 
+@pytest.mark.ci
 def test_a_report_that_grows_again_knows_its_own_files(make_study, here, tmp_path):
     """Tables of a larger earlier report stay its own: a later one may replace them."""
     splits = (["test", "train"], ["test"], ["test", "train"])

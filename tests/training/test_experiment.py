@@ -84,6 +84,7 @@ def test_the_released_objective_trains_every_network_of_its_own(dataset_root, tm
     assert all(math.isfinite(result["mean"]) for result in summary["returns"]["test"].values())
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("protocols", "mapped"), [(["none"], False), (["none", "offline"], True)])
 def test_a_map_needs_contexts_that_differ(protocols, mapped, run, dataset_root, tmp_path):

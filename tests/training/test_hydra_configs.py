@@ -269,6 +269,7 @@ def test_focal_is_a_page_and_a_file():
     assert (config_folder() / "method" / "focal.yaml").is_file()
 
 
+@pytest.mark.ci
 def test_a_refused_command_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "train_ctmrl.py")]
     done = subprocess.run([*command, "batch.tasks=0"], cwd=tmp_path, capture_output=True, text=True)
