@@ -19,6 +19,7 @@ import torch
 
 from ctmrl_torchrl.agents import Agent, AgentError
 from ctmrl_torchrl.envs import make_env, make_task_set, sparse_reward
+from ctmrl_torchrl.envs.point_robot import dense_reward
 from ctmrl_torchrl.evaluation import bootstrap_interval
 
 REPEATS = 8
@@ -31,9 +32,8 @@ def scores(agent: Agent, protocol: str, split: str, seed: int) -> dict[str, floa
     env = make_env(agent.card.env, ids, task_set=tasks, seed=seed)
     path = agent.adapt(env, protocol, seed=seed).run["last_path"][:, 1:]
     env.close()
-    goals = tasks.parameters[ids, None].to(path.dtype)
-    dense = -torch.linalg.vector_norm(path - goals, dim=-1)
-    return {"dense": dense.sum(-1).mean().item(), "sparse": sparse_reward(dense).sum(-1).mean().item()}
+    dense = dense_reward(path, tasks.parameters[ids, None].to(path.dtype))
+    return {"dense": dense.sum(1).mean().item(), "sparse": sparse_reward(dense).sum(1).mean().item()}
 
 
 def main() -> None:

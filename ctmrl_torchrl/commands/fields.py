@@ -51,7 +51,7 @@ def described_fields(section: str) -> list[tuple[str, str]]:
     nodes = [_class(*each) for each in SECTIONS[section]]
     names = list(dict.fromkeys(name for node in nodes for name in _fields(node)))
     described: dict[str, str] = {}
-    for node in (*map(lambda each: _class(*each), _DESCRIBED_BY.get(section, [])), *nodes):
+    for node in (*(_class(*each) for each in _DESCRIBED_BY.get(section, [])), *nodes):
         described |= dict(_arguments(ast.get_docstring(node) or "", names))
     return [(name, described.get(name, "")) for name in names if name not in SECTIONS]
 
