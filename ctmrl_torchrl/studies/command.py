@@ -70,10 +70,14 @@ _DEFAULTS = {"retry_failed": "false", "progress": "true"}
 
 
 def _merged(arguments: list[str]) -> str:
-    root = _taken(arguments, "root", "studies")
+    root, begun = _taken(arguments, "root", "studies"), _taken(arguments, "begun", "keep")
+    if begun not in ("keep", "replace"):
+        raise StudyError(
+            f"begun={begun}: write begun=keep or begun=replace.{nearest(begun, ('keep', 'replace'))}"
+        )
     if len(arguments) != 1:
         raise StudyError("Name one folder of studies to copy from: ctmrl study merge FOLDER root=studies.")
-    return str(merge_runs(arguments[0], root))
+    return str(merge_runs(arguments[0], root, replace_begun=begun == "replace"))
 
 
 def _planned(study: Study) -> str:

@@ -228,6 +228,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         for override in sorted(overrides, key=lambda each: not each.startswith("runner=")):
             _apply(content, override)
         _prune_exclusions(content)
+        _prune_baseline(content, study)
         whole, study = study, study_from(content)
         _refuse_replaced(study, overrides)
         study.report.notes += _selected(whole, study)
@@ -362,6 +363,17 @@ def _prune_exclusions(content: dict[str, Any]) -> None:
         if all(left.values()):
             kept.append(left)
     content["exclude"] = kept
+
+
+def _prune_baseline(content: dict[str, Any], whole: StudyConfig) -> None:
+    """Replace the baseline of the study's file by the first level if overrides removed it from the grid."""
+    report = content.get("report") or {}
+    own = whole.report.baseline
+    compare = content.get("compare", whole.compare)
+    if own is None or report.get("baseline") is None or as_text(report["baseline"]) != own:
+        return  # there is none, or the user chose another one
+    if compare == whole.compare and own not in _labels(list(content["factors"][compare])):
+        report["baseline"] = None
 
 
 def _chosen(factor: str, levels: Any, wanted: list[Any]) -> Any:

@@ -23,7 +23,7 @@ class Merged:
     Args:
         copied: finished runs that this folder lacked.
         known: runs that are finished here as well; those of this folder were kept.
-        begun: runs that this folder has begun; it goes on with them.
+        begun: runs that this folder has begun, so that it goes on with them, or that a process is working on.
         unfinished: runs that are not finished in the other folder.
     """
 
@@ -36,19 +36,25 @@ class Merged:
         counts = {
             f"{self.copied} copied": True,
             f"{self.known} already here": self.known,
-            f"{self.begun} begun here, so kept": self.begun,
+            f"{self.begun} begun here, so kept (begun=replace replaces those that nothing works on)": self.begun,
             f"{self.unfinished} not finished there": self.unfinished,
         }
         return ", ".join(text for text, said in counts.items() if said)
 
 
-def merge_runs(other: str | Path, root: str | Path) -> Merged:
+def merge_runs(other: str | Path, root: str | Path, replace_begun: bool = False) -> Merged:
     """Copy the finished runs of the folder of studies ``other`` into ``root``, with their records.
 
     A run is known by its identity, so runs of equal configurations on equal data are found by every study of
-    ``root``. Nothing here is replaced, and nothing there is changed. A study whose data this folder has not
-    prepared yet takes their fingerprint from ``other``; if its own collection turns out to differ, the copied
+    ``root``. No finished run here is replaced, and nothing there is changed. A study whose data this folder has
+    not prepared yet takes their fingerprint from ``other``; if its own collection turns out to differ, the copied
     runs do not count for it.
+
+    Args:
+        other: the folder of studies to copy from.
+        root: the folder of studies to copy into.
+        replace_begun: whether finished runs of ``other`` replace those that ``root`` has begun, with their
+            checkpoints. A run that a process is working on is never replaced.
 
     Raises:
         StudyError: if there are no runs in ``other``, a summary cannot be read (before anything is copied), or
@@ -68,7 +74,7 @@ def merge_runs(other: str | Path, root: str | Path) -> Merged:
             load_summary(run_folder(there, key) / "summary.json")
         except SummaryError as error:
             raise StudyError(f"{error} Nothing was copied.") from error
-    outcomes = [_take(there, here, key) for key in finished]
+    outcomes = [_take(there, here, key, replace_begun) for key in finished]
     copied = {key for key, outcome in zip(finished, outcomes, strict=True) if outcome == "copied"}
     for file in (there / "datasets").glob("*.json"):
         if not data_file(here, file.stem).exists() and (content := read_json(file)) is not None:
@@ -80,24 +86,30 @@ def merge_runs(other: str | Path, root: str | Path) -> Merged:
     return Merged(**counts, unfinished=len(keys) - len(finished))
 
 
-def _take(there: Path, here: Path, key: str) -> str:
+def _take(there: Path, here: Path, key: str, replace_begun: bool) -> str:
     """Copy one finished run; returns ``copied``, ``known`` or ``begun``."""
-    folder, record = run_folder(here, key), RunRecord(here, key)
+    folder, theirs = run_folder(here, key), RunRecord(there, key)
     with locked(here, key) as free:
         if (folder / "summary.json").is_file():
             return "known"
-        if not free or folder.exists() or record.attempts:
+        if not free or (folder.exists() and not replace_begun):
             return "begun"
-        unready = folder.with_name(f".{key}.copying")
+        unready, replaced = (folder.with_name(f".{key}.{state}") for state in ("copying", "replaced"))
+        attempts = [*RunRecord(here, key).attempts, *theirs.attempts]
         try:
             shutil.rmtree(unready, ignore_errors=True)
-            shutil.copytree(run_folder(there, key), unready)
+            shutil.copytree(theirs.folder, unready)
+            if folder.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                os.replace(folder, replaced)
             os.replace(unready, folder)
-            write_json(record.file, read_json(RunRecord(there, key).file) or {})
+            write_json(RunRecord(here, key).file, {**theirs.about, "attempts": attempts})
         except (OSError, shutil.Error) as error:
             shutil.rmtree(unready, ignore_errors=True)
+            if replaced.exists() and not folder.exists():
+                os.replace(replaced, folder)
             raise StudyError(
-                f"The run {run_folder(there, key)} cannot be copied to {here}: {error}. "
-                "Runs copied before are complete."
+                f"The run {theirs.folder} cannot be copied to {here}: {error}. Runs copied before are complete."
             ) from error
+        shutil.rmtree(replaced, ignore_errors=True)
     return "copied"

@@ -13,6 +13,7 @@ Actions:
   report  write tables, figures and the page from the finished runs
   list    list the studies
   merge   copy the finished runs of another folder of studies: ctmrl study merge FOLDER root=studies
+          (begun=replace copies those as well that are begun here)
 
 NAME is a study of configs/study, or a YAML file.
 CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;

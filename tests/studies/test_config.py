@@ -241,6 +241,14 @@ def test_a_baseline_may_be_a_number():
     assert load_study("table3", ["report.paper_columns={8: full}"]).report.paper_columns == {"8": "full"}
 
 
+def test_a_selection_without_the_baseline_compares_with_its_first_level():
+    assert load_study("table1", ["methods=[csro,focal]"]).baseline == "csro"
+    assert load_study("table1", ["methods=[csro,ctmrl]"]).baseline == "ctmrl"
+    assert load_study("table3", ["codes=[64]"]).baseline == "64"
+    with pytest.raises(ConfigError, match="report.baseline.*Did you mean 'csro'"):
+        load_study("table1", ["methods=[csro,focal]", "report.baseline=csr"])
+
+
 def test_a_value_of_the_seed_is_resolved_for_every_seed():
     resolved = []
 

@@ -10,7 +10,7 @@ import pytest
 from ctmrl_torchrl.studies.command import study_command
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.merging import merge_runs
-from ctmrl_torchrl.studies.records import RunRecord, run_folder
+from ctmrl_torchrl.studies.records import RunRecord, locked, run_folder
 
 BOTH = {"factors": {"env": ["point_robot"], "method": ["ctmrl", "focal"], "seed": [0, 1, 2, 3]}}
 
@@ -54,9 +54,60 @@ def test_nothing_here_is_replaced(make_study, here, tmp_path):
     begun.mkdir(parents=True)
     (begun / "metrics.csv").write_text("mine")
     assert str(merge_runs(tmp_path / "lent", tmp_path / "studies")) == (
-        "3 copied, 1 begun here, so kept, 2 not finished there"
+        "3 copied, 1 begun here, so kept (begun=replace replaces those that nothing works on), 2 not finished there"
     )
     assert (begun / "metrics.csv").read_text() == "mine" and not (begun / "summary.json").exists()
+
+
+def test_a_begun_run_is_replaced_on_request_unless_a_process_works_on_it(make_study, here, tmp_path):
+    there = make_study(seeds(0), root="lent")
+    there.run(here, progress=False)
+    study = make_study(seeds(0))
+    key = there.key(there.runs[0])
+    begun = run_folder(study.store, key)
+    begun.mkdir(parents=True)
+    (begun / "metrics.csv").write_text("mine")
+    words = ["merge", str(tmp_path / "lent"), f"root={tmp_path / 'studies'}", "begun=replace"]
+    with locked(study.store, key):
+        assert study_command(words).startswith("1 copied, 1 begun here")
+    assert (begun / "metrics.csv").read_text() == "mine"
+    assert study_command(words) == "1 copied, 1 already here"
+    assert contents(begun) == contents(run_folder(there.store, key))
+    assert not list(begun.parent.glob(".*"))
+    with pytest.raises(StudyError, match="begun=replce: write begun=keep or.*Did you mean 'replace'"):
+        study_command([*words[:-1], "begun=replce"])
+
+
+def test_a_run_that_only_failed_here_is_copied(make_study, here, tmp_path):
+    make_study(seeds(0), root="lent").run(here, progress=False)
+    study = make_study(seeds(0), failing=("method=focal",))
+    assert study.run(here, progress=False) == {"done": 1, "failed": 1}
+    failed = next(run for run in study.runs if run.levels["method"] == "focal")
+    shutil.rmtree(study.record(failed).folder, ignore_errors=True)
+    assert str(merge_runs(tmp_path / "lent", tmp_path / "studies")) == "1 copied, 1 already here"
+    record = study.record(failed)
+    assert record.state() == "done" and [each["state"] for each in record.attempts] == [
+        "failed",
+        "failed",
+        "done",
+    ]
+    assert record.error and "given_up" not in record.about
+
+
+def test_a_full_disk_keeps_the_begun_run(make_study, here, tmp_path, monkeypatch):
+    there = make_study(seeds(0), root="lent")
+    there.run(here, progress=False)
+    begun = run_folder(make_study(seeds(0)).store, there.key(there.runs[0]))
+    begun.mkdir(parents=True)
+    (begun / "metrics.csv").write_text("mine")
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ctmrl_torchrl.studies.merging.shutil.copytree", full)
+    with pytest.raises(StudyError, match="No space left on device"):
+        merge_runs(tmp_path / "lent", tmp_path / "studies", replace_begun=True)
+    assert contents(begun) == {(begun / "metrics.csv").relative_to(begun): b"mine"}
 
 
 def test_a_copied_agent_is_not_trained_again(make_study, here, tmp_path):
