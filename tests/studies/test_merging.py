@@ -54,7 +54,8 @@ def test_nothing_here_is_replaced(make_study, here, tmp_path):
     begun.mkdir(parents=True)
     (begun / "metrics.csv").write_text("mine")
     assert str(merge_runs(tmp_path / "lent", tmp_path / "studies")) == (
-        "3 copied, 1 begun here, so kept (begun=replace replaces those that nothing works on), 2 not finished there"
+        "3 copied, 1 begun here, so kept (begun=replace replaces those that nothing works on), "
+        "2 not finished there"
     )
     assert (begun / "metrics.csv").read_text() == "mine" and not (begun / "summary.json").exists()
 
