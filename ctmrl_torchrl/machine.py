@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 
+@functools.cache
 def processor() -> str:
     """Return the name of this machine's processor as reported by the system."""
     with contextlib.suppress(OSError):

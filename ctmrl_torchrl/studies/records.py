@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
+from ctmrl_torchrl.machine import processor
 from ctmrl_torchrl.studies.files import read_json, write_json
 from ctmrl_torchrl.studies.jobs import Job
 
@@ -120,6 +121,7 @@ class RunRecord:
             "afresh": afresh,
             "checkpoint": mark,
             "host": socket.gethostname(),
+            "processor": processor(),
             "pid": os.getpid(),
             "started": time.time(),
         }

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from ctmrl_torchrl.studies import grid
+from ctmrl_torchrl.machine import processor
 from ctmrl_torchrl.studies.estimates import Cost, seconds_left
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.records import RunRecord
@@ -43,6 +44,14 @@ def test_a_run_that_trained_itself_after_all_tells_the_whole_time(tmp_path):
     assert not record.inherits and record.own_seconds == 3.0
 
 
+@pytest.mark.parametrize(("made_on", "here"), [(None, True), (processor(), True), ("another", False)])
+def test_a_cost_tells_whether_it_was_measured_here(made_on, here, tmp_path):
+    record = RunRecord(tmp_path, "key")
+    attempt = {"state": "done", "resumed": False, "started": 0.0, "seconds": 1.0}
+    record.attempts = [attempt, attempt | ({} if made_on is None else {"processor": made_on})]
+    assert Cost.of(record).here == here
+
+
 def test_estimates_take_the_nearest_run_of_the_same_kind():
     a, b = planned(env="a"), planned(env="b")
     finished = [(a, Cost(100.0)), (b, Cost(200.0, test=20.0))]
@@ -50,6 +59,9 @@ def test_estimates_take_the_nearest_run_of_the_same_kind():
     assert seconds_left([(b, False)], finished) == 200.0  # the training that it inherited tells the time
     assert seconds_left([(a, True)], finished) == 20.0
     assert seconds_left([(a, True)], finished[:1]) == 100.0
+    elsewhere = (a, Cost(10.0, here=False))
+    assert seconds_left([(a, False)], [*finished, elsewhere]) == 100.0
+    assert seconds_left([(a, False)], [finished[1], elsewhere]) == 10.0  # nearer than a run of this machine
     assert seconds_left([(a, True)], []) is None and seconds_left([], finished) == 0.0
 
 
