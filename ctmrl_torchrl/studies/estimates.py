@@ -40,9 +40,9 @@ def seconds_left(
     """Core seconds for the runs that are neither done nor failed.
 
     The estimate for a run is the time of the finished runs that differ from it in the fewest factors
-    (ignoring the seed), of those made on a processor like this machine's if there are some among them. If another
-    run has trained its agent, runs for which this was so as well tell its time. The progress of interrupted runs is
-    not subtracted.
+    (ignoring the seed), and of these of the ones made on a processor like this machine's, if there are any.
+    If another run has trained its agent, runs for which this was so as well tell its time. The progress of
+    interrupted runs is not subtracted.
 
     Args:
         open_runs: these runs, and whether another run has trained their agent. finished: with their costs.

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from ctmrl_torchrl.studies import grid
 from ctmrl_torchrl.machine import processor
+from ctmrl_torchrl.studies import grid
 from ctmrl_torchrl.studies.estimates import Cost, seconds_left
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.records import RunRecord
