@@ -22,6 +22,7 @@ from ctmrl_torchrl.rules import (
     require,
     ruled,
 )
+from ctmrl_torchrl.studies.changes import apply_change, prune_baseline, prune_exclusions
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import (
     EXCLUDED,
@@ -30,7 +31,9 @@ from ctmrl_torchrl.studies.field_rules import (
     OVERRIDES,
     RUNNER,
     SENTENCE,
+    as_text,
     is_scalar,
+    labels,
 )
 from ctmrl_torchrl.studies.places import study_file, study_names
 from ctmrl_torchrl.studies.report_config import ReportConfig
@@ -38,6 +41,8 @@ from ctmrl_torchrl.studies.report_config import ReportConfig
 __all__ = ["ReportConfig", "StudyConfig", "load_study"]
 
 SEED = "seed"
+#: the factor whose levels no table mixes
+APART = "comparison"
 
 
 #: folder of runs and records, beside those of the reports
@@ -89,6 +94,8 @@ class StudyConfig:
             f"one of the factors other than seed: {', '.join(sorted(set(self.factors) - {SEED}))}",
             nearest(self.compare, set(self.factors) - {SEED}),
         )
+        others = f"anything but {APART}, whose levels no table mixes; as a factor each gets its own tables"
+        require(self.compare != APART, "compare", self.compare, others)
         seeds = self.factors.get(SEED, [])
         require(isinstance(seeds, list), f"factors.{SEED}", seeds, "a list of seeds")
         for name in self.factors:
@@ -109,7 +116,7 @@ class StudyConfig:
                 hint = nearest(name, self.factors)
                 require(name in self.factors, "exclude", name, "one of the factors", hint)
                 levels = self.levels(name)
-                for level in _labels(chosen):
+                for level in labels(chosen):
                     require(
                         level in levels,
                         f"exclude.{name}",
@@ -159,7 +166,7 @@ class StudyConfig:
 
     def levels(self, factor: str) -> tuple[str, ...]:
         """The levels of a factor as strings, in order."""
-        return tuple(_labels(list(self.factors[factor])))
+        return tuple(labels(list(self.factors[factor])))
 
     def overrides(self, factor: str, level: str) -> tuple[str, ...]:
         """The overrides of a level."""
@@ -172,20 +179,6 @@ class StudyConfig:
     def baseline(self) -> str:
         """The level with which others are compared."""
         return self.report.baseline or self.levels(self.compare)[0]
-
-
-def as_text(value: Any) -> str:
-    """Format a value for Hydra's command line.
-
-    Examples:
-        >>> as_text(True), as_text(0.1), as_text("focal")
-        ('true', '0.1', 'focal')
-    """
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _labels(value: Any) -> list[str]:
-    return [as_text(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterable[Path] = ()) -> StudyConfig:
@@ -226,9 +219,9 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
     if overrides:
         # The name of a runner comes before its options.
         for override in sorted(overrides, key=lambda each: not each.startswith("runner=")):
-            _apply(content, override)
-        _prune_exclusions(content)
-        _prune_baseline(content, study)
+            apply_change(content, override, [each.name for each in fields(StudyConfig)])
+        prune_exclusions(content)
+        prune_baseline(content, study.compare, study.report.baseline)
         whole, study = study, study_from(content)
         _refuse_replaced(study, overrides)
         study.report.notes += _selected(whole, study)
@@ -309,82 +302,3 @@ def _refuse_unknown(values: Mapping[str, Any], schema: type, path: str) -> None:
                 f"config field {path}{name}: a study has no such field.{nearest(name, known)} "
                 f"Known: {', '.join(known)}."
             )
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise StudyError(f"The override {override!r} must have the form field=value.")
-    if name.startswith("+"):
-        others = [each for each in content.get("fixed") or [] if str(each).partition("=")[0] != name[1:]]
-        content["fixed"] = [*others, f"{name[1:]}={text}"]
-        return
-    try:
-        value = yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise StudyError(f"The value of {override!r} cannot be read: {error}") from error
-    factors = content.setdefault("factors", {})
-    factor = next((each for each in (name, name.removesuffix("s")) if each in factors), None)
-    if factor is not None:
-        require(
-            not isinstance(value, str) or "," not in value or text.startswith(('"', "'")),
-            name,
-            text,
-            f"a list with brackets for several levels: {name}=[{text}]",
-        )
-        factors[factor] = _chosen(factor, factors[factor], value if isinstance(value, list) else [value])
-        return
-    if name == "runner" and isinstance(value, str):
-        value = {"name": value}
-    *path, last = name.split(".") if not name.startswith("factors.") else ("factors", name[8:])
-    known = [each.name for each in fields(StudyConfig)]
-    if (path or [name])[0] not in known:
-        choices = [*known, *(f"{each}s" for each in factors)]
-        raise ConfigError(
-            f"config field {name}: the study has neither a field nor a factor of this name."
-            f"{nearest(name, choices)} For an override of every run write +{override}."
-        )
-    place = content
-    for step in path:
-        place = place.setdefault(step, {"name": "local"} if step == "runner" else {})
-        if not isinstance(place, dict):
-            raise StudyError(f"The override {override!r} is invalid: {step!r} is not a section.")
-    place[last] = value
-
-
-def _prune_exclusions(content: dict[str, Any]) -> None:
-    """Remove exclusions of levels that overrides removed from the grid."""
-    kept = []
-    for each in content.get("exclude") or []:
-        left = {
-            name: [level for level in _labels(chosen) if level in _labels(list(content["factors"][name]))]
-            for name, chosen in each.items()
-        }
-        if all(left.values()):
-            kept.append(left)
-    content["exclude"] = kept
-
-
-def _prune_baseline(content: dict[str, Any], whole: StudyConfig) -> None:
-    """Replace the baseline of the study's file by the first level if overrides removed it from the grid."""
-    report = content.get("report") or {}
-    own = whole.report.baseline
-    compare = content.get("compare", whole.compare)
-    if own is None or report.get("baseline") is None or as_text(report["baseline"]) != own:
-        return  # there is none, or the user chose another one
-    if compare == whole.compare and own not in _labels(list(content["factors"][compare])):
-        report["baseline"] = None
-
-
-def _chosen(factor: str, levels: Any, wanted: list[Any]) -> Any:
-    """The selected levels; levels with overrides are selected by name."""
-    if not isinstance(levels, Mapping):
-        return wanted
-    named = {as_text(name): overrides for name, overrides in levels.items()}
-    unknown = next((as_text(each) for each in wanted if as_text(each) not in named), None)
-    if unknown is not None:
-        raise ConfigError(
-            f"config field factors.{factor}: it has no level {unknown!r}.{nearest(unknown, named)} "
-            f"Known: {', '.join(named)}."
-        )
-    return {as_text(each): named[as_text(each)] for each in wanted}

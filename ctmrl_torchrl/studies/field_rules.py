@@ -7,11 +7,26 @@ from typing import Any
 
 from ctmrl_torchrl.rules import Rule, is_number
 
-__all__ = ["NAME", "OVERRIDES", "FACTORS", "EXCLUDED", "SENTENCE", "RUNNER", "is_scalar"]
+__all__ = ["NAME", "OVERRIDES", "FACTORS", "EXCLUDED", "SENTENCE", "RUNNER", "as_text", "is_scalar", "labels"]
 
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.replace("_", "a").replace("-", "a").isalnum()
+
+
+def as_text(value: Any) -> str:
+    """Format a value for Hydra's command line.
+
+    Examples:
+        >>> as_text(True), as_text(0.1), as_text("focal")
+        ('true', '0.1', 'focal')
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def labels(value: Any) -> list[str]:
+    """The levels of a list, or of one value, as texts."""
+    return [as_text(each) for each in (value if isinstance(value, list) else [value])]
 
 
 def is_scalar(value: Any) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ctmrl_torchrl.studies.config import SEED, StudyConfig
+from ctmrl_torchrl.studies.config import APART, SEED, StudyConfig
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.references import Reference, shared_reference
 
@@ -90,16 +90,47 @@ class StudyResults:
             after: number of collected episodes before the measured one; None means the last episode. Runs with
                 fewer episodes are omitted.
         """
+        known = self._entries(row, level, split, protocol)
+        if after is None:
+            return [float(entry["mean"]) for entry in known]
+        curves = [entry["per_episode"] for entry in known]
+        return [float(curve[after]) for curve in curves if len(curve) > after]
+
+    def costs(
+        self, row: Mapping[str, str], level: str, split: str, protocol: str
+    ) -> list[Mapping[str, float]]:
+        """The adaptation cost of every finished run of a cell that has recorded it."""
+        return [
+            entry["cost"]
+            for entry in self._entries(row, level, split, protocol)
+            if entry.get("cost") is not None
+        ]
+
+    def _entries(
+        self, row: Mapping[str, str], level: str, split: str, protocol: str
+    ) -> list[Mapping[str, Any]]:
+        """The entries of a protocol in the summaries of a cell's finished runs."""
         entries = [
             each.summary["returns"].get(split, {}).get(protocol)
             for each in self.cell(row, level)
             if each.summary is not None
         ]
-        known = [entry for entry in entries if entry is not None]
-        if after is None:
-            return [float(entry["mean"]) for entry in known]
-        curves = [entry["per_episode"] for entry in known]
-        return [float(curve[after]) for curve in curves if len(curve) > after]
+        return [entry for entry in entries if entry is not None]
+
+    def apart(self) -> list[StudyResults]:
+        """One part for every level of ``comparison``, the way of comparing methods, which no table mixes."""
+        levels = self.config.levels(APART) if APART in self.row_factors else ()
+        if len(levels) < 2:
+            return [self]
+        factors = self.config.factors
+        return [
+            replace(
+                self,
+                config=replace(self.config, factors={**factors, APART: [level]}),
+                runs=tuple(each for each in self.runs if each.run.levels[APART] == level),
+            )
+            for level in levels
+        ]
 
     def protocols(self) -> list[str]:
         """The protocols of the study, and those that only some of its runs have."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctmrl_torchrl.studies.config import SEED, StudyConfig, as_text
+from ctmrl_torchrl.studies.config import SEED, StudyConfig
 from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.field_rules import as_text
 from ctmrl_torchrl.studies.identity import code_of, data_key, identity_of, training_of
 
 __all__ = ["PlannedRun", "expand"]

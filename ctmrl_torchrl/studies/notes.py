@@ -7,6 +7,7 @@ from typing import Any
 
 from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.identity import identity_of, what_matters
+from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["notes_on"]
 
@@ -35,6 +36,7 @@ def notes_on(results: StudyResults) -> Iterator[str]:
     """The study's own notes, then what the compared levels share or do not share, and which runs lack."""
     yield from results.config.report.notes
     yield from _differing_settings(results)
+    yield from _differing_rows(results)
     yield from _equal_levels(results)
     yield from _made_with(results)
     failed = [each for each in results.runs if each.state == "failed"]
@@ -64,6 +66,21 @@ def _differing_settings(results: StudyResults) -> Iterator[str]:
         if differing:
             said = ", ".join(f"{level}: {' or '.join(sorted(values))}" for level, values in differing.items())
             yield f"The levels of {compare} differ in {name} as well ({said})."
+
+
+def _differing_rows(results: StudyResults) -> Iterator[str]:
+    """Settings in which the rows differ, which an aggregate over environments averages."""
+    rows = [(row, runs[0].run.configuration) for row in results.rows() if (runs := results.of_row(row))]
+    for name in _SAID:
+        if name == "env" or name in results.row_factors:
+            continue
+        places: dict[str, list[str]] = {}
+        for row, configuration in rows:
+            where = ", ".join(map(display_name, row.values()))
+            places.setdefault(str(_said(configuration).get(name)), []).append(where)
+        if len(places) > 1:
+            said = "; ".join(f"{value}: {' and '.join(where)}" for value, where in places.items())
+            yield f"The rows differ in {name} ({said})."
 
 
 def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def _numbers(results: StudyResults) -> dict[str, Any]:
         if each.summary is not None:
             entry["returns"] = _by_protocol(each.summary, "mean")
             entry["context_noise"] = _by_protocol(each.summary, "context_noise")
+            entry["cost"] = _by_protocol(each.summary, "cost")["test"]
             entry |= {name: each.summary[name] for name in _MEASURES if each.summary.get(name) is not None}
             entry["wall_time_s"] = each.summary["wall_time_s"]
         runs.append(entry)

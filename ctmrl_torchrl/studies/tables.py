@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from ctmrl_torchrl.evaluation import Estimate, load_paper_table, mean_over_seeds
 from ctmrl_torchrl.studies.cells import Cell, Table, mark_best
 from ctmrl_torchrl.studies.compare import Comparison, compare_levels
+from ctmrl_torchrl.studies.config import APART
+from ctmrl_torchrl.studies.costs import cost_table
 from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
+from ctmrl_torchrl.studies.notes import notes_on
 from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["PUBLISHED", "study_tables"]
@@ -20,7 +24,21 @@ _PAPER_SPLIT = {"test": "ood", "train": "id"}
 
 
 def study_tables(results: StudyResults) -> list[Table]:
-    """All tables of a study: returns and available aggregates of each split, and returns after few episodes."""
+    """All tables of a study: returns and aggregates of each split, returns after few episodes, and costs.
+
+    Each way of comparing methods (``comparison``) has its own tables.
+    """
+    parts = results.apart()
+    if len(parts) == 1:
+        return _tables(results)
+    return [
+        replace(table, name=f"{table.name}-{level}", title=f"{table.title}, {APART}={level}")
+        for part, level in zip(parts, results.config.levels(APART), strict=True)
+        for table in _tables(replace(part, notes=tuple(notes_on(part))))
+    ]
+
+
+def _tables(results: StudyResults) -> list[Table]:
     tables = []
     for split in results.config.report.splits:
         tables.append(_returns(results, split))
@@ -31,8 +49,8 @@ def study_tables(results: StudyResults) -> list[Table]:
             groups = [each.group for each in comparisons]
             comparisons.sort(key=lambda each: groups.index(each.group))  # all protocols of a group together
             tables.append(_aggregates(results, split, comparisons))
-    early = _early_returns(results)
-    return tables if early is None else [*tables, early]
+    further = (_early_returns(results), cost_table(results))
+    return [*tables, *(table for table in further if table is not None)]
 
 
 def _returns(results: StudyResults, split: str) -> Table:

@@ -54,18 +54,26 @@ def test_shipped_studies_expand(name):
 
 
 def test_the_sizes_of_the_papers_tables():
-    assert len(expand(load_study("table1"), resolve)) == 7 * 2 * 9 * 6
+    assert len(expand(load_study("table1"), resolve)) == 7 * 2 * 10 * 6
     assert len(expand(load_study("table2"), resolve)) == 7 * 5 * 6
     reported = {"half_cheetah_vel": 6, "point_robot": 6, "point_robot_wind": 5, "sparse_point_robot": 6}
     assert len(expand(load_study("table3"), resolve)) == (sum(reported.values()) + 3 * 4) * 6
 
 
-def test_protocols_reuses_the_runs_of_table1():
+def test_protocols_reuses_the_agents_of_table1():
     one, other = (
-        {identity_of(run.configuration, "data") for run in expand(load_study(name), resolve)}
+        {run.training("data") for run in expand(load_study(name), resolve)}
         for name in ("protocols", "table1")
     )
     assert one < other
+
+
+def test_methods_of_ones_own_are_levels_where_levels_name_their_value():
+    study = load_study("table1", ["methods=[csro,mine,anole]"])
+    assert study.overrides("method", "mine") == ("method=mine",)
+    assert study.overrides("method", "anole")[1] == "evaluation.protocols=[none,anole]"
+    with pytest.raises(ConfigError, match="factors.variant: it has no level 'fulll'"):
+        load_study("table2", ["variants=[fulll]"])
 
 
 def test_the_grid_and_its_overrides():

@@ -25,7 +25,7 @@ from ctmrl_torchrl.evaluation import (
 )
 from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.studies.cells import Cell, Table, mark_best
-from ctmrl_torchrl.studies.config import load_study
+from ctmrl_torchrl.studies.config import load_study, study_from
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
 from ctmrl_torchrl.studies.page import write_run_page
@@ -157,8 +157,7 @@ def test_one_seed_has_no_interval(make_study, here):
     assert study.report().exists()
 
 
-def test_groups_are_never_mixed(make_study, here):
-    """Two ways of comparing are rows of their own, and so are their aggregates."""
+def test_no_table_mixes_two_ways_of_comparing(make_study, here):
     factors = {
         "env": ["point_robot"],
         "comparison": ["shared", "own"],
@@ -167,11 +166,34 @@ def test_groups_are_never_mixed(make_study, here):
     }
     study = make_study({"factors": factors})
     study.run(here, progress=False)
-    returns, aggregates, *_ = study_tables(study.results())
-    assert [row[1].text for row in returns.rows if row[2].text == "np"] == ["shared", "own"]
-    assert [row[0].text for row in aggregates.rows if row[2].text == "interquartile mean"] == [
-        "shared", "shared", "own", "own",
-    ]  # fmt: skip
+    tables = {table.name: table for table in study_tables(study.results())}
+    kinds = ("returns-test", "returns-train", "aggregates-test")
+    assert {*tables} >= {f"{kind}-{level}" for kind in kinds for level in ("shared", "own")}
+    for name, table in tables.items():
+        level = name.rpartition("-")[2]
+        assert table.title.endswith(f", comparison={level}")
+        assert {row[table.header.index("comparison")].text for row in table.rows} == {level}
+
+
+def test_the_way_of_comparing_is_no_column():
+    with pytest.raises(ConfigError, match="compare: got 'comparison', allowed is anything but comparison"):
+        study_from({"factors": {"comparison": ["shared", "own"], "seed": [0]}, "compare": "comparison"})
+
+
+def test_costs_stand_beside_the_returns(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    costs = {"episodes": 19.0, "env_steps": 380.0, "oracle_answers": 0.0}
+    results = study.results()
+    for index, each in enumerate(results.done()):
+        entry = each.summary["returns"]["test"]["np"]
+        entry["cost"] = costs | ({"oracle_answers": 10.0} if each.run.levels["method"] == "focal" else {})
+        if index == 0:
+            del entry["cost"]  # a summary of an earlier version
+    (table,) = [table for table in study_tables(results) if table.name == "cost-test"]
+    (row,) = [row for row in table.rows if [cell.text for cell in row[:2]] == ["Point-Robot", "np"]]
+    assert [cell.text for cell in row[2:]] == ["19 / 380 / 0", "19 / 380 / 10"]
+    assert table.notes[0].startswith("episodes / environment steps / oracle answers before the last episode")
 
 
 def test_an_environment_that_a_method_lacks_stays_out_of_the_aggregates(make_study, here):
@@ -181,6 +203,15 @@ def test_an_environment_that_a_method_lacks_stays_out_of_the_aggregates(make_stu
     assert "np, offline: over Point-Robot." in aggregates.notes
     assert any("without Sparse-Point-Robot" in note for note in aggregates.notes)
     assert any(note.startswith("6 of 12 runs failed") for note in aggregates.notes)
+
+
+def test_what_differs_between_rows_is_said(make_study, here):
+    envs = {"short": ["env=point_robot"], "long": ["env=sparse_point_robot", "schedule.updates=6"]}
+    study = make_study({"factors": {"where": envs, "method": ["ctmrl", "focal"], "seed": [0]}})
+    study.run(here, progress=False)
+    notes = study.results().notes
+    assert "The rows differ in schedule.updates (8: short; 6: long)." in notes
+    assert not any(note.startswith("The rows differ in env") for note in notes)
 
 
 def test_what_differs_between_methods_is_said(make_study, here):
