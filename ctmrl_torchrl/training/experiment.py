@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ctmrl_torchrl.training.build import (
     resolve_device,
     set_up_process,
 )
-from ctmrl_torchrl.training.checkpoint import find_checkpoint, load_checkpoint
+from ctmrl_torchrl.training.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
 from ctmrl_torchrl.training.deterministic import check_deterministic, use_deterministic_algorithms
@@ -38,6 +38,7 @@ from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.outcome import Runs, agent_of, summarize
 from ctmrl_torchrl.training.report import draw_figures, log_pictures
 from ctmrl_torchrl.training.run_folder import RunFolder, check_place, check_run_dir
+from ctmrl_torchrl.training.run_record import is_there
 from ctmrl_torchrl.training.schedule import phase_milestones
 from ctmrl_torchrl.training.stacked import StackedTrainer
 from ctmrl_torchrl.training.trainer import MetaTrainer
@@ -68,11 +69,11 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         the summary.
 
     Raises:
-        Stopped: after SIGTERM or Ctrl-C, with instructions for resuming.
+        Stopped: after SIGTERM or Ctrl-C. The same call goes on from the checkpoint.
     """
     start = time.perf_counter()
     with stop_signals(), plain_log(), memory_errors(config), closing(_Begun()) as begun:
-        experiment = begun.build(config)
+        experiment = begun.build(going_on(config))
         open_run(experiment)
         experiment.trainer.train()
         return conclude(experiment, start, command)
@@ -136,6 +137,21 @@ class _Begun:
             experiment.tester.close()
             if experiment.trainer.metrics is not None:
                 experiment.trainer.metrics.close()
+
+
+def going_on(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration that goes on with an unfinished run of the same settings in its folder, if one is there.
+
+    ``overwrite=true`` starts anew. A run of other settings is left to :func:`check_run_dir`, which refuses it.
+    """
+    run_dir = storage.expanded(config.run_dir)
+    if config.resume is not None or config.overwrite or is_there(run_dir / "summary.json"):
+        return config
+    try:
+        load_checkpoint(run_dir / "checkpoints" / "last.pt", run_identity(config))
+    except (CheckpointError, OSError):
+        return config
+    return replace(config, resume=str(run_dir))
 
 
 def check_before_building(config: ExperimentConfig) -> Path:
@@ -278,7 +294,7 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
         raise Stopped(
             stopped.number,
             f"stopped by {signal_name(stopped.number)} after the training, in the final meta-test\n"
-            f"Continue with the same command and resume={run_dir}",
+            f"Continue with the same command, or with resume={run_dir}",
         ) from None
     finally:
         experiment.tester.close()

@@ -191,7 +191,7 @@ class MetaTrainer:
         if self.checkpoint_path is None:
             raise Stopped(number, f"{where}\nNo checkpoint was written because checkpoint_path is not set.")
         folder = self.checkpoint_path.parent.parent
-        raise Stopped(number, f"{where}\nContinue with the same command and resume={folder}")
+        raise Stopped(number, f"{where}\nContinue with the same command, or with resume={folder}")
 
     def begin(self) -> None:
         """Start the clock, prepare the parts and set the loss to training mode."""

@@ -80,11 +80,12 @@ def test_a_run_stops_and_goes_on(moment, number, uninterrupted, dataset_root, tm
             run_experiment(tiny_config(dataset_root, tmp_path))
     assert stopped.value.code == CODES[number]
     first, second = str(stopped.value).split("\n")
-    assert where in first and second == f"Continue with the same command and resume={tmp_path}"
+    assert where in first and second == f"Continue with the same command, or with resume={tmp_path}"
     assert signal.getsignal(number) is before
     assert not (tmp_path / "summary.json").exists()
     torch.manual_seed(99)
-    run_experiment(tiny_config(dataset_root, tmp_path, resume=str(tmp_path)))
+    resume = str(tmp_path) if number == signal.SIGINT else None  # both ways go on
+    run_experiment(tiny_config(dataset_root, tmp_path, resume=resume))
     assert_same(outcome(tmp_path), uninterrupted)
 
 
