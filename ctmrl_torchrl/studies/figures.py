@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 from ctmrl_torchrl.evaluation import bootstrap_interval, mean_over_seeds
 from ctmrl_torchrl.evaluation.figures import plot_adaptation_panels, plot_intervals, plot_profiles
 from ctmrl_torchrl.studies.compare import compare_levels
-from ctmrl_torchrl.studies.gathered import StudyResults
+from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.results_table import display_name
 
-__all__ = ["ReportFigure", "study_figures"]
+__all__ = ["ReportFigure", "figures_of_runs", "study_figures"]
 
 #: figures of single runs that are shown side by side, if available
 _OF_RUNS = {"context_map": "Context map", "code_distances": "Distances between codes"}
+#: about as many of each kind make a page that can be sent
 _MOST_OF_RUNS = 12
 
 
@@ -59,7 +60,7 @@ def study_figures(results: StudyResults, folder: str | Path) -> list[ReportFigur
         figures += _adaptation(results, protocol, folder / f"adaptation-{name}.png")
     if report.profiles:
         figures += _profiles(results, protocols, folder)
-    return figures + _of_runs(results)
+    return figures + figures_of_runs(results)
 
 
 def _intervals(results: StudyResults, protocol: str, file: Path) -> list[ReportFigure]:
@@ -145,21 +146,38 @@ def _profiles(results: StudyResults, protocols: Iterable[str], folder: Path) -> 
     return figures
 
 
-def _of_runs(results: StudyResults) -> list[ReportFigure]:
-    """Figures of the first finished seed of each cell."""
+def figures_of_runs(results: StudyResults) -> list[ReportFigure]:
+    """Figures of one finished seed of each cell, as many of each row as there is room for."""
     figures: list[ReportFigure] = []
+    rows = results.rows()
+    room = max(_MOST_OF_RUNS // len(rows), 1)
     for stem, title in _OF_RUNS.items():
-        found = []
-        for row in results.rows():
-            for level in results.compared:
-                first = next((each for each in results.cell(row, level) if each.summary is not None), None)
-                if first is None or first.folder is None:
-                    continue
-                file = first.folder / "figures" / f"{stem}.png"
-                if file.is_file():
-                    found.append(ReportFigure(file, f"{title}: {first.run.label}", small=True))
-        figures += found[:_MOST_OF_RUNS]
+        drawn = [
+            [found for level in results.compared if (found := _drawn(results.cell(row, level), stem))]
+            for row in rows
+        ]
+        shown = [
+            ReportFigure(file, f"{title}: {label}", small=True)
+            for found in drawn
+            for file, label in found[:room]
+        ]
+        cells = sum(bool(results.cell(row, level)) for row in rows for level in results.compared)
+        if shown and len(shown) < cells:
+            have = sum(map(len, drawn))
+            caption = f"{len(shown)} of {cells} cells; {have} have a run with this figure."
+            shown[0] = replace(shown[0], caption=caption)
+        figures += shown
     return figures
+
+
+def _drawn(cell: list[RunResult], stem: str) -> tuple[Path, str] | None:
+    """The figure of the first finished run that has it, and the run's label."""
+    for each in cell:
+        if each.summary is not None and each.folder is not None:
+            file = each.folder / "figures" / f"{stem}.png"
+            if file.is_file():
+                return file, each.run.label
+    return None
 
 
 def _panel(row: Mapping[str, str]) -> str:

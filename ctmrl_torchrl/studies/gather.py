@@ -15,7 +15,7 @@ from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import differences, what_matters
 from ctmrl_torchrl.studies.notes import notes_on
-from ctmrl_torchrl.studies.records import RunRecord
+from ctmrl_torchrl.studies.records import RunRecord, data_fingerprint
 
 __all__ = ["gather"]
 
@@ -49,7 +49,8 @@ def _result(run: PlannedRun, record: RunRecord | None) -> RunResult:
     seconds = 0.0 if summary is None else summary["wall_time_s"]
     if record.inherits:
         seconds = min(seconds, record.own_seconds)
-    return RunResult(run, state, record.key, record.folder, record.error, summary, seconds)
+    data = data_fingerprint(record.store, run.data)
+    return RunResult(run, state, record.key, record.folder, record.error, summary, seconds, data)
 
 
 def _refuse_other_configurations(done: list[RunResult]) -> None:

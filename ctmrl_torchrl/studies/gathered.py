@@ -25,6 +25,7 @@ class RunResult:
         folder: its folder. error: the error, if any.
         summary: summary of a finished run.
         seconds: time of the run, without a training that it took over from another run.
+        fingerprint: of its data; ``None`` while they are not prepared.
     """
 
     run: PlannedRun
@@ -34,6 +35,7 @@ class RunResult:
     error: str = ""
     summary: Mapping[str, Any] | None = None
     seconds: float = 0.0
+    fingerprint: str | None = None
 
     def finished(self) -> Mapping[str, Any]:
         """The summary of a run that is done."""

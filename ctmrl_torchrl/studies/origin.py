@@ -7,8 +7,10 @@ import platform
 import shlex
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ctmrl_torchrl.evaluation import package_versions
 from ctmrl_torchrl.guests import guests_of, names_in, plugin_of
@@ -30,6 +32,7 @@ class Origin:
         machine: ``{property: value}`` of the machine that wrote the report.
         core_hours: core hours of the finished runs; levels that are the same runs count once, as does a
             training that several runs share.
+        data: ``{fingerprint: what they are}`` of the finished runs; equal data have equal fingerprints.
     """
 
     command: str
@@ -38,6 +41,7 @@ class Origin:
     versions: dict[str, str]
     machine: dict[str, str]
     core_hours: float
+    data: dict[str, str]
 
 
 def origin_of(results: StudyResults) -> Origin:
@@ -56,7 +60,13 @@ def origin_of(results: StudyResults) -> Origin:
         versions={package: ", ".join(sorted(found)) for package, found in counted.items()},
         machine=machine(),
         core_hours=sum({each.key: each.seconds for each in done}.values()) / 3600,
+        data={each.fingerprint: _what_data(each.finished()) for each in done if each.fingerprint is not None},
     )
+
+
+def _what_data(summary: Mapping[str, Any]) -> str:
+    data = summary["dataset"]
+    return f"{summary['env']}, tasks {data['tasks']}, recipe {data['recipe']}, seed {data['seed']}"
 
 
 def study_command(results: StudyResults) -> str:

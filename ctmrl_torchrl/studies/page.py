@@ -71,6 +71,7 @@ def study_page(
             _code(origin.command),
             _details("The command of every run", _code("\n".join(origin.commands.values()))),
             _pairs(written_with(origin.commit) | origin.versions | origin.machine),
+            _pairs({f"data {fingerprint}": what for fingerprint, what in origin.data.items()}),
         ),
     ]
     return _document(f"Study {study.name}", parts)

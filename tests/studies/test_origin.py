@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ctmrl_torchrl.guests import forget_choice
+from ctmrl_torchrl.studies.figures import figures_of_runs
 from ctmrl_torchrl.studies.origin import origin_of
 from ctmrl_torchrl.studies.page import write_run_page
+from ctmrl_torchrl.studies.records import data_fingerprint
 from ctmrl_torchrl.training.plugins import load_plugin
 
 
@@ -18,6 +20,40 @@ def test_runs_that_two_levels_share_count_once(make_study, here):
     results = study.results()
     assert len(results.done()) == 6 and len({each.key for each in results.runs}) == 4
     assert origin_of(results).core_hours == pytest.approx(4 * 36 / 3600)
+
+
+def test_the_data_are_named_by_their_fingerprints(make_study, here):
+    study = make_study(
+        {"factors": {"env": ["point_robot", "sparse_point_robot"], "method": ["ctmrl"], "seed": [0, 1]}}
+    )
+    study.run(here, progress=False)
+    results = study.results()
+    known = {data_fingerprint(study.store, each.run.data) for each in results.runs}
+    data = origin_of(results).data
+    assert data.keys() == known and None not in known
+    assert sorted(what.partition(",")[0] for what in data.values()) == ["point_robot", "sparse_point_robot"]
+
+
+def test_a_page_says_how_many_cells_have_a_figure(make_study, here):
+    study = make_study(
+        {"factors": {"env": ["point_robot"], "method": ["ctmrl", "focal", "csro"], "seed": [0, 1]}}
+    )
+    study.run(here, progress=False)
+    results = study.results()
+    for method, seed in (("ctmrl", "0"), ("focal", "1")):  # a merged run may lack its figures
+        run = next(
+            each
+            for each in results.runs
+            if (each.run.levels["method"], each.run.levels["seed"]) == (method, seed)
+        )
+        (run.folder / "figures").mkdir(exist_ok=True)
+        (run.folder / "figures" / "context_map.png").write_bytes(b"")
+    maps = figures_of_runs(results)
+    assert [each.title for each in maps] == [
+        "Context map: env=point_robot method=ctmrl seed=0",
+        "Context map: env=point_robot method=focal seed=1",
+    ]
+    assert maps[0].caption == "2 of 3 cells; 2 have a run with this figure."
 
 
 @pytest.fixture
