@@ -127,6 +127,8 @@ def write_run_page(folder: str | Path) -> Path:
 
 def _run_tables(summary: Mapping[str, Any]) -> Iterable[Table]:
     for split, protocols in summary["returns"].items():
+        if not protocols:
+            continue
         rows = []
         for name, result in protocols.items():
             episodes = result["per_episode"]
