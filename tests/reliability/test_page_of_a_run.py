@@ -88,7 +88,7 @@ def test_a_codebook_is_drawn_and_no_method_without_one(drawn, place, tmp_path):
     assert (tmp_path / "figures" / "context_map.png").is_file()
     assert not (tmp_path / "figures" / "code_distances.png").exists()
     pages = [(each / "report.html").read_text(encoding="utf-8") for each in (folder, tmp_path)]
-    assert ["code distances" in page for page in pages] == [True, False]
+    assert ["Code distances" in page for page in pages] == [True, False]
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(place, tmp_path, monkeypatch, told):

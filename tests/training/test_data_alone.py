@@ -62,6 +62,7 @@ def test_it_trains_and_writes_all_but_returns(test_ids, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
     assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == {
+        "code_distances",
         "data",
         "learning",
         "learning_all",
