@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctmrl_torchrl.agents import Agent
-    from ctmrl_torchrl.training.commands import run
+    from ctmrl_torchrl.commands.runs import run
     from ctmrl_torchrl.training.compose import register_method
 
 __version__ = "0.2.0"
@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 #: public names and their modules, imported on first use, so that importing the package is fast
 _PUBLIC = {
     "Agent": "ctmrl_torchrl.agents",
-    "run": "ctmrl_torchrl.training.commands",
+    "run": "ctmrl_torchrl.commands.runs",
     "register_method": "ctmrl_torchrl.training.compose",
 }
 

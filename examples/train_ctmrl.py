@@ -16,9 +16,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ctmrl_torchrl.commands.runs import run_node
 from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.evaluation import format_summary_table
-from ctmrl_torchrl.training.commands import check_command_line, recorded_command, run_node
+from ctmrl_torchrl.training.commands import check_command_line, recorded_command
 from ctmrl_torchrl.training.compose import register_configs
 
 register_configs()

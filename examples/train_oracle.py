@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from ctmrl_torchrl.errors import told_plainly
 from ctmrl_torchrl.rules import require
+from ctmrl_torchrl.studies import write_run_page
 from ctmrl_torchrl.training.commands import check_command_line, recorded_command
 from ctmrl_torchrl.training.compose import register_configs, to_config
 from ctmrl_torchrl.training.experiment import run_experiment
@@ -35,7 +36,7 @@ def main(node: DictConfig) -> None:
         config = to_config(node)
         protocols = config.evaluation.protocols
         require("told" in protocols, "evaluation.protocols", protocols, "a list that contains told")
-        summary = run_experiment(config, command)
+        summary = run_experiment(config, command, write_run_page)
     reference, returns = summary["reference"], summary["returns"]
     result = {
         "env": config.env,

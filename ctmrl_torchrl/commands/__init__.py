@@ -1,1 +1,1 @@
-"""The subcommands of ``ctmrl``; each has a ``main(arguments) -> exit status``."""
+"""The subcommands of ``ctmrl``; each has a ``main(arguments) -> exit status``. ``runs`` starts runs."""

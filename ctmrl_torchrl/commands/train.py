@@ -29,8 +29,9 @@ def main(arguments: Sequence[str], program: str = "ctmrl train") -> int:
 
 
 def _run_once(overrides: list[str], program: str) -> int:
+    from ctmrl_torchrl.commands.runs import run_node
     from ctmrl_torchrl.evaluation import format_summary_table
-    from ctmrl_torchrl.training.commands import recorded_command, run_node
+    from ctmrl_torchrl.training.commands import recorded_command
     from ctmrl_torchrl.training.compose import compose_node
 
     node = compose_node(overrides)
@@ -45,9 +46,10 @@ def _run_with_hydra(arguments: list[str], program: str) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
+    from ctmrl_torchrl.commands.runs import run_node
     from ctmrl_torchrl.errors import told_plainly
     from ctmrl_torchrl.evaluation import format_summary_table
-    from ctmrl_torchrl.training.commands import recorded_command, run_node
+    from ctmrl_torchrl.training.commands import recorded_command
     from ctmrl_torchrl.training.compose import check_overrides, register_configs, with_home_quoted
     from ctmrl_torchrl.training.sweep import check_sweep
 

@@ -11,8 +11,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional
 
-from ctmrl_torchrl.methods.parts import Part
-from ctmrl_torchrl.modules.codebook import Codebook
+from ctmrl_torchrl.evaluation import figures
+from ctmrl_torchrl.methods.parts import Drawing, Part
+from ctmrl_torchrl.modules.codebook import Codebook, code_distances, match_codes
 from ctmrl_torchrl.objectives.meta import MetaLoss
 
 
@@ -114,6 +115,23 @@ class CodebookSchedule(Part):
                 "dead_codes": int(self.codebook.dead_codes()),
             }
         }
+
+    def draw(self, drawing: Drawing) -> None:
+        """Draw the distances between the codes and how many training tasks match each."""
+        codes = self.candidates().cpu()
+        runs = drawing.runs.get("train", {})
+        protocol = min(runs, key=lambda name: (name != "offline", name != "np", name == "none"), default="")
+        usage, note = None, ""
+        if protocol:
+            contexts = runs[protocol]["task_context"][:, :, -1].mean(1).cpu()  # [tasks, d]
+            usage = match_codes(contexts, codes)[1].bincount(minlength=len(codes))
+            note = f" · bars: {len(contexts)} training tasks by the code of their mean context ({protocol})"
+        figures.plot_code_distances(
+            code_distances(codes),
+            usage,
+            drawing.folder / "code_distances.png",
+            subtitle=f"{drawing.summary['env']}, method {drawing.summary['method']}{note}",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The collected contexts and whether codes are initialized."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctmrl_torchrl.modules.behaviour_posterior import BoundedGaussian, make_behaviour_posterior
-from ctmrl_torchrl.modules.codebook import Codebook, match_codes, moving_update
+from ctmrl_torchrl.modules.codebook import Codebook, code_distances, match_codes, moving_update
 from ctmrl_torchrl.modules.context_encoder import ContextEncoder, make_context_encoder
 from ctmrl_torchrl.modules.encoder_configs import (
     ENCODERS,
@@ -44,6 +44,7 @@ __all__ = [
     "make_qvalue",
     "make_reward_predictor",
     "make_value",
+    "code_distances",
     "match_codes",
     "moving_update",
 ]

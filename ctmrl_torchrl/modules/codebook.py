@@ -30,6 +30,23 @@ def match_codes(task_context: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     return similarity, similarity.argmax(-1)
 
 
+def code_distances(codes: Tensor) -> Tensor:
+    """The Euclidean distance between every two codes.
+
+    Args:
+        codes (Tensor): ``[N, d]``.
+
+    Returns:
+        the distances ``[N, N]``, symmetric with zeros on the diagonal.
+
+    Examples:
+        >>> code_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 5.],
+                [5., 0.]])
+    """
+    return torch.cdist(codes, codes, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def _matches(code_index: Tensor, codes: Tensor) -> Tensor:
     """The one-hot matrix ``[T, N]`` of the code matched with each context.
 

@@ -99,7 +99,7 @@ def write_run_page(folder: str | Path) -> Path:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise StudyError(f"{file} cannot be read ({reason}); restore it from a copy.") from error
     drawn = sorted((folder / "figures").glob("*.png"), key=_place)
-    figures = [ReportFigure(each, each.stem.replace("_", " ")) for each in drawn]
+    figures = [ReportFigure(each, each.stem.replace("_", " ").capitalize()) for each in drawn]
     facts = [
         summary["env"],
         f"preset {summary['preset']}",
@@ -128,6 +128,8 @@ def write_run_page(folder: str | Path) -> Path:
 
 def _run_tables(summary: Mapping[str, Any]) -> Iterable[Table]:
     for split, protocols in summary["returns"].items():
+        if not protocols:
+            continue
         rows = []
         for name, result in protocols.items():
             episodes = result["per_episode"]

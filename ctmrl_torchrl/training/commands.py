@@ -1,17 +1,13 @@
-"""Starts runs from a list of overrides, for the command line and for other programs."""
+"""Command lines: how a run records its own, and how one is checked before the work."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Sequence
-from typing import Any, cast
-
-from omegaconf import DictConfig, OmegaConf
 
 from ctmrl_torchrl.guests import guests_of, plugin_of
-from ctmrl_torchrl.training.compose import compose_node, to_config
-from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
+from ctmrl_torchrl.training.compose import compose_node
 from ctmrl_torchrl.training.sweep import check_sweep
 
 #: overrides that only set locations or console output and do not affect results
@@ -60,28 +56,3 @@ def check_command_line(arguments: Sequence[str]) -> None:
         compose_node(overrides)
     else:  # the argument of an option is not an override
         compose_node([argument for argument in overrides if "=" in argument])
-
-
-def run_node(node: DictConfig, command: str | None = None) -> list[dict[str, Any]]:
-    """Run a composed configuration: one experiment, or several seeds as one stacked computation."""
-    if node.seeds is None:
-        return [run_experiment(to_config(node), command)]
-    seeds = [OmegaConf.merge(node, {"seed": seed, "seeds": None}) for seed in node.seeds]
-    return run_seeds([to_config(cast(DictConfig, each)) for each in seeds], command)
-
-
-def run(overrides: Sequence[str] = (), *, command: str | None = None) -> dict[str, Any]:
-    """Run one experiment in the same way as ``ctmrl train OVERRIDES`` and return its summary.
-
-    Args:
-        overrides: as on the command line: ``["env=point_robot", "preset=smoke", "schedule.updates=100"]``.
-        command: the command to record in the summary. Defaults to the command line with these overrides.
-
-    Returns:
-        the contents of ``summary.json``.
-
-    Raises:
-        ConfigError: if a name or value is not allowed, or if ``seeds`` is set.
-    """
-    node = compose_node(overrides)
-    return run_experiment(to_config(node), command or recorded_command("ctmrl train", overrides))

@@ -160,13 +160,17 @@ def _digest(file: Path) -> str | None:
 
 
 @contextmanager
-def picture_or_warning(picture: str) -> Iterator[None]:
-    """Draw inside: a picture that cannot be drawn is a warning, and everything else stays."""
+def picture_or_warning(picture: str, kind: str = "picture") -> Iterator[None]:
+    """Draw inside: a picture that cannot be drawn is a warning, and everything else stays.
+
+    Args:
+        picture: its name. kind: what the warning calls it.
+    """
     try:
         yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        torchrl_logger.warning(f"picture left out ({picture}): {type(error).__name__}: {reason}")
+        torchrl_logger.warning(f"{kind} left out ({picture}): {type(error).__name__}: {reason}")
 
 
 def draw_data(report: dict[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from ctmrl_torchrl.training.build import (
 from ctmrl_torchrl.training.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 from ctmrl_torchrl.training.config import ExperimentConfig
 from ctmrl_torchrl.training.data import dataset_folder
+from ctmrl_torchrl.training.data_report import picture_or_warning
 from ctmrl_torchrl.training.deterministic import check_deterministic, use_deterministic_algorithms
 from ctmrl_torchrl.training.finite import require_finite
 from ctmrl_torchrl.training.identity import run_identity
@@ -49,21 +50,28 @@ from ctmrl_torchrl.training.validate import (
     validate_seeds,
 )
 
-#: generous estimate of the bytes of a run's figures, tables and logs
-_BYTES_BESIDE = 4_000_000
+#: generous estimate of the bytes of a run's figures, page, tables and logs
+_BYTES_BESIDE = 6_000_000
+
+#: writes a page about the finished run in a folder and returns its file
+WritePage = Callable[[Path], Path]
 
 
 class SeedsError(RuntimeError):
     """Some of the seeds that ran together failed. The results of the others are written."""
 
 
-def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict[str, Any]:
+def run_experiment(
+    config: ExperimentConfig, command: str | None = None, write_page: WritePage | None = None
+) -> dict[str, Any]:
     """Train, meta-test and write ``summary.json``, ``metrics.csv``, ``config.yaml``, ``checkpoints/``,
     ``figures/``.
 
     Args:
         config: the complete configuration.
         command: the command line to record in the summary.
+        write_page: called with the run folder at the end, such as
+            :func:`~ctmrl_torchrl.studies.write_run_page`; an error in it is a warning.
 
     Returns:
         the summary.
@@ -76,14 +84,16 @@ def run_experiment(config: ExperimentConfig, command: str | None = None) -> dict
         experiment = begun.build(going_on(config))
         open_run(experiment)
         experiment.trainer.train()
-        return conclude(experiment, start, command)
+        return conclude(experiment, start, command, write_page)
 
 
-def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -> list[dict[str, Any]]:
+def run_seeds(
+    configs: Sequence[ExperimentConfig], command: str | None = None, write_page: WritePage | None = None
+) -> list[dict[str, Any]]:
     """Run several experiments that differ only in seed and run folder, trained as one stacked computation.
 
     Args:
-        configs: one per seed. command: as for :func:`run_experiment`.
+        configs: one per seed. command, write_page: as for :func:`run_experiment`.
 
     Returns:
         the summaries. Every run folder has the same contents as after a separate run.
@@ -108,7 +118,7 @@ def run_seeds(configs: Sequence[ExperimentConfig], command: str | None = None) -
         for row, experiment in enumerate(experiments):
             if row not in failures:
                 try:
-                    summaries.append(conclude(experiment, start, command))
+                    summaries.append(conclude(experiment, start, command, write_page))
                 except Exception as error:
                     failures[row] = error
     if failures:
@@ -259,10 +269,12 @@ def _begin_records(experiment: Experiment, checkpoint: Path | None) -> None:
     )
 
 
-def conclude(experiment: Experiment, start: float, command: str | None = None) -> dict[str, Any]:
-    """Run the final meta-test and write the summary and figures; ``start`` is a ``perf_counter`` time.
+def conclude(
+    experiment: Experiment, start: float, command: str | None = None, write_page: WritePage | None = None
+) -> dict[str, Any]:
+    """Run the final meta-test and write summary, figures and page; ``start`` is a ``perf_counter`` time.
 
-    A figure that cannot be drawn causes a warning only.
+    A figure that cannot be drawn or a page that cannot be written causes a warning only.
     """
     config, run_dir, folder = experiment.config, experiment.run_dir, experiment.folder
     assert folder is not None
@@ -290,6 +302,12 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
                 metrics = experiment.trainer.metrics
                 if metrics is not None:
                     log_pictures(metrics.logger, place, summary["updates"])
+        first = _first_to_see(run_dir)
+        if write_page is not None:
+            with picture_or_warning("of the run", "page"):
+                page = write_page(run_dir)
+                folder.take(page)
+                first = page.name
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
@@ -299,10 +317,14 @@ def conclude(experiment: Experiment, start: float, command: str | None = None) -
     finally:
         experiment.tester.close()
     folder.finish()
-    drawn = [name for name in ("adaptation", "learning") if (run_dir / "figures" / f"{name}.png").exists()]
-    first = f"; see figures/{drawn[0]}.png first" if drawn else ""
-    torchrl_logger.info(f"results are in {run_dir}{first}")
+    torchrl_logger.info(f"results are in {run_dir}" + (f"; see {first} first" if first else ""))
     return summary
+
+
+def _first_to_see(run_dir: Path) -> str:
+    """The figure to look at first; empty if there is none."""
+    names = (f"figures/{name}.png" for name in ("adaptation", "learning"))
+    return next((name for name in names if (run_dir / name).exists()), "")
 
 
 def milestones(experiment: Experiment) -> dict[str, float]:

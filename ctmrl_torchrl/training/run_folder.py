@@ -179,6 +179,12 @@ class RunFolder:
         for file in own:
             os.replace(file, target / file.name)
 
+    def take(self, file: Path) -> None:
+        """Record a file that was written to the folder for this run, so that a later run may replace it."""
+        record = RunRecord.read(self.path)
+        if record.add([file.relative_to(self.path).as_posix()]):
+            record.write(self.path)
+
     def finish(self) -> None:
         """Delete the run that this finished run replaces and release the folder."""
         drop_replaced(self.path)

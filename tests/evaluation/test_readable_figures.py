@@ -6,7 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from test_comparison_figures import CURVE, ENTRY
 from test_figures import OPTIMUM, PAPER, RANDOM, adaptation_curves, context_map, metrics, paths
@@ -16,6 +18,7 @@ from ctmrl_torchrl.collectors import PROTOCOLS, AdaptationProtocol, register_pro
 from ctmrl_torchrl.evaluation import figures
 from ctmrl_torchrl.evaluation.figures import colors, contexts, placing, style
 from ctmrl_torchrl.evaluation.figures.protocols import protocol_looks, protocol_text
+from ctmrl_torchrl.modules import code_distances
 
 
 def every_protocol():
@@ -112,6 +115,16 @@ def draw_comparison(folder, methods=("ctmrl", "focal", "unicorn_sup")):
     figures.plot_profiles(shares[::-1], {name: (shares, None) for name in methods}, folder / "profiles.png")
 
 
+def draw_codes(folder, count):
+    codes = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    figures.plot_code_distances(
+        code_distances(codes),
+        np.arange(count) % 9,
+        folder / "codes.png",
+        subtitle="point_robot, method ctmrl",
+    )
+
+
 def draw_robots(folder):
     before, after = places(0, [0, 0, 0]), places(1, [1.2, 1.8, 2.7])
     figures.plot_speed(before, after, np.array([1.1, 1.15, 2.95]), 0.05, folder / "speed.png")
@@ -143,6 +156,9 @@ DRAWINGS = {
         folder, ("full", f"without_{'long_' * 8}part")
     ),
     "comparison of many": lambda folder: draw_comparison(folder, [f"level {k}" for k in range(40)]),
+    "codes": lambda folder: draw_codes(folder, 8),
+    "the most codes with numbers": lambda folder: draw_codes(folder, 16),
+    "many codes": lambda folder: draw_codes(folder, 60),
     "robots": draw_robots,
     "paths": draw_paths,
 }
@@ -184,10 +200,21 @@ def box_of(text, shrink=1.0):
     return np.array([box.x0 + shrink, box.y0 + shrink, box.x1 - shrink, box.y1 - shrink])
 
 
-def test_every_text_stands_out_from_white(drawn):
+def background_of(text):
+    """The color of the matrix's cell on which a text lies, else white."""
+    images = text.axes.images if text.axes is not None and text in text.axes.texts else ()
+    for image in images:
+        if image.get_array().ndim == 2:
+            column, row = text.get_position()
+            return to_hex(image.cmap(image.norm(image.get_array()[row, column])))
+    return "white"
+
+
+def test_every_text_stands_out_from_its_background(drawn):
     for figure in drawn:
         for text in texts_of(figure):
-            assert colors.contrast(text.get_color()) >= 4.5, (text.get_text(), text.get_color())
+            contrast = colors.contrast(text.get_color(), background_of(text))
+            assert contrast >= 4.5, (text.get_text(), text.get_color())
 
 
 def test_no_text_lies_on_another_or_outside(drawn):

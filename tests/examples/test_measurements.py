@@ -7,8 +7,8 @@ import json
 import pytest
 from programs import SHORT, SMOKE
 
+from ctmrl_torchrl import run
 from ctmrl_torchrl.agents import Agent
-from ctmrl_torchrl.training.commands import run
 
 pytestmark = pytest.mark.ci
 

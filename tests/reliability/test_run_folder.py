@@ -52,6 +52,8 @@ def carry_out(path, tag, **fields):
         put(folder.path, {"summary.json": json.dumps(tag)})
         with folder.pictures() as place:
             put(place, {"adaptation.png": tag})
+        put(folder.path, {"report.html": tag})
+        folder.take(folder.path / "report.html")
         folder.finish()
     finally:
         folder.release()
@@ -121,9 +123,9 @@ def test_overwriting_killed_at_any_step_loses_nothing(stride, tmp_path, count):
         assert kept(run) and a_run_is_whole(run, ("old", "new")), number
         carry_out(run, "newer", overwrite=True)
         assert whole(run, "newer") and kept(run), number
-        litter = (
-            set(contents(run)) - set(FOREIGN) - set(NAMES) - {".ctmrl-run.json", "figures/adaptation.png"}
-        )
+        assert text_of(run / "report.html") == "newer", number
+        known = {*FOREIGN, *NAMES, ".ctmrl-run.json", "figures/adaptation.png", "report.html"}
+        litter = set(contents(run)) - known
         assert {name.split("/")[0].rstrip("-23") for name in litter} == {"log-run"}, (number, litter)
         assert len(list(run.glob("log-run*"))) == len({name.split("/")[0] for name in litter}) == 1, number
         if status == 0:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_experiments import metric_rows, random_dataset, random_transitions
 
+from ctmrl_torchrl import run
 from ctmrl_torchrl.data import DatasetError, DatasetManifest, TaskDataset
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.evaluation import format_summary_table
 from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.training.commands import run
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.data import obtain_data, tasks_of_dataset
 from ctmrl_torchrl.training.data_report import data_report, format_data_table
@@ -62,6 +62,7 @@ def test_it_trains_and_writes_all_but_returns(test_ids, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (tmp_path / "run" / "checkpoints" / "last.pt").is_file()
     assert {path.stem for path in (tmp_path / "run" / "figures").iterdir()} == {
+        "code_distances",
         "data",
         "learning",
         "learning_all",

@@ -55,7 +55,7 @@ def test_one_thread_and_deterministic_kernels(started_so, dataset_root, tmp_path
 
 DIGEST = """
 import hashlib, sys, torch
-from ctmrl_torchrl.training.commands import run
+from ctmrl_torchrl import run
 root = sys.argv[1]
 run(["preset=quick", "dataset=smoke", "schedule.updates=60", "evaluation.every=0", "evaluation.protocols=[np]",
      "evaluation.final_repeats=1", "output.logger=none", "output.progress=false", "output.figures=false",

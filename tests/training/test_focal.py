@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_experiments import metric_rows, random_dataset
 
+from ctmrl_torchrl import run
 from ctmrl_torchrl.envs import make_task_set
 from ctmrl_torchrl.methods import FOCALConfig
 from ctmrl_torchrl.objectives import MetricLoss
-from ctmrl_torchrl.training.commands import run
 from ctmrl_torchrl.training.compose import choices, compose_config
 from ctmrl_torchrl.training.validate import validate_config
 

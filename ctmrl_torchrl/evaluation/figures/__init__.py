@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctmrl_torchrl.evaluation.figures.adaptation import plot_adaptation
+    from ctmrl_torchrl.evaluation.figures.code_distances import order_codes, plot_code_distances
     from ctmrl_torchrl.evaluation.figures.codes_sweep import plot_codes_sweep
     from ctmrl_torchrl.evaluation.figures.comparison import (
         plot_adaptation_panels,
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from ctmrl_torchrl.evaluation.figures.trajectories import plot_trajectories
 
 __all__ = [
+    "order_codes",
     "plot_adaptation",
     "plot_adaptation_panels",
+    "plot_code_distances",
     "plot_codes_sweep",
     "plot_context_map",
     "plot_context_shift",
@@ -43,6 +46,7 @@ __all__ = [
 
 _MODULES = {
     "adaptation": ("plot_adaptation",),
+    "code_distances": ("order_codes", "plot_code_distances"),
     "codes_sweep": ("plot_codes_sweep",),
     "comparison": (
         "plot_adaptation_panels",
