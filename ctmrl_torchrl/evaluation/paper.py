@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-__all__ = ["PaperResult", "load_paper_table", "paper_reference", "paper_result"]
+__all__ = ["PaperResult", "load_paper_table", "paper_reference", "paper_result", "proposed_method"]
 
 Table = Literal["methods", "ablations", "codes"]
 
@@ -101,6 +101,16 @@ def paper_result(
             f"it has {known}."
         )
     return found[0]
+
+
+def proposed_method() -> str:
+    """The method that the paper proposes; the others in its tables are its rivals.
+
+    Example:
+        >>> proposed_method()
+        'ctmrl'
+    """
+    return _tables()["proposed"]
 
 
 def paper_reference(env: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ctmrl_torchrl.evaluation.paper import proposed_method
 from ctmrl_torchrl.evaluation.summary import REFERENCES
 
 __all__ = ["format_summary_table"]
@@ -86,13 +87,14 @@ def _reference_rows(reference: Mapping[str, Any], split: str) -> list[tuple[str,
         if known.get(name) is not None
     ]
     paper = reference["paper"].get(split, {})
-    rivals = {name: result for name, result in paper.items() if name != "ctmrl"}
-    shown = ["ctmrl"] if "ctmrl" in paper else []
+    proposed = proposed_method()
+    rivals = {name: result for name, result in paper.items() if name != proposed}
+    shown = [proposed] if proposed in paper else []
     if rivals:
         shown.append(max(rivals, key=lambda name: rivals[name]["mean"]))
     for name in shown:
         mean, half = paper[name]["mean"], paper[name]["halfwidth"]
-        label = "paper: ctmrl" if name == "ctmrl" else f"paper: best rival ({name})"
+        label = f"paper: {name}" if name == proposed else f"paper: best rival ({name})"
         rows.append(
             (label, "-", "-", "-", _number(mean), f"[{_number(mean - half)}, {_number(mean + half)}]")
         )

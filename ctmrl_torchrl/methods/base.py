@@ -48,6 +48,7 @@ class RepresentationConfig:
         uses_transition_contexts (bool): whether the loss reads per-transition contexts.
         num_candidates (int or None): number of contexts that the method provides for protocol ``codes``, or
             None.
+        learns (bool): whether there is anything to train besides the policy.
         protocol_options (tuple of str): names of the options that its parts provide for protocols; see
             :meth:`Part.protocol_options`.
 
@@ -62,6 +63,7 @@ class RepresentationConfig:
     """
 
     uses_transition_contexts: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
     protocol_options: ClassVar[tuple[str, ...]] = ()
 
     name: str = "none"
@@ -108,6 +110,8 @@ class NoRepresentationConfig(RepresentationConfig):
         >>> NoRepresentationConfig().build(None, 4).out_keys
         []
     """
+
+    learns: ClassVar[bool] = False
 
     name: str = "nothing"
 

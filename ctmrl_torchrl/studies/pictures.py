@@ -9,6 +9,7 @@ from typing import Any
 
 from ctmrl_torchrl.evaluation import best_known
 from ctmrl_torchrl.evaluation.figures import plot_adaptation, plot_codes_sweep, plot_context_shift
+from ctmrl_torchrl.evaluation.paper import proposed_method
 from ctmrl_torchrl.studies.results import data_label
 from ctmrl_torchrl.training.data_report import draw_data
 
@@ -58,7 +59,7 @@ def draw_adaptation(result: Mapping[str, Any], file: str | Path) -> Path:
         curves,
         reference["random"],
         best,
-        reference["paper"].get("test", {}).get("ctmrl", {}).get("mean"),
+        reference["paper"].get("test", {}).get(proposed_method(), {}).get("mean"),
         file,
         subtitle=f"{_setting(result)}, {_seeds(result)}",
         interval=_interval(result),

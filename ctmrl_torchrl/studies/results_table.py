@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctmrl_torchrl.evaluation import best_known
+from ctmrl_torchrl.evaluation.paper import proposed_method
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.files import write_text
 from ctmrl_torchrl.studies.results import data_label, read_results
@@ -128,7 +129,7 @@ def _row(result: Mapping[str, Any], oracle: float | None) -> list[str]:
     early = [_after(tests.get("np"), number) for number in _EARLY]
     after = [" / ".join(filter(None, early)), _after(tests.get("np"), result["random_episodes"])]
     loss = "" if result["policy_loss"] == "brac_sac" else f", `{result['policy_loss']}`"
-    paper = reference["paper"].get("test", {}).get("ctmrl", {}).get("mean")
+    paper = reference["paper"].get("test", {}).get(proposed_method(), {}).get("mean")
     return [
         f"{display_name(result['env'])} ({data_label(result)})",
         f"`{result['method']}`{loss}",

@@ -59,7 +59,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     check_compile_device(config.compile, device)
     dataset, task_set = obtain_data(config.dataset, config.env, config.tasks, progress=config.output.progress)
     check_training_tasks(config, len(task_set.train_ids))
-    if len(task_set.train_ids) == 1 and config.representation.name != "nothing":
+    if len(task_set.train_ids) == 1 and config.representation.learns:
         torchrl_logger.warning(
             f"{dataset.path}: there is one training task, so contexts of different tasks are never compared and "
             "the encoder cannot learn to tell tasks apart; use data of at least two training tasks"

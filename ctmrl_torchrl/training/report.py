@@ -14,6 +14,7 @@ from ctmrl_torchrl.data import TaskDataset
 from ctmrl_torchrl.envs import TaskSet
 from ctmrl_torchrl.envs.families import load_entry_point
 from ctmrl_torchrl.evaluation import figures
+from ctmrl_torchrl.evaluation.paper import proposed_method
 from ctmrl_torchrl.evaluation.summary import best_known
 from ctmrl_torchrl.methods import Drawing, Parts
 from ctmrl_torchrl.objectives import MetaLoss
@@ -99,7 +100,7 @@ def _draw_adaptation(
         },
         reference["random"],
         best,
-        reference["paper"].get("test", {}).get("ctmrl", {}).get("mean"),
+        reference["paper"].get("test", {}).get(proposed_method(), {}).get("mean"),
         folder / "adaptation.png",
         subtitle=subtitle,
         best_name=best_name,

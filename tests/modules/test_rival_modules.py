@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from term_checks import agree, draw
 from torch import nn
 from torch.nn import functional
 
@@ -27,21 +28,17 @@ from ctmrl_torchrl.modules.task_table import TaskTable
 SIZES = {"observation_dim": 3, "action_dim": 2, "context_dim": 4}
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def test_attention_weights_sum_to_one_and_follow_the_codes():
-    pool, codes = AttentionPool(4).double(), draw(3, 7, 4)
-    weights = pool.weights(codes)
+    pool, codes = AttentionPool(4).double(), draw(3, 7, 4).requires_grad_()
     scores = codes @ pool.score.weight[0] + pool.score.bias
-    torch.testing.assert_close(weights, scores.exp() / scores.exp().sum(-1, keepdim=True))
+    weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    agree(pool.weights(codes), weights, codes)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3).double())
     order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(pool.weights(codes[:, order]), weights[:, order])
     torch.testing.assert_close(pool(codes[:, order]), pool(codes))
     by_hand = [sum(weights[t, step] * codes[t, step] for step in range(7)) for t in range(3)]
-    torch.testing.assert_close(pool(codes), torch.stack(by_hand))
+    agree(pool(codes), torch.stack(by_hand), codes, *pool.parameters())
 
 
 def test_attention_leaves_padding_out():
@@ -166,14 +163,15 @@ def test_initial_weights():
 
 def test_gaussian_head_holds_the_log_variance_between_its_bounds():
     head = GaussianHead(nn.Identity(), 2).double()
-    raw = draw(6, 4) * 20
+    raw = (draw(6, 4) * 20).requires_grad_()
     loc, log_variance = head(raw)
     torch.testing.assert_close(loc, raw[:, :2])
     softplus = functional.softplus
-    expected = 0.5 - softplus(0.5 - raw[:, 2:])
-    expected = -10.0 + softplus(expected + 10.0)
-    torch.testing.assert_close(log_variance, expected)
+    expected = head.most - softplus(head.most - raw[:, 2:])
+    expected = head.least + softplus(expected - head.least)
+    agree(log_variance, expected, raw, head.least, head.most)
     assert (log_variance >= -10).all() and (log_variance <= 0.5 + 1e-3).all()
+    assert head.least.unique().item() == -10.0 and head.most.unique().item() == 0.5
     assert head.bound_width().item() == 21.0
     (log_variance.sum() + head.bound_width()).backward()
     assert head.least.grad.any() and head.most.grad.any()

@@ -92,8 +92,9 @@ def test_with_a_constant_variance_the_bound_decorrelates():
 
 @pytest.mark.parametrize("mask", [None, MASK])
 def test_posterior_error_is_the_likelihood_of_a_gaussian(mask):
-    loc, variance, contexts = draw(3, 6, 2), draw(3, 6, 2, seed=1).exp(), draw(3, 6, 2, seed=2)
+    loc, logarithm, contexts = (draw(3, 6, 2, seed=seed).requires_grad_() for seed in range(3))
+    variance = logarithm.exp()
     missing = 0.5 * math.log(2 * math.pi)
     error = -torch.distributions.Normal(loc, variance.sqrt()).log_prob(contexts) - missing
     counted = [error[t][slice(None) if mask is None else mask[t]].mean() for t in range(3)]
-    torch.testing.assert_close(posterior_error(loc, variance, contexts, mask), torch.stack(counted))
+    agree(posterior_error(loc, variance, contexts, mask), torch.stack(counted), loc, logarithm, contexts)

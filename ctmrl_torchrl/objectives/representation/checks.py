@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -61,7 +62,7 @@ def by_name(module: TensorDictModuleBase, keys: Any, inputs: dict[str, Tensor]) 
         inputs: tensors by the name of their key, in the usual order.
 
     Returns:
-        by the keys of the loss or their defaults, if these are the decoder's in-keys, otherwise by position.
+        by the keys of the loss or their defaults, if the decoder reads (some of) these, otherwise by position.
 
     Examples:
         >>> import torch
@@ -72,8 +73,30 @@ def by_name(module: TensorDictModuleBase, keys: Any, inputs: dict[str, Tensor]) 
         >>> by_name(decoder, PredictionKeys(), inputs)
         {'action': tensor([1.]), 'observation': tensor([0.])}
     """
-    for names in (keys, type(keys)()):
-        known = {getattr(names, name): value for name, value in inputs.items()}
-        if set(known) == set(module.in_keys):
-            return {key: known[key] for key in module.in_keys}
-    return dict(zip(module.in_keys, inputs.values(), strict=True))
+    known = known_entries(module.in_keys, (keys, type(keys)()), inputs)
+    return dict(zip(module.in_keys, inputs.values(), strict=True)) if known is None else known
+
+
+def known_entries(
+    in_keys: Sequence[NestedKey], names: Iterable[Any], inputs: dict[str, Tensor]
+) -> dict[NestedKey, Tensor] | None:
+    """The inputs of a network under its in-keys, if all of these are known by one set of names.
+
+    Args:
+        in_keys: what the network reads.
+        names: sets of names, such as the tensor keys of the loss and then their defaults.
+        inputs: tensors by the name of their key.
+
+    Examples:
+        >>> from ctmrl_torchrl.objectives.representation.prediction import PredictionKeys
+        >>> names = (PredictionKeys(observation="state"), PredictionKeys())
+        >>> known_entries(["observation"], names, {"observation": 0.0, "action": 1.0})
+        {'observation': 0.0}
+        >>> known_entries(["position"], names, {"observation": 0.0, "action": 1.0}) is None
+        True
+    """
+    for each in names:
+        known = {getattr(each, name): value for name, value in inputs.items()}
+        if set(in_keys) <= set(known):
+            return {key: known[key] for key in in_keys}
+    return None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_shape, require_weights
+from ctmrl_torchrl.objectives.representation.checks import by_name
 from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch
@@ -108,9 +109,9 @@ class CSROLoss(MetricLoss):
         """Mean, variance and mask of the posterior of the contexts ``[T, L, d]``."""
         keys, name = self.tensor_keys, type(self).__name__
         batch = read(tensordict, keys.context, name)
-        seen = {key: read(batch, key, name) for key in (keys.observation, keys.action)}
-        lead = seen[keys.action].shape[:-1]
-        guess = self.behaviour_posterior(TensorDict(seen, lead))
+        seen = {each: read(batch, getattr(keys, each), name) for each in ("observation", "action")}
+        lead = seen["action"].shape[:-1]
+        guess = self.behaviour_posterior(TensorDict(by_name(self.behaviour_posterior, keys, seen), lead))
         loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
         hint = "one context per transition, with the size of task contexts: encoder.pool=mean."
         what = repr(keys.transition_contexts)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_weights
 from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
+from ctmrl_torchrl.objectives.representation.checks import known_entries
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch
 
@@ -113,7 +114,7 @@ class BehaviourEntropyLoss(MetricLoss):
     ) -> TensorDictBase:
         """The GAN's input ``[T, B]``: states (and actions) of the policy batch with their task's context.
 
-        The entries have the names that this loss reads them by.
+        The entries have the names that the GAN reads: those of this loss, or their defaults.
 
         Args:
             tensordict (TensorDictBase): the meta-batch ``[T]``. task_context (Tensor): ``[T, d]``.
@@ -124,9 +125,16 @@ class BehaviourEntropyLoss(MetricLoss):
         observation = read(transitions, keys.observation, name)
         lead = observation.shape[:-1]
         repeated = task_context.view(len(task_context), *[1] * (len(lead) - 1), -1).expand(*lead, -1)
-        entries = TensorDict({}, lead).set(keys.observation, observation).set(keys.task_context, repeated)
+        inputs = {"observation": observation, "task_context": repeated}
+        known = (
+            None
+            if self.gan is None
+            else known_entries(self.gan.generator.in_keys[:-1], (keys, self.default_keys()), inputs)
+        )
+        entries = TensorDict(known or {getattr(keys, each): value for each, value in inputs.items()}, lead)
         if with_actions:
-            entries.set(keys.action, read(transitions, keys.action, name))
+            action = keys.action if self.gan is None else self.gan.action
+            entries.set(action, read(transitions, keys.action, name))
         return entries.flatten(1, -1) if len(lead) > 2 else entries
 
     @dispatch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.keys import read
 from ctmrl_torchrl.objectives.checks import require_entries, require_module, require_shape
+from ctmrl_torchrl.objectives.representation.checks import known_entries
 from ctmrl_torchrl.objectives.representation.terms import prediction_error, prediction_norm
 from ctmrl_torchrl.scales import usable_scale
 
@@ -117,16 +118,16 @@ class TransitionPredictors(nn.Module):
         self._shaped(observation, (*lead, "features"), keys.observation, hint)
         self._shaped(action, (*lead, "features"), keys.action, hint)
         repeated = context.unsqueeze(-2).expand(*lead, context.shape[-1])
-        entries = {keys.observation: observation, keys.action: action, keys.task_context: repeated}
-        inputs = TensorDict(entries, batch_size=lead)
-        return {
-            getattr(keys, name): self._predicted(getattr(keys, name), predictor, inputs)
-            for name, predictor in self._named()
-        }
-
-    def _predicted(self, key: NestedKey, predictor: TensorDictModuleBase, inputs: TensorDictBase) -> Tensor:
-        require_entries(inputs, predictor.in_keys, f"{self.reader}'s predictor of {key!r}")
-        return predictor(inputs.copy()).get(predictor.out_keys[-1])
+        inputs = {"observation": observation, "action": action, "task_context": repeated}
+        predicted = {}
+        for name, predictor in self._named():
+            entries = known_entries(predictor.in_keys, (keys, PredictionKeys()), inputs)
+            if entries is None:
+                entries = {getattr(keys, each): value for each, value in inputs.items()}
+            shown, key = TensorDict(entries, batch_size=lead), getattr(keys, name)
+            require_entries(shown, predictor.in_keys, f"{self.reader}'s predictor of {key!r}")
+            predicted[key] = predictor(shown).get(predictor.out_keys[-1])
+        return predicted
 
     def answer(self, transitions: TensorDictBase, context: Tensor, keys: PredictionKeys) -> TensorDictBase:
         """The transitions with outcomes replaced by the predictors' outputs; the input is not modified."""
@@ -146,7 +147,7 @@ class TransitionPredictors(nn.Module):
         spreads = {keys.reward: self.reward_spread, keys.next_observation: self.next_observation_spread}
         mask = batch.get(keys.mask, None)
         if mask is not None:
-            lead = batch.get(keys.observation).shape[:-1]
+            lead = read(batch, keys.observation, self.reader).shape[:-1]
             self._shaped(mask, lead, keys.mask, "one flag per transition.")
         if as_written:
             return [

@@ -15,7 +15,7 @@ from ctmrl_torchrl.modules.codebook import Codebook, match_codes
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.checks import require_shape, require_weights
 from ctmrl_torchrl.objectives.encoding import ContextEncoding
-from ctmrl_torchrl.objectives.representation.checks import require_contexts
+from ctmrl_torchrl.objectives.representation.checks import by_name, require_contexts
 from ctmrl_torchrl.objectives.representation.club import club_bound, posterior_error
 from ctmrl_torchrl.objectives.representation.codebook_loss import DIAGNOSTICS, CodebookLoss
 from ctmrl_torchrl.objectives.representation.metric import metric_loss
@@ -251,9 +251,9 @@ class ReleasedCTMRLLoss(CodebookLoss):
         """The bound that the encoder minimizes and the error that its adversary minimizes."""
         keys = self.tensor_keys
         contexts, mask = self._read(tensordict, keys.transition_contexts), batch.get(keys.mask, None)
-        seen = {key: self._read(batch, key) for key in (keys.observation, keys.action)}
-        lead = seen[keys.action].shape[:-1]
-        guess = self.behaviour_posterior(TensorDict(seen, lead))
+        seen = {name: self._read(batch, getattr(keys, name)) for name in ("observation", "action")}
+        lead = seen["action"].shape[:-1]
+        guess = self.behaviour_posterior(TensorDict(by_name(self.behaviour_posterior, keys, seen), lead))
         loc, variance = (guess.get(key) for key in self.behaviour_posterior.out_keys[-2:])
         hint = "one context per transition, with the size of task contexts: encoder.pool=mean."
         self._shaped(contexts, (*lead, loc.shape[-1]), keys.transition_contexts, hint)
