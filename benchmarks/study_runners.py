@@ -130,17 +130,19 @@ def undisturbed(folder: Folder) -> dict[str, Any]:
 def killed(folder: Folder, kills: int, plain: dict[str, Any], moments: random.Random) -> dict[str, Any]:
     """Kill the study's process group at random moments, and start it again each time until it is done.
 
-    The first moment is in the preparation; each of the others follows the begin of the command's first run by at
-    most a share of the time that all runs take, so that all kills come before the end.
+    The first moment is in the preparation. The others come when random numbers of runs have finished and further
+    ones have begun, after a random part of the time that a run takes.
     """
-    after = []
+    after, finished = [], sorted(moments.sample(range(1, RUNS - 1), kills - 1))
     for kill in range(kills):
         process, begun = folder.start(), folder.attempts()["attempts"]
         if kill == 0:
             delay = plain["preparation_s"] * moments.random()
         else:
-            delay = plain["runs_s"] * moments.random() / kills
-            while folder.attempts()["attempts"] == begun and process.poll() is None:
+            delay = plain["runs_s"] / RUNS * moments.random()
+            while process.poll() is None and (
+                folder.done() < finished[kill - 1] or folder.attempts()["attempts"] == begun
+            ):
                 time.sleep(0.05)
         try:
             process.wait(delay)
@@ -151,7 +153,9 @@ def killed(folder: Folder, kills: int, plain: dict[str, Any], moments: random.Ra
         after.append({"seconds": four_digits(delay), **folder.attempts(), "done": folder.done()})
         torchrl_logger.info(f"killed: {after[-1]}")
     _finish(folder, folder.start())
-    return {"kills": len(after), "killed_after": after}
+    ends = [[attempt["state"] for attempt in record["attempts"]] for record in folder.records()]
+    repeated = sum("done" in states[:-1] for states in ends)
+    return {"kills": len(after), "killed_after": after, "finished_runs_repeated": repeated}
 
 
 def worker_killed(folder: Folder) -> dict[str, Any]:

@@ -260,6 +260,32 @@ def test_ray_with_a_worker_killed_in_the_middle(make_study, here, log):
     assert table(study) == table(undisturbed)
 
 
+#: starts a cluster, says its address, and keeps it until its input ends
+_CLUSTER = """
+import os, sys
+os.environ["RAY_AUTH_MODE"] = "disabled"
+import ray
+print(ray.init(num_cpus=2, include_dashboard=False).address_info["address"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS["ray"], reason="Ray is not installed")
+def test_ray_on_a_running_cluster_by_its_address(make_study, here, log, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    head = [sys.executable, "-W", "ignore", "-c", _CLUSTER]
+    with subprocess.Popen(head, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+        address = next(line for line in cluster.stdout if ":" in line and " " not in line).strip()
+        study = make_study({"runner": {"name": "ray", "address": address}}, root="ray")
+        assert study.run(progress=False) == {"done": 12}
+        assert cluster.poll() is None  # a study leaves a cluster that it has not started
+        cluster.stdin.close()
+    undisturbed = make_study(root="undisturbed")
+    undisturbed.run(here, progress=False)
+    assert table(study) == table(undisturbed)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS["submitit"], reason="submitit is not installed")
 def test_slurm_by_submitits_local_executor(make_study, here, log):
