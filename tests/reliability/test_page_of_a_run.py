@@ -7,6 +7,8 @@ import html
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -128,6 +130,11 @@ def test_several_seeds_have_a_page_each(place, tmp_path):
     assert main(["train", *QUICK, place, f"run_dir={tmp_path}/${{seed}}", "seeds=[0,1]"]) == 0
     for seed in (0, 1):
         assert f"seed {seed}" in (tmp_path / str(seed) / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_start_does_not_load_what_a_page_needs():
+    code = "import sys, ctmrl_torchrl; ctmrl_torchrl.run; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 class Here:
