@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
 from ctmrl_torchrl.methods.parts import Part, Setting
 from ctmrl_torchrl.modules.generative import make_behaviour_discriminator, make_behaviour_generator
+from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
@@ -39,10 +41,15 @@ class BehaviourImitation(Part):
     name = "behaviour_imitation"
     stackable = False
     metric_groups = {"behaviour_entropy": "behaviour", "gan_accuracy": "behaviour"}
-    in_keys = [("transitions", "action")]
 
     def __init__(self, loss: MetaLoss) -> None:
         self.loss = loss
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """The behavior's actions, which the discriminator reads."""
+        keys = self.loss.representation.tensor_keys
+        return [join_key(keys.transitions, keys.action)]
 
     def inner_steps(self, batch: TensorDictBase, contexts: TensorDictBase) -> None:
         """Train both networks on the behavior in the batch, given its contexts."""

@@ -73,7 +73,8 @@ class MetaLoss(PolicyDelegation):
           loss encoded again), and for the encoder outputs ``transition_contexts`` ``[T, L, d]`` (one context
           per transition), ``task_context_mean`` and ``task_context_log_std`` ``[T, d]`` (the distribution
           from which a context was sampled). They are not read from the input. The representation loss uses
-          the new names too; build networks with the names that they should read.
+          the new names too. Build the encoder and the networks of the policy loss with the names that they should
+          read; networks of a representation loss may keep the default names.
         - other keys that the representation loss reads
 
     ``in_keys`` and ``out_keys`` describe the next forward pass; they depend on the phase.

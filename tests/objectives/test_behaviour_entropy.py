@@ -148,14 +148,15 @@ def test_half_precision_is_computed_in_single():
 
 
 def test_renamed_entries_go_to_the_networks_under_their_names():
-    def found(state, context, action):
+    def found(state, context, action, *, own_names=False):
         torch.manual_seed(0)
         sizes = dict(observation_dim=3, context_dim=4, action_dim=2)
         generator, discriminator = make_behaviour_generator(**sizes), make_behaviour_discriminator(**sizes)
         names = {"observation": state, "task_context": context, "action": action}
-        for network in (generator, discriminator):
+        for network in () if own_names else (generator, discriminator):
             network.in_keys = [names.get(key, key) for key in network.in_keys]
-        loss = BehaviourEntropyLoss(BehaviourGAN(generator, discriminator, action=action))
+        read = "action" if own_names else action
+        loss = BehaviourEntropyLoss(BehaviourGAN(generator, discriminator, action=read))
         loss.set_keys(**names)
         draws = torch.Generator().manual_seed(1)
         transitions = {
@@ -174,5 +175,6 @@ def test_renamed_entries_go_to_the_networks_under_their_names():
         return [*loss(batch).values(), *trained.values()]
 
     default = found("observation", "task_context", "action")
-    for one, other in zip(found("state", "z", ("act", "joint")), default, strict=True):
-        torch.testing.assert_close(one, other)
+    for own_names in (False, True):
+        renamed = found("state", "z", ("act", "joint"), own_names=own_names)
+        torch.testing.assert_close(renamed, default)
