@@ -14,8 +14,8 @@ from ctmrl_torchrl.training.compose import compose_node, to_config
 from ctmrl_torchrl.training.experiment import run_experiment, run_seeds
 from ctmrl_torchrl.training.sweep import check_sweep
 
-#: overrides that only set locations or console output and do not affect results
-_ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
+#: overrides that only set locations, processes or console output and do not affect results
+_ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=", "dataset.collector.")
 
 
 def recorded_command(program: str, overrides: Sequence[str]) -> str:
