@@ -172,7 +172,7 @@ def test_collectors_are_refused_before_any_work(collector, options, message):
 
 @pytest.fixture
 def collected(tmp_path):
-    """The content of a dataset of a MuJoCo family, as ``ctmrl collect`` makes it."""
+    """The name and the manifest of a MuJoCo family's dataset, as ``ctmrl collect`` makes it."""
     register_recipe("tiny_ppo", PPO, simulator="mujoco")
 
     def collect(kind, workers):
@@ -181,8 +181,8 @@ def collected(tmp_path):
         options = ["dataset.recipe=tiny_ppo", f"dataset.root={root}", "output.progress=false"]
         assert main(["env=half_cheetah_vel", *options, *changes]) == 0
         (folder,) = root.iterdir()
-        dataset = TaskDataset.load(folder)
-        return folder.name, dataset.manifest.content_digest(), dataset.manifest.checksums
+        manifest = TaskDataset.load(folder).manifest
+        return folder.name, manifest.content_digest(), manifest
 
     yield collect
     unregister_recipe("tiny_ppo", simulator="mujoco")
