@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ctmrl_torchrl"
 
 #: small mechanisms without a room of their own, which anyone may import
 GROUND = {
+    "collector_kinds",
     "guests",
     "machine",
     "places",
@@ -34,6 +35,7 @@ ALLOWED = {
     "registry": {"guests"},
     "rules": {"registry"},
     "scales": set(),
+    "collector_kinds": {"registry", "rules"},
     "machine": set(),
     "sealed": set(),
     "stopping": set(),

@@ -1,7 +1,9 @@
 """Meta-test collection: adapt to tasks in a batched environment under a named protocol.
 
-Modules, each importing only from earlier ones: :mod:`rows` and :mod:`kinds` (environments, policies and
-collector kinds for TorchRL's collectors), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts
+Kinds of TorchRL collectors come from :mod:`ctmrl_torchrl.collector_kinds`.
+
+Modules, each importing only from earlier ones: :mod:`rows` (environments and policies for TorchRL's
+collectors), :mod:`episodes` (one episode of all rows), :mod:`encoding` (contexts
 of episodes), :mod:`run` (the state of a meta-test), :mod:`protocol` (the base class and the registry),
 :mod:`protocols`, :mod:`selection`, :mod:`interleaved`, :mod:`in_distribution` and :mod:`anole` (the
 protocols), :mod:`adaptation` (the meta-test).
@@ -9,12 +11,12 @@ protocols), :mod:`adaptation` (the meta-test).
 
 from __future__ import annotations
 
+from ctmrl_torchrl.collector_kinds import COLLECTORS, CollectorConfig, CollectorKind, CollectorParts
 from ctmrl_torchrl.collectors.adaptation import MetaTestCollector
 from ctmrl_torchrl.collectors.anole import FragmentSource, PreferenceSearchProtocol
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
 from ctmrl_torchrl.collectors.in_distribution import InDistributionProtocol
 from ctmrl_torchrl.collectors.interleaved import InterleavedProtocol
-from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorKind, CollectorParts
 from ctmrl_torchrl.collectors.protocol import (
     PROTOCOLS,
     AdaptationProtocol,

@@ -12,9 +12,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
 
+from ctmrl_torchrl.collector_kinds import CollectorConfig
 from ctmrl_torchrl.collectors.encoding import EvidenceEncoder
 from ctmrl_torchrl.collectors.episodes import EpisodeCollector
-from ctmrl_torchrl.collectors.kinds import CollectorConfig
 from ctmrl_torchrl.collectors.protocol import AdaptationProtocol
 from ctmrl_torchrl.collectors.rows import EnvMaker
 from ctmrl_torchrl.collectors.run import AdaptationRun, OfflineDraw, RunParts

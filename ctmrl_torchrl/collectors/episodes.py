@@ -14,10 +14,9 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from ctmrl_torchrl.collectors.kinds import COLLECTORS, CollectorConfig, CollectorParts
+from ctmrl_torchrl.collector_kinds import COLLECTORS, CollectorConfig, CollectorParts, EpisodeEnv
 from ctmrl_torchrl.collectors.rows import (
     EnvMaker,
-    EpisodeEnv,
     EpisodePolicy,
     check_batch_size,
     check_done,

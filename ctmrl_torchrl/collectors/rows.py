@@ -1,71 +1,23 @@
-"""Environment and policy wrappers that let a TorchRL collector collect meta-test episodes."""
+"""The policy of meta-test episodes for a TorchRL collector, and checks of the environment's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from ctmrl_torchrl.collector_kinds import EpisodeEnv
 from ctmrl_torchrl.collectors.acting import Act, bound, direct
 
 #: creates the batched environment of the given task ids ``[n]``, one row per task
 EnvMaker = Callable[[Tensor], EnvBase]
-
-
-class EpisodeEnv(TransformedEnv):
-    """Wraps an environment so that rows are not reset after the last step of an episode.
-
-    A TorchRL collector resets every row that is done, even after the last step of a batch, and a collector with
-    ``reset_at_each_iter=True`` then resets all rows again. The first reset costs time and, with random initial
-    states, changes the random numbers of all later episodes. Rows that end before the horizon restart, as in
-    ``env.rollout(horizon, break_when_any_done=False)``.
-
-    Args:
-        env (EnvBase): batched; its methods are called directly, without transforms.
-        horizon (int): number of steps of an episode.
-
-    Keyword Args:
-        owned (bool): whether :meth:`close` also closes ``env``.
-
-    Examples:
-        >>> from ctmrl_torchrl.envs import make_env
-        >>> env = EpisodeEnv(make_env("point_robot", [2, 6]), horizon=20, owned=True)
-        >>> td = env.rand_action(env.reset())
-        >>> env.step_and_maybe_reset(td)[0]["next", "reward"].shape
-        torch.Size([2, 1])
-    """
-
-    def __init__(self, env: EnvBase, horizon: int, *, owned: bool) -> None:
-        super().__init__(env, auto_unwrap=False)
-        self.horizon = horizon
-        self.owned = owned
-        self.taken = 0
-
-    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
-        """Reset all rows at the beginning of an episode."""
-        self.taken = 0
-        return self.base_env.reset(tensordict, **kwargs)
-
-    def step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
-        """Step every row; rows that are done restart unless the episode is over."""
-        self.taken += 1
-        if self.taken < self.horizon:
-            return self.base_env.step_and_maybe_reset(tensordict)
-        # The state after the last step is never read, because the next episode resets all rows.
-        return self.base_env.step(tensordict), tensordict.empty()
-
-    def close(self, *, raise_if_closed: bool = True) -> None:
-        """Close the wrapped environment if this wrapper owns it; otherwise it stays open."""
-        if self.owned:
-            super().close(raise_if_closed=raise_if_closed)
 
 
 def make_episode_env(make_env: EnvMaker, task_ids: Tensor, horizon: int) -> EpisodeEnv:

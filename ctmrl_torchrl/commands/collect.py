@@ -11,7 +11,8 @@ from ctmrl_torchrl.places import config_folder
 _USAGE = """usage: ctmrl collect [env=NAME] [tasks=NAME] [dataset=CHOICE | dataset.FIELD=VALUE ...]
 
 Collect the offline dataset that `ctmrl train` with the same choices would use, and report its contents. An
-interrupted collection resumes with the same command. Fields: dataset.root, dataset.recipe, dataset.seed.
+interrupted collection resumes with the same command. Fields: dataset.root, dataset.recipe, dataset.seed,
+dataset.collector.kind and dataset.collector.workers (processes or Ray actors that play the recorded episodes).
 
 environments: {envs}
 datasets:     {datasets}

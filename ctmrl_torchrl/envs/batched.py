@@ -20,6 +20,36 @@ from ctmrl_torchrl.envs.task_sets import TaskSet
 _ENDS = ("done", "terminated", "truncated")
 
 
+class SeededStarts:
+    """For environments whose episodes depend on tasks, actions and one NumPy generator alone.
+
+    With the generator's state, another copy of the environment plays the same episodes, also in another process.
+    A subclass with further randomness, or with a memory of earlier episodes, extends both methods.
+    """
+
+    _generator: np.random.Generator | None = None
+
+    def random_state(self) -> Any:
+        """The state of the generator; None before a seed."""
+        return None if self._generator is None else self._generator.bit_generator.state
+
+    def set_random_state(self, state: Any) -> None:
+        """Continue with the random numbers of another environment's :meth:`random_state`."""
+        self._generator = None
+        if state is not None:
+            self._generator = np.random.default_rng()
+            self._generator.bit_generator.state = state
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._generator = None if seed is None else np.random.default_rng(seed)
+
+    def _numbers(self) -> np.random.Generator:
+        """The generator; without a seed, torch's global generator seeds it."""
+        if self._generator is None:
+            self._generator = np.random.default_rng(int(torch.randint(2**62, ())))
+        return self._generator
+
+
 class BatchedTaskEnv(EnvBase):
     """Base class of batched environments of one family, in which each row has its own task.
 

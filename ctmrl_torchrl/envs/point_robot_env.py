@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.envs.batched import BatchedTaskEnv
+from ctmrl_torchrl.envs.batched import BatchedTaskEnv, SeededStarts
 from ctmrl_torchrl.envs.point_robot import (
     SPARSE_RADIUS,
     SparseRule,
@@ -23,7 +23,7 @@ from ctmrl_torchrl.envs.point_robot import (
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
-class PointRobotEnv(BatchedTaskEnv):
+class PointRobotEnv(SeededStarts, BatchedTaskEnv):
     """Points in the plane that start at the origin and are rewarded for approaching a goal; one task per row.
 
     Keys (``n`` rows): ``action`` ``[n, 2]`` float32 in ``[-1, 1]``; ``observation`` ``[n, 2]`` float32, the

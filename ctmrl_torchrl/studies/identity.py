@@ -14,6 +14,7 @@ __all__ = ["code_of", "data_key", "differences", "identity_of", "training_of", "
 
 #: fields that affect how a run is executed but not its results
 _ASIDE = (
+    "dataset.collector",
     "dataset.path",
     "dataset.root",
     "dataset.verify",
@@ -41,7 +42,7 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _SAME.get((name, value), value) if isinstance(value, str) else value
         for name, value in sorted(_flat(configuration))
-        if not any(name == aside or name.startswith(f"{aside}.") for aside in _ASIDE)
+        if not _is_aside(name)
     }
 
 
@@ -72,13 +73,17 @@ def data_key(configuration: Mapping[str, Any]) -> str:
     """
     section = {name: value for name, value in _flat(configuration) if name.startswith("dataset.")}
     if section.get("dataset.path") is None:
-        place = {name: value for name, value in section.items() if name not in _ASIDE}
+        place = {name: value for name, value in section.items() if not _is_aside(name)}
     else:
         place = _given(section["dataset.path"])
     env = configuration.get("env")
     code = code_of({"env": env})
     own = {"code": code} if code else {}
     return _digest({"env": env, "tasks": configuration.get("tasks"), **place, **own})
+
+
+def _is_aside(name: str) -> bool:
+    return any(name == aside or name.startswith(f"{aside}.") for aside in _ASIDE)
 
 
 def _given(path: str) -> dict[str, Any]:

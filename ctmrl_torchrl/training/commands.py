@@ -10,8 +10,8 @@ from ctmrl_torchrl.guests import guests_of, plugin_of
 from ctmrl_torchrl.training.compose import compose_node
 from ctmrl_torchrl.training.sweep import check_sweep
 
-#: overrides that only set locations or console output and do not affect results
-_ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=")
+#: overrides that only set locations, processes or console output and do not affect results
+_ELSEWHERE = ("run_dir=", "output.", "resume=", "overwrite=", "dataset.root=", "dataset.collector.")
 
 
 def recorded_command(program: str, overrides: Sequence[str]) -> str:

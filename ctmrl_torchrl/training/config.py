@@ -84,6 +84,7 @@ class DatasetConfig:
         seed (int): seed of the collection, separate from the training seed.
         verify (str): ``"full"`` verifies every file's checksum before training. ``"quick"`` skips this for data
             so large that reading them takes too long.
+        collector (CollectorConfig): where the episodes of a collection are played; the data are the same.
     """
 
     path: str | None = ruled(None, or_none(TEXT))
@@ -91,6 +92,7 @@ class DatasetConfig:
     recipe: str = ruled("small", TEXT)
     seed: int = ruled(0, SEED)
     verify: str = ruled("full", among("full", "quick"))
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
 
 
 @dataclass

@@ -145,6 +145,7 @@ def _make_dataset(settings: DatasetConfig, env: str, tasks: str, path: Path, pro
             path=path,
             device="cpu",
             progress=progress,
+            collector=settings.collector,
         )
     except DatasetError:
         if not path.exists():

@@ -56,6 +56,7 @@ def validate_config(config: ExperimentConfig) -> None:
         f"at most {most}; additional threads only wait for each other",
     )
     _check_compile(config.compile)
+    config.dataset.collector.check("dataset.collector")
     _check_environment(config)
     _check_critic_gradient(config)
     _check_schedule(config)

@@ -10,6 +10,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import RenameTransform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from ctmrl_torchrl.collector_kinds import make_single
 from ctmrl_torchrl.collectors import (
     COLLECTORS,
     CollectorConfig,
@@ -19,7 +20,6 @@ from ctmrl_torchrl.collectors import (
     NonPriorProtocol,
 )
 from ctmrl_torchrl.collectors.episodes import _split
-from ctmrl_torchrl.collectors.kinds import make_single
 from ctmrl_torchrl.registry import UnknownChoiceError
 from ctmrl_torchrl.rules import ConfigError
 

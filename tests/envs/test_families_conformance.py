@@ -17,7 +17,7 @@ from torch import nn
 from torchrl.envs import EnvCreator, ParallelEnv, StepCounter, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
-from ctmrl_torchrl.collectors.rows import EpisodeEnv
+from ctmrl_torchrl.collector_kinds import EpisodeEnv
 from ctmrl_torchrl.envs import (
     TaskSet,
     family_names,

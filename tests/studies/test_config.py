@@ -217,6 +217,8 @@ def test_identities():
     assert identity_of(base, "d") != identity_of({**base, "seed": 1}, "d")
     moved = {**base, "dataset": base["dataset"] | {"root": "elsewhere"}}
     assert data_key(moved) == data_key(base)
+    shared = {**base, "dataset": base["dataset"] | {"collector": {"kind": "ray", "workers": 2}}}
+    assert data_key(shared) == data_key(base) and identity_of(shared, "d") == identity_of(base, "d")
     assert data_key({**base, "dataset": base["dataset"] | {"path": "my/data"}}) != data_key(base)
     changed = {**base, "dataset": base["dataset"] | {"recipe": "paper"}}
     assert differences(base, changed) == {"dataset.recipe": ("small", "paper")}

@@ -45,6 +45,8 @@ WRONG = {
     "dataset.recipe": ["large", None],
     "dataset.seed": [-1],
     "dataset.verify": ["no"],
+    "dataset.collector.kind": ["sync", None],
+    "dataset.collector.workers": WHOLES,
     "context.kind": ["episodes"],
     "context.length": WHOLES,
     "context.trajectories": [[0, 3], [3, 2], [1], [1, 2, 3], [1, 2.5], None, 4],

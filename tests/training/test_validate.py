@@ -100,6 +100,7 @@ def test_what_must_fit_together_says_so(tmp_path):
         ),
         ({"evaluation.protocols": ["told"]}, "anything without 'told', which needs an encoder with access"),
         ({"evaluation.collector.workers": 2}, "1 for evaluation.collector.kind='single'"),
+        ({"dataset.collector.workers": 2}, "1 for dataset.collector.kind='single'"),
         ({"env": "dataset"}, "dataset.path: got None, allowed is the folder of a dataset with env=dataset"),
         ({"env": "dataset", "dataset.path": "x"}, r"protocols: got .*allowed is \[\] with env=dataset"),
     ):

@@ -10,6 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDict
 from torchrl._utils import logger as torchrl_logger
 
+from ctmrl_torchrl.collector_kinds import COLLECTORS, CollectorConfig
 from ctmrl_torchrl.data.behaviour.agents import get_agents
 from ctmrl_torchrl.data.behaviour.recipes import CollectionRecipe, get_recipe, recipe_name
 from ctmrl_torchrl.data.behaviour.recording import measure_oracle, record_snapshots
@@ -17,6 +18,7 @@ from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.files import check_target
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.envs import TaskSet, get_family, make_task_set, optimal_returns
+from ctmrl_torchrl.rules import check_fields, require
 from ctmrl_torchrl.storage import expanded
 
 
@@ -31,6 +33,7 @@ def collect_task_dataset(
     progress: bool = False,
     task_set: TaskSet | None = None,
     overwrite: bool = False,
+    collector: CollectorConfig | None = None,
 ) -> TaskDataset:
     """Collect the offline dataset of an environment family with behavior data of training and test tasks.
 
@@ -56,6 +59,8 @@ def collect_task_dataset(
         progress: show progress bars.
         task_set: tasks to use instead of a preset's.
         overwrite: replace an existing dataset at ``path``.
+        collector: where the snapshots' episodes are played: in this process (None), in several, or on a Ray
+            cluster. The data are the same. Agents are trained in this process.
 
     Returns:
         The dataset, memory-mapped if ``path`` was given.
@@ -63,6 +68,7 @@ def collect_task_dataset(
     Raises:
         DatasetError: before any work, if ``path`` exists and must not be replaced, or the checkpoint next to it
             belongs to another collection.
+        ConfigError: if the collector is not allowed.
         ValueError: if the environment, the preset or the recipe is unknown, the task set belongs to another
             environment, or ``recipe.more_tasks`` are asked for and the family cannot add tasks.
 
@@ -72,6 +78,8 @@ def collect_task_dataset(
         >>> dataset.n_trajectories == 40 * 2 * 3
         True
     """
+    if collector is not None:
+        _check_collector(collector, device)
     if path is not None:
         check_target(path, overwrite)
         path = expanded(path)
@@ -107,6 +115,7 @@ def collect_task_dataset(
         seed=record_seed,
         progress=progress,
         task_ids=recorded,
+        collector=collector,
     )
     manifest = DatasetManifest(
         env=family.name,
@@ -206,6 +215,17 @@ def _recorded_tasks(tasks: TaskSet, recipe: CollectionRecipe) -> Sequence[int] |
     if recipe.behaviour_tasks == "train_only":
         return tasks.train_ids
     return range(tasks.n_tasks) if recipe.more_tasks else None
+
+
+def _check_collector(collector: CollectorConfig, device: torch.device | str) -> None:
+    check_fields(collector, "collector")
+    collector.check()
+    require(
+        COLLECTORS.get(collector.kind).in_process or torch.device(device).type == "cpu",
+        "collector.kind",
+        collector.kind,
+        f"'single' with device={str(device)!r}, because the workers play on the CPU",
+    )
 
 
 def _unfinished(path: str | Path) -> Path:

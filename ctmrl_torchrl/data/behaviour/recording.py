@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from ctmrl_torchrl.collector_kinds import COLLECTORS, CollectorConfig
 from ctmrl_torchrl.data.behaviour.agents import BehaviourAgents, isolated_rng, task_rows
+from ctmrl_torchrl.data.behaviour.workers import SnapshotWorkers
 from ctmrl_torchrl.data.layout import FLAG_KEYS, REWARD_KEYS
 from ctmrl_torchrl.envs import TaskSet, first_episodes
 from ctmrl_torchrl.progress import progress_bar
@@ -73,6 +76,7 @@ def record_snapshots(
     seed: int,
     progress: bool = False,
     task_ids: Sequence[int] | None = None,
+    collector: CollectorConfig | None = None,
 ) -> TensorDict:
     """Run every policy in every task and return the transitions in the order of :class:`TaskDataset`.
 
@@ -84,10 +88,18 @@ def record_snapshots(
         seed: seed of the action sampling.
         progress: show a progress bar over policies.
         task_ids: tasks to record, increasing; None means all tasks.
+        collector: where the episodes are played; None means in this process. The data are the same, see
+            :class:`~ctmrl_torchrl.data.behaviour.workers.SnapshotWorkers`.
     """
     horizon = tasks.family.horizon
     ids = range(tasks.n_tasks) if task_ids is None else task_ids
-    env = task_rows(tasks, ids, trajectories, device=agents.device, seed=seed)
+    config = CollectorConfig() if collector is None else collector
+    if COLLECTORS.get(config.kind).in_process:
+        env = task_rows(tasks, ids, trajectories, device=agents.device, seed=seed)
+        played = _play_here(env, horizon, agents, policies)
+    else:
+        workers = SnapshotWorkers(tasks, ids, trajectories, agents, seed=seed, config=config)
+        played = workers.play(policies)
     recorded = []
     with (
         torch.no_grad(),
@@ -95,16 +107,11 @@ def record_snapshots(
         set_exploration_type(ExplorationType.RANDOM),
         progress_bar(len(policies), "recording", unit="policies", shown=progress) as bar,
     ):
-        for parameters in policies:
-            if parameters is not None:
-                agents.load_snapshot(parameters)
-            policy = None if parameters is None else agents.policy()
-            rows = env.rollout(horizon, policy, break_when_any_done=False)
+        for rows in played:
             recorded.append(
                 _stored_keys(rows, tasks.family.return_key).reshape(trajectories, len(ids), horizon).cpu()
             )
             bar.update()
-    env.close()
     data: Any = torch.stack(recorded).permute(2, 0, 1, 3)  # [tasks, snapshots, trajectories, time]
     position, snapshot, _, _ = torch.meshgrid(*(torch.arange(size) for size in data.shape), indexing="ij")
     data = data.set("task_id", torch.tensor(ids)[position]).set("snapshot_id", snapshot)
@@ -118,6 +125,18 @@ def record_snapshots(
     data = data[kept]
     ends = data["next", "done"].squeeze(-1).long()
     return data.set("trajectory_id", ends.cumsum(0) - ends)
+
+
+def _play_here(
+    env: EnvBase, horizon: int, agents: BehaviourAgents, policies: Sequence[TensorDict | None]
+) -> Iterator[TensorDictBase]:
+    """Yield the episodes ``[rows, time]`` of each policy, played in this process."""
+    for parameters in policies:
+        if parameters is not None:
+            agents.load_snapshot(parameters)
+        policy = None if parameters is None else agents.policy()
+        yield env.rollout(horizon, policy, break_when_any_done=False)
+    env.close()
 
 
 def _stored_keys(rows: TensorDictBase, return_key: NestedKey) -> TensorDictBase:

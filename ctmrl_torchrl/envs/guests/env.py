@@ -14,7 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.envs.batched import BatchedTaskEnv, to_tensors
+from ctmrl_torchrl.envs.batched import BatchedTaskEnv, SeededStarts, to_tensors
 from ctmrl_torchrl.envs.guests.simulation import GuestDefinition, Task, TaskSimulation, tasks_of
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
@@ -80,7 +80,7 @@ class GuestRow(gymnasium.Env[np.ndarray, np.ndarray]):
         self._simulation.close()
 
 
-class GuestEnv(BatchedTaskEnv):
+class GuestEnv(SeededStarts, BatchedTaskEnv):
     """A batched environment with one of the user's environments per row, each with its own task.
 
     Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``, clipped and scaled to the
@@ -126,7 +126,6 @@ class GuestEnv(BatchedTaskEnv):
         super().__init__(task_set, task_ids, horizon=horizon, rewards=rewards, device=device)
         self.definition = definition
         self.asynchronous = definition.asynchronous if asynchronous is None else asynchronous
-        self._generator: np.random.Generator | None = None
         self._step_count = np.zeros(self.batch_size[0], dtype=np.int64)
         self._state = np.full(self.batch_size[0], _UNSTARTED)
         self._vector: VectorEnv | None = self._make_vector()
@@ -165,9 +164,7 @@ class GuestEnv(BatchedTaskEnv):
 
     def _seeds(self, rows: np.ndarray) -> list[int | None]:
         """A fresh seed for each row of the mask."""
-        if self._generator is None:
-            self._generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        drawn = iter(self._generator.integers(2**31, size=int(rows.sum())).tolist())
+        drawn = iter(self._numbers().integers(2**31, size=int(rows.sum())).tolist())
         return [next(drawn) if chosen else None for chosen in rows]
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
@@ -222,9 +219,6 @@ class GuestEnv(BatchedTaskEnv):
                 "copy); call env.reset() before the first step."
             )
         return asked & (self._state == _RUNNING)
-
-    def _set_seed(self, seed: int | None) -> None:
-        self._generator = None if seed is None else np.random.default_rng(seed)
 
     def close(self, **kwargs: Any) -> None:
         """Close the environments of all rows."""

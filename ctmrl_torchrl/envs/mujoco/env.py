@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from ctmrl_torchrl.envs.batched import BatchedTaskEnv, to_tensors
+from ctmrl_torchrl.envs.batched import BatchedTaskEnv, SeededStarts, to_tensors
 from ctmrl_torchrl.envs.breakdowns import BreakdownCounts
 from ctmrl_torchrl.envs.mujoco.engine import Engine, make_engine
 from ctmrl_torchrl.envs.mujoco.models import load_model, task_fields
@@ -18,7 +18,7 @@ from ctmrl_torchrl.envs.mujoco.robots import ROBOTS
 from ctmrl_torchrl.envs.task_sets import TaskSet
 
 
-class MujocoEnv(BatchedTaskEnv):
+class MujocoEnv(SeededStarts, BatchedTaskEnv):
     """Robots of one family, one per row, each with its own task and, in some families, its own body.
 
     Keys (``n`` rows): ``action`` ``[n, actions]`` float32 in ``[-1, 1]``, clipped to it; ``observation``
@@ -71,7 +71,6 @@ class MujocoEnv(BatchedTaskEnv):
         model, n = load_model(self.robot), self.batch_size[0]
         self._nominal = np.array(model.qpos0), model.nv
         self.engine: Engine = make_engine(model, n, self.robot.frame_skip, threads, recompute_constants)
-        self._generator: np.random.Generator | None = None
         self._step_count = np.zeros(n, dtype=np.int64)
         self.breakdowns = BreakdownCounts(task_set, self._task_id.cpu().numpy())
         self._start_tasks()
@@ -91,9 +90,7 @@ class MujocoEnv(BatchedTaskEnv):
         self._step_count[:] = 0
 
     def _initial_state(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._generator is None:
-            self._generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        return self.robot.initial_state(*self._nominal, rows, self._generator)
+        return self.robot.initial_state(*self._nominal, rows, self._numbers())
 
     def _observe(self) -> np.ndarray:
         return self.robot.observation(self.engine.qpos, self.engine.qvel)
@@ -136,9 +133,6 @@ class MujocoEnv(BatchedTaskEnv):
             "truncated": truncated[:, None],
         }
         return self._output(**to_tensors(values))
-
-    def _set_seed(self, seed: int | None) -> None:
-        self._generator = None if seed is None else np.random.default_rng(seed)
 
 
 def build_mujoco(

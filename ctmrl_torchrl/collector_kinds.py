@@ -1,4 +1,4 @@
-"""Kinds of TorchRL collectors for meta-test episodes, as an open registry."""
+"""Kinds of TorchRL collectors for whole episodes, as an open registry, for meta-tests and for data collection."""
 
 from __future__ import annotations
 
@@ -8,12 +8,61 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import BaseCollector, Collector, MultiSyncCollector
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, TransformedEnv
 
 from ctmrl_torchrl.registry import Registry
 from ctmrl_torchrl.rules import registered, require, ruled, whole
+
+
+class EpisodeEnv(TransformedEnv):
+    """Wraps an environment so that rows are not reset after the last step of an episode.
+
+    A TorchRL collector resets every row that is done, even after the last step of a batch, and a collector with
+    ``reset_at_each_iter=True`` then resets all rows again. The first reset costs time and, with random initial
+    states, changes the random numbers of all later episodes. Rows that end before the horizon restart, as in
+    ``env.rollout(horizon, break_when_any_done=False)``.
+
+    Args:
+        env (EnvBase): batched; its methods are called directly, without transforms.
+        horizon (int): number of steps of an episode.
+
+    Keyword Args:
+        owned (bool): whether :meth:`close` also closes ``env``.
+
+    Examples:
+        >>> from ctmrl_torchrl.envs import make_env
+        >>> env = EpisodeEnv(make_env("point_robot", [2, 6]), horizon=20, owned=True)
+        >>> td = env.rand_action(env.reset())
+        >>> env.step_and_maybe_reset(td)[0]["next", "reward"].shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, env: EnvBase, horizon: int, *, owned: bool) -> None:
+        super().__init__(env, auto_unwrap=False)
+        self.horizon = horizon
+        self.owned = owned
+        self.taken = 0
+
+    def reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        """Reset all rows at the beginning of an episode."""
+        self.taken = 0
+        return self.base_env.reset(tensordict, **kwargs)
+
+    def step_and_maybe_reset(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """Step every row; rows that are done restart unless the episode is over."""
+        self.taken += 1
+        if self.taken < self.horizon:
+            return self.base_env.step_and_maybe_reset(tensordict)
+        # The state after the last step is never read, because the next episode resets all rows.
+        return self.base_env.step(tensordict), tensordict.empty()
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the wrapped environment if this wrapper owns it; otherwise it stays open."""
+        if self.owned:
+            super().close(raise_if_closed=raise_if_closed)
 
 
 @dataclass(frozen=True)
@@ -69,13 +118,16 @@ _EVERY_KIND: dict[str, Any] = {
 
 @dataclass
 class CollectorConfig:
-    """The TorchRL collector for meta-test episodes and its number of workers.
+    """The TorchRL collector for episodes and its number of workers.
+
+    A meta-test splits the rows of its environment over the workers; the collection of data splits its policies.
 
     Args:
-        kind (str): ``single`` runs all rows in this process (``torchrl.collectors.Collector``);
-            ``multi_sync`` splits them over processes (``MultiSyncCollector``); ``ray`` over the machines of a
+        kind (str): ``single`` runs everything in this process (``torchrl.collectors.Collector``);
+            ``multi_sync`` splits it over processes (``MultiSyncCollector``); ``ray`` over the machines of a
             Ray cluster (``RayCollector``). Other kinds can be registered in ``COLLECTORS``.
-        workers (int): number of processes or Ray actors; 1 with ``single``. At most one per row is started.
+        workers (int): number of processes or Ray actors; 1 with ``single``. At most one per row or policy is
+            started.
 
     Worker processes are spawned, so a program that uses ``multi_sync`` or ``ray`` must start its work under
     ``if __name__ == "__main__":``.
