@@ -16,7 +16,6 @@ from ctmrl_torchrl.modules import make_actor, make_qvalue, make_value
 from ctmrl_torchrl.objectives import BRACSACLoss, MetaLoss, NoRepresentationLoss
 from ctmrl_torchrl.objectives.policy import ActingPolicy, BRACSACConfig, IQLConfig, PolicyLossConfig
 from ctmrl_torchrl.objectives.policy.action_distribution import sample_and_score
-from ctmrl_torchrl.objectives.policy.behaviour_divergence import dual_divergence, witness_penalty
 from ctmrl_torchrl.problem import Problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -131,20 +130,6 @@ def test_every_term_is_the_literal_one(kind, options):
     assert set(out.keys()) == set(loss.out_keys)
     if kind == "brac_sac_penalty":
         torch.testing.assert_close(out["behaviour_divergence"], expected["divergence"])
-
-
-def test_the_dual_divergence_starts_where_the_sheet_says():
-    zero = torch.zeros(1).double()
-    assert dual_divergence(zero, zero).item() == pytest.approx(-0.0597, abs=5e-5)
-
-
-def test_divergence_and_confinement_by_hand():
-    witness = torch.tensor([0.0, 0.9, -1.0, 3.0, -2.5])
-    expected = torch.tensor([0.0, 0.0, 0.0, 4.0, 2.25])
-    torch.testing.assert_close(witness_penalty(witness), expected)
-    at_zero = torch.zeros(1, requires_grad=True)
-    witness_penalty(at_zero).sum().backward()
-    assert at_zero.grad.item() == 0
 
 
 def test_the_divergence_starts_at_its_value_for_a_zero_witness():
