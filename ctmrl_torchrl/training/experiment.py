@@ -154,12 +154,14 @@ def going_on(config: ExperimentConfig) -> ExperimentConfig:
 
     ``overwrite=true`` starts anew. A run of other settings is left to :func:`check_run_dir`, which refuses it.
     """
-    run_dir = storage.expanded(config.run_dir)
-    if config.resume is not None or config.overwrite or is_there(run_dir / "summary.json"):
+    if config.resume is not None or config.overwrite:
         return config
     try:
+        run_dir = storage.expanded(config.run_dir)
+        if is_there(run_dir / "summary.json"):
+            return config
         load_checkpoint(run_dir / "checkpoints" / "last.pt", run_identity(config))
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError):  # the folder is checked later
         return config
     return replace(config, resume=str(run_dir))
 

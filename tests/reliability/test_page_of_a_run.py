@@ -132,6 +132,7 @@ def test_several_seeds_have_a_page_each(place, tmp_path):
         assert f"seed {seed}" in (tmp_path / str(seed) / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.ci
 def test_a_start_does_not_load_what_a_page_needs():
     code = "import sys, ctmrl_torchrl; ctmrl_torchrl.run; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
@@ -147,6 +148,7 @@ class Here:
             yield work(job)
 
 
+@pytest.mark.ci
 def test_the_runs_of_a_study_have_pages_and_its_page_shows_their_codes(place, tmp_path):
     factors = {"method": ["ctmrl", "focal"], "seed": [0]}
     content = {"name": "pages", "factors": factors, "fixed": [*SMALL, place], "compare": "method"}

@@ -96,7 +96,7 @@ def same_rows(one, other):
     return one.batch_size == other.batch_size and bool((one == other).all())
 
 
-@pytest.mark.parametrize("env", ["point_robot", "half_cheetah_vel"])
+@pytest.mark.parametrize("env", ["point_robot", pytest.param("half_cheetah_vel", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("workers", "rounds"), [(1, 5), (2, 3), (9, 1)])
 def test_the_rows_are_those_of_one_process(env, recipe, workers, rounds, pretended):
@@ -110,6 +110,7 @@ def test_the_rows_are_those_of_one_process(env, recipe, workers, rounds, pretend
     assert same_rows(rows, record(tasks, RECIPES[recipe]))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("known", "rounds"), [(True, 5), (False, 5)])
 def test_episodes_that_end_early_are_recorded_one_policy_after_the_other(known, rounds, pretended):
     """If a family does not say so, episodes with wrong initial states are played again."""
@@ -144,7 +145,10 @@ def build_wandering(task_set, task_ids, device):
 
 @pytest.mark.parametrize(
     ("env", "builder", "rounds"),
-    [("half_cheetah_vel", "build_secretive", 5), ("point_robot", "build_wandering", 2)],
+    [
+        pytest.param("half_cheetah_vel", "build_secretive", 5, marks=pytest.mark.ci),
+        ("point_robot", "build_wandering", 2),
+    ],
 )
 def test_environments_with_other_random_numbers(env, builder, rounds, pretended):
     tasks = few(env, env_builder=f"{__name__}:{builder}")
