@@ -12,7 +12,10 @@ from ctmrl_torchrl.rules import ConfigError, require
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import as_text, labels
 
-__all__ = ["apply_change", "prune_baseline", "prune_exclusions"]
+__all__ = ["LEVELS_OF_REPORT", "apply_change", "prune_exclusions", "prune_report"]
+
+#: fields of a study's report that name a level of the compared factor
+LEVELS_OF_REPORT = ("baseline", "oracle")
 
 
 def apply_change(content: dict[str, Any], override: str, known: Sequence[str]) -> None:
@@ -77,19 +80,20 @@ def prune_exclusions(content: dict[str, Any]) -> None:
     content["exclude"] = kept
 
 
-def prune_baseline(content: dict[str, Any], compare: str, baseline: str | None) -> None:
-    """Replace the baseline of the study's file by the first level if changes removed it from the grid.
+def prune_report(content: dict[str, Any], compare: str, own: Mapping[str, str | None]) -> None:
+    """Drop the levels that the study's file names for its report, if changes removed them from the grid.
 
     Args:
-        content: the changed study. compare, baseline (str): of the study's file.
+        content: the changed study.
+        compare: the compared factor of the study's file.
+        own: the fields of its report that name levels. One that a change has set is kept.
     """
     report = content.get("report") or {}
-    if baseline is None or report.get("baseline") is None or as_text(report["baseline"]) != baseline:
-        return  # there is none, or the user chose another one
-    if content.get("compare", compare) == compare and baseline not in labels(
-        list(content["factors"][compare])
-    ):
-        report["baseline"] = None
+    left = labels(list(content["factors"].get(compare, ())))
+    for name, level in own.items():
+        kept = level is None or level in left or content.get("compare", compare) != compare
+        if not kept and report.get(name) is not None and as_text(report[name]) == level:
+            report[name] = None
 
 
 def _chosen(factor: str, levels: Any, wanted: list[Any]) -> Any:

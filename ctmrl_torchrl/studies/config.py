@@ -22,7 +22,7 @@ from ctmrl_torchrl.rules import (
     require,
     ruled,
 )
-from ctmrl_torchrl.studies.changes import apply_change, prune_baseline, prune_exclusions
+from ctmrl_torchrl.studies.changes import LEVELS_OF_REPORT, apply_change, prune_exclusions, prune_report
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import (
     EXCLUDED,
@@ -126,15 +126,12 @@ class StudyConfig:
                     )
         if self.protocols:
             self.report.check_figures(self.protocols)
-        if self.report.baseline is not None:
-            levels = self.levels(self.compare)
-            require(
-                self.report.baseline in levels,
-                "report.baseline",
-                self.report.baseline,
-                f"one of the levels of {self.compare}: {', '.join(levels)}",
-                nearest(self.report.baseline, levels),
-            )
+        levels = self.levels(self.compare)
+        for name in LEVELS_OF_REPORT:
+            level = getattr(self.report, name)
+            allowed = f"one of the levels of {self.compare}: {', '.join(levels)}"
+            known = level is None or level in levels
+            require(known, f"report.{name}", level, allowed, nearest(str(level), levels))
 
     def _check_factors_apart(self) -> None:
         """Reject a field that levels of two factors set, of which the last would win silently."""
@@ -221,7 +218,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         for override in sorted(overrides, key=lambda each: not each.startswith("runner=")):
             apply_change(content, override, [each.name for each in fields(StudyConfig)])
         prune_exclusions(content)
-        prune_baseline(content, study.compare, study.report.baseline)
+        prune_report(content, study.compare, {name: getattr(study.report, name) for name in LEVELS_OF_REPORT})
         whole, study = study, study_from(content)
         _refuse_replaced(study, overrides)
         study.report.notes += _selected(whole, study)
@@ -280,8 +277,9 @@ def study_from(content: Mapping[str, Any]) -> StudyConfig:
     require(isinstance(report, Mapping), "report", report, "a mapping")
     _refuse_unknown(report, ReportConfig, "report.")
     report = dict(report)
-    if is_scalar(report.get("baseline")):  # a level such as 16
-        report["baseline"] = as_text(report["baseline"])
+    for name in LEVELS_OF_REPORT:
+        if is_scalar(report.get(name)):  # a level such as 16
+            report[name] = as_text(report[name])
     if isinstance(report.get("paper_columns"), Mapping):
         report["paper_columns"] = {as_text(key): value for key, value in report["paper_columns"].items()}
     study = StudyConfig(**values, report=ReportConfig(**report))

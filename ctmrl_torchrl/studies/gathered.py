@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from ctmrl_torchrl.evaluation.summary import REFERENCES
 from ctmrl_torchrl.studies.config import APART, SEED, StudyConfig
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.references import Reference, shared_reference
@@ -149,8 +151,15 @@ class StudyResults:
         return [each for each in self.runs if each.summary is not None]
 
     def references(self, row: Mapping[str, str], split: str) -> Reference:
-        """The references that all finished runs of a row share."""
+        """The references that all finished runs of a row share.
+
+        Where no optimum is known, the mean return of the level ``report.oracle``, if set, is the best known one.
+        """
+        compare, oracle = self.config.compare, self.config.report.oracle
         runs = [each for each in self.of_row(row) if each.summary is not None]
-        return shared_reference(
-            [(each.run.levels[self.config.compare], each.finished()) for each in runs], split
-        )
+        reference = shared_reference([(each.run.levels[compare], each.finished()) for each in runs], split)
+        if oracle is None or reference.problem or reference.name == REFERENCES["optimum"]:
+            return reference
+        told = [each.finished()["returns"].get(split) for each in runs if each.run.levels[compare] == oracle]
+        means = [next(iter(protocols.values()))["mean"] for protocols in told if protocols]
+        return replace(reference, best=fmean(means), name=REFERENCES["oracle"]) if means else reference

@@ -38,6 +38,9 @@ class ReportConfig:
         paper (str or None): table of the paper to show for comparison: ``methods``, ``ablations`` or ``codes``.
         paper_columns (dict): names of levels in the paper's table, if different: ``{full: ctmrl}``.
         baseline (str or None): the level for probabilities of improvement; the first one by default.
+        oracle (str or None): a compared level whose mean return is the best known one in rows without a known
+            optimum, such as ``oracle: [method=oracle, "evaluation.protocols=[told]"]``, which is told the task.
+            By default it is that of the data's oracle, else of the behavior.
         digits (int): decimals of returns.
         after (list of int): numbers of collected episodes after which a table also shows the return on unseen
             tasks; empty for no such table.
@@ -51,6 +54,7 @@ class ReportConfig:
     paper: str | None = ruled(None, or_none(among("methods", "ablations", "codes")))
     paper_columns: dict[str, str] = ruled({}, _TEXTS)
     baseline: str | None = ruled(None, or_none(TEXT))
+    oracle: str | None = ruled(None, or_none(TEXT))
     digits: int = ruled(2, _DIGITS)
     after: list[int] = ruled([1, 3, 5], different(list_of(whole(1), 0)))
     profiles: bool = ruled(True, SWITCH)

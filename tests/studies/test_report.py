@@ -180,6 +180,25 @@ def test_the_way_of_comparing_is_no_column():
         study_from({"factors": {"comparison": ["shared", "own"], "seed": [0]}, "compare": "comparison"})
 
 
+def test_a_level_can_be_the_oracle_where_no_optimum_is_known(make_study, here):
+    methods = {"csro": ["method=csro"], "oracle": ["method=oracle"]}
+    changes = {"factors": {"env": ["point_robot", "half_cheetah_vel"], "method": methods, "seed": [0, 1]}}
+    changes |= {"report": {"oracle": "oracle"}}
+    study = make_study(changes)
+    study.run(here, progress=False)
+    results = study.results()
+    for each in results.done():
+        if each.run.levels["env"] == "half_cheetah_vel":
+            each.summary["reference"].pop("optimum")
+    known, unknown = ({"env": env} for env in ("point_robot", "half_cheetah_vel"))
+    told = results.scores(unknown, "oracle", "test", results.protocols()[0])
+    reference = results.references(unknown, "test")
+    assert reference.name == "oracle" and reference.best == pytest.approx(sum(told) / 2)
+    assert results.references(known, "test").name == "optimum"
+    with pytest.raises(ConfigError, match="report.oracle: got 'orcle'.*Did you mean 'oracle'"):
+        make_study(changes | {"report": {"oracle": "orcle"}})
+
+
 def test_costs_stand_beside_the_returns(make_study, here):
     study = make_study()
     study.run(here, progress=False)
