@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -339,24 +338,6 @@ def test_no_seed_is_begun_if_one_of_them_is_refused(run, dataset_root, tmp_path)
     with pytest.raises(ConfigError, match="already holds a run"):
         run_seeds(configs)
     assert not list(tmp_path.iterdir())
-
-
-def test_only_an_unfinished_run_of_the_same_settings_goes_on_unasked(run, tmp_path):
-    config, _, run_dir = run
-    assert experiment_module.going_on(config).resume is None  # it has finished
-    unfinished = tmp_path / "run"
-    shutil.copytree(run_dir, unfinished)
-    (unfinished / "summary.json").unlink()
-    again = dataclasses.replace(config, run_dir=str(unfinished))
-    assert experiment_module.going_on(again).resume == str(unfinished)
-    assert experiment_module.going_on(dataclasses.replace(again, overwrite=True)).resume is None
-    other = dataclasses.replace(again, seed=config.seed + 1)
-    assert experiment_module.going_on(other).resume is None
-    with pytest.raises(ConfigError, match="already holds a run"):
-        run_experiment(other)
-    (unfinished / "checkpoints" / "last.pt").write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match="already holds a run"):
-        run_experiment(again)
 
 
 def test_going_on_from_one_run_does_not_replace_another(run, tmp_path):

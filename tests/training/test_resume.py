@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from tiny_experiments import metric_rows, tiny_config
 from torchrl.objectives import HardUpdate
 
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
+from ctmrl_torchrl.rules import ConfigError
 from ctmrl_torchrl.training.checkpoint import CheckpointError
-from ctmrl_torchrl.training.experiment import build_experiment, run_experiment
+from ctmrl_torchrl.training.experiment import build_experiment, going_on, run_experiment
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
 # With 20 updates, 16 of them of the representation, 2 per epoch: warm-up before update 4, contexts collected
@@ -193,3 +195,21 @@ def test_refused_before_anything_is_written(uninterrupted, dataset_root, tmp_pat
     with pytest.raises(CheckpointError, match="does not lead to a checkpoint; looked for"):
         run_experiment(tiny_config(dataset_root, run_dir, resume=str(tmp_path / "nowhere")))
     assert before == {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+
+
+def test_only_an_unfinished_run_of_the_same_settings_goes_on_unasked(uninterrupted, dataset_root, tmp_path):
+    config = tiny_config(dataset_root, uninterrupted)
+    assert going_on(config).resume is None  # it has finished
+    unfinished = tmp_path / "run"
+    shutil.copytree(uninterrupted, unfinished)
+    (unfinished / "summary.json").unlink()
+    again = replace(config, run_dir=str(unfinished))
+    assert going_on(again).resume == str(unfinished)
+    assert going_on(replace(again, overwrite=True)).resume is None
+    other = replace(again, seed=config.seed + 1)
+    assert going_on(other).resume is None
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run_experiment(other)
+    (unfinished / "checkpoints" / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run_experiment(again)
