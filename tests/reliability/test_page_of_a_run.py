@@ -65,6 +65,7 @@ def told(monkeypatch):
     return lines
 
 
+@pytest.mark.ci
 def test_the_page_has_all_that_the_run_found_and_was_made_with(drawn):
     folder, summary = drawn
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -83,6 +84,7 @@ def test_the_page_has_all_that_the_run_found_and_was_made_with(drawn):
     assert "report.html" in RunRecord.read(folder).files
 
 
+@pytest.mark.ci
 def test_a_codebook_is_drawn_and_no_method_without_one(drawn, place, tmp_path):
     folder, summary = drawn
     assert (folder / "figures" / "code_distances.png").is_file() and "codebook" in summary

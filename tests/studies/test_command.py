@@ -160,7 +160,7 @@ def test_methods_of_table_1_have_as_many_updates_of_the_policy(tmp_path):
     where = "envs=[point_robot_wind,half_cheetah_vel]"
     study = load_study("table1", [where, "comparisons=[shared]", "seeds=[0]"])
     runs = Study(study, tmp_path).runs
-    assert len(runs) == 2 * 9
+    assert len(runs) == 2 * 10
     for env in study.factors["env"]:
         mine = [run.configuration["schedule"] for run in runs if run.levels["env"] == env]
         assert len({each["updates"] for each in mine}) == 1
