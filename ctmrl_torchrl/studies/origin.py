@@ -14,6 +14,7 @@ from typing import Any
 
 from ctmrl_torchrl.evaluation import package_versions
 from ctmrl_torchrl.guests import guests_of, names_in, plugin_of
+from ctmrl_torchrl.machine import processor
 from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.training.commands import recorded_command
 
@@ -96,19 +97,10 @@ def commit_of_package(folder: Path = Path(__file__).parents[2]) -> str | None:
 
 def machine() -> dict[str, str]:
     """Description of this machine, as far as the system provides it."""
-    found = {"system": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count())}
+    found = {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count())}
     return found | {
         f"{name} here": version for name, version in package_versions().items() if name == "torch"
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _git(folder: Path, *arguments: str) -> str:
