@@ -124,8 +124,8 @@ class InDistributionProtocol(AdaptationProtocol):
             settings.judge in judges,
             "evaluation.judge",
             settings.judge,
-            f"one of {', '.join(judges)} under protocol 'idaq'; model-based judges need a method that trains "
-            "them (method=idaq representation.ensemble=true)",
+            f"one of {', '.join(judges)} under protocol 'idaq'; model-based judges need models "
+            "that are trained beside the agent (part=outcome_models)",
         )
 
     def reset(self, run: AdaptationRun) -> None:

@@ -38,7 +38,7 @@ _DESCRIBED_BY = {
     "policy_loss": [("BRACSACLoss", f"{_POLICY}brac_sac.py")],
 }
 #: configuration groups, which are folders of ``configs/``
-GROUPS = ("env", "dataset", "method", "policy_loss", "preset")
+GROUPS = ("env", "dataset", "method", "policy_loss", "part", "preset")
 
 
 def described_fields(section: str) -> list[tuple[str, str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ctmrl_torchrl.methods.anole import ANOLEConfig
 from ctmrl_torchrl.methods.base import (
+    PARTS,
     REPRESENTATIONS,
     Facts,
     NoRepresentationConfig,
+    PartConfig,
     RepresentationConfig,
 )
 from ctmrl_torchrl.methods.codebook import CodebookConfig
@@ -18,11 +20,12 @@ from ctmrl_torchrl.methods.ctmrl_released import ReleasedConfig
 from ctmrl_torchrl.methods.er_trl import ERTRLConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.gentle import GENTLEConfig
-from ctmrl_torchrl.methods.idaq import IDAQConfig
+from ctmrl_torchrl.methods.idaq import IDAQConfig, OutcomeModels, OutcomeModelsConfig
 from ctmrl_torchrl.methods.parts import Drawing, Part, Parts, Setting
 from ctmrl_torchrl.methods.unicorn import UNICORNConfig, UNICORNSupConfig
 
 __all__ = [
+    "PARTS",
     "REPRESENTATIONS",
     "ANOLEConfig",
     "CORROConfig",
@@ -37,7 +40,10 @@ __all__ = [
     "GENTLEConfig",
     "IDAQConfig",
     "NoRepresentationConfig",
+    "OutcomeModels",
+    "OutcomeModelsConfig",
     "Part",
+    "PartConfig",
     "Parts",
     "ReleasedConfig",
     "RepresentationConfig",

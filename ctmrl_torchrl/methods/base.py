@@ -1,4 +1,4 @@
-"""The base configuration of methods, which builds the representation loss and the parts."""
+"""The base configurations of methods, which build the representation loss, and of parts that are added to any."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ctmrl_torchrl.rules import among, lacks_build, ruled
 
 #: configurations of representation losses by ``representation.name``
 REPRESENTATIONS: Registry[type[RepresentationConfig]] = Registry("representation")
+#: configurations of parts that can be added to every method, by the name in ``part=NAME``
+PARTS: Registry[type[PartConfig]] = Registry("part")
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,47 @@ class NoRepresentationConfig(RepresentationConfig):
     def build(self, problem: Problem, context_dim: int) -> NoRepresentationLoss:
         """Build a loss without terms."""
         return NoRepresentationLoss()
+
+
+@dataclass
+class PartConfig:
+    """Base class of configurations of parts that ``part=NAME`` adds to any method.
+
+    Register subclasses with ``PARTS.register(name)``. The part of this name has its fields in ``parts.NAME``;
+    ``part=[a,b]`` adds several, whose hooks are called in this order, after those of the method's own parts.
+
+    Args:
+        name (str): name of the choice.
+
+    Attributes:
+        protocol_options (tuple of str): names of the options that the part provides for protocols; see
+            :meth:`Part.protocol_options`.
+
+    Examples:
+        >>> @dataclass
+        ... class Config(PartConfig):
+        ...     name: str = "counter"
+        ...     def build(self, setting):
+        ...         return Part()
+        >>> Config().build(None).name
+        'part'
+    """
+
+    protocol_options: ClassVar[tuple[str, ...]] = ()
+
+    name: str = "none"
+
+    def build(self, setting: Setting) -> Part:
+        """Build the part.
+
+        Raises:
+            ConfigError: if a subclass does not define this method.
+        """
+        raise lacks_build(self, PartConfig, PARTS, f"parts.{self.name}", "build(setting)")
+
+    def check(self, facts: Facts) -> None:
+        """Reject values that do not match each other or the run.
+
+        Raises:
+            ConfigError: with the field.
+        """

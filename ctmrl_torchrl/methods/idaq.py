@@ -2,7 +2,8 @@
 
 - encoder, representation loss, sampling, policy loss: identical to FOCAL
 - protocol: ``idaq``, :class:`~ctmrl_torchrl.collectors.InDistributionProtocol`
-- part: :class:`OutcomeModels`, an ensemble on the detached contexts for its two model-based judges
+- part: :class:`OutcomeModels`, an ensemble on the detached contexts for its two model-based judges; with
+  ``part=outcome_models`` every method has it
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from ctmrl_torchrl.methods.base import REPRESENTATIONS
+from ctmrl_torchrl.methods.base import PARTS, REPRESENTATIONS, PartConfig
 from ctmrl_torchrl.methods.focal import FOCALConfig
 from ctmrl_torchrl.methods.parts import Part, Setting
 from ctmrl_torchrl.modules.keys import join_key, read
@@ -123,6 +124,33 @@ class OutcomeModels(Part):
         self.generator.set_state(state["generator"].cpu())
 
 
+@PARTS.register("outcome_models")
+@dataclass
+class OutcomeModelsConfig(PartConfig):
+    """Configuration of :class:`OutcomeModels` as a part of any method: ``part=outcome_models``.
+
+    Args:
+        members (int): K, number of pairs of networks.
+        hidden (list of int): hidden layers of the networks.
+        rate (float): learning rate of the networks.
+
+    Examples:
+        >>> OutcomeModelsConfig().protocol_options
+        ('judge_error', 'judge_disagreement')
+    """
+
+    protocol_options: ClassVar[tuple[str, ...]] = OutcomeModels.judges
+
+    name: str = OutcomeModels.name
+    members: int = ruled(12, whole(2), allocates="once")
+    hidden: list[int] = ruled([256, 256, 256], WIDTHS)
+    rate: float = ruled(3e-4, POSITIVE)
+
+    def build(self, setting: Setting) -> OutcomeModels:
+        """Build the ensemble."""
+        return OutcomeModels(setting, members=self.members, hidden=self.hidden, rate=self.rate)
+
+
 @REPRESENTATIONS.register("idaq")
 @dataclass
 class IDAQConfig(FOCALConfig):
@@ -153,7 +181,7 @@ class IDAQConfig(FOCALConfig):
 
     def parts(self, setting: Setting) -> list[Part]:
         """The ensemble, if enabled."""
-        if not self.ensemble:
-            return []
-        options = {"members": self.members, "hidden": self.predictor_hidden, "rate": self.ensemble_rate}
-        return [OutcomeModels(setting, **options)]
+        models = OutcomeModelsConfig(
+            members=self.members, hidden=self.predictor_hidden, rate=self.ensemble_rate
+        )
+        return [models.build(setting)] if self.ensemble else []

@@ -88,7 +88,8 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         device=device,
         context_dim=config.encoder.size(problem),
     )
-    parts = Parts(config.representation.parts(setting))
+    added = [part.build(setting) for part in (config.parts or {}).values()]
+    parts = Parts([*config.representation.parts(setting), *added])
     apart = torch.Generator()  # drawing contexts for the meta-test must not change the training batches
     candidates = Candidates(
         parts,

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ctmrl_torchrl.guests import note_choice
+from ctmrl_torchrl.methods import PARTS
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.registry import Registry, nearest
 from ctmrl_torchrl.rules import SWITCH, ConfigError, rule_of
@@ -24,12 +25,13 @@ from ctmrl_torchrl.training.config import CHOICES, ExperimentConfig
 from ctmrl_torchrl.training.hydra_store import register_configs
 
 #: configuration groups whose choices are files or nodes registered by a plugin
-GROUPS = ("env", "method", "policy_loss", "preset", "dataset", "comparison", "encoder_schema")
+GROUPS = ("env", "method", "policy_loss", "part", "preset", "dataset", "comparison", "encoder_schema")
 #: groups whose choices can be a user's own, and what is said where such a choice is missing
-_OF_USERS = ("env", "method", "policy_loss")
+_OF_USERS = ("env", "method", "policy_loss", "part")
 #: groups that users do not name themselves, by what they are
 _SCHEMAS = {
     "encoder_schema": "context encoder",
+    "part_schema": "part",
     "policy_loss_schema": "policy loss",
     "representation_schema": "representation loss",
 }
@@ -124,7 +126,11 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explained(error)) from error
     except (ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        # for malformed values, Hydra also raises built-in exceptions
+        # for malformed values, and where there are no parts, Hydra also raises built-in exceptions
+        of_parts = next((each for each in overrides if each.startswith("parts.")), None)
+        if of_parts and isinstance(error, AssertionError):
+            name = of_parts.partition("=")[0]
+            raise ConfigError(f"{of_parts}: no part was added. {_field_help(name)}") from error
         raise ConfigError(f"{' '.join(overrides)[:200]}: {explained(error)}.") from error
 
 
@@ -201,12 +207,14 @@ def _check_override(override: str) -> None:
     for old, new in MOVED.items():
         if plain == old or plain.startswith(f"{old}."):
             raise ConfigError(f"{override}: the field is now called {plain.replace(old, new, 1)}.")
-    if plain in GROUPS and re.fullmatch(r"[\w.-]*", value) and value not in choices(plain):
+    chosen = re.findall(r"[^\s,\[\]]+", value) if plain == "part" else [value]
+    for each in chosen if plain in GROUPS else ():
         known = choices(plain)
-        raise ConfigError(
-            f"{override}: there is no such choice.{nearest(value, known)} Known: {', '.join(known)}."
-            f"{_own(value, known) if plain in _OF_USERS else ''}"
-        )
+        if re.fullmatch(r"[\w.-]*", each) and each not in known:
+            raise ConfigError(
+                f"{override}: there is no such choice.{nearest(each, known)} Known: {', '.join(known)}."
+                f"{_own(each, known) if plain in _OF_USERS else ''}"
+            )
     if re.fullmatch(r"[-+.,\d]+", value) and _is_switch(plain):  # OmegaConf accepts any number
         raise ConfigError(f"config field {plain}: got {value}, allowed is {SWITCH.describe()}.")
 
@@ -253,6 +261,8 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any]]:
 def _field_help(name: str) -> str:
     """Name the section choice that has this field, or suggest the nearest names."""
     section, _, rest = name.partition(".")
+    if section == "parts":
+        return _part_help(*rest.partition(".")[::2])
     owners = [
         choice
         for choice, config in (CHOICES[section].items() if section in CHOICES else ())
@@ -270,6 +280,17 @@ def _field_help(name: str) -> str:
     last = name.rsplit(".", 1)[-1]
     close += [each for each in known if each.rsplit(".", 1)[-1] == last and each not in close]
     return f"Did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def _part_help(part: str, field: str) -> str:
+    """How a part is added, or the nearest of its fields."""
+    known = choices("part")
+    if part not in known:
+        return f"Parts are added by part=NAME; known are {', '.join(known)}.{nearest(part, known)}"
+    names = [each.name for each in fields(PARTS.get(part))]
+    if field in names:
+        return f"It is a field of part={part}, which must be added as well."
+    return f"part={part} has {', '.join(names)}.{nearest(field, names)}"
 
 
 def _quotes(override: str) -> str:

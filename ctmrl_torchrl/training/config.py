@@ -9,7 +9,7 @@ from typing import Any, cast
 from ctmrl_torchrl.collectors import PROTOCOLS, CollectorConfig
 from ctmrl_torchrl.data import ContextDraw
 from ctmrl_torchrl.envs import FAMILIES
-from ctmrl_torchrl.methods import REPRESENTATIONS, RepresentationConfig
+from ctmrl_torchrl.methods import REPRESENTATIONS, PartConfig, RepresentationConfig
 from ctmrl_torchrl.modules.encoder_configs import ENCODERS, ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, PolicyLossConfig
 from ctmrl_torchrl.rules import (
@@ -289,6 +289,7 @@ class ExperimentConfig:
             also computes matrix products by oneDNN, whose roundings differ: about 1.5 times as fast where
             PyTorch's products are slow, as on AMD processors. ``true`` compiles with ``torch.compile``, which
             takes up to half a minute for each phase. ``false`` runs updates as written.
+        parts (dict or None): parts besides those of the method, by name; chosen by ``part=NAME``.
     """
 
     env: str = ruled("point_robot", _ENV)
@@ -314,6 +315,7 @@ class ExperimentConfig:
     encoder: ContextEncoderConfig = field(default_factory=ContextEncoderConfig)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     policy_loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+    parts: dict[str, PartConfig] | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from ctmrl_torchrl.envs import FAMILIES, get_family
+from ctmrl_torchrl.methods import PARTS
 from ctmrl_torchrl.places import config_folder
 from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig
 
@@ -39,6 +40,10 @@ def register_configs() -> None:
         for name, config in registry.items():
             _store_schema(f"{section}_schema", name, config, package=section)
     shipped = config_folder()
+    for name, config in PARTS.items():
+        _store_schema("part_schema", name, config)
+        if not (shipped / "part" / f"{name}.yaml").exists():
+            _store_schema("part", name, config, package=f"parts.{name}")
     for name in (*FAMILIES, DATA_ALONE):
         if not (shipped / "env" / f"{name}.yaml").exists():
             store.store(group="env", name=name, node=_env_node(name), package="_global_")

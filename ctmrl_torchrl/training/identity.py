@@ -26,6 +26,8 @@ def run_identity(config: ExperimentConfig, dataset: TaskDataset | None = None) -
     for section in _SECTIONS:
         values = asdict(getattr(config, section))
         identity |= {f"{section}.{name}": value for name, value in values.items()}
+    for part, own in (config.parts or {}).items():
+        identity |= {f"parts.{part}.{name}": value for name, value in asdict(own).items()}
     return identity if dataset is None else identity | {"dataset": fingerprint(dataset)}
 
 

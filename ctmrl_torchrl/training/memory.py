@@ -93,13 +93,16 @@ def estimate_memory(config: ExperimentConfig, sizes: tuple[int, int, int] | None
         "policy_loss": _POLICY_NETWORKS * rows,
     }
     parameters, activations, wide = {}, {}, {}
-    for section in ("encoder", "representation", "policy_loss"):
-        for name, widths in _layers(getattr(config, section), section):
+    holders = {section: getattr(config, section) for section in evaluated}
+    holders |= {f"parts.{name}": part for name, part in (config.parts or {}).items()}
+    for section, holder in holders.items():
+        for name, widths in _layers(holder, section):
             first = width_in if section == "encoder" else observation + size
             pairs = zip([first, *widths], [*widths, 1], strict=True)
             parameters[f"{name}={widths}"] = sum(before * after for before, after in pairs) * _FLOAT * _COPIES
             wide[f"{name}={widths}"] = max(widths) > _WIDE
-            activations[f"{name}={widths}"] = sum(widths) * evaluated[section] * _FLOAT
+            times = evaluated.get(section, evaluated["representation"])
+            activations[f"{name}={widths}"] = sum(widths) * times * _FLOAT
     field = "context.length" if length == config.context.length else "context.trajectories"
     value = getattr(config.context, field.split(".")[1])
     batch = {
@@ -108,8 +111,10 @@ def estimate_memory(config: ExperimentConfig, sizes: tuple[int, int, int] | None
     }
     meta_test = _meta_test(config, horizon, width_in)
     others = {
-        f"representation.{name}={getattr(config.representation, name)}": rows * width_in * _FLOAT
-        for name, rows in allocated_rows(config.representation, config.batch.tasks).items()
+        f"{section}.{name}={getattr(holder, name)}": rows * width_in * _FLOAT
+        for section, holder in holders.items()
+        if section not in ("encoder", "policy_loss")
+        for name, rows in allocated_rows(holder, config.batch.tasks).items()
     }
     asked = parameters | batch | meta_test | others
     by_contexts, by_transitions = batch

@@ -11,7 +11,7 @@ from ctmrl_torchrl.collectors import PROTOCOLS
 from ctmrl_torchrl.data import get_recipe, recipes_of
 from ctmrl_torchrl.envs import get_family, make_task_set
 from ctmrl_torchrl.machine import has_compiler
-from ctmrl_torchrl.methods import Facts, RepresentationConfig
+from ctmrl_torchrl.methods import PARTS, Facts, PartConfig, RepresentationConfig
 from ctmrl_torchrl.modules.encoder_configs import ContextEncoderConfig
 from ctmrl_torchrl.objectives.policy import PolicyLossConfig
 from ctmrl_torchrl.recorded import has_onednn
@@ -47,6 +47,7 @@ def validate_config(config: ExperimentConfig) -> None:
     """
     _check_choices(config)
     check_fields(config)
+    _check_parts(config)
     require(config.seeds is None, "seeds", config.seeds, "null for a single run; see run_seeds for several")
     most = max(_MOST_THREADS, 4 * (os.cpu_count() or 1))
     require(
@@ -102,6 +103,28 @@ def _check_choices(config: ExperimentConfig) -> None:
             raise lacks_build(chosen, base, registry, section, call)
 
 
+def _check_parts(config: ExperimentConfig) -> None:
+    """Check added parts: registered, complete, and not among those that the method has already."""
+    taken = dict.fromkeys(
+        config.representation.protocol_options, f"method={config.method} as it is configured"
+    )
+    for name, part in (config.parts or {}).items():
+        section, known = f"parts.{name}", ", ".join(sorted(PARTS)) or "nothing"
+        require(name in PARTS, section, type(part).__name__, f"one of {known}", nearest(name, PARTS))
+        own = PARTS.get(name)
+        require(type(part) is own, section, type(part).__name__, f"{own.__name__}, which part={name} gives")
+        require(part.name == name, f"{section}.name", part.name, f"{name}, the name of the choice")
+        if type(part).build is PartConfig.build:
+            raise lacks_build(part, PartConfig, PARTS, section, "build(setting)")
+        check_fields(part, section)
+        for option in part.protocol_options:
+            if option in taken:
+                raise ConfigError(
+                    f"part={name}: {taken[option]} has a part that provides {option!r} already; leave one out."
+                )
+        taken |= dict.fromkeys(part.protocol_options, f"part={name}")
+
+
 def _check_environment(config: ExperimentConfig) -> None:
     if config.env == DATA_ALONE:
         require(
@@ -147,14 +170,12 @@ def check_training_tasks(config: ExperimentConfig, training_tasks: int) -> None:
         config.batch.tasks,
         f"at most {training_tasks}, the number of training tasks of {place} (or batch.repeat_tasks=true)",
     )
-    config.representation.check(
-        Facts(
-            training_tasks,
-            config.schedule.representation_updates,
-            config.encoder,
-            config.batch.transitions,
-        )
+    facts = Facts(
+        training_tasks, config.schedule.representation_updates, config.encoder, config.batch.transitions
     )
+    config.representation.check(facts)
+    for part in (config.parts or {}).values():
+        part.check(facts)
 
 
 def _check_critic_gradient(config: ExperimentConfig) -> None:
@@ -183,6 +204,8 @@ def _check_evaluation(config: ExperimentConfig) -> None:
     evaluation = config.evaluation
     evaluation.collector.check("evaluation.collector")
     options = dict.fromkeys(config.representation.protocol_options)
+    for part in (config.parts or {}).values():
+        options |= dict.fromkeys(part.protocol_options)
     if config.env != DATA_ALONE and get_family(config.env).task_rewards is not None:
         options["fragments"] = None
     settings = protocol_settings(

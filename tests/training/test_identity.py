@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from tiny_experiments import tiny_config
 
+from ctmrl_torchrl.methods import OutcomeModelsConfig
 from ctmrl_torchrl.training.identity import run_identity
 
 #: what may differ when a run is resumed: where it runs and writes, what it reports, and names
@@ -25,9 +26,14 @@ def test_every_setting_that_training_depends_on_is_part_of_the_identity(tmp_path
         elif field.name not in APART:
             expected[field.name] = value
     assert expected.pop("held_out") is None  # part of "tasks", see test_held_out.py
+    assert expected.pop("parts") is None  # so that runs of earlier versions can be resumed
     assert run_identity(config) == expected
     config.held_out = "1/5"
     assert run_identity(config) == expected | {"tasks": "repo without 1/5"}
+    config.parts = {"outcome_models": OutcomeModelsConfig(members=3)}
+    added = {name: value for name, value in run_identity(config).items() if name.startswith("parts.")}
+    assert added.pop("parts.outcome_models.members") == 3
+    assert added.keys() == {f"parts.outcome_models.{name}" for name in ("name", "hidden", "rate")}
     assert {"representation.codes", "encoder.hidden", "policy_loss.name", "seed"} <= expected.keys()
 
 
