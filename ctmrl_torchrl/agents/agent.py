@@ -335,6 +335,7 @@ class Agent:
             random_episodes=self.card.random_episodes if random_episodes is None else random_episodes,
             candidates=None if candidates is None else lambda: candidates,
             num_candidates=None if candidates is None else candidates.shape[0],
+            encodes_unseen_tasks=encoder.encodes_unseen_tasks,
         )
         choice.check(settings)
         collector = MetaTestCollector(

@@ -34,6 +34,7 @@ class ProtocolSettings:
         num_candidates (int, optional): N, if known before the agent exists.
         queries (int): number of oracle queries, for protocols that use them. Defaults to 10.
         oracle_error (float): fraction of wrong oracle answers. Defaults to 0.2.
+        encodes_unseen_tasks (bool): whether the encoder can encode episodes of unseen tasks. Defaults to True.
         options (mapping): other settings by name. Before the agent exists the values may be None, and only
             the names matter.
     """
@@ -49,6 +50,7 @@ class ProtocolSettings:
     num_candidates: int | None = None
     queries: int = 10
     oracle_error: float = 0.2
+    encodes_unseen_tasks: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -146,7 +146,8 @@ class CandidatesProtocol(KeepBest):
     The candidates are the codes of a codebook, or contexts of training tasks for methods without codes. After
     them, the joint context of all episodes and the context of the best episode are tried, then the best context
     so far, shifted by ``step`` times the difference for a random subset of the episodes. This protocol needs
-    neither task information nor random exploration.
+    neither task information nor random exploration. Without an encoder for unseen tasks, it collects nothing
+    after the candidates.
 
     Args:
         candidates (Tensor): contexts ``[N, d]``, tried in this order.
@@ -154,6 +155,7 @@ class CandidatesProtocol(KeepBest):
             Defaults to 20.
         step (float): length of a shift. Defaults to 1.5.
         share (float): fraction of the episodes used for a shift. Defaults to 0.5.
+        encodes (bool): whether the encoder can encode the collected episodes. Defaults to True.
 
     Raises:
         ValueError: if the budget does not allow each candidate to be played once, or a number is out of
@@ -168,10 +170,18 @@ class CandidatesProtocol(KeepBest):
     description = "tries every code, keeps the best"
     palette_index = 2
     needs_candidates = True
+    encodes_unseen_tasks = False
 
     def __init__(
-        self, candidates: Tensor, episodes: int = 20, *, step: float = 1.5, share: float = 0.5
+        self,
+        candidates: Tensor,
+        episodes: int = 20,
+        *,
+        step: float = 1.5,
+        share: float = 0.5,
+        encodes: bool = True,
     ) -> None:
+        self.encodes = encodes
         self.candidates = require_contexts(candidates, 1, type(self).__name__, "candidates")
         if candidates.shape[0] >= episodes:
             raise ValueError(
@@ -189,7 +199,7 @@ class CandidatesProtocol(KeepBest):
         """
         cls._require_candidates(settings.candidates is not None)
         assert settings.candidates is not None
-        return cls(settings.candidates(), settings.episodes)
+        return cls(settings.candidates(), settings.episodes, encodes=settings.encodes_unseen_tasks)
 
     @classmethod
     def check(cls, settings: ProtocolSettings) -> None:
@@ -225,7 +235,8 @@ class CandidatesProtocol(KeepBest):
 
     def collect(self, run: AdaptationRun) -> None:
         """Collect an episode with the proposal and keep it if it is the best so far."""
-        self._try(run, self.proposal(run))
+        if self.encodes or len(run.episodes) < self.candidates.shape[0]:
+            self._try(run, self.proposal(run))
 
 
 def best_episodes(run: AdaptationRun, number: int) -> list[TensorDictBase]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import InteractionType, TensorDictModuleBase
+from tensordict.nn.probabilistic import interaction_type
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ class TaskTable(TensorDictModuleBase):
         context_dim (int): d.
 
     Keyword Args:
-        noisy (bool): whether a lookup samples from the Gaussian; otherwise it returns the mean.
+        noisy (bool): whether a lookup samples from the Gaussian; otherwise, and within
+            ``set_interaction_type(InteractionType.DETERMINISTIC)``, it returns the mean.
         in_key (NestedKey): key of task ids, ``[*]`` int64. Defaults to ``"task_id"``.
         out_key (NestedKey): key of contexts, ``[*, d]``. Defaults to ``"task_context"``.
         statistic_keys (pair of NestedKey): keys of mean and log standard deviation of the tasks' Gaussians.
@@ -93,7 +95,8 @@ class TaskTable(TensorDictModuleBase):
                 f"TaskTable: {self.in_keys[0]!r} must hold integer task ids, got {task_id.dtype}."
             )
         mean, log_std = self.lookup(task_id)
-        noise = torch.randn_like(mean) if self.noisy else 0.0
+        exact = interaction_type() in (InteractionType.DETERMINISTIC, InteractionType.MEAN)
+        noise = torch.randn_like(mean) if self.noisy and not exact else 0.0
         values = (mean, log_std, mean + log_std.exp() * noise)
         for key, value in zip(self.out_keys, values, strict=True):
             tensordict.set(key, value)

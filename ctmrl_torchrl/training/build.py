@@ -104,6 +104,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
         ActingPolicy(loss.policy),
         loss.context_encoder,
         context_dim=config.encoder.size(problem),
+        encodes_unseen_tasks=config.encoder.encodes_unseen_tasks,
         candidates=candidates,
         training_contexts=candidates.of_training_tasks,
         options=candidates.options,

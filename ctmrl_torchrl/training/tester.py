@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import InteractionType, TensorDictModuleBase, set_interaction_type
 from torch import Tensor
 from tqdm import tqdm
 
@@ -68,9 +68,10 @@ class Candidates:
 
     @torch.no_grad()
     def of_training_tasks(self) -> Tensor:
-        """One context per training task ``[tasks, d]``, encoded by the current agent."""
+        """One context per training task ``[tasks, d]``, encoded by the current agent; the mean of a noisy one."""
         self._generator.manual_seed(self._config.seed)
-        return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
+        with set_interaction_type(InteractionType.DETERMINISTIC):
+            return self._loss.encode(self._draw_contexts(), self._loss.tensor_keys.context)
 
     def options(self) -> dict[str, Any]:
         """Other options for protocols by name: the reward predictor and options of the method's parts."""
@@ -85,11 +86,13 @@ def protocol_settings(
     num_candidates: int | None = None,
     candidates: Callable[[], Tensor] | None = None,
     training_contexts: Callable[[], Tensor] | None = None,
+    encodes_unseen_tasks: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> ProtocolSettings:
     """Collects the inputs for building protocols.
 
-    ``num_candidates`` is the method's number of candidates; ``options`` come from its parts.
+    ``num_candidates`` is the method's number of candidates, ``encodes_unseen_tasks`` a property of its encoder;
+    ``options`` come from its parts.
     """
     return ProtocolSettings(
         episodes=config.episodes,
@@ -103,6 +106,7 @@ def protocol_settings(
         num_candidates=config.candidates if num_candidates is None else num_candidates,
         queries=config.queries,
         oracle_error=config.oracle_error,
+        encodes_unseen_tasks=encodes_unseen_tasks,
         options=options or {},
     )
 
@@ -117,6 +121,7 @@ class MetaTester:
 
     Keyword Args:
         context_dim (int): latent size.
+        encodes_unseen_tasks (bool): whether the encoder can encode episodes of unseen tasks.
         candidates (callable): ``() -> [N, d]``, contexts to try under protocol ``codes``.
         training_contexts (callable, optional): ``() -> [tasks, d]``, contexts of the training tasks.
         options (callable, optional): returns protocol options from the method's parts, by name.
@@ -132,6 +137,7 @@ class MetaTester:
         context_encoder: TensorDictModuleBase,
         *,
         context_dim: int,
+        encodes_unseen_tasks: bool = True,
         candidates: Callable[[], Tensor],
         training_contexts: Callable[[], Tensor] | None = None,
         options: Callable[[], Mapping[str, Any]] = dict,
@@ -144,6 +150,7 @@ class MetaTester:
         self.actor = actor
         self.context_encoder = context_encoder
         self.context_dim = context_dim
+        self.encodes_unseen_tasks = encodes_unseen_tasks
         self.candidates = candidates
         self.training_contexts = training_contexts
         self.options = options
@@ -184,6 +191,7 @@ class MetaTester:
             self.config,
             candidates=self.candidates,
             training_contexts=self.training_contexts,
+            encodes_unseen_tasks=self.encodes_unseen_tasks,
             options=stored | dict(self.options()),
         )
         return [PROTOCOLS.get(name).from_settings(settings) for name in self.config.protocols]

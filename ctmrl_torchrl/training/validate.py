@@ -209,7 +209,10 @@ def _check_evaluation(config: ExperimentConfig) -> None:
     if config.env != DATA_ALONE and get_family(config.env).task_rewards is not None:
         options["fragments"] = None
     settings = protocol_settings(
-        evaluation, num_candidates=config.representation.num_candidates, options=options
+        evaluation,
+        num_candidates=config.representation.num_candidates,
+        encodes_unseen_tasks=config.encoder.encodes_unseen_tasks,
+        options=options,
     )
     for name in evaluation.protocols:
         protocol = PROTOCOLS.get(name)

@@ -59,7 +59,7 @@ def test_what_protocols_need_can_be_asked_before_there_is_an_agent():
         for need in ("needs_offline_data", "needs_candidates", "needs_task_encoder")
     }
     without_encoder = {name for name, protocol in PROTOCOLS.items() if not protocol.encodes_unseen_tasks}
-    assert without_encoder == {"none", "anole"}
+    assert without_encoder == {"none", "anole", "codes"}
     assert needs == {
         "needs_offline_data": {"offline"},
         "needs_candidates": {"codes"},

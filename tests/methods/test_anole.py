@@ -6,8 +6,12 @@ import pytest
 import torch
 from sameness import assert_same
 from small_runs import check_adapts, check_resumed, outcome, small_config
+from tensordict import TensorDict
 
+from ctmrl_torchrl import Agent
+from ctmrl_torchrl.envs import make_env
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.training.build import build_experiment
 from ctmrl_torchrl.training.compose import compose_config
 from ctmrl_torchrl.training.experiment import prepare, run_experiment
 from ctmrl_torchrl.training.stacked import StackedTrainer
@@ -47,6 +51,35 @@ def test_it_adapts_by_rollouts_where_rewards_are_shared(data_root, tmp_path):
         assert (runs["anole"][cost][..., -1] == expected).all()
 
 
+def test_contexts_of_training_tasks_are_the_means_of_the_table(anole_experiment):
+    table, train_ids = anole_experiment.loss.context_encoder, list(anole_experiment.task_set.train_ids)
+    assert torch.equal(anole_experiment.tester.training_contexts(), table.mean[train_ids].detach())
+    batch = TensorDict({"task_id": torch.tensor([0, 0])}, [2])
+    first, second = table(batch)["task_context"]
+    assert not torch.equal(first, second)  # noisy otherwise
+
+
+def test_it_tries_candidates_and_keeps_the_best(data_root, tmp_path):
+    budget = ("evaluation.episodes=6", "evaluation.candidates=3")
+    experiment = build_experiment(small_config("anole", data_root, tmp_path, *budget, protocols="[codes]"))
+    candidates = experiment.tester.candidates()
+    run = experiment.tester.run(experiment.task_set.test_ids[:4], 2, seed=0)["codes"]
+    experiment.tester.close()
+    assert run["episodes"][0, 0].tolist() == [0, 1, 2, 3, 3, 3]  # nothing is collected after the candidates
+    assert candidates.shape == (3, 5) and not run["oracle_answers"].any()
+    last = run["task_context"][..., -1, :]
+    assert (last.unsqueeze(-2) == candidates).all(-1).any(-1).all()
+    torch.testing.assert_close(run["returns"][..., 3:], run["returns"][..., 3:4].expand(4, 2, 3))
+
+
+def test_its_agent_tries_candidates_too(uninterrupted):
+    agent = Agent.load(uninterrupted)
+    found = agent.adapt(make_env("point_robot", [2, 6]), "codes", episodes=10)
+    assert found.returns.shape == (2, 10) and found.returns.isfinite().all()
+    with pytest.raises(ValueError, match="'np' encodes evidence.* choose from anole, codes, none"):
+        agent.adapt(make_env("point_robot", [2, 6]), "np")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -61,10 +94,6 @@ def test_it_adapts_by_rollouts_where_rewards_are_shared(data_root, tmp_path):
         (
             ["method=anole", "evaluation.protocols=[told]"],
             "evaluation.protocols: .*without 'told', which enc",
-        ),
-        (
-            ["method=anole", "evaluation.protocols=[codes]"],
-            "evaluation.protocols: .*without 'codes', which enc",
         ),
         (
             ["method=focal", "evaluation.protocols=[anole]"],
