@@ -50,6 +50,27 @@ def require_fit(found: dict[str, Any], own: dict[str, Any], parameters: list[lis
         raise MisfitError("cuda_rng is not a list of states of generators")
 
 
+def with_targets(found: dict[str, Any], own: dict[str, Any], updates: int) -> dict[str, Any]:
+    """The state of a finished run, completed if an earlier version wrote it.
+
+    Earlier versions did not keep the state of the target update. Only further updates need it, so an agent that
+    has made all its updates can still be meta-tested.
+
+    Args:
+        found: the state from the file. own: ``trainer.state_dict()`` of the newly built trainer.
+        updates: number of updates of the run.
+
+    Examples:
+        >>> with_targets({"update": 8}, {"targets": {"counter": 0}}, updates=8)
+        {'update': 8, 'targets': {'counter': 0}}
+        >>> with_targets({"update": 5}, {"targets": {"counter": 0}}, updates=8)
+        {'update': 5}
+    """
+    if not isinstance(found, dict) or "targets" in found or "targets" not in own:
+        return found
+    return found | {"targets": own["targets"]} if found.get("update") == updates else found
+
+
 def _is_bytes(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.ndim == 1
 

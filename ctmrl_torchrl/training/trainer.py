@@ -31,7 +31,7 @@ from ctmrl_torchrl.training.checkpoint import (
     require_restorable,
     save_checkpoint,
 )
-from ctmrl_torchrl.training.checkpoint_fit import require_fit
+from ctmrl_torchrl.training.checkpoint_fit import require_fit, with_targets
 from ctmrl_torchrl.training.finite import finite_parameters, require_finite
 from ctmrl_torchrl.training.metrics import MetricsLog
 from ctmrl_torchrl.training.missing import with_fields
@@ -336,7 +336,9 @@ class MetaTrainer:
             MisfitError: with the first entry that does not fit this trainer. Nothing is loaded in that case.
         """
         groups = [list(group["params"]) for group in self.optimizer.param_groups]
-        require_fit(state, self.state_dict(), groups)
+        own = self.state_dict()
+        state = with_targets(state, own, self.updates)
+        require_fit(state, own, groups)
         self.loss.load_state_dict(state["loss"])
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

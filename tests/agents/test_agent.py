@@ -145,7 +145,9 @@ def test_a_table_of_training_tasks_does_not_encode_other_tasks(protocol):
     networks = TaskTableConfig(context_dim=4), BRACSACConfig(hidden=[8])
     agent = Agent.build("anole", "point_robot", problem, *networks, horizon=20)
     agent.candidates, env = torch.randn(3, 4), make_env("point_robot", [2])
-    with pytest.raises(ValueError, match=f"{protocol!r} encodes.*knows only its training.*anole, codes, none"):
+    with pytest.raises(
+        ValueError, match=f"{protocol!r} encodes.*knows only its training.*anole, codes, none"
+    ):
         agent.adapt(env, protocol)
     for name in ("anole", "codes", "none"):
         assert agent.adapt(env, name).returns.isfinite().all()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,7 +13,7 @@ from torchrl.objectives import HardUpdate
 
 from ctmrl_torchrl.objectives.policy import POLICY_LOSSES, BRACSACConfig, IQLConfig
 from ctmrl_torchrl.rules import ConfigError
-from ctmrl_torchrl.training.checkpoint import CheckpointError
+from ctmrl_torchrl.training.checkpoint import CheckpointError, save_checkpoint
 from ctmrl_torchrl.training.experiment import build_experiment, going_on, run_experiment
 from ctmrl_torchrl.training.trainer import MetaTrainer
 
@@ -104,6 +105,31 @@ def test_a_target_update_that_counts_goes_on_counting(dataset_root, tmp_path, ki
     whole, killed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
     assert_same(killed, whole)
     assert whole[0]["targets"] == {"counter": 4}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_finished_agent_of_an_earlier_version_can_still_be_tested(
+    finished, dataset_root, tmp_path, kill_at
+):
+    """Checkpoints once lacked the state of the target update, which only further updates need."""
+    changes = {"evaluation.protocols": [], "output.checkpoint_every": 5}
+    POLICY_LOSSES.register("hard", HardConfig)
+    try:
+        config = tiny_config(dataset_root, tmp_path, changes, policy_loss=HardConfig(hidden=[8]))
+        kill_at(None if finished else 11)
+        with nullcontext() if finished else pytest.raises(Killed):
+            run_experiment(config)
+        kill_at(None)
+        file = tmp_path / "checkpoints" / "last.pt"
+        content = torch.load(file, weights_only=True)
+        del content["state"]["targets"]
+        save_checkpoint(file, content["state"], content["identity"])
+        trainer = build_experiment(replace(config, run_dir=str(tmp_path / "again"))).trainer
+        with nullcontext() if finished else pytest.raises(CheckpointError, match="lacks entry 'targets'"):
+            trainer.resume(file)
+            assert trainer.update_count == 20 and trainer.target_update.counter == 0
+    finally:
+        POLICY_LOSSES.unregister("hard")
 
 
 def test_rows_are_those_of_the_schedule(uninterrupted):
