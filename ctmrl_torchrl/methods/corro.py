@@ -25,12 +25,12 @@ from ctmrl_torchrl.data.buffer import take_rows
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
 from ctmrl_torchrl.methods.parts import Part, Setting
 from ctmrl_torchrl.modules.keys import rest_of_key
+from ctmrl_torchrl.modules.negatives import NEGATIVES
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
 from ctmrl_torchrl.objectives.pretraining import Pretraining
 from ctmrl_torchrl.objectives.representation.base import NoRepresentationLoss
 from ctmrl_torchrl.objectives.representation.corro import OutcomeVAE, TransitionContrast
-from ctmrl_torchrl.objectives.representation.transition_contrast import NEGATIVES
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import POSITIVE, SWITCH, WIDTHS, among, require, ruled, whole
 

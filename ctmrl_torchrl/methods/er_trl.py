@@ -18,11 +18,11 @@ from tensordict.utils import NestedKey
 
 from ctmrl_torchrl.methods.base import REPRESENTATIONS, Facts, RepresentationConfig
 from ctmrl_torchrl.methods.parts import Part, Setting
+from ctmrl_torchrl.modules.behaviour_gan import BehaviourGAN
 from ctmrl_torchrl.modules.generative import make_behaviour_discriminator, make_behaviour_generator
 from ctmrl_torchrl.modules.keys import join_key
 from ctmrl_torchrl.objectives.meta import MetaLoss
 from ctmrl_torchrl.objectives.parameter_groups import ParameterGroup
-from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
 from ctmrl_torchrl.objectives.representation.er_trl import BehaviourEntropyLoss
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import NOT_NEGATIVE, POSITIVE, WIDTHS, require, ruled, whole

@@ -26,14 +26,14 @@ from ctmrl_torchrl.methods.parts import Part, Setting
 from ctmrl_torchrl.modules.decoders import make_transition_decoder
 from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.outcome_ensembles import TaskModels
-from ctmrl_torchrl.modules.standardise import Statistics
-from ctmrl_torchrl.objectives.policy import ActingPolicy
-from ctmrl_torchrl.objectives.representation.gentle import TaskAutoencoderLoss
-from ctmrl_torchrl.objectives.representation.pseudo_transitions import (
+from ctmrl_torchrl.modules.pseudo_transitions import (
     mixed_context,
     pseudo_transitions,
     real_and_made_up,
 )
+from ctmrl_torchrl.modules.standardise import Statistics
+from ctmrl_torchrl.objectives.policy import ActingPolicy
+from ctmrl_torchrl.objectives.representation.gentle import TaskAutoencoderLoss
 from ctmrl_torchrl.objectives.stacked_fit import StackedFit, fit_stacked
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import POSITIVE, SHARE_BELOW_ONE, WIDTHS, require, ruled, whole

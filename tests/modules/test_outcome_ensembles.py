@@ -12,7 +12,7 @@ from ctmrl_torchrl.modules.outcome_ensembles import (
     disagreement_judge,
     prediction_error_judge,
 )
-from ctmrl_torchrl.objectives.representation.pseudo_transitions import (
+from ctmrl_torchrl.modules.pseudo_transitions import (
     exchange_partners,
     mixed_context,
     pseudo_transitions,

@@ -21,11 +21,8 @@ from ctmrl_torchrl.modules.preference_search import (
     rollout_predictions,
     volume_table,
 )
-from ctmrl_torchrl.objectives.representation.preferences import (
-    draw_fragments,
-    preference_error,
-    table_divergence,
-)
+from ctmrl_torchrl.objectives.representation.anole import preference_error, table_divergence
+from ctmrl_torchrl.training.fragments import draw_fragments
 
 
 def seeded(seed=0):

@@ -8,14 +8,14 @@ from conformance import is_loss
 from tensordict import TensorDict
 from term_checks import agree, draw
 
-from ctmrl_torchrl.modules.generative import make_behaviour_discriminator, make_behaviour_generator
-from ctmrl_torchrl.objectives import MetricLoss
-from ctmrl_torchrl.objectives.representation.behaviour_entropy import (
+from ctmrl_torchrl.modules.behaviour_gan import (
     BehaviourGAN,
     discriminator_error,
     gaussian_entropy,
     generator_error,
 )
+from ctmrl_torchrl.modules.generative import make_behaviour_discriminator, make_behaviour_generator
+from ctmrl_torchrl.objectives import MetricLoss
 from ctmrl_torchrl.objectives.representation.er_trl import BehaviourEntropyLoss
 
 

@@ -9,22 +9,22 @@ from term_checks import MASK
 from test_conformance import NoReading
 from torch import nn
 
-from ctmrl_torchrl.modules.decoders import GaussianHead, InnerProductReward
-from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
-from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
-from ctmrl_torchrl.modules.task_table import TaskTable
-from ctmrl_torchrl.objectives.representation.behaviour_entropy import (
+from ctmrl_torchrl.modules.behaviour_gan import (
     discriminator_error,
     gaussian_entropy,
     generator_error,
 )
+from ctmrl_torchrl.modules.decoders import GaussianHead, InnerProductReward
+from ctmrl_torchrl.modules.pooling import AttentionPool, NoisySquash, UnitSphere
+from ctmrl_torchrl.modules.stacked_mlp import StackedMLP
+from ctmrl_torchrl.modules.task_table import TaskTable
+from ctmrl_torchrl.objectives.representation.anole import preference_error, table_divergence
+from ctmrl_torchrl.objectives.representation.corro import transition_contrastive, vae_error
 from ctmrl_torchrl.objectives.representation.likelihood import (
     autoencoder_error,
     gaussian_error,
     task_classification,
 )
-from ctmrl_torchrl.objectives.representation.preferences import preference_error, table_divergence
-from ctmrl_torchrl.objectives.representation.transition_contrast import transition_contrastive, vae_error
 from ctmrl_torchrl.objectives.stacked import SeededDraws
 
 NUMBERS = torch.tensor([2, 5, 2])

@@ -11,14 +11,10 @@ from tensordict import TensorDict
 from term_checks import agree, draw
 
 from ctmrl_torchrl.modules.generative import make_outcome_vae
+from ctmrl_torchrl.modules.negatives import draw_latent, generated_outcomes, noisy_rewards
 from ctmrl_torchrl.modules.pooling import AttentionPool, UnitSphere
-from ctmrl_torchrl.objectives.representation.transition_contrast import (
+from ctmrl_torchrl.objectives.representation.corro import (
     contrast_of_transitions,
-    draw_latent,
-    draw_other_transitions,
-    draw_queries_and_keys,
-    generated_outcomes,
-    noisy_rewards,
     transition_contrastive,
     vae_error,
 )
@@ -92,20 +88,6 @@ def test_negatives_share_state_and_action_and_leave_the_query_as_it_was():
     latent = torch.randn(5, 16, 5, generator=torch.Generator().manual_seed(1))
     _, reward = decoder(transitions["observation"][2], transitions["action"][2], latent[2, 3])
     torch.testing.assert_close(negatives["next", "reward"][2, 3], reward.detach())
-
-
-def test_queries_and_keys_are_of_one_task_and_others_of_any():
-    number = torch.arange(24).view(4, 6)
-    tasks = TensorDict({"number": number, "task": torch.arange(4).unsqueeze(-1).expand(4, 6)}, [4, 6])
-    query, key = draw_queries_and_keys(tasks, 4000, torch.Generator().manual_seed(0))
-    assert torch.equal(query["task"], key["task"])
-    for drawn in (query, key):
-        assert (drawn["number"].bincount(minlength=24) / 4000 - 1 / 24).abs().max() < 0.02
-    same = (query["number"] == key["number"]).float().mean().item()
-    assert same == pytest.approx(1 / 6, abs=0.03)  # drawn independently: the same one is not excluded
-    others = draw_other_transitions(tasks, 250, 16, torch.Generator().manual_seed(0))
-    assert others.batch_size == (250, 16)
-    assert (others["number"].flatten().bincount(minlength=24) / 4000 - 1 / 24).abs().max() < 0.02
 
 
 def test_all_transitions_of_a_contrast_pass_the_encoder_together():

@@ -9,14 +9,56 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor
+from torch.nn import functional
 
 from ctmrl_torchrl.modules.draws import uniform
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import known_reduction, require_shape, require_weights
 from ctmrl_torchrl.objectives.representation.base import RepresentationLoss
 from ctmrl_torchrl.objectives.representation.checks import by_name
-from ctmrl_torchrl.objectives.representation.preferences import preference_error, table_divergence
 from ctmrl_torchrl.typed import dispatch
+
+
+def preference_error(first: Tensor, second: Tensor, first_better: Tensor) -> Tensor:
+    """ANOLE's L_pref before its weight of 10: Bradley-Terry likelihood of the better fragment.
+
+    Summed rewards can be as large as a fragment is long (64). The logit is therefore their difference, which
+    avoids the exponential of either sum.
+
+    Args:
+        first, second (Tensor): ``[T]``, predicted rewards of the fragments, summed; receive gradient.
+        first_better (Tensor): ``[T]`` boolean, whether the first fragment's true return is at least as large.
+
+    Returns:
+        ``[T]``.
+
+    Source: ANOLE (NeurIPS 2022), as released.
+
+    Examples:
+        >>> preference_error(torch.zeros(1), torch.zeros(1), torch.tensor([True])).exp()
+        tensor([2.])
+    """
+    return functional.binary_cross_entropy_with_logits(
+        first - second, first_better.to(first.dtype), reduction="none"
+    )
+
+
+def table_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """ANOLE's L_kl before its weight of 0.1: KL divergence of the tasks' Gaussians from a standard normal.
+
+    Args:
+        mean, log_std (Tensor): ``[T, d]``, as returned by ``TaskTable.lookup``.
+
+    Returns:
+        ``[T]``, means over dimensions (PEARL uses sums).
+
+    Source: ANOLE (NeurIPS 2022), as released.
+
+    Examples:
+        >>> table_divergence(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2))
+        tensor([1.])
+    """
+    return 0.5 * (mean.square() + (2.0 * log_std).exp() - 2.0 * log_std - 1.0).mean(-1)
 
 
 class PreferenceLoss(RepresentationLoss):

@@ -13,20 +13,104 @@ from torch import Tensor, nn
 
 from ctmrl_torchrl.modules.generative import make_outcome_vae
 from ctmrl_torchrl.modules.keys import read
+from ctmrl_torchrl.modules.negatives import NEGATIVES, draw_latent, generated_outcomes, noisy_rewards
 from ctmrl_torchrl.modules.standardise import Standardise, Statistics, Unstandardise
-from ctmrl_torchrl.objectives.representation.transition_contrast import (
-    NEGATIVES,
-    contrast_of_transitions,
-    draw_latent,
-    generated_outcomes,
-    noisy_rewards,
-    vae_error,
-)
 from ctmrl_torchrl.registry import nearest
 
 #: samples transitions of random training tasks: ``(tasks, rows, generator) -> [tasks, rows]``
 DrawRows = Callable[[int, int, torch.Generator], TensorDictBase]
 FOLLOWING = ("next", "observation")
+
+
+def transition_contrastive(query: Tensor, key: Tensor, negatives: Tensor, temperature: float = 0.1) -> Tensor:
+    """CORRO's InfoNCE: pulls the query's code towards a transition of its task and away from negatives.
+
+    Args:
+        query, key (Tensor): ``[*, d]``, codes of unit length; both receive gradient.
+        negatives (Tensor): ``[*, M, d]``, codes of unit length; also receive gradient.
+        temperature (float): tau.
+
+    Returns:
+        ``[*]``: ``logsumexp([q.k, q.n_1, ..., q.n_M] / tau) - q.k / tau``.
+
+    Source: CORRO (ICML 2022), the contrastive objective, as released.
+
+    Examples:
+        >>> query = torch.tensor([[1.0, 0.0]])
+        >>> transition_contrastive(query, query, torch.zeros(1, 3, 2)) < 0.001
+        tensor([True])
+        >>> transition_contrastive(query, query, query.unsqueeze(1).expand(1, 3, 2)).exp()  # M + 1
+        tensor([4.])
+    """
+    right = (query * key).sum(-1, keepdim=True)
+    wrong = torch.einsum("...d,...md->...m", query, negatives)
+    logits = torch.cat([right, wrong], -1) / temperature
+    return logits.logsumexp(-1) - logits[..., 0]
+
+
+def vae_error(
+    outcome: tuple[Tensor, Tensor],
+    prediction: tuple[Tensor, Tensor],
+    mean: Tensor,
+    log_variance: Tensor,
+    weight: float = 0.2,
+) -> Tensor:
+    """CORRO's L_cvae: squared errors of both outcomes plus ``weight`` times the KL to a standard normal.
+
+    Args:
+        outcome, prediction (pair of Tensor): next observation ``[*, n_s]`` and reward ``[*, 1]``.
+        mean, log_variance (Tensor): parameters of the latent, ``[*, d]``.
+        weight (float): beta.
+
+    Returns:
+        ``[*]``; errors are means over dimensions, the KL is a sum.
+
+    Source: CORRO (ICML 2022), the conditional VAE, as released.
+
+    Examples:
+        >>> outcome, prediction = (torch.zeros(1, 2), torch.zeros(1, 1)), (torch.ones(1, 2), torch.ones(1, 1))
+        >>> vae_error(outcome, prediction, torch.ones(1, 2), torch.zeros(1, 2))  # 1 + 1 + 0.2 * 2 * 0.5
+        tensor([2.2000])
+    """
+    errors = sum((guess - truth).square().mean(-1) for guess, truth in zip(prediction, outcome, strict=True))
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(-1)
+    return errors + weight * divergence
+
+
+def contrast_of_transitions(
+    encoder: nn.Module,
+    query: TensorDictBase,
+    key: TensorDictBase,
+    negatives: TensorDictBase,
+    *,
+    in_keys: Sequence[NestedKey] = ("observation", "action", ("next", "reward"), ("next", "observation")),
+    temperature: float = 0.1,
+) -> Tensor:
+    """:func:`transition_contrastive` of transitions, encoded in one stacked forward pass.
+
+    Args:
+        encoder (nn.Module): E1, maps concatenated features ``[*, F]`` to codes of unit length ``[*, d]``.
+        query, key (TensorDictBase): ``[B]``. negatives (TensorDictBase): ``[B, M]``.
+        in_keys: the features, in order. temperature (float): tau.
+
+    Returns:
+        ``[B]``; queries, keys and negatives all have gradients to the encoder.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> from ctmrl_torchrl.modules.pooling import UnitSphere
+        >>> encoder = nn.Sequential(nn.Linear(3, 4), UnitSphere())
+        >>> one = TensorDict({"observation": torch.randn(5, 3)}, [5])
+        >>> others = TensorDict({"observation": torch.randn(5, 16, 3)}, [5, 16])
+        >>> contrast_of_transitions(encoder, one, one, others, in_keys=["observation"]).shape
+        torch.Size([5])
+    """
+    features = [
+        torch.cat([read(part, name, "contrast_of_transitions") for name in in_keys], -1)
+        for part in (query.unsqueeze(-1), key.unsqueeze(-1), negatives)
+    ]
+    codes = encoder(torch.cat(features, 1))
+    return transition_contrastive(codes[:, 0], codes[:, 1], codes[:, 2:], temperature)
 
 
 class OutcomeVAE(nn.Module):

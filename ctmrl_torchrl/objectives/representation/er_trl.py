@@ -9,9 +9,9 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from ctmrl_torchrl.modules.behaviour_gan import BehaviourGAN
 from ctmrl_torchrl.modules.keys import join_key, read
 from ctmrl_torchrl.objectives.checks import require_weights
-from ctmrl_torchrl.objectives.representation.behaviour_entropy import BehaviourGAN
 from ctmrl_torchrl.objectives.representation.checks import known_entries
 from ctmrl_torchrl.objectives.representation.metric import MetricLoss
 from ctmrl_torchrl.typed import dispatch
@@ -24,7 +24,7 @@ class BehaviourEntropyLoss(MetricLoss):
 
     Generator and discriminator are modules of the loss, but have separate optimizers. They learn in
     :meth:`BehaviourGAN.inner_steps
-    <ctmrl_torchrl.objectives.representation.behaviour_entropy.BehaviourGAN.inner_steps>` on
+    <ctmrl_torchrl.modules.behaviour_gan.BehaviourGAN.inner_steps>` on
     the output of :meth:`behaviour`. No term of this loss has a gradient to them.
 
     Args:
