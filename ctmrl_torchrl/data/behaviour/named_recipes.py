@@ -34,6 +34,14 @@ _TORCH: dict[str, CollectionRecipe] = {
     ),
 }
 
+# As many episodes of the same behavior, from its last four snapshots alone: data without its early mistakes.
+_TORCH["small_late"] = replace(
+    _TORCH["small"],
+    snapshot_steps=(300, 450, 800, 1500),
+    trajectories_per_snapshot=140,
+    random_snapshot=False,
+)
+
 
 #: widths for tests
 _SMALL: dict[str, Any] = {"hidden_sizes": (32, 32)}

@@ -242,7 +242,7 @@ def recipes_of(env_name: str) -> dict[str, CollectionRecipe]:
 
     Examples:
         >>> sorted(recipes_of("point_robot"))
-        ['paper', 'small', 'small_train_only', 'smoke']
+        ['paper', 'small', 'small_late', 'small_train_only', 'smoke']
     """
     family = get_family(env_name)
     found: dict[str, CollectionRecipe] = {}
