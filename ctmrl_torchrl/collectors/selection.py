@@ -143,7 +143,7 @@ class RefineProtocol(KeepBest):
 class CandidatesProtocol(KeepBest):
     """``codes``: explores with one policy episode per candidate context, then adapts from these episodes.
 
-    The candidates are the codes of a codebook, or contexts of training tasks for methods without codes. After
+    The candidates are the codes of a codebook, or centers of the training tasks' contexts without one. After
     them, the joint context of all episodes and the context of the best episode are tried, then the best context
     so far, shifted by ``step`` times the difference for a random subset of the episodes. This protocol needs
     neither task information nor random exploration. Without an encoder for unseen tasks, it collects nothing
