@@ -56,6 +56,12 @@ class _Encode(nn.Module):
         return self.encoder(view).get(self.encoder.out_keys[-1])
 
 
+def _dtype(module: nn.Module) -> torch.dtype:
+    """The floating point type of a module's weights."""
+    tensors = (*module.parameters(), *module.buffers())
+    return next((each.dtype for each in tensors if each.is_floating_point()), torch.float32)
+
+
 def _encoder_inputs(
     encoder: TensorDictModuleBase, problem: Problem
 ) -> tuple[dict[str, NestedKey], dict[str, Tensor]]:
@@ -69,7 +75,7 @@ def _encoder_inputs(
         name = "_".join(rest)
         inner = rest[0] if len(rest) == 1 else rest
         if path[0] == "context" and inner in sizes:
-            dtype = torch.bool if rest[-1] in FLAGS else torch.float32
+            dtype = torch.bool if rest[-1] in FLAGS else _dtype(encoder)
             examples[name] = torch.zeros(2, 3, sizes[inner], dtype=dtype)
         elif key == "task_id":
             examples[name] = torch.zeros(2, dtype=torch.int64)
@@ -128,7 +134,8 @@ def export_agent(
     if there is not None:
         raise AgentError(f"{there} exists and is not replaced; choose another folder, or move it away.")
     rows, length = torch.export.Dim("rows", min=1), torch.export.Dim("length", min=1)
-    state = torch.zeros(2, problem.observation_dim), torch.zeros(2, context_dim)
+    dtype = _dtype(actor)
+    state = tuple(torch.zeros(2, size, dtype=dtype) for size in (problem.observation_dim, context_dim))
     act = _program(_Act(actor), state, ({0: rows}, {0: rows}))
     evidence = list(examples.values())
     shapes = tuple(dict(enumerate((rows, length)[: value.ndim])) for value in evidence)

@@ -209,5 +209,8 @@ def load_summary(path: str | Path) -> dict[str, Any]:
         raise SummaryError(f"{path} is not JSON: {error}.") from error
     if not isinstance(summary, dict):
         raise SummaryError(f"{path} must hold a JSON object, got a {type(summary).__name__}.")
-    validate_summary(summary)
+    try:
+        validate_summary(summary)
+    except SummaryError as error:
+        raise SummaryError(f"{path}: {error}") from error
     return summary

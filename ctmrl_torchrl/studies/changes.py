@@ -71,6 +71,9 @@ def prune_exclusions(content: dict[str, Any]) -> None:
     """Remove exclusions of levels that overrides removed from the grid."""
     kept = []
     for each in content.get("exclude") or []:
+        if not set(each) <= set(content["factors"]):  # for the study's own check
+            kept.append(each)
+            continue
         left = {
             name: [level for level in labels(chosen) if level in labels(list(content["factors"][name]))]
             for name, chosen in each.items()

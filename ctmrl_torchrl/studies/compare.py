@@ -121,14 +121,18 @@ def _compare(results: StudyResults, group: Mapping[str, str], split: str, protoc
 
 
 def _lack(results: StudyResults, row: Mapping[str, str], levels: Sequence[str], protocol: str) -> str:
-    """Why levels have no scores in a row: no finished run, or none with this protocol."""
-    finished = {
-        level for level in levels if any(each.summary is not None for each in results.cell(row, level))
-    }
-    unfinished = ", ".join(level for level in levels if level not in finished)
+    """Why levels have no scores in a row: not in the study, no finished run, or none with this protocol."""
+    cells = {level: results.cell(row, level) for level in levels}
+    finished = {level for level, cell in cells.items() if any(each.summary is not None for each in cell)}
+    excluded = ", ".join(level for level, cell in cells.items() if not cell)
+    unfinished = ", ".join(level for level, cell in cells.items() if cell and level not in finished)
     others = ", ".join(level for level in levels if level in finished)
-    reasons = [f"no finished run of {unfinished}"] if unfinished else []
-    return "; ".join([*reasons, *([f"no returns of {others} under {protocol}"] if others else [])])
+    reasons = {
+        f"{excluded} not part of the study": excluded,
+        f"no finished run of {unfinished}": unfinished,
+        f"no returns of {others} under {protocol}": others,
+    }
+    return "; ".join(reason for reason, named in reasons.items() if named)
 
 
 def _normalised(

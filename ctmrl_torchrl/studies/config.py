@@ -37,6 +37,7 @@ from ctmrl_torchrl.studies.field_rules import (
 )
 from ctmrl_torchrl.studies.places import study_file, study_names
 from ctmrl_torchrl.studies.report_config import ReportConfig
+from ctmrl_torchrl.training.validate import protocol_names
 
 __all__ = ["ReportConfig", "StudyConfig", "load_study"]
 
@@ -124,8 +125,7 @@ class StudyConfig:
                         f"one of its levels: {', '.join(levels)}",
                         nearest(level, levels),
                     )
-        if self.protocols:
-            self.report.check_figures(self.protocols)
+        self.report.check_figures(self.protocols or protocol_names())
         levels = self.levels(self.compare)
         for name in LEVELS_OF_REPORT:
             level = getattr(self.report, name)
@@ -217,6 +217,11 @@ def load_study(name: str | Path, overrides: Sequence[str] = (), folders: Iterabl
         # The name of a runner comes before its options.
         for override in sorted(overrides, key=lambda each: not each.startswith("runner=")):
             apply_change(content, override, [each.name for each in fields(StudyConfig)])
+        for name, rule, value in (
+            ("factors", FACTORS, content.get("factors")),
+            ("exclude", EXCLUDED, content.get("exclude") or []),
+        ):
+            require(rule.allows(value), name, value, rule.describe())
         prune_exclusions(content)
         prune_report(content, study.compare, {name: getattr(study.report, name) for name in LEVELS_OF_REPORT})
         whole, study = study, study_from(content)

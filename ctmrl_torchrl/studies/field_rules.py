@@ -37,8 +37,10 @@ def is_scalar(value: Any) -> bool:
 def _is_factor(levels: Any) -> bool:
     if isinstance(levels, Mapping):
         return bool(levels) and all(
-            isinstance(overrides, list) and all(isinstance(each, str) and "=" in each for each in overrides)
-            for overrides in levels.values()
+            is_scalar(name)
+            and isinstance(overrides, list)
+            and all(isinstance(each, str) and "=" in each for each in overrides)
+            for name, overrides in levels.items()
         )
     return isinstance(levels, list) and bool(levels) and all(is_scalar(level) for level in levels)
 

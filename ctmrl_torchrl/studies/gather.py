@@ -16,6 +16,7 @@ from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import differences, what_matters
 from ctmrl_torchrl.studies.notes import notes_on
 from ctmrl_torchrl.studies.records import RunRecord, data_fingerprint
+from ctmrl_torchrl.training.config import DATA_ALONE
 
 __all__ = ["gather"]
 
@@ -62,7 +63,7 @@ def _refuse_other_configurations(done: list[RunResult]) -> None:
             for name, (found, asked) in differences(_configuration(each, file), planned).items():
                 _refuse(each, name, found, asked)
         for name in ("env", "method", "seed"):
-            if name in planned and summary[name] != planned[name]:
+            if planned.get(name, DATA_ALONE) not in (DATA_ALONE, summary[name]):
                 _refuse(each, name, summary[name], planned[name])
         asked = what_matters(planned).get("schedule.updates")
         if asked is not None and summary["updates"] != asked:

@@ -12,6 +12,7 @@ from ctmrl_torchrl.evaluation.summary import REFERENCES
 from ctmrl_torchrl.studies.config import APART, SEED, StudyConfig
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.references import Reference, shared_reference
+from ctmrl_torchrl.training.validate import tells_the_task
 
 __all__ = ["RunResult", "StudyResults"]
 
@@ -161,5 +162,11 @@ class StudyResults:
         if oracle is None or reference.problem or reference.name == REFERENCES["optimum"]:
             return reference
         told = [each.finished()["returns"].get(split) for each in runs if each.run.levels[compare] == oracle]
-        means = [next(iter(protocols.values()))["mean"] for protocols in told if protocols]
+        means = [_told(protocols)["mean"] for protocols in told if protocols]
         return replace(reference, best=fmean(means), name=REFERENCES["oracle"]) if means else reference
+
+
+def _told(protocols: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The returns of an oracle: those of the protocol that tells it the task, else its best ones."""
+    telling = [each for name, each in protocols.items() if tells_the_task(name)]
+    return max(telling or protocols.values(), key=lambda each: each["mean"])

@@ -105,18 +105,23 @@ def _planned(
             without_seed += study.overrides(factor, level)
     if study.protocols and not any(each.startswith("evaluation.protocols=") for each in without_seed):
         without_seed.append(f"evaluation.protocols=[{','.join(study.protocols)}]")
-    # A value such as dataset.seed=${seed} depends on the seed; other configurations are resolved once.
-    seeded = (
-        [f"{SEED}={levels[SEED]}"] if SEED in levels and any("${" in each for each in without_seed) else []
-    )
-    key = (*without_seed, *seeded)
-    if key not in cached:
-        try:
-            cached[key] = resolve(list(key))
-        except Exception as error:  # any exception of the configuration's checks
-            where = " ".join(f"{name}={level}" for name, level in levels.items() if name != SEED)
-            raise StudyError(f"The study {study.name!r} cannot run {where}: {error}") from error
-    configuration = cached[key]
+
+    def resolved(*own: str) -> Mapping[str, Any]:
+        key = (*without_seed, *own)
+        if key not in cached:
+            try:
+                cached[key] = resolve(list(key))
+            except Exception as error:  # any exception of the configuration's checks
+                where = " ".join(f"{name}={level}" for name, level in levels.items() if name != SEED)
+                raise StudyError(f"The study {study.name!r} cannot run {where}: {error}") from error
+        return cached[key]
+
+    # A value such as dataset.seed=${seed}, of an override or of a user's method, depends on the seed; other
+    # configurations are resolved once.
+    seed = [f"{SEED}={levels[SEED]}"] if SEED in levels else []
+    configuration = resolved(*(seed if any("${" in each for each in without_seed) else ()))
+    if seed and code_of(configuration):
+        configuration = resolved(*seed)
     overrides = list(without_seed)
     if SEED in levels:
         configuration = {**configuration, SEED: int(levels[SEED])}

@@ -15,6 +15,8 @@ __all__ = ["notes_on"]
 #: loss, and the updates during which encoder and policy learn
 _SAID = (
     "env",
+    "comparison",
+    "preset",
     "tasks",
     "held_out",
     "dataset.path",

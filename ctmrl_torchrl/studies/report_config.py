@@ -72,6 +72,6 @@ class ReportConfig:
                 name in protocols,
                 "report.figure_protocols",
                 name,
-                f"protocols of the study: {', '.join(protocols)}",
+                f"the study's protocols: {', '.join(protocols)}",
                 nearest(name, protocols),
             )

@@ -18,6 +18,8 @@ __all__ = ["collect_results", "data_label", "keep_summaries", "read_results", "r
 
 #: the recipe that labels do not name
 _USUAL_RECIPE = "small"
+#: fields of a summary in which two runs of one name, without a recorded command, may differ
+_DEFINING = ("dataset", "updates", "comparison", "held_out")
 _COPIED = ("updates", "dataset", "reference", "versions")
 #: overrides that may stand in some of the commands only, because the summaries themselves say what was chosen
 _IN_SUMMARIES = (
@@ -109,7 +111,7 @@ def _refuse_other_settings(summaries: Sequence[Mapping[str, Any]]) -> None:
         first_seed, first = known[0]
         for name in sorted({*settings, *first}):
             if settings.get(name) != first.get(name):
-                values = [each.get(name, "not set") for each in (first, settings)]
+                values = [str(each.get(name, "not set")) for each in (first, settings)]
                 raise ValueError(
                     f"The commands of seeds {first_seed} and {seed} differ in {name!r}: {' and '.join(values)}. "
                     "Only aggregate runs of one setting."
@@ -120,7 +122,11 @@ def _settings(command: str) -> dict[str, str]:
     """The overrides of a recorded command that affect results and that summaries do not hold themselves."""
     pairs = [word.partition("=") for word in _words(command) or () if "=" in word]
     overrides = {name.lstrip("+~"): value for name, _, value in pairs}
-    return {name: value for name, value in what_matters(overrides).items() if name not in _IN_SUMMARIES}
+    settings = {name: value for name, value in what_matters(overrides).items() if name not in _IN_SUMMARIES}
+    if str(settings.get("compile")).lower() == "false":  # the default, which most commands do not say
+        del settings["compile"]
+    given = {name: value for name, value in overrides.items() if name == "dataset.path"}  # summaries lack it
+    return settings | given
 
 
 def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -> list[Path]:
@@ -148,6 +154,12 @@ def keep_summaries(summaries: Iterable[Mapping[str, Any]], folder: str | Path) -
                     f"{file} contains the run of another command ({kept.get('command')}); "
                     "keep this one in another folder."
                 )
+            for field in _DEFINING:
+                if kept.get(field) != summary.get(field):
+                    raise StudyError(
+                        f"{file} contains another run: its {field} is {kept.get(field)!r}, that of this one "
+                        f"{summary.get(field)!r}; keep this one in another folder."
+                    )
         written.append(write_text(file, json.dumps(rounded(summary)) + "\n"))
     return written
 
@@ -186,6 +198,8 @@ def data_label(result: Mapping[str, Any]) -> str:
         'repo'
         >>> data_label({"tasks": "repo", "recipe": "broad"})
         'repo, broad'
+        >>> data_label({"dataset": {"tasks": "given", "recipe": None}})  # the user's own data
+        'given'
     """
     data = {"recipe": _USUAL_RECIPE} | result.get("dataset", result)
-    return data["tasks"] if data["recipe"] == _USUAL_RECIPE else f"{data['tasks']}, {data['recipe']}"
+    return data["tasks"] if data["recipe"] in (None, _USUAL_RECIPE) else f"{data['tasks']}, {data['recipe']}"

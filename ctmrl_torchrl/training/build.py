@@ -17,6 +17,7 @@ from ctmrl_torchrl.objectives.policy import ActingPolicy, PolicyLossConfig
 from ctmrl_torchrl.problem import Problem
 from ctmrl_torchrl.rules import ConfigError, require
 from ctmrl_torchrl.storage import expanded
+from ctmrl_torchrl.training.actor import check_actor
 from ctmrl_torchrl.training.config import ExperimentConfig, OptimizerConfig, held_out_part
 from ctmrl_torchrl.training.data import AllTaskContexts, make_buffer, make_problem, obtain_data
 from ctmrl_torchrl.training.heap import keep_freed_memory
@@ -71,6 +72,7 @@ def build_experiment(config: ExperimentConfig) -> Experiment:
     problem = config.encoder.reads(make_problem(task_set, dataset))
     loss = make_loss(config.encoder, config.representation, config.policy_loss, problem, config.seed)
     loss = loss.to(device)
+    check_actor(config, problem, loss)
     groups = parameter_groups(config.representation, config.policy_loss, loss)
     optimizer = make_optimizer(config.optimizer, groups, device)
     # One generator for both buffers: its state in the checkpoint then covers all sampling.

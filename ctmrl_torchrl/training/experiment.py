@@ -114,11 +114,15 @@ def run_seeds(
         for experiment in experiments:
             open_run(experiment)
         stack.train()
+        trained = time.perf_counter() - start
         summaries, failures = [], dict(stack.failures)
         for row, experiment in enumerate(experiments):
             if row not in failures:
-                try:
-                    summaries.append(conclude(experiment, start, command, write_page))
+                try:  # each seed's time is that of the training and of its own meta-test
+                    own_start = time.perf_counter() - trained
+                    summaries.append(conclude(experiment, own_start, command, write_page))
+                except Stopped as stopped:
+                    raise _seeds_stopped(stopped, experiments[row:]) from None
                 except Exception as error:
                     failures[row] = error
     if failures:
@@ -321,6 +325,15 @@ def conclude(
     folder.finish()
     torchrl_logger.info(f"results are in {run_dir}" + (f"; see {first} first" if first else ""))
     return summary
+
+
+def _seeds_stopped(stopped: Stopped, left: Sequence[Experiment]) -> Stopped:
+    """What to do after a stop in the meta-test of stacked seeds, which cannot go on together."""
+    what, folders = str(stopped).splitlines()[0], ", ".join(str(each.run_dir) for each in left)
+    return Stopped(
+        stopped.number,
+        f"{what}\nContinue each seed by itself (seed=N instead of seeds=) with resume= {folders}",
+    )
 
 
 def _first_to_see(run_dir: Path) -> str:

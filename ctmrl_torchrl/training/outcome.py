@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from tensordict import TensorDict
 
@@ -15,6 +15,7 @@ from ctmrl_torchrl.agents.card import plain_problem
 from ctmrl_torchrl.envs import optimal_returns
 from ctmrl_torchrl.evaluation.summary import build_summary, package_versions
 from ctmrl_torchrl.machine import device_name
+from ctmrl_torchrl.training.actor import rebuilt_actor
 from ctmrl_torchrl.training.build import Experiment, transition_key
 from ctmrl_torchrl.training.identity import fingerprint
 from ctmrl_torchrl.training.random_reference import random_reference
@@ -46,11 +47,7 @@ def agent_of(experiment: Experiment, summary: dict[str, Any]) -> Agent:
         },
         versions=summary["versions"],
     )
-    encoder, actor = (
-        copy.deepcopy(loss.context_encoder),
-        config.policy_loss.networks(experiment.problem, config.encoder.size(experiment.problem))[0],
-    )
-    cast(Any, loss.policy).actor_network_params.data.to_module(actor)
+    encoder, actor = copy.deepcopy(loss.context_encoder), rebuilt_actor(config, experiment.problem, loss)
     candidates = experiment.tester.candidates().cpu()
     return Agent(card, encoder.cpu(), copy.deepcopy(actor).cpu(), candidates)
 

@@ -21,7 +21,15 @@ from ctmrl_torchrl.training.config import CHOICES, DATA_ALONE, ExperimentConfig,
 from ctmrl_torchrl.training.loggers import require_logger
 from ctmrl_torchrl.training.tester import protocol_settings
 
-__all__ = ["ConfigError", "check_protocol_data", "check_training_tasks", "validate_config", "validate_seeds"]
+__all__ = [
+    "ConfigError",
+    "check_protocol_data",
+    "check_training_tasks",
+    "protocol_names",
+    "tells_the_task",
+    "validate_config",
+    "validate_seeds",
+]
 
 _MOST_THREADS = 256
 #: the base class of every choice, and how its ``build`` is called
@@ -275,3 +283,18 @@ def validate_seeds(configs: Sequence[ExperimentConfig]) -> None:
     require_logger(configs[0].output.logger, len(configs))
     alike = [replace(config, seed=0, run_dir="") for config in configs]
     require(all(config == alike[0] for config in alike), "seeds", seeds, "runs that differ in nothing else")
+
+
+def protocol_names() -> tuple[str, ...]:
+    """The registered protocols of the meta-test."""
+    return tuple(PROTOCOLS.names())
+
+
+def tells_the_task(protocol: str) -> bool:
+    """Whether a protocol gives the agent privileged information about the task.
+
+    Examples:
+        >>> tells_the_task("told"), tells_the_task("np")
+        (True, False)
+    """
+    return protocol in PROTOCOLS and PROTOCOLS.get(protocol).needs_task_encoder

@@ -130,6 +130,19 @@ def test_an_encoder_that_is_told_the_task(tmp_path):
     assert torch.equal(load(folder / "encode.pt2")(torch.tensor([1, 0, 1])), table[[1, 0, 1]])
 
 
+def test_an_agent_of_another_dtype(tmp_path):
+    agent = make_agent().to(torch.float64)
+    folder = agent.export(tmp_path)
+    entries = {
+        each["name"]: each["dtype"] for each in json.loads((folder / "exported.json").read_text())["encode"]
+    }
+    assert entries["observation"] == "torch.float64"
+    observation, context = (torch.randn(3, size, dtype=torch.float64) for size in (2, agent.context_dim))
+    torch.testing.assert_close(
+        load(folder / "act.pt2")(observation, context), agent.act(observation, context)
+    )
+
+
 def test_an_unknown_entry_is_named_before_anything_is_written(tmp_path):
     agent = make_agent()
     agent.context_encoder = ContextEncoder(nn.Linear(7, 4), in_keys=[("context", "camera")])

@@ -235,6 +235,9 @@ def test_load_errors(tmp_path):
     path.write_text("[]")
     with pytest.raises(SummaryError, match="JSON object, got a list"):
         load_summary(path)
+    path.write_text("{}")
+    with pytest.raises(SummaryError, match=f"{path}: .*lacks the field"):
+        load_summary(path)
 
 
 def test_table():

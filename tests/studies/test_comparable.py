@@ -176,3 +176,30 @@ def test_a_table_says_which_levels_were_made_on_which_machine(make_study, here):
         "3 runs with torch 2.11.0, device NVIDIA H200 (method: focal, csro)."
     )
     assert all(note in table.notes for table in study_tables(results))
+
+
+def test_levels_with_another_way_of_comparing_are_named(make_study, here):
+    levels = {"shared": [], "published": ["comparison=own", "preset=cpu"]}
+    study = make_study(
+        {"factors": {"env": ["point_robot"], "way": levels, "seed": [0]}, "compare": "way", "report": {}}
+    )
+    study.run(here, progress=False)
+    notes = " ".join(study.results().notes)
+    assert (
+        "differ in comparison as well" in notes and "published: own" in notes and "in preset as well" in notes
+    )
+
+
+def test_a_cell_that_the_study_excludes_is_not_called_unfinished(make_study, here):
+    study = make_study({"exclude": [{"env": "point_robot", "method": "focal"}]})
+    study.run(here, progress=False)
+    aggregates = study_tables(study.results())[1]
+    assert any("without Point-Robot: focal not part of the study" in note for note in aggregates.notes)
+
+
+def test_data_alone_are_compared_whatever_environment_they_name(make_study, here):
+    study = make_study({"factors": {"method": ["ctmrl", "focal"], "seed": [0]}, "fixed": ["env=dataset"]})
+    study.run(here, progress=False)
+    for each in study.results().runs:
+        change(each.folder / "summary.json", json, env="point_robot")
+    assert len(study.results().done()) == 2 and study.report().exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 import yaml
 
@@ -133,8 +135,10 @@ def test_changes_from_the_command_line(tmp_path):
         ({"report": {"baseline": "ful"}}, "report.baseline.*Did you mean 'full'"),
         (
             {"protocols": ["np", "offline"], "report": {"figure_protocols": ["ofline"]}},
-            "report.figure_protocols.*of the study: np, offline.*Did you mean 'offline'",
+            "report.figure_protocols.*study's protocols: np, offline.*Did you mean 'offline'",
         ),
+        ({"report": {"figure_protocols": ["npp"]}}, "report.figure_protocols: got 'npp'.*Did you mean 'np'"),
+        ({"factors": {"env": {datetime.date(2026, 3, 1): ["dataset.seed=1"]}}}, "config field factors"),
         ({"report": {"digit": 2}}, "report.digit: .*Did you mean 'digits'"),
         ({"factor": 3}, "config field factor: .*Did you mean 'factors'"),
         ({"runner": {"workers": 2}}, "config field runner"),
@@ -173,6 +177,11 @@ def test_mistakes_are_named(changes, message):
         (["seeds=[1"], "cannot be read"),
         (["envs=point_robot,point_robot_wind"], r"brackets .*: envs=\[point_robot,point_robot_wind\]"),
         (["schedule.updates=20"], r"every run write \+schedule.updates=20"),
+        (["exclude=5"], "config field exclude"),
+        (["exclude=[env]"], "config field exclude"),
+        (["factors=5"], "config field factors"),
+        (["factors.method=5"], "config field factors"),
+        (["exclude=[{envs: point_robot}]"], "exclude: got 'envs'.*Did you mean 'env'"),
     ],
 )
 def test_mistakes_on_the_command_line(overrides, message):
@@ -274,3 +283,14 @@ def test_a_value_of_the_seed_is_resolved_for_every_seed():
     resolved.clear()
     expand(study_from(SMALL), resolve)
     assert len(resolved) == len(runs) / len(study.levels("seed"))
+
+
+def test_a_users_choice_is_resolved_for_every_seed(monkeypatch):
+    monkeypatch.setattr("ctmrl_torchrl.studies.grid.code_of", lambda configuration: "digest")
+
+    def resolve(overrides):
+        seed = next((each.removeprefix("seed=") for each in overrides if each.startswith("seed=")), "0")
+        return {"env": "a", "seed": int(seed), "dataset": {"seed": int(seed)}}  # as registered: "${seed}"
+
+    runs = expand(study_from(SMALL), resolve)
+    assert all(run.configuration["dataset"]["seed"] == run.configuration["seed"] for run in runs)

@@ -77,6 +77,10 @@ def test_kept_summaries_are_not_mixed(tmp_path):
     keep_summaries(summaries, tmp_path)  # the same runs again are welcome
     with pytest.raises(StudyError, match="another command"):
         keep_summaries([summaries[0] | {"command": "other"}], tmp_path)
+    unknown = summaries[0] | {"command": None, "seed": 9}
+    keep_summaries([unknown], tmp_path)
+    with pytest.raises(StudyError, match="another run: its updates is .*, that of this one 7"):
+        keep_summaries([unknown | {"updates": 7}], tmp_path)
 
 
 def test_a_command_is_the_same_with_and_without_quotes_for_a_shell(tmp_path):
@@ -110,6 +114,15 @@ def test_runs_whose_commands_differ_in_more_than_the_seed_are_refused(pair):
         collect_results(pair)
     first["command"] = "ctmrl train --plugin mine.py +representation.codes=10 run_dir=here seeds=[0,1]"
     assert collect_results(pair)["seeds"] == [0, 1]
+    first["command"], second["command"] = "ctmrl train", "ctmrl train compile=recorded seed=1"
+    assert collect_results(pair)["seeds"] == [0, 1]  # the same numbers
+    second["command"] = "ctmrl train compile=onednn"
+    with pytest.raises(ValueError, match="differ in 'compile': not set and onednn"):
+        collect_results(pair)
+    first["command"], second["command"] = (f"ctmrl train dataset.path={each}" for each in "ab")
+    with pytest.raises(ValueError, match="differ in 'dataset.path': a and b"):
+        collect_results(pair)
+    second["command"] = "ctmrl train preset=cpu representation.codes=10 seed=1"
     first["command"] = None
     assert collect_results(pair)["commands"] == [None, second["command"]]
     first["updates"] = 9

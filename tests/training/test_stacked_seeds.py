@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from ctmrl_torchrl.methods import CQVAEConfig, NoRepresentationConfig, Part
 from ctmrl_torchrl.modules.encoder_configs import TaskParametersConfig
 from ctmrl_torchrl.objectives.policy import IQLConfig
 from ctmrl_torchrl.rules import ConfigError
+from ctmrl_torchrl.stopping import Stopped
+from ctmrl_torchrl.training import experiment
 from ctmrl_torchrl.training.checkpoint import load_checkpoint
 from ctmrl_torchrl.training.experiment import prepare, run_experiment, run_seeds
 from ctmrl_torchrl.training.identity import run_identity
@@ -202,3 +206,35 @@ def test_an_encoder_that_learns_from_the_critic_is_stacked_too(choice, folder):
         for name in ("alone", SEEDS[0])
     ]
     assert_close(states[0]["loss"], states[1]["loss"])
+
+
+def test_a_stop_in_a_meta_test_says_how_the_seeds_go_on(folder, monkeypatch):
+    stopped = folder / "stopped"
+    calls, real = [], experiment.final_meta_test
+
+    def stopping(each):
+        calls.append(each)
+        if len(calls) == 2:
+            raise Stopped(signal.SIGTERM)
+        return real(each)
+
+    monkeypatch.setattr(experiment, "final_meta_test", stopping)
+    with pytest.raises(Stopped) as caught:
+        run_seeds([config(stopped, "stacked", seed) for seed in SEEDS])
+    told = "in the final meta-test\nContinue each seed by itself (seed=N instead of seeds=) with resume= "
+    assert f"{told}{stopped}" in str(caught.value) and str(caught.value).endswith(f"stacked-{SEEDS[1]}")
+    resume = str(stopped / f"stacked-{SEEDS[1]}")
+    assert run_experiment(config(stopped, "stacked", SEEDS[1], resume=resume))["seed"] == SEEDS[1]
+
+
+def test_a_seeds_time_does_not_include_the_meta_tests_of_others(folder, monkeypatch):
+    clock, real = [0.0], experiment.final_meta_test
+
+    def slow(each):
+        clock[0] += 100.0
+        return real(each)
+
+    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(experiment, "final_meta_test", slow)
+    summaries = run_seeds([config(folder / "timed", "stacked", seed) for seed in SEEDS])
+    assert [summary["wall_time_s"] for summary in summaries] == [100.0, 100.0]

@@ -66,14 +66,13 @@ class SlurmRunner:
             ) from error
         executor = submitit.AutoExecutor(folder=Path(store) / "slurm", cluster=self.cluster)
         own = {} if self.cluster == "local" else {"slurm_array_parallelism": self.workers}
-        executor.update_parameters(
-            name="ctmrl-study",
-            timeout_min=self.minutes,
-            mem_gb=self.memory_gb,
-            cpus_per_task=1,
-            **own,
-            **self.parameters,
-        )
+        usual = {
+            "name": "ctmrl-study",
+            "timeout_min": self.minutes,
+            "mem_gb": self.memory_gb,
+            "cpus_per_task": 1,
+        }
+        executor.update_parameters(**(usual | own | self.parameters))
         return executor
 
 
