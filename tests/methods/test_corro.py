@@ -288,7 +288,7 @@ def test_negatives_and_schedule_go_with_the_environment():
     assert negatives == [
         "other_tasks",
         "generative",
-        "reward_noise",
+        "other_tasks",
         "other_tasks",
         "other_tasks",
         "other_tasks",
@@ -297,6 +297,7 @@ def test_negatives_and_schedule_go_with_the_environment():
         ("half_cheetah_vel", "generative"),
         ("point_robot", "reward_noise"),
         ("walker_rand_params", "generative"),
+        ("ant_goal", "reward_noise"),
     ):
         own = compose_config(["method=corro", f"env={env}", "comparison=own"])
         assert own.representation.negatives == published
