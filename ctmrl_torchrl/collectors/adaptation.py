@@ -162,7 +162,7 @@ class MetaTestCollector:
                 context = protocol.context(state)
                 measured = state.measure(context)
                 returns = state.episode_return(measured)
-                entries.append({"returns": returns, "task_context": context, **_costs(state)})
+                entries.append({"returns": returns, "task_context": context.clone(), **_costs(state)})
                 if collected + 1 < protocol.episodes:
                     protocol.collect(state)
         first = state.episodes[0] if state.episodes else measured

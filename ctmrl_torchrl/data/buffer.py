@@ -84,9 +84,9 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
     ``index`` is only returned by ``sample(return_info=True)``. ``state_dict`` contains no data, only the
     sampling state.
 
-    ``buffer.only = loss.in_keys`` gathers only the entries that a loss reads, without changing the sampled
-    rows. A sample then has ``task_id``, the contexts' ``mask`` and these entries, under their names before
-    the transform; ``"context"`` alone asks for all entries of that part. None, the default, gathers all entries.
+    ``buffer.only = loss.in_keys``, a list of keys, gathers only the entries that a loss reads, without changing
+    the sampled rows. A sample then has ``task_id``, the contexts' ``mask`` and these entries, under their names
+    before the transform; ``"context"`` alone asks for all entries of that part. None, the default, gathers all.
     Prefetched batches keep their earlier selection.
 
     Args:
@@ -157,11 +157,18 @@ class MetaReplayBuffer(TensorDictReplayBuffer):
 
     @property
     def only(self) -> list[NestedKey] | None:
-        """The entries of the meta-batch to gather; None for all."""
+        """The entries of the meta-batch to gather, a list of keys; None for all."""
         return self._only
 
     @only.setter
     def only(self, keys: Iterable[NestedKey] | None) -> None:
+        if isinstance(keys, tuple) and keys and keys[0] in PARTS:
+            raise ValueError(
+                f"buffer.only must be a list of keys, got {keys!r}, which is one key or a tuple of them; write "
+                f"[{keys!r}] for the one key, or {list(keys)!r} for several"
+            )
+        if isinstance(keys, str):
+            keys = (keys,)
         keys = None if keys is None else list(keys)
         if keys == self._only:
             return

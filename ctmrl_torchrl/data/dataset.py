@@ -16,6 +16,7 @@ from ctmrl_torchrl.data.errors import DatasetError
 from ctmrl_torchrl.data.files import write_folder
 from ctmrl_torchrl.data.keys import describe_keys, storable
 from ctmrl_torchrl.data.layout import (
+    FLAG_KEYS,
     ID_KEYS,
     REWARD_KEYS,
     check_batch_size,
@@ -43,7 +44,8 @@ class TaskDataset:
     - ``task_id``, ``trajectory_id``, ``snapshot_id``: int64 ``[n]``.
 
     Create one with :meth:`load` (memory-mapped) or :meth:`from_tensordict` (in memory). The transitions are
-    locked and read-only, because in-place writes to a loaded dataset would change its files.
+    locked: entries cannot be added, replaced or removed. The tensors of a loaded dataset are mapped
+    copy-on-write: in-place changes stay in memory. They never reach its files, and a pickle does not hold them.
 
     Attributes:
         transitions: the locked TensorDict, batch size ``[n]``.
@@ -110,7 +112,7 @@ class TaskDataset:
 
     @classmethod
     def load(cls, path: str | Path, *, verify: Literal["quick", "full"] = "quick") -> TaskDataset:
-        """Open a saved dataset, memory-mapped, and validate it.
+        """Open a saved dataset, memory-mapped copy-on-write, and validate it; its files are never changed.
 
         Args:
             path: the dataset's folder.
@@ -207,7 +209,12 @@ class TaskDataset:
         return torch.searchsorted(self.task_ids, ids)
 
     def trajectory_returns(self, key: NestedKey = ("next", "reward")) -> Tensor:
-        """Return the sum of ``key`` over each trajectory, float32 ``[n_trajectories]``."""
+        """Return the sum of ``key`` over each trajectory, float32 ``[n_trajectories]``.
+
+        Raises:
+            ValueError: if the dataset has no such reward.
+        """
+        self._require_reward(key)
         totals = torch.zeros(self.n_trajectories, dtype=torch.float64, device="cpu")
         rewards = self.transitions.get(key).flatten().double()
         return totals.index_add_(0, self.transitions["trajectory_id"], rewards).float()
@@ -226,7 +233,11 @@ class TaskDataset:
             rewards, and ``"observation_change"``: the next observation minus the observation. The standard
             deviation is the population's. If it does not exceed the rounding error of the stored numbers,
             the feature is constant and its standard deviation is 0.
+
+        Raises:
+            ValueError: if the dataset has no data for a task, or no such reward.
         """
+        self._require_reward(return_key)
         index = self.task_index(self.task_ids if task_ids is None else task_ids)
         counts, firsts = self.rows.task_row_count[index], self.rows.task_row_start[index]
         ranges = [(int(f), int(f + c)) for f, c in zip(firsts, counts, strict=True)]
@@ -280,6 +291,16 @@ class TaskDataset:
         """The index of trajectories by task and snapshot, created on first use."""
         return RowTable.of(
             self.trajectory_task, self.trajectory_snapshot, self.trajectory_length, horizon=self.horizon
+        )
+
+    def _require_reward(self, key: NestedKey) -> None:
+        keys = set(self.transitions.keys(True, True))
+        if key in keys:
+            return
+        taken = (("next", "observation"), *FLAG_KEYS)
+        known = [each for each in keys if each[0] == "next" and each not in taken]
+        raise ValueError(
+            f"the dataset has no reward {key!r}; choose one of {', '.join(map(repr, sorted(known, key=str)))}"
         )
 
     def _counts(self) -> dict[str, int]:

@@ -183,11 +183,18 @@ class DatasetManifest:
         How the data were made (versions, seeds, recipe, measured returns) is not part of it: the same tensors,
         collected on two machines, have the same digest. Parameters of tasks count with six decimals, because two
         processors may round the last digits differently.
+
+        Raises:
+            DatasetError: if the dataset is not saved, because the tensors count by the checksums of their files.
         """
+        tensors = {name: value for name, value in self.checksums.items() if name.endswith(TENSOR_SUFFIX)}
+        if not tensors:
+            raise DatasetError(
+                "manifest: checksums names no tensors, because this dataset is not saved; save it first and load "
+                "it: TaskDataset.load(dataset.save(path))"
+            )
         content = {
-            "tensors": {
-                name: value for name, value in self.checksums.items() if name.endswith(TENSOR_SUFFIX)
-            },
+            "tensors": tensors,
             "keys": self.keys,
             "env": self.env,
             "preset": self.preset,

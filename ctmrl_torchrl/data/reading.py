@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tensordict import MemoryMappedTensor, TensorDict
@@ -26,10 +28,48 @@ _DESCRIPTION_HINT = (
 )
 #: number of retries if another process replaces the dataset during reading
 _ATTEMPTS = 3
+# MAP_NORESERVE, which Python names from 3.13 on
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+class CopyOnWriteTensor(MemoryMappedTensor):
+    """A memory-mapped tensor whose in-place changes stay in memory; a pickle names the file and maps it again."""
+
+    @classmethod
+    def from_filename(
+        cls, filename: Path | str, dtype: torch.dtype, shape: torch.Size, index: Any = None
+    ) -> MemoryMappedTensor:
+        """Map a file; see the parent, which maps it shared where the file may be written."""
+        size = torch.Size(shape)
+        tensor = _copy_on_write(Path(filename), dtype, size.numel()).view(size)
+        mapped: Any = cls(tensor if index is None else tensor[index])
+        mapped.filename, mapped._handler = filename, None
+        mapped.index, mapped.parent_shape = index, size
+        return mapped
+
+    def _index_wrap(self, *args: Any, **options: Any) -> Any:
+        """A view is of this class too, so that its pickle is mapped like this."""
+        view = super()._index_wrap(*args, **options)
+        if isinstance(view, MemoryMappedTensor):
+            view.__class__ = type(self)
+        return view
+
+
+def _copy_on_write(file: Path, dtype: torch.dtype, numel: int) -> Tensor:
+    """A tensor over a file that writing never changes. It reserves no memory, so the file may be larger."""
+    if not numel:
+        return torch.empty(0, dtype=dtype)
+    with open(file, "rb") as opened:
+        if hasattr(mmap, "MAP_PRIVATE"):
+            flags, protection = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+            mapped = mmap.mmap(opened.fileno(), 0, flags=flags, prot=protection)
+        else:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapped, dtype=dtype, count=numel)
 
 
 def read_folder(path: Path, *, check_checksums: bool) -> tuple[TensorDict, DatasetManifest]:
-    """Check the files of a dataset and memory-map them.
+    """Check the files of a dataset and memory-map them copy-on-write.
 
     Other files are ignored.
 
@@ -119,8 +159,8 @@ def _map_tensor(file: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
             f"the file is truncated or belongs to another dataset. {_HINT}"
         )
     try:
-        return MemoryMappedTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
-    except (OSError, RuntimeError) as error:
+        return CopyOnWriteTensor.from_filename(file, dtype=dtype, shape=torch.Size(shape))
+    except (OSError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{file} cannot be opened ({str(error).splitlines()[0]})") from error
 
 

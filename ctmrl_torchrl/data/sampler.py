@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from ctmrl_torchrl.data.best import BestRows
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.draws import ContextDraw
 from ctmrl_torchrl.data.layout import ID_KEYS
-from ctmrl_torchrl.rules import is_number, is_whole
+from ctmrl_torchrl.rules import is_number
 
 
 class TaskSampler(Sampler):
@@ -87,14 +88,14 @@ class TaskSampler(Sampler):
         available = self._tasks.numel()
         if self._tasks.unique().numel() != available:
             raise ValueError(f"task_ids repeats a task: {self.task_ids.tolist()}")
-        if tasks_per_batch is not None and (not is_whole(tasks_per_batch) or tasks_per_batch < 1):
+        if tasks_per_batch is not None and not _is_count(tasks_per_batch):
             raise ValueError(f"tasks_per_batch must be at least 1 or None, got {tasks_per_batch!r}")
         if tasks_per_batch is not None and tasks_per_batch > available and not repeat_tasks:
             raise ValueError(
                 f"tasks_per_batch is {tasks_per_batch}, but there are only {available} tasks; "
                 "use fewer, or repeat_tasks=True"
             )
-        if not is_whole(transitions_per_task) or transitions_per_task < 1:
+        if not _is_count(transitions_per_task):
             raise ValueError(f"transitions_per_task must be at least 1, got {transitions_per_task!r}")
         if num_contexts not in (1, 2):
             raise ValueError(f"num_contexts must be 1 or 2, got {num_contexts!r}")
@@ -105,8 +106,8 @@ class TaskSampler(Sampler):
         self._best = None
         if best_share < 1.0:
             self._best = BestRows.of(dataset.rows, dataset.trajectory_returns(return_key), best_share)
-        self.tasks_per_batch = tasks_per_batch
-        self.transitions_per_task = transitions_per_task
+        self.tasks_per_batch = None if tasks_per_batch is None else int(tasks_per_batch)
+        self.transitions_per_task = int(transitions_per_task)
         self.context = context
         self.num_contexts = num_contexts
         self.repeat_tasks = repeat_tasks
@@ -201,6 +202,11 @@ class TaskSampler(Sampler):
             f"transitions_per_task={self.transitions_per_task}, context={self.context}, "
             f"num_contexts={self.num_contexts}, repeat_tasks={self.repeat_tasks}, best_share={self.best_share})"
         )
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is an integer of at least 1, also NumPy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def draw_context(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class DatasetSizes:
         return self.reward_keys[-1]
 
 
-def whole_numbers(values: Sequence[int] | Tensor, name: str) -> Tensor:
+def whole_numbers(values: Iterable[int] | Tensor | int, name: str) -> Tensor:
     """Return ``values`` as int64 ``[n]`` on the CPU; numbers are never rounded.
 
     Raises:

@@ -47,7 +47,8 @@ class EnvFamily:
             an environment, which may also have no test tasks.
         context_next_observation: whether tasks differ in their dynamics, so that contexts need the next
             observation.
-        return_key: the reward that is reported as the return and read by the context encoder.
+        return_key: the reward that is reported as the return and read by the context encoder; begins with
+            ``"next"``.
         discount: discount factor of the policy loss.
         presets: maps names of presets to ``(number of training tasks, number of test tasks)``.
         inert_parameters: parameters without effect, because their nominal value is zero.
@@ -110,6 +111,12 @@ class EnvFamily:
         )
         for size in ("observation_dim", "action_dim", "horizon"):
             self._require(_is_count(getattr(self, size)), size, "a whole number of at least 1")
+        key = self.return_key
+        self._require(
+            isinstance(key, tuple) and len(key) > 1 and key[0] == "next",
+            "return_key",
+            "a tuple that begins with 'next', such as ('next', 'reward')",
+        )
         names = self.parameter_names
         self._require(
             isinstance(names, tuple) and len(names) > 0 and len(set(names)) == len(names),
@@ -224,9 +231,7 @@ class EnvFamily:
         """
         if horizon is None:
             return self.horizon
-        if not _is_count(horizon):
-            raise ValueError(f"horizon must be a whole number of at least 1 step, got {horizon!r}.")
-        return int(horizon)
+        return checked_horizon(horizon)
 
 
 #: reserved among the choices of ``env``: data without an environment
@@ -322,6 +327,17 @@ def load_entry_point(entry_point: EntryPoint) -> Any:
         return getattr(import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"The entry point {entry_point!r} cannot be imported: {error}.") from error
+
+
+def checked_horizon(horizon: Any) -> int:
+    """The horizon as an integer.
+
+    Raises:
+        ValueError: if it is not a positive whole number.
+    """
+    if not _is_count(horizon):
+        raise ValueError(f"horizon must be a whole number of at least 1 step, got {horizon!r}.")
+    return int(horizon)
 
 
 def _is_count(value: Any) -> bool:

@@ -346,7 +346,7 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
         float64 returns of shape ``[tasks]``.
 
     Raises:
-        ValueError: if the family has no known optimum.
+        ValueError: if the family has no known optimum, or its optimum is not one finite number per task.
 
     Example:
         >>> tasks = make_task_set("point_robot")
@@ -358,4 +358,17 @@ def optimal_returns(task_set: TaskSet, **options: Any) -> Tensor:
         raise ValueError(
             f"The exact optimum of {task_set.name!r} is unknown; compare with a trained oracle instead."
         )
-    return load_entry_point(optimum)(task_set, **options)
+    returned = load_entry_point(optimum)(task_set, **options)
+    expected = f"optimum of {task_set.name!r} must return one number per task, [{task_set.n_tasks}]"
+    try:
+        returns = torch.as_tensor(returned, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The {expected}, got {type(returned).__name__}: {error}.") from None
+    if returns.shape != (task_set.n_tasks,):
+        raise ValueError(f"The {expected}, got the shape {list(returns.shape)}.")
+    broken = (~returns.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(
+            f"The {expected}, all finite, got {returns[broken[0]].item()} for {task_set.describe(broken[0])}."
+        )
+    return returns

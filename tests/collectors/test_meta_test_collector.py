@@ -43,6 +43,22 @@ def test_result_is_as_documented():
     assert (run["first_path"][:, -1, 1] < 0).all() and (run["last_path"][:, -1, 1] > 0).all()
 
 
+def test_a_protocol_may_change_its_context_in_place():
+    class Running(OnlineProtocol):
+        def reset(self, run):
+            self.own = run.prior_context.clone()
+
+        def context(self, run):
+            return self.own
+
+        def collect(self, run):
+            run.add(run.play(self.own))
+            self.own += 1
+
+    run = make_collector(Counts(), MarkedActor()).run(Running(episodes=4))
+    assert run["task_context"][..., 0].tolist() == [[0, 1, 2, 3]] * 3
+
+
 def test_one_measurement_needs_no_evidence():
     run = make_collector(Counts(), MarkedActor()).run(NonPriorProtocol(episodes=1))
     assert counts(run) == [[0, 0, 0]]

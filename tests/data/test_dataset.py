@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import pickle
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from synthetic_data import even, make_dataset, make_manifest, make_transitions
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, layout
 from ctmrl_torchrl.data import statistics as statistics_module
+from ctmrl_torchrl.data.reading import _map_tensor
 
 UNEVEN = [(0, 0, 4), (0, 2, 1), (1, 1, 3), (3, 0, 2), (3, 0, 4), (3, 1, 4)]
 
@@ -113,6 +117,69 @@ def test_saved_and_loaded_is_the_same(tmp_path, verify):
     assert (again == dataset.transitions).all()
 
 
+def all_dtypes():
+    transitions = make_transitions(UNEVEN, 4)
+    transitions["flag"] = torch.arange(18) % 2 == 0
+    transitions["half"] = torch.arange(18.0).bfloat16().view(18, 1)
+    return TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4))
+
+
+def test_in_place_changes_stay_in_memory(tmp_path):
+    dataset = all_dtypes()
+    path = dataset.save(tmp_path / "data")
+    loaded = TaskDataset.load(path)
+    assert (
+        loaded.transitions["half"].dtype == torch.bfloat16
+        and (loaded.transitions == dataset.transitions).all()
+    )
+    loaded.transitions["action"].zero_()
+    loaded.transitions["flag"].fill_(True)
+    loaded.transitions["half"][3:5] = -1
+    loaded.transitions[2:6]["next", "reward"].fill_(7)
+    loaded.transitions.set_("observation", torch.zeros(18, 2))
+    assert not loaded.transitions["action"].any() and not loaded.transitions["observation"].any()
+    again = TaskDataset.load(path, verify="full")
+    assert (again.transitions == dataset.transitions).all()
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(2, 6)])
+def test_a_pickle_maps_the_files_again_and_changes_none(tmp_path, part):
+    dataset = all_dtypes()
+    path = dataset.save(tmp_path / "data")
+    given = TaskDataset.load(path).transitions[part]
+    content = pickle.dumps(given)
+    sent = pickle.loads(content)
+    assert (sent == dataset.transitions[part]).all() and str(path) in str(sent["half"].filename)
+    sent["action"].zero_()
+    assert (TaskDataset.load(path, verify="full").transitions == dataset.transitions).all()
+
+
+def test_a_file_without_numbers_is_mapped_too(tmp_path):
+    (tmp_path / "empty").touch()
+    assert _map_tensor(tmp_path / "empty", [3, 0], torch.float32).shape == (3, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and how memory is promised")
+def test_a_file_may_be_larger_than_memory(tmp_path):
+    numel = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(4 * numel)  # takes no disk space
+    mapped = _map_tensor(tmp_path / "large", [numel], torch.float32)
+    mapped[-1] = 3.0
+    assert mapped[-1] == 3.0 and _map_tensor(tmp_path / "large", [numel], torch.float32)[-1] == 0.0
+
+
+@pytest.mark.parametrize("key", [("next", "sparse_reward"), "reward", "next"])
+def test_a_reward_that_does_not_exist_is_named_with_those_that_do(key):
+    transitions = make_transitions(UNEVEN, 4).set(("next", "gain"), torch.zeros(18, 1))
+    dataset = TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4))
+    message = r"no reward .*{}.*; choose one of \('next', 'gain'\), \('next', 'reward'\)$"
+    for act in (dataset.trajectory_returns, lambda key: dataset.statistics([0], return_key=key)):
+        with pytest.raises(ValueError, match=message.format(key[-1] if isinstance(key, tuple) else key)):
+            act(key)
+    assert ("next", "gain") in dataset.statistics([0], return_key=("next", "gain"))
+
+
 def test_extra_keys_survive(tmp_path):
     transitions = make_transitions(UNEVEN, 4).set("value", torch.arange(18.0))
     TaskDataset.from_tensordict(transitions, make_manifest(UNEVEN, 4)).save(tmp_path / "data")
@@ -126,7 +193,8 @@ def test_unknown_verify_is_refused(tmp_path):
 
 def test_errors_on_loading_name_the_folder_and_the_cure(tmp_path):
     path = make_dataset(UNEVEN).save(tmp_path / "data")
-    TaskDataset.load(path).transitions["action"][7, 0] = 3.0  # in place: changes the file
+    file = path / "transitions" / "action.memmap"
+    torch.from_file(str(file), shared=True, size=2 * 18).view(18, 2)[7, 0] = 3.0
     with pytest.raises(
         DatasetError, match=r"data: action is outside .* row 7 \(task 1\).*restore them from a copy"
     ):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from synthetic_data import even, make_manifest, make_transitions
+from synthetic_data import even, make_dataset, make_manifest, make_transitions
 
-from ctmrl_torchrl.data import DatasetError, DatasetManifest
+from ctmrl_torchrl.data import DatasetError, DatasetManifest, TaskDataset
 from ctmrl_torchrl.data.keys import describe_keys, parse_dtype
 from ctmrl_torchrl.data.manifest import folder_checksums, library_versions
 
@@ -206,3 +206,14 @@ def test_the_digest_of_the_content_is_of_what_training_reads():
         {"tasks": tasks | {"train_ids": tasks["test_ids"], "test_ids": tasks["train_ids"]}},
     ):
         assert manifest.replace(**what).content_digest() != one, what
+
+
+def test_only_saved_data_have_a_digest_of_their_content(tmp_path):
+    dataset = make_dataset()
+    with pytest.raises(DatasetError, match=r"is not saved; save it first and load it: TaskDataset\.load"):
+        dataset.manifest.content_digest()
+    loaded = TaskDataset.load(dataset.save(tmp_path / "data"))
+    loaded.transitions["action"].zero_()
+    other = TaskDataset.load(loaded.save(tmp_path / "other"))
+    digests = {each.manifest.content_digest() for each in (loaded, other)}
+    assert len(digests) == 2

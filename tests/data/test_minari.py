@@ -107,6 +107,20 @@ def test_what_is_given_replaces_what_the_manifest_says(minari):
         from_minari({0: names[3]})
 
 
+@pytest.mark.parametrize(
+    "given", [{"parameter_names": ["a", "b"]}, {"parameters": {i: [i] for i in range(4)}}]
+)
+def test_a_task_in_neither_split_stays_there(minari, given):
+    dataset = rich_dataset()
+    tasks = dataset.manifest.tasks | {"train_ids": [0, 3], "test_ids": [2]}  # task 1 is held out
+    held_out = TaskDataset.from_tensordict(dataset.transitions, dataset.manifest.replace(tasks=tasks))
+    names = to_minari(held_out, "me/robot")
+    manifest = from_minari(names, **given).manifest
+    assert manifest.train_ids == (0, 3) and manifest.test_ids == (2,)
+    manifest = from_minari(names, **given, test_ids=[3]).manifest
+    assert manifest.train_ids == (0, 1) and manifest.test_ids == (3,)
+
+
 def test_an_export_never_replaces_and_a_failed_one_leaves_nothing(minari, monkeypatch):
     dataset = make_dataset(even(n_tasks=2, snapshots=1, trajectories=1))
     to_minari(dataset, "me/robot")
@@ -337,6 +351,29 @@ def test_one_action_means_the_same_in_all_datasets():
     with pytest.raises(DatasetError, match=r"different bounds: .*inf"):
         from_minari({0: [torques, FakeDataset(space=Box(-np.inf, np.inf, (1,)))]})
     assert from_minari({0: torques}).manifest.recipe["action_high"] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dimensions"),
+    [
+        ([-2, -np.inf], [2, np.inf], r"\[1\]"),
+        ([-np.inf, -1], [2, 1], r"\[0\]"),
+        ([0, 0], [np.inf, np.inf], r"\[0, 1\]"),
+    ],
+)
+def test_partly_bounded_actions_are_refused(low, high, dimensions):
+    from gymnasium.spaces import Box
+
+    def given(low, high):
+        return FakeDataset(space=Box(np.float32(low), np.float32(high)), actions=np.full((3, 2), 0.5))
+
+    with pytest.raises(
+        DatasetError, match=f"episode 0: the bounds .* not finite in the dimensions {dimensions} of 2"
+    ):
+        from_minari({0: given(low, high)})
+    free = from_minari({0: given([-np.inf, -np.inf], [np.inf, np.inf])})
+    assert free.transitions["action"].tolist() == [[0.5, 0.5]] * 3
+    assert from_minari({0: given([-2, -1], [2, 1])}).transitions["action"].tolist() == [[0.25, 0.5]] * 3
 
 
 def test_names_that_do_not_exist_are_named_with_the_local_ones(minari):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,13 @@ import torch
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, import_released
 from ctmrl_torchrl.data.interchange import released as importers
-from ctmrl_torchrl.envs import get_family, make_task_set, sparse_reward
+from ctmrl_torchrl.envs import (
+    get_family,
+    make_task_set,
+    register_family,
+    sparse_reward,
+    unregister_family,
+)
 
 SAMPLES, STEPS, TASKS = (0, 1, 10), (800, 2400), (0, 2, 11)
 
@@ -106,13 +113,17 @@ def test_nothing_is_opened_without_trust(released, monkeypatch):
         import_released(released, env="point_robot")
 
 
-def test_short_trajectories_are_falls_only_where_one_can_fall(released, monkeypatch):
+def test_short_trajectories_are_falls_only_where_one_can_fall(released):
     write(file_of(released, 0, 800, 1), rollout(0, 800, 1, length=7))
     dataset = import_released(released, env="point_robot", trust_pickle=True)
     assert dataset.trajectory_length.min() == 7
     assert not dataset.transitions["next", "terminated"].any()
-    monkeypatch.setattr(importers, "FALLING_FAMILIES", ("point_robot",))
-    dataset = import_released(released, env="point_robot", trust_pickle=True)
+    custom = replace(get_family("point_robot"), name="falling", gymnasium_id=None, terminates=True)
+    register_family(custom)
+    try:
+        dataset = import_released(released, env="falling", trust_pickle=True)
+    finally:
+        unregister_family("falling")
     assert dataset.transitions["next", "terminated"].nonzero()[:, 0].tolist() == [26]
     assert not dataset.transitions["next", "truncated"][26]
     assert dataset.transitions["next", "truncated"].sum() == 17
@@ -171,6 +182,8 @@ def test_folders_that_do_not_fit(released, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="contains no folders goal_idx"):
         import_released(tmp_path / "empty", env="point_robot", trust_pickle=True)
+    (released / "goal_idx7").touch()  # no folder: left alone
+    assert import_released(released, env="point_robot", trust_pickle=True).task_ids.tolist() == list(TASKS)
     (released / "goal_idx5").mkdir()
     with pytest.raises(DatasetError, match="goal_idx5: no trj_evalsample"):
         import_released(released, env="point_robot", trust_pickle=True)

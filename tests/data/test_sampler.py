@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -151,6 +152,30 @@ def test_only_spares_entries_and_changes_no_draw():
     ]
     spared.only = None
     assert (spared.sample() == whole.sample()).all()
+
+
+def test_a_text_is_one_key_and_one_key_alone_is_no_list():
+    buffer, listed = make_buffer(make_dataset()), make_buffer(make_dataset())
+    buffer.only, listed.only = "context", ["context"]
+    assert buffer.only == ["context"] and (buffer.sample() == listed.sample()).all()
+    with pytest.raises(
+        ValueError, match=r"must be a list of keys.*write \[\('context', 'observation'\)\] for"
+    ):
+        buffer.only = ("context", "observation")
+    buffer.only = (("context", "observation"), "task_id")
+    assert ("context", "observation") in paths(buffer.sample())
+
+
+def test_numpys_whole_numbers_are_sizes():
+    sampler = make_sampler(make_dataset(), tasks_per_batch=np.int64(2), transitions_per_task=np.int32(6))
+    assert sampler.sections == [6, 12, 12] and type(sampler.batch_size) is int
+    for options in (
+        {"tasks_per_batch": np.int64(0)},
+        {"transitions_per_task": True},
+        {"tasks_per_batch": 2.0},
+    ):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            make_sampler(make_dataset(), **options)
 
 
 def test_seeds_decide():

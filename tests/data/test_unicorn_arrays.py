@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ctmrl_torchrl.data import DatasetError, TaskDataset, import_dataset, import_unicorn
 
@@ -70,6 +71,24 @@ def test_every_transition_arrives_in_order(batch_data, tmp_path, output):
         np.testing.assert_array_equal(dataset.transitions[key], expected.astype(np.float32))
     assert not dataset.transitions["next", "terminated"].any()
     assert sorted(path.name for path in tmp_path.iterdir()) == (["data", "out"] if output else ["data"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: (i for i in [1, 2]),
+        lambda: filter(None, [1, 2]),
+        lambda: torch.tensor([1, 2]),
+        lambda: np.array([1, 2]),
+    ],
+)
+def test_test_tasks_may_be_given_in_any_way(batch_data, given):
+    manifest = import_unicorn(batch_data, env="x", test_ids=given()).manifest
+    assert manifest.train_ids == (0,) and manifest.test_ids == (1, 2)
+    assert import_unicorn(batch_data, env="x", test_ids=2).manifest.train_ids == (0, 1)
+    for wrong in ([1.5], "2", [True], torch.tensor([0.5])):
+        with pytest.raises(ValueError, match="test_ids must be integers, got"):
+            import_unicorn(batch_data, env="x", test_ids=wrong)
 
 
 def test_flat_arrays_are_cut_at_terminals_breaks_and_the_horizon(tmp_path):

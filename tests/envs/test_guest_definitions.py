@@ -36,6 +36,11 @@ def test_the_horizon_is_found_or_asked_for():
     assert from_gymnasium("endless", Cart, mass, horizon=7).horizon == 7
     assert make_env("endless", [0], horizon=30).horizon == 30
     assert from_gymnasium("short", make_cart, mass, horizon=6).horizon == 6
+    for wrong in ("6", 6.5, True, 0):
+        with pytest.raises(
+            ValueError, match=f"horizon must be a whole number of at least 1 step, got {wrong!r}"
+        ):
+            from_gymnasium("wrong", make_cart, mass, horizon=wrong)
     with pytest.raises(ValueError, match="horizon=16 exceeds the time limit of 15"):
         from_gymnasium("longer", make_cart, mass, horizon=16)
     with pytest.raises(ValueError, match="horizon=16 exceeds"):
@@ -140,6 +145,13 @@ class Worded(Cart):
         ),
         (make_cart, {"mass": (1, 2)}, {"train_tasks": 0}, ValueError, "train_tasks of 'x' must be"),
         (make_cart, {"mass": (1, 2)}, {"test_tasks": 0}, ValueError, "test_tasks of 'x' must be .*got 0"),
+        (
+            make_cart,
+            {"mass": (1, 2)},
+            {"presets": {"repo": (7, 3)}},
+            ValueError,
+            "presets of 'x' must not contain 'repo', .*train_tasks and test_tasks define it",
+        ),
         (make_cart, {"mass": (1, 2)}, {"seed": -1}, ValueError, "seed must be"),
         (
             make_cart,

@@ -47,6 +47,8 @@ def test_the_global_generator_plays_no_part():
         lambda rng: float(rng.integers(3)),
         lambda rng, n: rng.integers(3, size=n),
         lambda n, rng: rng.integers(3, size=n).tolist(),
+        lambda rng, k: rng.integers(3, size=k),
+        lambda g, tasks: list(g.integers(3, size=tasks)),
         lambda rng, num_tasks: torch.from_numpy(rng.integers(3, size=num_tasks)),
         lambda rng, scale=1: scale * rng.integers(3),
         partial(lambda high, rng: rng.integers(high), 3),
@@ -95,6 +97,7 @@ def test_what_cannot_be_drawn_is_refused(parameters, message):
         (lambda rng: rng.nothing(), "failed, or did not return one number: AttributeError"),
         (lambda rng: [1.0, 2.0], r"must return one number, got the shape \[2\]. For a vector"),
         (lambda rng, n: rng.uniform(size=n + 1), r"must return 4 numbers, got the shape \[5\]"),
+        (lambda rng, tasks: rng.uniform(), r"must return 4 numbers, got the shape \[\]"),
         (lambda rng: np.nan, "must return finite numbers, got nan"),
     ],
 )

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ctmrl_torchrl.envs import TaskSet, gap_split, get_family, make_task_set, register_family
+from ctmrl_torchrl.envs import (
+    TaskSet,
+    gap_split,
+    get_family,
+    make_task_set,
+    optimal_returns,
+    register_family,
+)
 
 
 @pytest.mark.parametrize(
@@ -270,3 +277,35 @@ def test_a_name_is_registered_once():
         register_family(replace(family, horizon=5))
     with pytest.raises(ValueError, match="gymnasium id 'ctmrl/PointRobot-v0' belongs to .*'point_robot'"):
         register_family(replace(family, name="mine"))
+
+
+def with_optimum(function):
+    family = replace(get_family("point_robot"), optimum=function)
+    return replace(make_task_set("point_robot", num_train=2, num_test=1), family=family)
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2.5, 3], np.array([1, 2.5, 3], np.float32), torch.tensor([1, 2.5, 3], requires_grad=True)]
+)
+def test_an_optimum_is_one_number_per_task(values):
+    returns = optimal_returns(with_optimum(lambda task_set: values))
+    assert returns.dtype == torch.float64 and returns.tolist() == [1.0, 2.5, 3.0]
+    assert not returns.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (3.0, r"got the shape \[\]"),
+        (torch.zeros(3, 1), r"got the shape \[3, 1\]"),
+        ([1.0, 2.0], r"got the shape \[2\]"),
+        ([0.0, float("nan"), 0.0], r"all finite, got nan for task 1 \(goal_x"),
+        ([0.0, 0.0, -np.inf], "all finite, got -inf for task 2"),
+        (None, "got NoneType: "),
+        (["a", "b", "c"], "got list: "),
+    ],
+)
+def test_a_wrong_optimum_is_named_with_its_family(values, message):
+    tasks = with_optimum(lambda task_set: values)
+    with pytest.raises(ValueError, match=rf"optimum of 'point_robot' .*\[3\],? {message}"):
+        optimal_returns(tasks)

@@ -70,7 +70,8 @@ def collect_task_dataset(
             belongs to another collection.
         ConfigError: if the collector is not allowed.
         ValueError: if the environment, the preset or the recipe is unknown, the task set belongs to another
-            environment, or ``recipe.more_tasks`` are asked for and the family cannot add tasks.
+            environment, ``recipe.more_tasks`` are asked for and the family cannot add tasks, or the family's
+            optimum is invalid.
 
     Examples:
         >>> recipe = CollectionRecipe(snapshot_steps=(2,), trajectories_per_snapshot=3, hidden_sizes=(8,))
@@ -94,6 +95,7 @@ def collect_task_dataset(
     every = tasks.with_more(recipe.more_tasks) if recipe.more_tasks else tasks
     learned = None if recipe.behaviour_tasks == "all" else every.train_ids
     recorded = _recorded_tasks(tasks, recipe)
+    optimum = float(optimal_returns(tasks).mean()) if family.has_optimum else None  # now: it may be wrong
     init_seed, train_seed, record_seed, oracle_seed = _spread_seed(seed, 4)
     kind = get_agents(recipe.agents)
     agents = kind.for_tasks(every, recipe, seed=init_seed, task_ids=learned, device=device)
@@ -134,7 +136,7 @@ def collect_task_dataset(
         source=source,
     )
     dataset = TaskDataset.from_tensordict(transitions, manifest)
-    dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, tasks))
+    dataset.manifest = dataset.manifest.replace(snapshots=_snapshot_entries(dataset, optimum))
     returns = [entry["mean_return"] for entry in dataset.manifest.snapshots]
     torchrl_logger.info(
         f"collected {family.name} ({tasks.preset}): {tasks.n_tasks} tasks, {dataset.n_transitions} "
@@ -191,8 +193,8 @@ def snapshot_returns(dataset: TaskDataset, key: NestedKey | None = None) -> dict
     }
 
 
-def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, Any]]:
-    """The manifest's entry of each snapshot, with its returns and the optimum."""
+def _snapshot_entries(dataset: TaskDataset, optimum: float | None) -> list[dict[str, Any]]:
+    """The manifest's entry of each snapshot, with its returns and the mean optimum, if known."""
     returns = snapshot_returns(dataset)
     columns = {
         "id": "snapshot_id",
@@ -204,8 +206,7 @@ def _snapshot_entries(dataset: TaskDataset, tasks: TaskSet) -> list[dict[str, An
     }
     count = len(returns["snapshot_id"])
     entries = [{name: returns[column][i] for name, column in columns.items()} for i in range(count)]
-    if tasks.family.has_optimum:
-        optimum = float(optimal_returns(tasks).mean())
+    if optimum is not None:
         entries = [{**entry, "optimal_return": optimum} for entry in entries]
     return entries
 

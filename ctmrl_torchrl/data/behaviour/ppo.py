@@ -169,7 +169,8 @@ class PPOAgents(BehaviourAgents):
     def evaluate(self, played: TensorDictBase) -> TensorDict:
         """Prepare the update data from steps ``[rows, time]`` of the current policy.
 
-        Rewards are multiplied by one minus the discount, so that values have the scale of a reward.
+        Rewards are multiplied by one minus the discount, so that values have the scale of a reward. With a
+        discount of 1, they stay as they are.
 
         Args:
             played: ``features``, ``latent``, ``task_id``, ``("next", "observation" | "reward" | "done" |
@@ -191,7 +192,7 @@ class PPOAgents(BehaviourAgents):
                 "state_value": values,
                 "next": {
                     "state_value": next_values,
-                    "reward": following["reward"] * (1.0 - self.discount),
+                    "reward": following["reward"] * (1.0 - self.discount or 1.0),
                     "done": following["done"],
                     "terminated": following["terminated"],
                 },

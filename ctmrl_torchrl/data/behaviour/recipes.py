@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
@@ -68,7 +69,7 @@ class CollectionRecipe:
               is not available for them.
         more_tasks: number of further training tasks that the behavior learns from as well, those that the preset
             ``repo+60`` adds to ``repo``. They have no data. Needs a family that samples its tasks one after the
-            other (hopper, walker).
+            other (hopper, walker), and ``agents`` of a conditioned kind.
         settings: other settings of the kind of agents (``PPOSettings`` for ``"ppo"``); None uses its
             defaults.
 
@@ -104,7 +105,9 @@ class CollectionRecipe:
 
     def __post_init__(self) -> None:
         for name in ("snapshot_steps", "hidden_sizes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            listed = getattr(self, name)
+            require(isinstance(listed, Iterable), name, listed, "a list of positive whole numbers")
+            object.__setattr__(self, name, tuple(listed))
         steps = self.snapshot_steps
         increasing = all(is_whole(s) and s >= 1 for s in steps) and all(a < b for a, b in pairwise(steps))
         require(increasing, "snapshot_steps", steps, "positive whole numbers, strictly increasing")
@@ -129,6 +132,13 @@ class CollectionRecipe:
             f"'all' or 'train_only' with agents={self.agents!r}, which cannot act in tasks they were not "
             "trained on; 'train' needs agents conditioned on the parameters",
         )
+        require(
+            not self.more_tasks or kind.told_parameters,
+            "more_tasks",
+            self.more_tasks,
+            f"0 with agents={self.agents!r}, which learn nothing from other tasks; more tasks need agents "
+            "conditioned on the parameters",
+        )
         expected = kind.settings_class
         require(
             self.settings is None or (expected is not None and isinstance(self.settings, expected)),
@@ -149,7 +159,7 @@ class CollectionRecipe:
 
     def learning_rate_scale(self, step: int) -> float:
         """Factor on the learning rate of training step ``step`` (counted from 0)."""
-        if not self.annealed_fraction:
+        if not self.annealed_fraction or not self.total_steps:
             return 1.0
         return max(0.0, min(1.0, (1.0 - step / self.total_steps) / self.annealed_fraction))
 

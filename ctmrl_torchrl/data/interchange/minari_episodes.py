@@ -176,7 +176,7 @@ def _flat(values: Any) -> np.ndarray:
 
 
 def _scaled(actions: Any, space: Any, where: str) -> np.ndarray:
-    """Scale actions from the bounds of their space to [-1, 1]."""
+    """Scale actions from the bounds of their space to [-1, 1]; without any bound, they stay as they are."""
     if not hasattr(space, "low") or isinstance(actions, (dict, tuple)):
         raise DatasetError(
             f"{where}: the action space is {space}, but policies need continuous actions (a Box)"
@@ -187,8 +187,15 @@ def _scaled(actions: Any, space: Any, where: str) -> np.ndarray:
         raise DatasetError(
             f"{where}: its actions have {values.shape[1]} numbers, but its action space has {len(low)}"
         )
-    if not np.isfinite([low, high]).all() or ((low == -1) & (high == 1)).all():
+    finite = np.isfinite([low, high])
+    if not finite.any() or ((low == -1) & (high == 1)).all():
         return values
+    if not finite.all():
+        raise DatasetError(
+            f"{where}: the bounds of the action space are not finite in the dimensions "
+            f"{np.flatnonzero(~finite.all(0)).tolist()} of {len(low)}, so these cannot be scaled to [-1, 1] like "
+            "the others; give the Minari dataset an action space with finite bounds in every dimension"
+        )
     fixed = high == low
     scaled = 2 * (values.astype(np.float64) - low) / np.where(fixed, 1, high - low) - 1
     return np.where(fixed, 0.0, scaled).astype(np.float32)

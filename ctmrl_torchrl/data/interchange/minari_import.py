@@ -58,7 +58,8 @@ def from_minari(
         env: name of the environment, for the manifest; None means ``"minari"``.
         parameters: task parameters by task id, for figures and oracles; None means the task id.
         parameter_names: names of the parameters.
-        test_ids: tasks of the test split; the others are training tasks.
+        test_ids: tasks of the test split; the others are training tasks. None keeps the split of an export; in
+            other datasets, all are then training tasks.
         horizon: maximum trajectory length; None means Minari's limit of the environment, or the longest episode.
         discount: gamma, for the manifest.
         preset: name of the task set; None means ``"minari"``.
@@ -237,10 +238,11 @@ def _tasks(
     unknown = sorted(set(tested) - set(ids))
     if unknown and not known:
         raise DatasetError(f"test_ids {unknown} have no Minari dataset; tasks: {ids}")
+    others = [task for task in ids if task not in set(tested)]
     return {
         "parameters": rows,
         "parameter_names": [] if names is None else list(names),
-        "train_ids": [task for task in ids if task not in set(tested)],
+        "train_ids": known.get("train_ids", others) if test_ids is None else others,
         "test_ids": tested,
     }
 

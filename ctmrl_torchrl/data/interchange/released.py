@@ -23,8 +23,6 @@ from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
 from ctmrl_torchrl.envs import EnvFamily, TaskSet, get_family, make_task_set, sparse_reward
 from ctmrl_torchrl.storage import expanded
 
-# The only families with early termination.
-FALLING_FAMILIES = ("hopper_rand_params", "walker_rand_params")
 _TASK_FOLDER = re.compile(r"goal_idx(\d+)")
 _TRAJECTORY_FILE = re.compile(r"trj_evalsample(\d+)_step(\d+)\.npy")
 _FIELDS = ("observation", "action", "reward", "next observation")
@@ -61,8 +59,8 @@ def import_released(
     training steps become the snapshots 0, 1, ....
 
     This layout has no flags. The last transition is ``truncated``, except that a trajectory shorter than the
-    horizon is ``terminated`` in families with early termination (Hopper, Walker). The sparse reward is recomputed
-    from the dense one, so the files must contain the dense reward.
+    horizon is ``terminated`` in families with early termination (``EnvFamily.terminates``). The sparse reward
+    is recomputed from the dense one, so the files must contain the dense reward.
 
     Args:
         folder: the folder with the tasks' folders.
@@ -118,6 +116,8 @@ def _find_files(folder: Path, task_set: TaskSet) -> list[_TrajectoryFile]:
         raise DatasetError(f"{folder} does not exist; give the folder of the data")
     found = []
     for task_folder, match in _matching(folder, _TASK_FOLDER):
+        if not task_folder.is_dir():
+            continue
         task = int(match[1])
         if task >= len(task_set):
             raise DatasetError(
@@ -156,7 +156,7 @@ def _read_transitions(
     done = torch.zeros_like(reward, dtype=torch.bool)
     done[length.cumsum(0) - 1] = True
     short = (length < horizon).repeat_interleave(length)[:, None]
-    terminated = done & short if family.name in FALLING_FAMILIES else torch.zeros_like(done)
+    terminated = done & short if family.terminates else torch.zeros_like(done)
     following: dict[str, Tensor] = {
         "observation": next_observation,
         "reward": reward,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from ctmrl_torchrl.data.dataset import TaskDataset
 from ctmrl_torchrl.data.errors import DatasetError
@@ -22,6 +23,7 @@ from ctmrl_torchrl.data.interchange.assemble import (
 )
 from ctmrl_torchrl.data.interchange.registry import IMPORTERS
 from ctmrl_torchrl.data.manifest import DatasetManifest, library_versions
+from ctmrl_torchrl.data.sizes import whole_numbers
 from ctmrl_torchrl.storage import expanded
 
 ARRAYS = ("obs", "actions", "rewards", "next_obs", "terminals")
@@ -44,7 +46,7 @@ def import_unicorn(
     *,
     env: str,
     horizon: int | None = None,
-    test_ids: Sequence[int] = (),
+    test_ids: Iterable[int] | Tensor | int = (),
     parameters: Sequence[Sequence[float]] | None = None,
     parameter_names: Sequence[str] | None = None,
     snapshots: int = 1,
@@ -78,6 +80,7 @@ def import_unicorn(
 
     Raises:
         DatasetError: with the invalid file.
+        ValueError: if ``test_ids`` are not integers.
 
     Examples:
         >>> dataset = import_unicorn(  # doctest: +SKIP
@@ -87,6 +90,7 @@ def import_unicorn(
     tasks = _find_tasks(root)
     rows = _parameters(tasks, parameters)
     names = list(parameter_names or (f"parameter_{i}" for i in range(len(rows[0]))))
+    tested = whole_numbers(test_ids, "test_ids").tolist()
     if snapshots < 1:
         raise DatasetError(f"snapshots must be at least 1, got {snapshots}")
     with workspace(output, overwrite) as room:
@@ -106,8 +110,8 @@ def import_unicorn(
                 "preset": preset,
                 "parameters": rows,
                 "parameter_names": names,
-                "train_ids": [task for task in range(len(tasks)) if task not in set(test_ids)],
-                "test_ids": list(test_ids),
+                "train_ids": [task for task in range(len(tasks)) if task not in tested],
+                "test_ids": tested,
             },
             versions=library_versions(),
             recipe={

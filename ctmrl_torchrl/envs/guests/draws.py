@@ -18,7 +18,8 @@ from ctmrl_torchrl.envs.users_code import line_of
 #: ``(low, high)``, or a function that samples values
 ParameterDraw = tuple[float, float] | Callable[..., Any]
 
-#: names of arguments that receive the number of tasks; all others receive the generator
+#: names of arguments that receive the number of tasks; all others receive the generator, except that the second
+#: of two others receives the number of tasks
 COUNT_NAMES = ("n", "num", "count", "size", "num_tasks")
 
 
@@ -89,8 +90,11 @@ def _draw_column(
     if not callable(draw):
         return generator.uniform(*draw, size=num_tasks)
     arguments = _argument_names(name, draw)
-    given = [num_tasks if argument in COUNT_NAMES else generator for argument in arguments]
-    all_at_once = any(argument in COUNT_NAMES for argument in arguments)
+    counts = [argument in COUNT_NAMES for argument in arguments]
+    if len(counts) == 2 and not any(counts):
+        counts[1] = True
+    given = [num_tasks if count else generator for count in counts]
+    all_at_once = any(counts)
     expected = f"{num_tasks} numbers" if all_at_once else "one number"
     try:
         drawn = draw(*given) if all_at_once else [draw(*given) for _ in range(num_tasks)]

@@ -92,8 +92,8 @@ def from_gymnasium(
         context_next_observation: whether contexts include the next observation, as needed if tasks differ in
             their dynamics. ``"auto"`` means True, which is correct for every family.
         discount: discount factor of the learner.
-        presets: additional task sets, by name: ``(training tasks, test tasks)``. ``train_tasks`` and
-            ``test_tasks`` define the preset ``"repo"``.
+        presets: additional task sets, by name: ``(training tasks, test tasks)``; not ``"repo"``, which
+            ``train_tasks`` and ``test_tasks`` define.
         optimum: ``(task_set, **options) -> float64 [tasks]``, the exact optimal returns, if known.
         asynchronous: whether every row has its own process; ``make_env`` can override it.
         terminates: whether an episode may end before the horizon; if False, learners may standardize rewards.
@@ -125,6 +125,11 @@ def from_gymnasium(
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}.")
     _check_fields(more)
+    if presets and "repo" in presets:
+        raise ValueError(
+            f"presets of {name!r} must not contain 'repo', got {presets!r}: train_tasks and test_tasks define "
+            "it; give its counts there."
+        )
     presets = {"repo": (train_tasks, test_tasks), **(presets or {})}
     _check_counts(name, train_tasks=train_tasks, test_tasks=test_tasks)
     draws = check_draws(parameters)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 import gymnasium
 import numpy as np
 
+from ctmrl_torchrl.envs.families import checked_horizon
 from ctmrl_torchrl.envs.gym_envs import checked_action
 from ctmrl_torchrl.envs.task_sets import TaskSet, make_task_set
 from ctmrl_torchrl.envs.users_code import line_of
@@ -58,8 +59,8 @@ class GuestDefinition:
         return np.clip(scaled, self.action_low, self.action_high)
 
     def check_horizon(self, horizon: int | None) -> None:
-        """Raise a ValueError if the environment would truncate an episode before this horizon."""
-        if horizon is not None and self.time_limit is not None and horizon > self.time_limit:
+        """Raise a ValueError if it is no whole number, or the environment would truncate an episode before it."""
+        if horizon is not None and checked_horizon(horizon) > (self.time_limit or horizon):
             raise ValueError(
                 f"horizon={horizon} exceeds the time limit of {self.time_limit} steps of the environments of "
                 f"{self.name!r}; increase max_episode_steps in make."

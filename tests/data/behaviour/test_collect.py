@@ -168,6 +168,15 @@ def test_unknown_names_are_refused():
         collect_task_dataset("point_robot", recipe="no_such_recipe")
 
 
+@pytest.mark.parametrize("optimum", [lambda tasks: torch.full((4,), torch.nan), lambda tasks: [0.0]])
+def test_a_wrong_optimum_is_found_before_the_agents_train(optimum, monkeypatch):
+    tasks = make_task_set("point_robot", num_train=3, num_test=1)
+    wrong = dataclasses.replace(tasks, family=dataclasses.replace(tasks.family, optimum=optimum))
+    monkeypatch.setattr(BatchedSAC, "train", lambda *args, **options: pytest.fail("the training has begun"))
+    with pytest.raises(ValueError, match="optimum of 'point_robot' must return one number per task"):
+        collect(task_set=wrong)
+
+
 class FallingPointRobot(PointRobotEnv):
     """Terminates as soon as the robot is 0.25 away from the origin."""
 

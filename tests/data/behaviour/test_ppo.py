@@ -99,6 +99,18 @@ def test_advantages_and_targets_are_those_of_a_naive_loop():
     torch.testing.assert_close(batch["advantage"].view(3, 7), standardised, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_without_discount_the_reward_is_seen_as_it_is():
+    tasks = dataclasses.replace(TASKS, family=dataclasses.replace(TASKS.family, discount=1.0))
+    agents = PPOAgents.for_tasks(tasks, RECIPE, seed=0)
+    steps = made_up_steps(agents)
+    target = agents.evaluate(steps)["value_target"].view(3, 7)
+    torch.testing.assert_close(target[0, 2], steps["next", "reward"][0, 2, 0])  # a fall: nothing follows
+    advantage = agents.evaluate(steps)["advantage"]
+    steps["next", "reward"] += torch.arange(7.0).view(1, 7, 1)
+    assert not torch.allclose(agents.evaluate(steps)["advantage"], advantage)
+
+
 def test_truncation_bootstraps_and_termination_does_not():
     agents = make_agents()
     truncated = made_up_steps(agents)

@@ -42,6 +42,8 @@ TINY = CollectionRecipe(
         ("annealed_fraction", 1.5),
         ("behaviour_tasks", "test"),
         ("settings", PPOSettings()),
+        ("snapshot_steps", 100),
+        ("hidden_sizes", 64),
     ],
 )
 def test_a_recipe_names_the_field_that_is_wrong(field, value):
@@ -65,6 +67,21 @@ def test_agents_that_are_not_told_cannot_act_on_tasks_they_have_not_learned():
     with pytest.raises(ValueError, match="behaviour_tasks.*'train_only' with agents='per_task'"):
         dataclasses.replace(TINY, behaviour_tasks="train")
     dataclasses.replace(TINY, behaviour_tasks="train", agents="conditioned")
+
+
+def test_agents_of_one_task_each_learn_nothing_from_more_tasks():
+    with pytest.raises(ValueError, match="more_tasks: got 4, allowed is 0 with agents='per_task'"):
+        dataclasses.replace(TINY, more_tasks=4)
+    dataclasses.replace(TINY, more_tasks=4, agents="conditioned")
+
+
+@pytest.mark.parametrize("agents", ["per_task", "conditioned"])
+def test_without_training_the_data_are_random(agents):
+    recipe = dataclasses.replace(TINY, snapshot_steps=(), agents=agents)
+    assert recipe.learning_rate_scale(0) == 1.0
+    tasks = make_task_set("point_robot", num_train=2, num_test=1)
+    dataset = collect_task_dataset("point_robot", recipe=recipe, task_set=tasks)
+    assert dataset.n_trajectories == 3 * 2 and dataset.snapshot_ids.tolist() == [0]
 
 
 def test_a_manifest_of_sac_data_has_the_fields_it_always_had():
