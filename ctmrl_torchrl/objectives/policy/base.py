@@ -80,7 +80,10 @@ class PolicyLossConfig:
         }
 
     def networks(self, problem: Problem, context_dim: int) -> tuple[Any, Any, Any]:
-        """Actor, critic and value network."""
+        """Actor, critic and value network.
+
+        A saved agent is rebuilt from this actor, so ``build()`` must train it; a run checks that before it trains.
+        """
         arguments = self.network_arguments(problem, context_dim)
         return (
             make_actor(**arguments, action_dim=problem.action_dim),
