@@ -82,7 +82,7 @@ class PolicyLossConfig:
     def networks(self, problem: Problem, context_dim: int) -> tuple[Any, Any, Any]:
         """Actor, critic and value network.
 
-        A saved agent is rebuilt from this actor, so ``build()`` must train it; a run checks that before it trains.
+        A saved agent is rebuilt from this actor, so ``build()`` must train it. A run checks that first.
         """
         arguments = self.network_arguments(problem, context_dim)
         return (
