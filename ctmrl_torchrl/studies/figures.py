@@ -121,9 +121,9 @@ def _curve(results: StudyResults, row: Mapping[str, str], level: str, protocol: 
         if each.summary is not None
     ]
     episodes = [entry["per_episode"] for entry in entries if entry is not None]
-    if not episodes:
-        return None
     values = np.asarray(episodes, dtype=np.float64)
+    if values.size == 0 or values.shape[1] == 1:  # one measured episode, as under none, is no curve
+        return None
     curve: dict[str, Any] = {"mean": values.mean(0), "low": None, "high": None}
     if len(values) > 1:
         curve["low"], curve["high"] = np.transpose([bootstrap_interval(column) for column in values.T])

@@ -63,7 +63,7 @@ def _returns(results: StudyResults, split: str) -> Table:
     ]
     if any(cell.done and not cell.runs for cells in rows for cell in cells):
         notes.append("A dash: no finished run has this number.")
-    if results.config.report.paper is not None:
+    if any(cell.text == PUBLISHED for cells in rows for cell in cells):
         notes.append(
             "The published numbers are of other data, other task sets and other budgets, with half the width "
             "of their interval; they show the order of magnitude and are not a comparison."

@@ -203,3 +203,19 @@ def test_data_alone_are_compared_whatever_environment_they_name(make_study, here
     for each in study.results().runs:
         change(each.folder / "summary.json", json, env="point_robot")
     assert len(study.results().done()) == 2 and study.report().exists()
+
+
+def test_one_measured_episode_is_no_curve_and_numbers_that_are_not_shown_need_no_note(make_study, here):
+    study = make_study()
+    study.run(here, progress=False)
+    for each in study.results().runs:
+        returns = each.summary["returns"]
+        for protocols in returns.values():
+            protocols["offline"]["per_episode"] = protocols["offline"]["per_episode"][-1:]
+        change(each.folder / "summary.json", json, returns=returns)
+    page = study.report().read_text(encoding="utf-8")
+    assert "Adaptation, protocol np" in page and "Adaptation, protocol offline" not in page
+    assert "The published numbers" in page
+    other = make_study({"factors": {"env": ["point_robot"], "method": ["unicorn_sup"], "seed": [0]}})
+    other.run(here, progress=False)
+    assert not any("The published numbers" in note for note in study_tables(other.results())[0].notes)
