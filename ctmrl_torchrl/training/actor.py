@@ -45,8 +45,12 @@ def check_actor(config: ExperimentConfig, problem: Problem, loss: MetaLoss) -> N
         device = next(loss.parameters()).device
         inputs = {key: torch.linspace(-1.0, 1.0, 3 * size).view(3, size) for key, size in sizes.items()}
         seen = TensorDict(inputs, [3]).to(device)
-        with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            actions = [module(seen.clone())["action"] for module in (actor.to(device), acting)]
+        apart = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        actions = []
+        with apart, torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            for module in (actor.to(device), acting):
+                torch.manual_seed(0)  # both drop out the same units
+                actions.append(module(seen.clone())["action"])
         fits = torch.equal(actions[0], actions[1])
     if not fits:
         name = config.policy_loss.name
