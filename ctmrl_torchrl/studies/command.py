@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ctmrl_torchrl.registry import nearest
 from ctmrl_torchrl.storage import expanded
+from ctmrl_torchrl.studies.combining import combine_reports
 from ctmrl_torchrl.studies.config import StudyConfig, load_study
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.merging import merge_runs
@@ -16,7 +17,7 @@ from ctmrl_torchrl.studies.usage import HELP, asks_for_help
 
 __all__ = ["HELP", "study_command"]
 
-_ACTIONS = ("plan", "run", "status", "report", "list", "merge")
+_ACTIONS = ("plan", "run", "status", "report", "list", "merge", "combine")
 _SWITCHES = {"true": True, "false": False}
 
 
@@ -49,6 +50,8 @@ def study_command(arguments: Sequence[str], make: Callable[[StudyConfig, Path], 
         return "\n".join(f"{name}: {load_study(name).description}" for name in study_names())
     if action == "merge":
         return _merged(rest)
+    if action == "combine":
+        return _combined(rest)
     if not rest or "=" in rest[0]:
         raise StudyError(f"Name a study: ctmrl study {action} NAME. Known: {', '.join(study_names())}.")
     name, *changes = rest
@@ -78,6 +81,15 @@ def _merged(arguments: list[str]) -> str:
     if len(arguments) != 1:
         raise StudyError("Name one folder of studies to copy from: ctmrl study merge FOLDER root=studies.")
     return str(merge_runs(arguments[0], root, replace_begun=begun == "replace"))
+
+
+def _combined(arguments: list[str]) -> str:
+    from ctmrl_torchrl.studies.report import check_report_place, write_report
+
+    root, name = expanded(_taken(arguments, "root", "studies")), _taken(arguments, "name", "combined")
+    results, origin = combine_reports(arguments, name)
+    check_report_place(root / name, name)
+    return f"the report is {write_report(results, root / name, origin)}"
 
 
 def _planned(study: Study) -> str:

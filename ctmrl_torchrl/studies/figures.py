@@ -120,7 +120,7 @@ def _curve(results: StudyResults, row: Mapping[str, str], level: str, protocol: 
         for each in results.cell(row, level)
         if each.summary is not None
     ]
-    episodes = [entry["per_episode"] for entry in entries if entry is not None]
+    episodes = [entry["per_episode"] for entry in entries if entry is not None and "per_episode" in entry]
     values = np.asarray(episodes, dtype=np.float64)
     if values.size == 0 or values.shape[1] == 1:  # one measured episode, as under none, is no curve
         return None

@@ -93,12 +93,12 @@ class StudyResults:
             row: levels of the row's factors. level: level of the compared factor. split: ``test`` or ``train``.
             protocol: adaptation protocol.
             after: number of collected episodes before the measured one; None means the last episode. Runs with
-                fewer episodes are omitted.
+                fewer episodes, or without their returns, are omitted.
         """
         known = self._entries(row, level, split, protocol)
         if after is None:
             return [float(entry["mean"]) for entry in known]
-        curves = [entry["per_episode"] for entry in known]
+        curves = [entry.get("per_episode", ()) for entry in known]
         return [float(curve[after]) for curve in curves if len(curve) > after]
 
     def costs(

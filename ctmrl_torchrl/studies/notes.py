@@ -87,8 +87,10 @@ def _differing_rows(results: StudyResults) -> Iterator[str]:
 
 def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What matters, and the place of the data: an identity has their fingerprint instead."""
-    data = configuration.get("dataset") or {}
-    return what_matters(configuration) | {"dataset.path": data.get("path")}
+    data = configuration.get("dataset")
+    return what_matters(configuration) | {
+        "dataset.path": data.get("path") if isinstance(data, Mapping) else None
+    }
 
 
 def _equal_levels(results: StudyResults) -> Iterator[str]:

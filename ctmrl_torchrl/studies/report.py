@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ctmrl_torchrl import storage
 from ctmrl_torchrl.studies.config import study_text
@@ -17,21 +16,18 @@ from ctmrl_torchrl.studies.figures import study_figures
 from ctmrl_torchrl.studies.files import read_json, write_json, write_text
 from ctmrl_torchrl.studies.formats import to_csv, to_latex, to_markdown
 from ctmrl_torchrl.studies.gathered import StudyResults
-from ctmrl_torchrl.studies.origin import origin_of
+from ctmrl_torchrl.studies.origin import Origin, origin_of
 from ctmrl_torchrl.studies.page import study_page
-from ctmrl_torchrl.studies.results import rounded
+from ctmrl_torchrl.studies.results_file import RESULTS, numbers_of
 from ctmrl_torchrl.studies.tables import study_tables
 
 __all__ = ["check_report_place", "write_report"]
 
-_RESULTS = "results.json"
-#: what a method's summary may say beyond its returns: use of the codes, losses of frozen modules
-_MEASURES = ("codebook", "pretraining")
 #: the files that a report consists of
 _SUFFIXES = (".csv", ".html", ".json", ".md", ".png", ".tex", ".yaml")
 
 
-def write_report(results: StudyResults, folder: str | Path) -> Path:
+def write_report(results: StudyResults, folder: str | Path, origin: Origin | None = None) -> Path:
     """Write the complete report of a study.
 
     The folder then holds ``report.html`` (self-contained), ``tables.md``, a CSV and a LaTeX file per table,
@@ -41,6 +37,7 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
     Args:
         results: results of the study.
         folder: output folder.
+        origin: where the numbers are from; by default what the runs have recorded.
 
     Returns:
         The page.
@@ -53,7 +50,7 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         first = f" The first of {len(failed)} failed runs: {failed[0].error}" if failed else ""
         raise StudyError(f"The study {results.config.name!r} has no finished run to report.{first}")
     folder = check_report_place(folder, results.config.name)
-    tables, origin = study_tables(results), origin_of(results)
+    tables, origin = study_tables(results), origin_of(results) if origin is None else origin
     heading = f"# {results.config.name}\n\n{results.config.description}\n"
     texts = {"tables.md": "\n".join([heading, *map(to_markdown, tables)])}
     for table in tables:
@@ -68,14 +65,14 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
         figures = study_figures(results, drawn)
         texts["report.html"] = study_page(results, tables, figures, origin)
         pictures = sorted(drawn.glob("*.png"))
-        names = [*texts, _RESULTS, *(f"figures/{file.name}" for file in pictures)]
+        names = [*texts, RESULTS, *(f"figures/{file.name}" for file in pictures)]
         _check_names(folder, names)
         kept = {name.casefold() for name in names}  # a file system may ignore case
         earlier = [name for name in _own_files(folder) if os.path.lexists(folder / name)]
         stale = [name for name in earlier if name.casefold() not in kept]
-        numbers = _numbers(results) | {"origin": dataclasses.asdict(origin), "files": names}
+        numbers = numbers_of(results) | {"origin": dataclasses.asdict(origin), "files": names}
         # first, because it lists the report's files, and also those of the earlier one until they are gone
-        write_json(folder / _RESULTS, numbers | {"files": [*names, *stale]})
+        write_json(folder / RESULTS, numbers | {"files": [*names, *stale]})
         for name, text in texts.items():
             write_text(folder / name, text)
         (folder / "figures").mkdir(exist_ok=True)
@@ -83,7 +80,7 @@ def write_report(results: StudyResults, folder: str | Path) -> Path:
             os.replace(file, folder / "figures" / file.name)
         if stale:
             _delete(folder, stale)
-            write_json(folder / _RESULTS, numbers)
+            write_json(folder / RESULTS, numbers)
     return folder / "report.html"
 
 
@@ -102,13 +99,13 @@ def check_report_place(folder: str | Path, name: str) -> Path:
             raise storage.StorageError(f"{folder} is a file, not a folder; choose another root or name")
     except storage.StorageError as error:
         raise StudyError(f"The report cannot be written: {error}.") from error
-    _check_names(place, ["report.html", "tables.md", _RESULTS, f"{name}.yaml"])
+    _check_names(place, ["report.html", "tables.md", RESULTS, f"{name}.yaml"])
     return place
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
     """Reject replacing a file that no report has written, according to ``results.json``."""
-    kept = read_json(folder / _RESULTS)
+    kept = read_json(folder / RESULTS)
     if kept is not None and {"study", "runs"} <= kept.keys() and "files" not in kept:
         return  # a report of an earlier version
     own = _own_files(folder)
@@ -124,7 +121,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
 
 def _own_files(folder: Path) -> list[str]:
     """The files of a folder's earlier report, as recorded in its ``results.json``."""
-    files = (read_json(folder / _RESULTS) or {}).get("files")
+    files = (read_json(folder / RESULTS) or {}).get("files")
     return [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
 
 
@@ -139,31 +136,3 @@ def _delete(folder: Path, names: Iterable[str]) -> None:
 
 def _are_pictures(folder: Path) -> bool:
     return all(file.suffix == ".png" or ".png.tmp-" in file.name for file in folder.iterdir())
-
-
-def _numbers(results: StudyResults) -> dict[str, Any]:
-    """Returns, noise of contexts and state of the codebook of every run, small enough for a repository."""
-    runs = []
-    for each in results.runs:
-        entry: dict[str, Any] = {"levels": dict(each.run.levels), "state": each.state, "identity": each.key}
-        if each.error and each.state == "failed":
-            entry["error"] = each.error
-        if each.summary is not None:
-            entry["returns"] = _by_protocol(each.summary, "mean")
-            entry["context_noise"] = _by_protocol(each.summary, "context_noise")
-            entry["cost"] = _by_protocol(each.summary, "cost")["test"]
-            entry |= {name: each.summary[name] for name in _MEASURES if each.summary.get(name) is not None}
-            entry["wall_time_s"] = each.summary["wall_time_s"]
-        runs.append(entry)
-    study = dataclasses.asdict(results.config)
-    return {"study": study, "notes": list(results.notes), "runs": rounded(runs, 6)}
-
-
-def _by_protocol(summary: Mapping[str, Any], name: str) -> dict[str, dict[str, float]]:
-    """A number of every split and protocol that has it."""
-    return {
-        split: {
-            protocol: result[name] for protocol, result in protocols.items() if result.get(name) is not None
-        }
-        for split, protocols in summary["returns"].items()
-    }

@@ -14,6 +14,7 @@ Actions:
   list    list the studies
   merge   copy the finished runs of another folder of studies: ctmrl study merge FOLDER root=studies
           (begun=replace copies those as well that are begun here)
+  combine one report from several: ctmrl study combine REPORT REPORT name=NAME
 
 NAME is a study of configs/study, or a YAML file.
 CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;
