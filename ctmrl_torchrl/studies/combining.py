@@ -17,7 +17,7 @@ from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import as_text
 from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.identity import differences, what_matters
-from ctmrl_torchrl.studies.notes import notes_on
+from ctmrl_torchrl.studies.notes import SAID, notes_on
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.results_file import KeptReport, read_report
 
@@ -151,7 +151,7 @@ def _config(named: Mapping[str, KeptReport], name: str, command: str) -> StudyCo
     report = dataclasses.asdict(first.report)
     for field in LEVELS_OF_REPORT:
         report[field] = report[field] if report[field] in grid.levels(grid.compare) else None
-    report["notes"] = [*_notes(named, command), *left_out]
+    report["notes"] = [*_notes(named, command), *_differences(named, sorted(apart - set(SAID))), *left_out]
     return study_from(content | {"exclude": _exclusions(grid, have), "report": report})
 
 
@@ -251,6 +251,17 @@ def _notes(named: Mapping[str, KeptReport], command: str) -> list[str]:
         "curves over episodes.",
         *(f"{', '.join(names)}: {note}" for note, names in notes.items()),
     ]
+
+
+def _differences(named: Mapping[str, KeptReport], settings: Sequence[str]) -> Iterator[str]:
+    """The settings of whole reports that differ and that no other note names."""
+    for field in settings:
+        values: dict[str, list[str]] = {}
+        for name, report in named.items():
+            words = [each.partition("=")[2] for each in report.results.config.fixed if _field(each) == field]
+            values.setdefault(words[-1] if words else "not set", []).append(name)
+        said = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+        yield f"The reports differ in {field} ({said})."
 
 
 def _origin(reports: Sequence[KeptReport], results: StudyResults) -> Origin:

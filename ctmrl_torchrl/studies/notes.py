@@ -9,11 +9,11 @@ from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.identity import identity_of, what_matters
 from ctmrl_torchrl.studies.results_table import display_name
 
-__all__ = ["notes_on"]
+__all__ = ["SAID", "notes_on"]
 
 #: settings that are noted if they differ between compared levels: environment, data, budgets, task set, policy
 #: loss, and the updates during which encoder and policy learn
-_SAID = (
+SAID = (
     "env",
     "comparison",
     "preset",
@@ -52,7 +52,7 @@ def notes_on(results: StudyResults) -> Iterator[str]:
 def _differing_settings(results: StudyResults) -> Iterator[str]:
     """Settings beside the compared factor in which its levels differ."""
     compare = results.config.compare
-    for name in _SAID:
+    for name in SAID:
         if name == compare:
             continue
         differing: dict[str, set[str]] = {}
@@ -73,7 +73,7 @@ def _differing_settings(results: StudyResults) -> Iterator[str]:
 def _differing_rows(results: StudyResults) -> Iterator[str]:
     """Settings in which the rows differ, which an aggregate over environments averages."""
     rows = [(row, runs[0].run.configuration) for row in results.rows() if (runs := results.of_row(row))]
-    for name in _SAID:
+    for name in SAID:
         if name == "env" or name in results.row_factors:
             continue
         places: dict[str, list[str]] = {}

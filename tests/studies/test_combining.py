@@ -129,20 +129,21 @@ def test_the_command_writes_a_report_that_is_a_study(make_report, tmp_path):
 
 
 def test_a_setting_that_the_environment_explains(make_report):
-    dense = make_report("dense", {"env": ["point_robot"]}, fixed=["schedule.updates=8", "dataset.root=a"])
+    fixed = ["schedule.updates=8", "dataset.root=a", "compile=onednn"]
+    dense = make_report("dense", {"env": ["point_robot"]}, fixed=fixed)
     sparse = make_report(
         "sparse", {"env": ["sparse_point_robot"]}, fixed=["schedule.updates=9", "dataset.root=b"]
     )
     results, _ = combine_reports([dense, sparse])
     assert results.config.factors["env"] == {
-        "point_robot": ["env=point_robot", "schedule.updates=8"],
+        "point_robot": ["env=point_robot", "schedule.updates=8", "compile=onednn"],
         "sparse_point_robot": ["env=sparse_point_robot", "schedule.updates=9"],
     }
     assert results.config.fixed == ["dataset.root=a"]  # a place, which explains no result
-    assert any(
-        note == "The rows differ in schedule.updates (8: Point-Robot, shared; 9: Sparse-Point-Robot, shared)."
-        for note in results.notes
-    )
+    rows = "The rows differ in schedule.updates (8: Point-Robot, shared; 9: Sparse-Point-Robot, shared)."
+    assert rows in results.notes
+    assert "The reports differ in compile (onednn: dense; not set: sparse)." in results.notes
+    assert not any(note.startswith("The reports differ in schedule") for note in results.notes)
 
 
 def test_the_same_settings_in_other_words(make_report):
