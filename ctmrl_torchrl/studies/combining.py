@@ -3,280 +3,289 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ctmrl_torchrl.studies.changes import LEVELS_OF_REPORT
-from ctmrl_torchrl.studies.config import SEED, StudyConfig, study_from
+from ctmrl_torchrl.registry import nearest
+from ctmrl_torchrl.studies.config import APART, SEED, StudyConfig, study_from
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import as_text
 from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
-from ctmrl_torchrl.studies.identity import differences, what_matters
+from ctmrl_torchrl.studies.grid import PlannedRun
+from ctmrl_torchrl.studies.identity import settings_of
+from ctmrl_torchrl.studies.kept import KeptReport, read_report
 from ctmrl_torchrl.studies.notes import SAID, notes_on
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
-from ctmrl_torchrl.studies.results_file import KeptReport, read_report
+from ctmrl_torchrl.studies.results_file import SPLITS
+from ctmrl_torchrl.studies.same_settings import check_settings, fixed_fields
 
 __all__ = ["combine_reports"]
 
-Levels = tuple[str, ...]
+#: how methods are compared where neither a factor nor a setting says it
+_USUALLY = "shared"
 
 
-def combine_reports(places: Sequence[str | Path], name: str = "combined") -> tuple[StudyResults, Origin]:
+def combine_reports(
+    places: Sequence[str | Path], name: str = "combined", levels: Sequence[str] = ()
+) -> tuple[StudyResults, Origin]:
     """The runs of several reports as the results of one study, checked to be comparable.
 
-    Two reports may have different environments, methods, seeds, or levels of any other factor. Levels of the
-    compared factor that some row lacks are left out with a note, unless all of them would be.
+    Two reports may have different environments, methods, seeds, or levels of any other factor. A factor that a
+    report lacks has the level that its runs are set to.
 
     Args:
         places: folders of reports, or their ``results.json``.
         name: name of the combined study.
+        levels: the levels of the compared factor to select; all by default.
 
     Returns:
         The results, without curves over episodes, and where they are from: the arguments of
         :func:`~ctmrl_torchrl.studies.report.write_report`.
 
     Raises:
-        StudyError: if a report cannot be read, two reports have the same run, or runs differ in data or in a
-            setting that no factor explains.
+        StudyError: if a report cannot be read, two reports have the same finished run, or runs that a table
+            compares differ in data or in a setting that no factor explains.
         ConfigError: if ``name`` is no name of a study.
     """
     if len(places) < 2:
         raise StudyError("Name two or more reports to combine: ctmrl study combine FOLDER FOLDER name=NAME.")
-    reports = [read_report(place) for place in places]
-    counted = [report.name for report in reports]
-    names = [
-        report.name if counted.count(report.name) == 1 else str(place)
-        for report, place in zip(reports, places, strict=True)
-    ]
-    named = dict(zip(names, reports, strict=True))
-    if len(named) < len(reports):
-        raise StudyError(
-            f"The report {next(each for each in names if names.count(each) > 1)} is named twice."
-        )
-    _check_factors(named)
-    _check_runs(named)
-    command = shlex.join(["ctmrl", "study", "combine", *map(str, places), f"name={name}"])
-    config = _config(named, name, command)
-    place_of = {levels: place for place, levels in enumerate(_grid(config))}
-    runs = [each for report in reports for each in report.results.runs if _levels(config, each) in place_of]
-    results = StudyResults(config, tuple(sorted(runs, key=lambda each: place_of[_levels(config, each)])))
-    results = dataclasses.replace(results, notes=tuple(notes_on(results)))
-    return results, _origin(reports, results)
-
-
-def _check_factors(named: Mapping[str, KeptReport]) -> None:
-    """Check that the reports have the same factors, and that a level means the same in all of them."""
-    (first_name, first), *others = ((name, report.results.config) for name, report in named.items())
-    for name, config in others:
+    named = _named([str(place) for place in places])
+    configs = {title: report.results.config for title, report in named.items()}
+    first_title, first = next(iter(configs.items()))
+    for title, config in configs.items():
         if config.compare != first.compare:
             raise StudyError(
-                f"{first_name} compares the levels of {first.compare}, {name} those of {config.compare}; combine "
-                "reports that compare the same factor."
+                f"{first_title} compares the levels of {first.compare}, {title} those of {config.compare}; "
+                "combine reports that compare the same factor."
             )
-        for factor in sorted(set(first.factors) ^ set(config.factors)):
-            has, lacks = (first_name, name) if factor in first.factors else (name, first_name)
-            raise StudyError(
-                f"{has} has the factor {factor} and {lacks} does not, so the level of {factor} that the runs of "
-                f"{lacks} have is unknown."
-            )
-    known: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
-    for name, report in named.items():
-        config = report.results.config
-        for factor in config.factors:
-            for level in config.levels(factor):
-                fields = _fields(config.overrides(factor, level))
-                other, before = known.setdefault((factor, level), (name, fields))
-                for field, (one, this) in differences(before, fields).items():
-                    raise StudyError(
-                        f"The level {factor}={level} has {_set(field, one)} in {other} and "
-                        f"{_set(field, this)} in {name}, so their runs cannot be compared."
-                    )
-
-
-def _check_runs(named: Mapping[str, KeptReport]) -> None:
-    """Check that no two reports have the same run, and that runs of one row have the same data, where known."""
-    runs: dict[frozenset[tuple[str, str]], str] = {}
-    data: dict[tuple[tuple[str, str], ...], tuple[str, str]] = {}
-    for name, report in named.items():
-        for each in report.results.runs:
-            other = runs.setdefault(frozenset(each.run.levels.items()), name)
-            if other != name:
-                raise StudyError(
-                    f"{other} and {name} both have the run {each.run.label}; leave one of them out."
-                )
-            if each.fingerprint is None or each.summary is None:
-                continue
-            row = tuple((factor, each.run.levels[factor]) for factor in sorted(report.results.row_factors))
-            other, fingerprint = data.setdefault(row, (name, each.fingerprint))
-            if fingerprint != each.fingerprint:
-                where = " ".join(f"{factor}={level}" for factor, level in row) or "all rows"
-                raise StudyError(
-                    f"The runs of {where} have the data {fingerprint} in {other} and {each.fingerprint} in "
-                    f"{name}, so they cannot be compared."
-                )
-
-
-def _config(named: Mapping[str, KeptReport], name: str, command: str) -> StudyConfig:
-    """The combined study, which makes all runs again."""
-    configs = [report.results.config for report in named.values()]
-    first = configs[0]
-    own, apart = _own_settings(named)
-    factors: dict[str, Any] = {}
-    for factor in first.factors:
-        levels = list(dict.fromkeys(level for config in configs for level in config.levels(factor)))
-        if factor == first.compare:
-            levels, left_out = _complete(named, levels)
-        factors[factor] = sorted(map(int, levels)) if factor == SEED else {
-            level: [
-                *next(each.overrides(factor, level) for each in configs if level in each.levels(factor)),
-                *own.get(factor, {}).get(level, ()),
-            ]
-            for level in levels
-        }  # fmt: skip
-    content = {
-        "name": name,
-        "description": " ".join(dict.fromkeys(each.description for each in configs if each.description)),
-        "factors": factors,
-        "fixed": [each for each in first.fixed if _field(each) not in apart],
-        "compare": first.compare,
-        "protocols": list(dict.fromkeys(protocol for each in configs for protocol in each.protocols)),
+    factors = _factors(named)
+    runs = {
+        title: [_placed(each, factors, title) for each in each_report.results.runs]
+        for title, each_report in named.items()
     }
-    grid = study_from(content)
-    have = {_levels(grid, each) for report in named.values() for each in report.results.runs}
-    report = dataclasses.asdict(first.report)
-    for field in LEVELS_OF_REPORT:
-        report[field] = report[field] if report[field] in grid.levels(grid.compare) else None
-    report["notes"] = [*_notes(named, command), *_differences(named, sorted(apart - set(SAID))), *left_out]
-    return study_from(content | {"exclude": _exclusions(grid, have), "report": report})
+    kept = _each_once(runs)
+    if levels:
+        _check_selection(levels, first.compare, [each.run.levels[first.compare] for _, each in kept])
+        kept = [(title, each) for title, each in kept if each.run.levels[first.compare] in levels]
+    check_settings(named, kept, first.compare)
+    config = _config(named, name, factors, [each for _, each in kept])
+    index = {
+        factor: {level: place for place, level in enumerate(config.levels(factor))}
+        for factor in config.factors
+    }
+    referred = _with_references([each for _, each in kept], first.compare)
+    ordered = sorted(referred, key=lambda each: [index[factor][each.run.levels[factor]] for factor in index])
+    results = StudyResults(config, tuple(ordered))
+    words = ["ctmrl", "study", "combine", *map(str, places), f"name={name}"]
+    if levels:
+        words.append(f"{first.compare}s=[{','.join(levels)}]")
+    results = dataclasses.replace(results, notes=tuple(notes_on(results)))
+    return results, _origin(named, results, shlex.join(words))
 
 
-def _complete(named: Mapping[str, KeptReport], levels: list[str]) -> tuple[list[str], list[str]]:
-    """The compared levels that every row has, or all if there is none, and a note on the others."""
-    runs = [(report.results, each) for report in named.values() for each in report.results.runs]
-    rows = {tuple(each.run.levels[factor] for factor in results.row_factors) for results, each in runs}
-    have: dict[str, set[Levels]] = {level: set() for level in levels}
-    for results, each in runs:
-        row = tuple(each.run.levels[factor] for factor in results.row_factors)
-        have[each.run.levels[results.config.compare]].add(row)
-    complete = [level for level in levels if have[level] == rows] or levels
-    others = ", ".join(level for level in levels if level not in complete)
-    return complete, [f"Left out, because some rows have no run of them: {others}."] if others else []
+def _named(places: Sequence[str]) -> dict[str, KeptReport]:
+    """The reports by the names of their studies, those of the same name by their places."""
+    reports = [read_report(place) for place in places]
+    names = [report.name for report in reports]
+    titles = [
+        report.name if names.count(report.name) == 1 else place
+        for report, place in zip(reports, places, strict=True)
+    ]
+    if twice := next((title for title in titles if titles.count(title) > 1), None):
+        raise StudyError(f"The report {twice} is named twice.")
+    return dict(zip(titles, reports, strict=True))
 
 
-def _own_settings(named: Mapping[str, KeptReport]) -> tuple[dict[str, dict[str, list[str]]], set[str]]:
-    """What the reports fix differently, as ``{factor: {level: overrides}}`` of the row factor that explains it.
+def _factors(named: Mapping[str, KeptReport]) -> list[str]:
+    """The factors of all reports, in the order of the first; and ``comparison``, if the reports differ in it."""
+    found = list(
+        dict.fromkeys(factor for report in named.values() for factor in report.results.config.factors)
+    )
+    runs = [each for report in named.values() for each in report.results.runs]
+    if APART not in found and len({_comparison(each.run) for each in runs}) > 1:
+        found.insert(0, APART)
+    return found
 
-    Returns:
-        The overrides, and the fields that they set.
-    """
-    fixed = {name: report.results.config.fixed for name, report in named.items()}
-    pairs = itertools.combinations(map(_fields, fixed.values()), 2)
-    differing = {field for one, other in pairs for field in differences(one, other)}
-    if not differing:
-        return {}, set()
-    for factor in next(iter(named.values())).results.row_factors:
-        levels: dict[str, list[list[str]]] = {}
-        for name, report in named.items():
-            for level in report.results.config.levels(factor):
-                own = [each for each in fixed[name] if _field(each) in differing]
-                levels.setdefault(level, []).append(own)
-        if all(
-            not differences(_fields(one), _fields(other)) for one, *rest in levels.values() for other in rest
-        ):
-            return {factor: {level: own for level, (own, *_) in levels.items()}}, differing
-    field = min(differing)
-    said = "; ".join(f"{name}: {_set(field, _fields(each).get(field))}" for name, each in fixed.items())
-    raise StudyError(
-        "The reports have different settings, and no factor explains them, so their runs cannot be compared: "
-        f"{said}."
+
+def _comparison(run: PlannedRun) -> str:
+    return as_text(run.levels.get(APART) or settings_of(run.configuration).get(APART) or _USUALLY)
+
+
+def _placed(result: RunResult, factors: Sequence[str], title: str) -> RunResult:
+    """The run with a level of every factor; one that its own study lacks is what the run is set to."""
+    run, settings = result.run, settings_of(result.run.configuration)
+    levels = {}
+    for factor in factors:
+        level = run.levels.get(factor, settings.get(factor))
+        if factor == APART:
+            level = _comparison(run)
+        if level is None:
+            raise StudyError(
+                f"{title} lacks the factor {factor}, and its runs do not say their {factor}, so they have no "
+                "place in the table."
+            )
+        levels[factor] = as_text(level)
+    return dataclasses.replace(result, run=PlannedRun(levels, run.overrides, run.configuration, ""))
+
+
+def _each_once(runs: Mapping[str, Sequence[RunResult]]) -> list[tuple[str, RunResult]]:
+    """All runs with their reports; of a run that two reports have, the finished one."""
+    found: dict[tuple[str, ...], tuple[str, RunResult]] = {}
+    for title, each in ((title, each) for title, results in runs.items() for each in results):
+        key = tuple(each.run.levels.values())
+        other, known = found.setdefault(key, (title, each))
+        if known is each or each.summary is None:
+            continue
+        if known.summary is not None:
+            raise StudyError(
+                f"{other} and {title} both have the run {each.run.label}; leave one of them out."
+            )
+        found[key] = (title, each)
+    return list(found.values())
+
+
+def _check_selection(levels: Sequence[str], compare: str, known: Sequence[str]) -> None:
+    for level in levels:
+        if level not in known:
+            choices = list(dict.fromkeys(known))
+            raise StudyError(
+                f"No report has {compare}={level}.{nearest(level, choices)} Known: {', '.join(choices)}."
+            )
+
+
+def _with_references(runs: Sequence[RunResult], compare: str) -> list[RunResult]:
+    """The runs, those of a report without references with the references of their row, where another has them."""
+    rows: dict[tuple[str, ...], Mapping[str, Any]] = {}
+
+    def row(each: RunResult) -> tuple[str, ...]:
+        return tuple(level for factor, level in each.run.levels.items() if factor not in (compare, SEED))
+
+    for each in runs:
+        if each.summary is not None and _referred(each):
+            rows.setdefault(row(each), each.summary["reference"])
+    return [
+        each
+        if each.summary is None or _referred(each) or row(each) not in rows
+        else dataclasses.replace(each, summary={**each.summary, "reference": rows[row(each)]})
+        for each in runs
+    ]
+
+
+def _referred(result: RunResult) -> bool:
+    reference = result.finished()["reference"]
+    return bool(reference.keys() - {"train"} or reference.get("train"))
+
+
+def _config(
+    named: Mapping[str, KeptReport], name: str, factors: Sequence[str], runs: Sequence[RunResult]
+) -> StudyConfig:
+    """The grid of the runs, the report with the settings of all reports."""
+    configs = [report.results.config for report in named.values()]
+    levels: dict[str, list[Any]] = {}
+    for factor in factors:
+        order = dict.fromkeys(
+            level for each in configs if factor in each.factors for level in each.levels(factor)
+        )
+        have = dict.fromkeys(each.run.levels[factor] for each in runs)
+        levels[factor] = [level for level in order if level in have] + [
+            level for level in have if level not in order
+        ]
+    if SEED in levels:
+        levels[SEED] = sorted(levels[SEED], key=int)
+    compare, reports = configs[0].compare, [each.report for each in configs]
+    protocols = list(dict.fromkeys(protocol for each in configs for protocol in each.protocols))
+    report = dataclasses.asdict(reports[0]) | {
+        "splits": [split for split in SPLITS if any(split in each.splits for each in reports)],
+        "paper": next((each.paper for each in reports if each.paper is not None), None),
+        "paper_columns": {level: title for each in reports for level, title in each.paper_columns.items()},
+        "after": sorted({number for each in reports for number in each.after}),
+        "figure_protocols": [],
+        "notes": [*_notes(named, runs), *_seeds(runs, compare)],
+    }
+    if all(each.figure_protocols for each in reports):
+        drawn = dict.fromkeys(protocol for each in reports for protocol in each.figure_protocols)
+        report["figure_protocols"] = [
+            protocol for protocol in drawn if not protocols or protocol in protocols
+        ]
+    for field in ("baseline", "oracle"):
+        chosen = dict.fromkeys(
+            level for each in reports if (level := getattr(each, field)) in levels[compare]
+        )
+        if field == "oracle" and len(chosen) > 1:
+            raise StudyError(f"The reports have different oracles: {', '.join(map(str, chosen))}.")
+        report[field] = next(iter(chosen), None)
+    return study_from(
+        {
+            "name": name,
+            "description": " ".join(dict.fromkeys(each.description for each in configs if each.description)),
+            "factors": levels,
+            "compare": compare,
+            "protocols": protocols,
+            "report": report,
+        }
     )
 
 
-def _field(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _fields(overrides: Sequence[str]) -> dict[str, Any]:
-    """The fields that overrides set, without those that do not affect results."""
-    return what_matters({_field(each): _value(each.partition("=")[2]) for each in overrides})
-
-
-def _value(text: str) -> Any:
-    """The value of an override, so that ``False`` and ``false`` are the same; a text that is no YAML as it is."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _set(field: str, value: Any) -> str:
-    return f"no {field}" if value is None else f"{field}={as_text(value)}"
-
-
-def _exclusions(grid: StudyConfig, have: set[Levels]) -> list[dict[str, Any]]:
-    """The combinations that no report has, those that differ in the last factor alone in one rule."""
-    lacking: dict[Levels, list[str]] = {}
-    for levels in _grid(grid):
-        if levels not in have:
-            lacking.setdefault(levels[:-1], []).append(levels[-1])
-    *others, last = grid.factors
-    return [{**dict(zip(others, levels, strict=True)), last: rest} for levels, rest in lacking.items()]
-
-
-def _grid(config: StudyConfig) -> Iterator[Levels]:
-    return itertools.product(*(config.levels(factor) for factor in config.factors))
-
-
-def _levels(config: StudyConfig, result: RunResult) -> Levels:
-    return tuple(result.run.levels[factor] for factor in config.factors)
-
-
-def _notes(named: Mapping[str, KeptReport], command: str) -> list[str]:
-    """Where the runs are from, what the reports fix differently, and the notes of every report."""
+def _notes(named: Mapping[str, KeptReport], runs: Sequence[RunResult]) -> Iterator[str]:
+    """Where the runs are from, what whole reports fix differently, and the notes of every report."""
     commits = {name: report.origin.get("commit") or "an installed package" for name, report in named.items()}
     said = ", ".join(f"{name} ({commit})" for name, commit in commits.items())
+    yield f"Combined from reports, each written with the commit in brackets: {said}. No curves over episodes."
+    fixed = {name: fixed_fields(report) for name, report in named.items()}
+    for field in sorted({field for fields in fixed.values() for field in fields} - set(SAID)):
+        values: dict[str, list[str]] = {}
+        for name, fields in fixed.items():
+            values.setdefault(as_text(fields.get(field, "not set")), []).append(name)
+        if len(values) > 1:
+            said = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
+            yield f"The reports differ in {field} ({said})."
     notes: dict[str, list[str]] = {}
     for name, report in named.items():
-        unknown = all(each.fingerprint is None for each in report.results.done())
-        lacks = "The report does not say of every run which data it had." if unknown else ""
-        for note in (*report.results.notes, *filter(None, (lacks, report.without))):
+        unknown = any(each.fingerprint is None for each in report.results.done())
+        own = {
+            "Not every run says which data it had.": unknown,
+            "A report of an earlier version, without references.": not report.referred,
+            "A report of an earlier version, of whose settings only those of its commands are known.": (
+                not report.resolved
+            ),
+        }
+        for note in (*report.results.notes, *(note for note, holds in own.items() if holds)):
             notes.setdefault(note, []).append(name)
-    return [
-        f"Combined by `{command}` from reports, each written with the commit in brackets: {said}. It has no "
-        "curves over episodes.",
-        *(f"{', '.join(names)}: {note}" for note, names in notes.items()),
-    ]
+    for note, names in notes.items():
+        yield f"{', '.join(names)}: {note}"
 
 
-def _differences(named: Mapping[str, KeptReport], settings: Sequence[str]) -> Iterator[str]:
-    """The settings of whole reports that differ and that no other note names."""
-    for field in settings:
-        values: dict[str, list[str]] = {}
-        for name, report in named.items():
-            words = [each.partition("=")[2] for each in report.results.config.fixed if _field(each) == field]
-            values.setdefault(words[-1] if words else "not set", []).append(name)
-        said = "; ".join(f"{value}: {', '.join(names)}" for value, names in values.items())
-        yield f"The reports differ in {field} ({said})."
+def _seeds(runs: Sequence[RunResult], compare: str) -> Iterator[str]:
+    """A note, if the cells of a row have different numbers of seeds."""
+    cells: dict[tuple[str, ...], dict[str, int]] = {}
+    for each in runs:
+        row = tuple(level for factor, level in each.run.levels.items() if factor not in (compare, SEED))
+        counts = cells.setdefault(row, {})
+        counts[each.run.levels[compare]] = counts.get(each.run.levels[compare], 0) + 1
+    for row, counts in cells.items():
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{level}: {number}" for level, number in counts.items())
+            where = f" on {' '.join(row)}" if row else ""
+            yield f"The levels of {compare} have different numbers of runs{where} ({said})."
 
 
-def _origin(reports: Sequence[KeptReport], results: StudyResults) -> Origin:
-    origins = [report.origin for report in reports]
+def _origin(named: Mapping[str, KeptReport], results: StudyResults, command: str) -> Origin:
+    origins = [report.origin for report in named.values()]
     versions: dict[str, list[str]] = {}
     for origin in origins:
         for package, found in origin["versions"].items():
             versions.setdefault(package, []).extend(found.split(", "))
-    commands = {label: command for origin in origins for label, command in origin["commands"].items()}
     return Origin(
-        command=shlex.join(["ctmrl", "study", "run", f"{results.config.name}.yaml"]),
-        commands={each.run.label: commands[each.run.label] for each in results.runs},
+        command=command,
+        commands={
+            each.run.label: shlex.join(["ctmrl", "train", *each.run.overrides]) for each in results.runs
+        },
         commit=commit_of_package(),
         versions={package: ", ".join(sorted(set(found))) for package, found in versions.items()},
         machine=machine(),
-        core_hours=sum(origin["core_hours"] for origin in origins),
+        core_hours=sum({each.key: each.seconds for each in results.done()}.values()) / 3600,
         data={key: what for origin in origins for key, what in (origin.get("data") or {}).items()},
+        reports=tuple(named),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ctmrl_torchrl.registry import nearest
-from ctmrl_torchrl.storage import expanded
+from ctmrl_torchrl.storage import expanded, resolved
 from ctmrl_torchrl.studies.combining import combine_reports
 from ctmrl_torchrl.studies.config import StudyConfig, load_study
 from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.kept import read_report
 from ctmrl_torchrl.studies.merging import merge_runs
 from ctmrl_torchrl.studies.places import study_names
+from ctmrl_torchrl.studies.results_file import RESULTS
 from ctmrl_torchrl.studies.study import Study
 from ctmrl_torchrl.studies.usage import HELP, asks_for_help
 
@@ -86,10 +90,31 @@ def _merged(arguments: list[str]) -> str:
 def _combined(arguments: list[str]) -> str:
     from ctmrl_torchrl.studies.report import check_report_place, write_report
 
+    given = list(arguments)
     root, name = expanded(_taken(arguments, "root", "studies")), _taken(arguments, "name", "combined")
-    results, origin = combine_reports(arguments, name)
-    check_report_place(root / name, name)
-    return f"the report is {write_report(results, root / name, origin)}"
+    places = [each for each in arguments if "=" not in each or expanded(each).exists()]
+    levels: list[str] = []
+    for each in arguments:
+        if each not in places:
+            compare = read_report(places[0]).results.config.compare if places else "method"
+            option, _, text = each.partition("=")
+            if option not in (compare, f"{compare}s"):
+                known = ("name", "root", f"{compare}s")
+                raise StudyError(
+                    f"{each} is neither a report nor an option.{nearest(option, known)} "
+                    f"Options: {', '.join(known)}."
+                )
+            levels = [level.strip() for level in text.strip("[]").split(",")]
+    folder = root / name
+    for place in places:
+        if resolved(place) in (resolved(folder), resolved(folder / RESULTS)):
+            raise StudyError(
+                f"{place} is a report to combine and would be replaced; choose another name or root."
+            )
+    results, origin = combine_reports(places, name, levels)
+    check_report_place(folder, name)
+    origin = replace(origin, command=shlex.join(["ctmrl", "study", "combine", *given]))
+    return f"the report is {write_report(results, folder, origin)}"
 
 
 def _planned(study: Study) -> str:

@@ -9,9 +9,9 @@ from ctmrl_torchrl.studies.cells import Cell, Table
 from ctmrl_torchrl.studies.gathered import StudyResults
 from ctmrl_torchrl.studies.results_table import display_name
 
-__all__ = ["cost_table"]
+__all__ = ["UNITS", "cost_table"]
 
-_UNITS = {"episodes": "episodes", "env_steps": "environment steps", "oracle_answers": "oracle answers"}
+UNITS = {"episodes": "episodes", "env_steps": "environment steps", "oracle_answers": "oracle answers"}
 
 
 def cost_table(results: StudyResults) -> Table | None:
@@ -25,7 +25,7 @@ def cost_table(results: StudyResults) -> Table | None:
     if not any(found.values()):
         return None
     asked = any(cost.get("oracle_answers") for cost in found.values())
-    units = [name for name in _UNITS if asked or name != "oracle_answers"]
+    units = [name for name in UNITS if asked or name != "oracle_answers"]
     rows = []
     for index, (row, protocol) in enumerate(places):
         names = (*map(display_name, row.values()), protocol)
@@ -38,7 +38,7 @@ def cost_table(results: StudyResults) -> Table | None:
         (*results.row_factors, "protocol", *results.compared),
         tuple(rows),
         notes=(
-            f"{' / '.join(_UNITS[name] for name in units)} before the last episode, whose return the other "
+            f"{' / '.join(UNITS[name] for name in units)} before the last episode, whose return the other "
             "tables show; mean over tasks and runs. Stored episodes, as under offline, cost no steps.",
             *results.notes,
         ),
@@ -48,7 +48,7 @@ def cost_table(results: StudyResults) -> Table | None:
 def _mean_cost(results: StudyResults, row: Mapping[str, str], level: str, protocol: str) -> dict[str, float]:
     """The mean cost of the finished runs of a cell; empty if none has recorded it."""
     costs = results.costs(row, level, "test", protocol)
-    return {name: fmean(cost[name] for cost in costs) for name in _UNITS} if costs else {}
+    return {name: fmean(cost[name] for cost in costs) for name in UNITS} if costs else {}
 
 
 def _shown(cost: Mapping[str, float], units: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ctmrl_torchrl.guests import guests_of, names_in
 from ctmrl_torchrl.storage import StorageError, expanded
 
-__all__ = ["code_of", "data_key", "differences", "identity_of", "training_of", "what_matters"]
+__all__ = ["code_of", "data_key", "differences", "identity_of", "settings_of", "training_of", "what_matters"]
 
 #: fields that affect how a run is executed but not its results
 _ASIDE = (
@@ -43,6 +43,19 @@ def what_matters(configuration: Mapping[str, Any]) -> dict[str, Any]:
         name: _SAME.get((name, value), value) if isinstance(value, str) else value
         for name, value in sorted(_flat(configuration))
         if not _is_aside(name)
+    }
+
+
+def settings_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters, and the place of given data, instead of which an identity has their fingerprint.
+
+    Examples:
+        >>> settings_of({"env": "a", "run_dir": "x", "dataset": {"path": "y"}})
+        {'env': 'a', 'dataset.path': 'y'}
+    """
+    data = configuration.get("dataset")
+    return what_matters(configuration) | {
+        "dataset.path": data.get("path") if isinstance(data, Mapping) else None
     }
 
 

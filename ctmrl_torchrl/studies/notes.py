@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ctmrl_torchrl.studies.gathered import StudyResults
-from ctmrl_torchrl.studies.identity import identity_of, what_matters
+from ctmrl_torchrl.studies.identity import identity_of, settings_of
 from ctmrl_torchrl.studies.results_table import display_name
 
 __all__ = ["SAID", "notes_on"]
@@ -58,7 +57,7 @@ def _differing_settings(results: StudyResults) -> Iterator[str]:
         differing: dict[str, set[str]] = {}
         for row in results.rows():
             values = {
-                level: str(_said(cell[0].run.configuration).get(name))
+                level: str(settings_of(cell[0].run.configuration).get(name))
                 for level in results.compared
                 if (cell := results.cell(row, level))
             }
@@ -79,18 +78,10 @@ def _differing_rows(results: StudyResults) -> Iterator[str]:
         places: dict[str, list[str]] = {}
         for row, configuration in rows:
             where = ", ".join(map(display_name, row.values()))
-            places.setdefault(str(_said(configuration).get(name)), []).append(where)
+            places.setdefault(str(settings_of(configuration).get(name)), []).append(where)
         if len(places) > 1:
             said = "; ".join(f"{value}: {' and '.join(where)}" for value, where in places.items())
             yield f"The rows differ in {name} ({said})."
-
-
-def _said(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """What matters, and the place of the data: an identity has their fingerprint instead."""
-    data = configuration.get("dataset")
-    return what_matters(configuration) | {
-        "dataset.path": data.get("path") if isinstance(data, Mapping) else None
-    }
 
 
 def _equal_levels(results: StudyResults) -> Iterator[str]:

@@ -34,6 +34,7 @@ class Origin:
         core_hours: core hours of the finished runs; levels that are the same runs count once, as does a
             training that several runs share.
         data: ``{fingerprint: what they are}`` of the finished runs; equal data have equal fingerprints.
+        reports: the reports that the numbers are from, if these are not the runs of one study.
     """
 
     command: str
@@ -43,6 +44,7 @@ class Origin:
     machine: dict[str, str]
     core_hours: float
     data: dict[str, str]
+    reports: tuple[str, ...] = ()
 
 
 def origin_of(results: StudyResults) -> Origin:

@@ -62,12 +62,12 @@ def study_page(
         _section("Runs", _runs(results)),
         _section(
             "Configuration",
-            _details("The study", _code(study_text(study))),
+            "" if origin.reports else _details("The study", _code(study_text(study))),
             _details("Fields that all runs share", _pairs(shared)),
         ),
         _section(
             "How to make these numbers again",
-            f"<p>Save the study above as <code>{_text(study.name)}.yaml</code>, then:</p>",
+            f"<p>{_how(study.name, origin)}</p>",
             _code(origin.command),
             _details("The command of every run", _code("\n".join(origin.commands.values()))),
             _pairs(written_with(origin.commit) | origin.versions | origin.machine),
@@ -75,6 +75,12 @@ def study_page(
         ),
     ]
     return _document(f"Study {study.name}", parts)
+
+
+def _how(name: str, origin: Origin) -> str:
+    if origin.reports:
+        return f"From the reports {_text(', '.join(origin.reports))}:"
+    return f"Save the study above as <code>{_text(name)}.yaml</code>, then:"
 
 
 def write_run_page(folder: str | Path) -> Path:

@@ -55,7 +55,8 @@ def write_report(results: StudyResults, folder: str | Path, origin: Origin | Non
     texts = {"tables.md": "\n".join([heading, *map(to_markdown, tables)])}
     for table in tables:
         texts |= {f"{table.name}.csv": to_csv(table), f"{table.name}.tex": to_latex(table)}
-    texts[f"{results.config.name}.yaml"] = study_text(results.config)
+    if not origin.reports:
+        texts[f"{results.config.name}.yaml"] = study_text(results.config)
     with contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         drawn = storage.temporary_path(folder / "figures")

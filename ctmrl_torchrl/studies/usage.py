@@ -15,6 +15,7 @@ Actions:
   merge   copy the finished runs of another folder of studies: ctmrl study merge FOLDER root=studies
           (begun=replace copies those as well that are begun here)
   combine one report from several: ctmrl study combine REPORT REPORT name=NAME
+          (methods=[ctmrl,csro] selects levels of the compared factor)
 
 NAME is a study of configs/study, or a YAML file.
 CHANGES: envs=[point_robot] seeds=[0,1,2] select levels; runner=ray and runner.workers=4 set the runner;
