@@ -15,7 +15,7 @@ from ctmrl_torchrl.studies.field_rules import as_text
 from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.identity import settings_of
-from ctmrl_torchrl.studies.kept import KeptReport, read_report
+from ctmrl_torchrl.studies.kept import KeptReport, commanded, read_report
 from ctmrl_torchrl.studies.notes import SAID, notes_on
 from ctmrl_torchrl.studies.origin import Origin, commit_of_package, machine
 from ctmrl_torchrl.studies.results_file import SPLITS
@@ -75,9 +75,11 @@ def combine_reports(
         factor: {level: place for place, level in enumerate(config.levels(factor))}
         for factor in config.factors
     }
-    referred = _with_references([each for _, each in kept], first.compare)
+    resolved = all(report.results.resolved for report in named.values())
+    alike = [each if resolved else _as_commanded(each) for _, each in kept]
+    referred = _with_references(alike, first.compare)
     ordered = sorted(referred, key=lambda each: [index[factor][each.run.levels[factor]] for factor in index])
-    results = StudyResults(config, tuple(ordered))
+    results = StudyResults(config, tuple(ordered), resolved=resolved)
     words = ["ctmrl", "study", "combine", *map(str, places), f"name={name}"]
     if levels:
         words.append(f"{first.compare}s=[{','.join(levels)}]")
@@ -128,6 +130,12 @@ def _placed(result: RunResult, factors: Sequence[str], title: str) -> RunResult:
             )
         levels[factor] = as_text(level)
     return dataclasses.replace(result, run=PlannedRun(levels, run.overrides, run.configuration, ""))
+
+
+def _as_commanded(result: RunResult) -> RunResult:
+    """The run with the settings of its command alone, like those of reports that know no others."""
+    run = dataclasses.replace(result.run, configuration=commanded(result.run.overrides))
+    return dataclasses.replace(result, run=run)
 
 
 def _each_once(runs: Mapping[str, Sequence[RunResult]]) -> list[tuple[str, RunResult]]:
@@ -248,7 +256,7 @@ def _notes(named: Mapping[str, KeptReport], runs: Sequence[RunResult]) -> Iterat
             "Not every run says which data it had.": unknown,
             "A report of an earlier version, without references.": not report.referred,
             "A report of an earlier version, of whose settings only those of its commands are known.": (
-                not report.resolved
+                not report.results.resolved
             ),
         }
         for note in (*report.results.notes, *(note for note, holds in own.items() if holds)):

@@ -53,11 +53,14 @@ class StudyResults:
     Args:
         config: the study. runs: all runs of its grid.
         notes: notes for every table of the results.
+        resolved: whether the configurations are complete. Those of a report of an earlier version are the
+            overrides of its recorded commands.
     """
 
     config: StudyConfig
     runs: tuple[RunResult, ...]
     notes: tuple[str, ...] = field(default=())
+    resolved: bool = True
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.results_file import MEASURES, RESULTS, SPLITS
 
-__all__ = ["KeptReport", "read_report", "value_of"]
+__all__ = ["KeptReport", "commanded", "read_report", "value_of"]
 
 _STATES = ("done", "failed", "running", "interrupted", "waiting")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
@@ -37,15 +37,12 @@ class KeptReport:
         results: its runs. Their summaries hold what the file does: mean returns, noise of contexts, costs,
             references and times, without curves over episodes.
         origin: commands, commit, versions, machine, core hours and data, as in the file.
-        resolved: whether the configurations are complete. Those of a file of an earlier version are the overrides
-            of the recorded commands.
         referred: whether the file has references, which files of earlier versions lack.
     """
 
     name: str
     results: StudyResults
     origin: Mapping[str, Any]
-    resolved: bool
     referred: bool
 
 
@@ -98,8 +95,8 @@ def _report(content: Mapping[str, Any]) -> KeptReport:
     if twice := next((each for each in labels if labels.count(each) > 1), None):
         raise ValueError(f"it has the run {twice} twice")
     done = any(each.summary is not None for each in runs)
-    results = StudyResults(config, tuple(runs), tuple(notes))
-    return KeptReport(config.name, results, origin, shared is not None, bool(references) or not done)
+    results = StudyResults(config, tuple(runs), tuple(notes), resolved=shared is not None)
+    return KeptReport(config.name, results, origin, bool(references) or not done)
 
 
 def _references(entries: Sequence[Any]) -> _References:
@@ -144,9 +141,10 @@ def _run(
     if label not in commands:
         raise ValueError(f"origin.commands has no command of {label}")
     overrides = _overrides(commands[label])
-    own = {each.lstrip("+~").partition("=")[0]: value_of(each.partition("=")[2]) for each in overrides}
+    configuration = commanded(overrides)
     if shared is not None:
-        own = {**_mapping(shared, "settings"), **_mapping(entry.get("settings", {}), "runs.settings")}
+        own = _mapping(entry.get("settings", {}), "runs.settings")
+        configuration = _nested({**_mapping(shared, "settings"), **own})
     state, error = entry.get("state"), str(entry.get("error", ""))
     if state not in _STATES:
         raise ValueError(f"the state of {label} is {state!r}, expected one of {', '.join(_STATES)}")
@@ -157,7 +155,7 @@ def _run(
         summary = _summary(entry, known["test"] | {"train": known["train"]})
     seconds = _number(entry.get("seconds", entry.get("wall_time_s", 0.0)), "runs.seconds")
     known_data = entry.get("data", data)
-    run = PlannedRun(levels, overrides, _nested(own), "")
+    run = PlannedRun(levels, overrides, configuration, "")
     return RunResult(
         run,
         state,
@@ -177,6 +175,18 @@ def _overrides(command: str) -> tuple[str, ...]:
         word
         for place, word in enumerate(words)
         if "=" in word and not word.startswith("--") and place not in plugins
+    )
+
+
+def commanded(overrides: Sequence[str]) -> dict[str, Any]:
+    """The part of a configuration that overrides say.
+
+    Examples:
+        >>> commanded(["env=point_robot", "+schedule.updates=8"])
+        {'env': 'point_robot', 'schedule': {'updates': 8}}
+    """
+    return _nested(
+        {each.lstrip("+~").partition("=")[0]: value_of(each.partition("=")[2]) for each in overrides}
     )
 
 

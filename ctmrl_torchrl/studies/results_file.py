@@ -23,9 +23,9 @@ SPLITS = ("test", "train")
 def numbers_of(results: StudyResults) -> dict[str, Any]:
     """The study, its notes, the references of every row, and the settings and numbers of every run.
 
-    ``settings`` are the fields that all runs share, those of a run are its others.
+    ``settings`` are the fields that all runs share, those of a run are its others, unless they are not all known.
     """
-    settings = [settings_of(each.run.configuration) for each in results.runs]
+    settings = [settings_of(each.run.configuration) if results.resolved else {} for each in results.runs]
     first, *others = settings
     shared = {
         field: value
@@ -35,7 +35,8 @@ def numbers_of(results: StudyResults) -> dict[str, Any]:
     runs = []
     for each, own in zip(results.runs, settings, strict=True):
         entry: dict[str, Any] = {"levels": dict(each.run.levels), "state": each.state, "identity": each.key}
-        entry["settings"] = {field: value for field, value in own.items() if field not in shared}
+        if results.resolved:
+            entry["settings"] = {field: value for field, value in own.items() if field not in shared}
         if each.error and each.state == "failed":
             entry["error"] = each.error
         if each.fingerprint is not None:
@@ -53,7 +54,7 @@ def numbers_of(results: StudyResults) -> dict[str, Any]:
         "study": dataclasses.asdict(results.config),
         "notes": list(results.notes),
         "references": rounded(list(_references(results)), 6),
-        "settings": shared,
+        **({"settings": shared} if results.resolved else {}),
         "runs": rounded(runs, 6),
     }
 

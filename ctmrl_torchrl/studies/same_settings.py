@@ -59,7 +59,7 @@ def check_settings(named: Mapping[str, KeptReport], runs: Runs, compare: str) ->
         for one, other in combinations(found, 2):
             _check_fixed(row, {name: named[name] for name in (one, other)}, found)
     for cell, found in cells.items():
-        for one, other in combinations([name for name in found if named[name].resolved], 2):
+        for one, other in combinations([name for name in found if named[name].results.resolved], 2):
             _check_cell(cell, {name: named[name] for name in (one, other)}, found)
     _check_data(runs)
 
@@ -103,7 +103,7 @@ def _check_fixed(
     for field, *values in _differing(fixed_fields(reports[one]), fixed_fields(reports[other])):
         if field in _factor_fields(reports.values()):
             continue  # a level tells the difference
-        if all(report.resolved for report in reports.values()):
+        if all(report.results.resolved for report in reports.values()):
             have = [
                 {as_text(settings_of(each.run.configuration).get(field)) for each in found[name]}
                 for name in reports

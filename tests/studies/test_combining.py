@@ -236,8 +236,10 @@ def test_the_references_of_one_report_are_those_of_its_rows(make_report, whole_t
     early = change(make_report("early", {"seed": [0, 2]}), earlier)
     results, origin = combine_reports([early, make_report("late", {"seed": [1]})])
     assert_same(study_tables(results), whole_tables)
+    # no note on settings that one report says and the other does not
+    assert not any("None" in note for note in results.notes)
     again = numbers_of(results) | {"origin": dataclasses.asdict(origin)}
-    assert sum("data" in run for run in again["runs"]) == 4
+    assert sum("data" in run for run in again["runs"]) == 4 and "settings" not in again
 
 
 def test_no_reports(make_report, tmp_path):
