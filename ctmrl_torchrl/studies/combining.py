@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,30 +61,23 @@ def combine_reports(
                 "combine reports that compare the same factor."
             )
     factors = _factors(named)
-    runs = {
-        title: [_placed(each, factors, title) for each in each_report.results.runs]
-        for title, each_report in named.items()
-    }
-    kept = _each_once(runs)
+    kept = _each_once(
+        (title, _placed(each, factors, title))
+        for title, report in named.items()
+        for each in report.results.runs
+    )
     if levels:
         _check_selection(levels, first.compare, [each.run.levels[first.compare] for _, each in kept])
         kept = [(title, each) for title, each in kept if each.run.levels[first.compare] in levels]
     check_settings(named, kept, first.compare)
     config = _config(named, name, factors, [each for _, each in kept])
-    index = {
-        factor: {level: place for place, level in enumerate(config.levels(factor))}
-        for factor in config.factors
-    }
     resolved = all(report.results.resolved for report in named.values())
-    alike = [each if resolved else _as_commanded(each) for _, each in kept]
-    referred = _with_references(alike, first.compare)
-    ordered = sorted(referred, key=lambda each: [index[factor][each.run.levels[factor]] for factor in index])
-    results = StudyResults(config, tuple(ordered), resolved=resolved)
-    words = ["ctmrl", "study", "combine", *map(str, places), f"name={name}"]
-    if levels:
-        words.append(f"{first.compare}s=[{','.join(levels)}]")
+    runs = _with_references([each if resolved else _as_commanded(each) for _, each in kept], first.compare)
+    results = StudyResults(config, tuple(_in_order(runs, config)), resolved=resolved)
     results = dataclasses.replace(results, notes=tuple(notes_on(results)))
-    return results, _origin(named, results, shlex.join(words))
+    chosen = [f"{first.compare}s=[{','.join(levels)}]"] if levels else []
+    command = shlex.join(["ctmrl", "study", "combine", *map(str, places), f"name={name}", *chosen])
+    return results, _origin(named, results, command)
 
 
 def _named(places: Sequence[str]) -> dict[str, KeptReport]:
@@ -138,10 +131,10 @@ def _as_commanded(result: RunResult) -> RunResult:
     return dataclasses.replace(result, run=run)
 
 
-def _each_once(runs: Mapping[str, Sequence[RunResult]]) -> list[tuple[str, RunResult]]:
+def _each_once(runs: Iterable[tuple[str, RunResult]]) -> list[tuple[str, RunResult]]:
     """All runs with their reports; of a run that two reports have, the finished one."""
     found: dict[tuple[str, ...], tuple[str, RunResult]] = {}
-    for title, each in ((title, each) for title, results in runs.items() for each in results):
+    for title, each in runs:
         key = tuple(each.run.levels.values())
         other, known = found.setdefault(key, (title, each))
         if known is each or each.summary is None:
@@ -152,6 +145,14 @@ def _each_once(runs: Mapping[str, Sequence[RunResult]]) -> list[tuple[str, RunRe
             )
         found[key] = (title, each)
     return list(found.values())
+
+
+def _in_order(runs: Iterable[RunResult], config: StudyConfig) -> list[RunResult]:
+    """The runs in the order of the grid."""
+    places = {
+        factor: {level: at for at, level in enumerate(config.levels(factor))} for factor in config.factors
+    }
+    return sorted(runs, key=lambda each: [places[factor][each.run.levels[factor]] for factor in places])
 
 
 def _check_selection(levels: Sequence[str], compare: str, known: Sequence[str]) -> None:
