@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from ctmrl_torchrl.studies.config import SEED
+from ctmrl_torchrl.studies.config import APART, SEED
 from ctmrl_torchrl.studies.errors import StudyError
 from ctmrl_torchrl.studies.field_rules import as_text
 from ctmrl_torchrl.studies.gathered import RunResult
@@ -21,6 +21,14 @@ Runs = Sequence[tuple[str, RunResult]]
 _FREE = ("evaluation.protocols", SEED)
 #: fields that choose the data
 _DATA = ("env", "held_out", "preset", "tasks")
+#: settings of data that do not change them
+_ASIDE = (
+    "dataset.collector",
+    "dataset.collector.kind",
+    "dataset.collector.workers",
+    "dataset.root",
+    "dataset.verify",
+)
 
 
 class _Unset:
@@ -116,29 +124,32 @@ def _check_fixed(
         _refuse(" ".join(row) or "All rows", field, dict(zip(reports, values, strict=True)))
 
 
-def _factor_fields(reports: Any) -> set[str]:
-    return {factor for report in reports for factor in report.results.config.factors} | {"comparison"}
+def _factor_fields(reports: Iterable[KeptReport]) -> set[str]:
+    """The fields that are factors; ``comparison`` is one wherever reports differ in it."""
+    return {APART, *(factor for report in reports for factor in report.results.config.factors)}
 
 
 def _check_cell(
     cell: Sequence[str], reports: Mapping[str, KeptReport], found: Mapping[str, Sequence[RunResult]]
 ) -> None:
+    """Reject other settings of runs that differ in their seed alone, but for what depends on it."""
     one, other = reports
     settings = {name: [settings_of(each.run.configuration) for each in found[name]] for name in reports}
-    words = [word for report in reports.values() for word in report.results.config.fixed]
-    for report in reports.values():
-        config = report.results.config
-        words += [
-            w
-            for factor in config.factors
-            for level in config.levels(factor)
-            for w in config.overrides(factor, level)
-        ]
-    free = {*_FREE, "dataset.path", *(word.lstrip("+~").partition("=")[0] for word in words if "${" in word)}
+    free = {*_FREE, "dataset.path", *_depending_on_the_seed(reports.values())}
     for field, *values in _differing(settings[one][0], settings[other][0]):
         varies = any(each.get(field) != every[0].get(field) for every in settings.values() for each in every)
-        if field not in free and not varies:  # what varies within one report depends on the seed
+        if field not in free and not varies:
             _refuse(" ".join(cell), field, dict(zip(reports, values, strict=True)))
+
+
+def _depending_on_the_seed(reports: Iterable[KeptReport]) -> Iterator[str]:
+    """The fields that overrides set to a value such as ``${seed}``."""
+    for config in (report.results.config for report in reports):
+        levels = ((factor, level) for factor in config.factors for level in config.levels(factor))
+        overrides = (each for factor, level in levels for each in config.overrides(factor, level))
+        for each in (*config.fixed, *overrides):
+            if "${" in each:
+                yield each.lstrip("+~").partition("=")[0]
 
 
 def _check_data(runs: Runs) -> None:
@@ -158,16 +169,6 @@ def _check_data(runs: Runs) -> None:
                 f"Runs with {' '.join(key) or 'the same settings of data'} had the data {data} in {other} and "
                 f"{each.fingerprint} in {name}, so they cannot be compared."
             )
-
-
-#: settings of data that do not change them
-_ASIDE = (
-    "dataset.collector",
-    "dataset.collector.kind",
-    "dataset.collector.workers",
-    "dataset.root",
-    "dataset.verify",
-)
 
 
 def _refuse(where: str, field: str, values: Mapping[str, Any]) -> None:
