@@ -72,8 +72,8 @@ def combine_reports(
     check_settings(named, kept, first.compare)
     config = _config(named, name, factors, [each for _, each in kept])
     resolved = all(report.results.resolved for report in named.values())
-    runs = _with_references([each if resolved else _as_commanded(each) for _, each in kept], first.compare)
-    results = StudyResults(config, tuple(_in_order(runs, config)), resolved=resolved)
+    runs = _in_order((each if resolved else _as_commanded(each) for _, each in kept), config)
+    results = _with_references(StudyResults(config, tuple(runs), resolved=resolved))
     results = dataclasses.replace(results, notes=tuple(notes_on(results)))
     chosen = [f"{first.compare}s=[{','.join(levels)}]"] if levels else []
     command = shlex.join(["ctmrl", "study", "combine", *map(str, places), f"name={name}", *chosen])
@@ -164,26 +164,25 @@ def _check_selection(levels: Sequence[str], compare: str, known: Sequence[str]) 
             )
 
 
-def _with_references(runs: Sequence[RunResult], compare: str) -> list[RunResult]:
-    """The runs, those of a report without references with the references of their row, where another has them."""
-    rows: dict[tuple[str, ...], Mapping[str, Any]] = {}
+def _with_references(results: StudyResults) -> StudyResults:
+    """The results, with the references of a row for those of its runs whose report has none."""
+    known: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     def row(each: RunResult) -> tuple[str, ...]:
-        return tuple(level for factor, level in each.run.levels.items() if factor not in (compare, SEED))
+        return tuple(each.run.levels[factor] for factor in results.row_factors)
 
-    for each in runs:
-        if each.summary is not None and _referred(each):
-            rows.setdefault(row(each), each.summary["reference"])
-    return [
-        each
-        if each.summary is None or _referred(each) or row(each) not in rows
-        else dataclasses.replace(each, summary={**each.summary, "reference": rows[row(each)]})
-        for each in runs
-    ]
+    def completed(each: RunResult) -> RunResult:
+        if each.summary is None or _is_known(each.summary["reference"]) or row(each) not in known:
+            return each
+        return dataclasses.replace(each, summary={**each.summary, "reference": known[row(each)]})
+
+    for each in results.done():
+        if _is_known(each.finished()["reference"]):
+            known.setdefault(row(each), each.finished()["reference"])
+    return dataclasses.replace(results, runs=tuple(map(completed, results.runs)))
 
 
-def _referred(result: RunResult) -> bool:
-    reference = result.finished()["reference"]
+def _is_known(reference: Mapping[str, Any]) -> bool:
     return bool(reference.keys() - {"train"} or reference.get("train"))
 
 
@@ -211,7 +210,7 @@ def _config(
         "paper_columns": {level: title for each in reports for level, title in each.paper_columns.items()},
         "after": sorted({number for each in reports for number in each.after}),
         "figure_protocols": [],
-        "notes": [*_notes(named, runs), *_seeds(runs, compare)],
+        "notes": list(_notes(named)),
     }
     if all(each.figure_protocols for each in reports):
         drawn = dict.fromkeys(protocol for each in reports for protocol in each.figure_protocols)
@@ -237,7 +236,7 @@ def _config(
     )
 
 
-def _notes(named: Mapping[str, KeptReport], runs: Sequence[RunResult]) -> Iterator[str]:
+def _notes(named: Mapping[str, KeptReport]) -> Iterator[str]:
     """Where the runs are from, what whole reports fix differently, and the notes of every report."""
     commits = {name: report.origin.get("commit") or "an installed package" for name, report in named.items()}
     said = ", ".join(f"{name} ({commit})" for name, commit in commits.items())
@@ -264,20 +263,6 @@ def _notes(named: Mapping[str, KeptReport], runs: Sequence[RunResult]) -> Iterat
             notes.setdefault(note, []).append(name)
     for note, names in notes.items():
         yield f"{', '.join(names)}: {note}"
-
-
-def _seeds(runs: Sequence[RunResult], compare: str) -> Iterator[str]:
-    """A note, if the cells of a row have different numbers of seeds."""
-    cells: dict[tuple[str, ...], dict[str, int]] = {}
-    for each in runs:
-        row = tuple(level for factor, level in each.run.levels.items() if factor not in (compare, SEED))
-        counts = cells.setdefault(row, {})
-        counts[each.run.levels[compare]] = counts.get(each.run.levels[compare], 0) + 1
-    for row, counts in cells.items():
-        if len(set(counts.values())) > 1:
-            said = ", ".join(f"{level}: {number}" for level, number in counts.items())
-            where = f" on {' '.join(row)}" if row else ""
-            yield f"The levels of {compare} have different numbers of runs{where} ({said})."
 
 
 def _origin(named: Mapping[str, KeptReport], results: StudyResults, command: str) -> Origin:

@@ -32,6 +32,7 @@ from ctmrl_torchrl.studies.field_rules import (
     RUNNER,
     SENTENCE,
     as_text,
+    field_of,
     is_scalar,
     labels,
 )
@@ -139,7 +140,7 @@ class StudyConfig:
         for factor, levels in self.factors.items():
             for overrides in levels.values() if isinstance(levels, Mapping) else ():
                 for each in overrides:
-                    name = _field_of(each).lstrip("+~")
+                    name = field_of(each)
                     require(
                         owner.setdefault(name, factor) == factor,
                         f"factors.{factor}",
@@ -150,7 +151,7 @@ class StudyConfig:
     def _check_overrides(self, where: str, overrides: Sequence[str], factor: str | None) -> None:
         """Reject overrides that a factor or the study itself would silently replace."""
         for each in overrides:
-            name = each.partition("=")[0].lstrip("+~")
+            name = field_of(each)
             require(
                 name not in _OWN, where, each, f"anything but {', '.join(_OWN)}, which the study sets itself"
             )
@@ -236,7 +237,7 @@ def _refuse_replaced(study: StudyConfig, overrides: Sequence[str]) -> None:
     for factor, levels in study.factors.items():
         for level, own in levels.items() if isinstance(levels, Mapping) else ():
             for each in own:
-                name = _field_of(each).lstrip("+~")
+                name = field_of(each)
                 if name in given:
                     raise StudyError(
                         f"The override +{name} is not one of every run: the level {as_text(level)!r} of {factor} "

@@ -7,7 +7,18 @@ from typing import Any
 
 from ctmrl_torchrl.rules import Rule, is_number
 
-__all__ = ["NAME", "OVERRIDES", "FACTORS", "EXCLUDED", "SENTENCE", "RUNNER", "as_text", "is_scalar", "labels"]
+__all__ = [
+    "NAME",
+    "OVERRIDES",
+    "FACTORS",
+    "EXCLUDED",
+    "SENTENCE",
+    "RUNNER",
+    "as_text",
+    "field_of",
+    "is_scalar",
+    "labels",
+]
 
 
 def _is_name(value: Any) -> bool:
@@ -22,6 +33,16 @@ def as_text(value: Any) -> str:
         ('true', '0.1', 'focal')
     """
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def field_of(override: str) -> str:
+    """The field that an override sets.
+
+    Examples:
+        >>> field_of("+schedule.updates=8")
+        'schedule.updates'
+    """
+    return override.lstrip("+~").partition("=")[0]
 
 
 def labels(value: Any) -> list[str]:

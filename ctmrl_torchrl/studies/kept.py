@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,12 +17,13 @@ from ctmrl_torchrl.storage import StorageError, expanded
 from ctmrl_torchrl.studies.config import SEED, StudyConfig, study_from
 from ctmrl_torchrl.studies.costs import UNITS
 from ctmrl_torchrl.studies.errors import StudyError
+from ctmrl_torchrl.studies.field_rules import field_of
 from ctmrl_torchrl.studies.files import read_json
 from ctmrl_torchrl.studies.gathered import RunResult, StudyResults
 from ctmrl_torchrl.studies.grid import PlannedRun
 from ctmrl_torchrl.studies.results_file import MEASURES, RESULTS, SPLITS
 
-__all__ = ["KeptReport", "commanded", "read_report", "value_of"]
+__all__ = ["KeptReport", "commanded", "fields_of", "read_report"]
 
 _STATES = ("done", "failed", "running", "interrupted", "waiting")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
@@ -46,7 +48,7 @@ class KeptReport:
     referred: bool
 
 
-def read_report(place: str) -> KeptReport:
+def read_report(place: str | Path) -> KeptReport:
     """Read the numbers of a report.
 
     Args:
@@ -178,23 +180,26 @@ def _overrides(command: str) -> tuple[str, ...]:
     )
 
 
-def commanded(overrides: Sequence[str]) -> dict[str, Any]:
+def commanded(overrides: Iterable[str]) -> dict[str, Any]:
     """The part of a configuration that overrides say.
 
     Examples:
         >>> commanded(["env=point_robot", "+schedule.updates=8"])
         {'env': 'point_robot', 'schedule': {'updates': 8}}
     """
-    return _nested(
-        {each.lstrip("+~").partition("=")[0]: value_of(each.partition("=")[2]) for each in overrides}
-    )
+    return _nested(fields_of(overrides))
 
 
-def value_of(text: str) -> Any:
+def fields_of(overrides: Iterable[str]) -> dict[str, Any]:
+    """The fields that overrides set, with their values."""
+    return {field_of(each): _value(each.partition("=")[2]) for each in overrides}
+
+
+def _value(text: str) -> Any:
     """The value of an override, so that texts of the same value are equal; a text that is no YAML as it is.
 
     Examples:
-        >>> value_of("False"), value_of("1e-3"), value_of("[1,2]"), value_of("quick")
+        >>> _value("False"), _value("1e-3"), _value("[1,2]"), _value("quick")
         (False, 0.001, [1, 2], 'quick')
     """
     try:

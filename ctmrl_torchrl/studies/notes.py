@@ -38,6 +38,7 @@ def notes_on(results: StudyResults) -> Iterator[str]:
     yield from results.config.report.notes
     yield from _differing_settings(results)
     yield from _differing_rows(results)
+    yield from _differing_numbers(results)
     yield from _equal_levels(results)
     yield from _made_with(results)
     failed = [each for each in results.runs if each.state == "failed"]
@@ -82,6 +83,16 @@ def _differing_rows(results: StudyResults) -> Iterator[str]:
         if len(places) > 1:
             said = "; ".join(f"{value}: {' and '.join(where)}" for value, where in places.items())
             yield f"The rows differ in {name} ({said})."
+
+
+def _differing_numbers(results: StudyResults) -> Iterator[str]:
+    """Rows whose levels have different numbers of runs, so that intervals are of different samples."""
+    for row in results.rows():
+        numbers = {level: len(cell) for level in results.compared if (cell := results.cell(row, level))}
+        if len(set(numbers.values())) > 1:
+            said = ", ".join(f"{level}: {number}" for level, number in numbers.items())
+            where = ", ".join(map(display_name, row.values())) or "All runs"
+            yield f"{where}: the levels of {results.config.compare} have different numbers of runs ({said})."
 
 
 def _equal_levels(results: StudyResults) -> Iterator[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ctmrl_torchrl.studies.config import APART, SEED
 from ctmrl_torchrl.studies.errors import StudyError
-from ctmrl_torchrl.studies.field_rules import as_text
+from ctmrl_torchrl.studies.field_rules import as_text, field_of
 from ctmrl_torchrl.studies.gathered import RunResult
 from ctmrl_torchrl.studies.identity import settings_of, what_matters
-from ctmrl_torchrl.studies.kept import KeptReport, value_of
+from ctmrl_torchrl.studies.kept import KeptReport, fields_of
 
 __all__ = ["check_settings", "fixed_fields"]
 
@@ -31,12 +31,8 @@ _ASIDE = (
 )
 
 
-class _Unset:
-    def __str__(self) -> str:
-        return "not set"
-
-
-_UNSET: Any = _Unset()
+#: the value of a field that is not set, which differs from null
+_UNSET = "not set"
 
 
 def check_settings(named: Mapping[str, KeptReport], runs: Runs, compare: str) -> None:
@@ -79,7 +75,7 @@ def fixed_fields(report: KeptReport) -> dict[str, Any]:
 
 def _fields(overrides: Sequence[str]) -> dict[str, Any]:
     """The fields that overrides set, of which ``null`` is a value; and the place of given data."""
-    found = {each.lstrip("+~").partition("=")[0]: value_of(each.partition("=")[2]) for each in overrides}
+    found = fields_of(overrides)
     place = {name: value for name, value in found.items() if name == "dataset.path"}
     return {name: value for name, value in (what_matters(found) | place).items() if name not in _FREE}
 
@@ -149,7 +145,7 @@ def _depending_on_the_seed(reports: Iterable[KeptReport]) -> Iterator[str]:
         overrides = (each for factor, level in levels for each in config.overrides(factor, level))
         for each in (*config.fixed, *overrides):
             if "${" in each:
-                yield each.lstrip("+~").partition("=")[0]
+                yield field_of(each)
 
 
 def _check_data(runs: Runs) -> None:
@@ -157,7 +153,7 @@ def _check_data(runs: Runs) -> None:
     for name, each in runs:
         if each.fingerprint is None or each.summary is None:
             continue
-        asked = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2] for word in each.run.overrides}
+        asked = {field_of(word): word.partition("=")[2] for word in each.run.overrides}
         key = tuple(
             f"{field}={value.replace('${seed}', asked.get(SEED, ''))}"
             for field, value in sorted(asked.items())

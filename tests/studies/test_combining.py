@@ -121,10 +121,8 @@ def test_different_seeds_are_said(make_report):
     results, _ = combine_reports([dense, sparse, more])
     assert [len(results.cell(row, "ctmrl")) for row in results.rows()] == [3, 2]
     assert not any("not done" in note for note in results.notes)
-    assert (
-        "The levels of method have different numbers of runs on sparse_point_robot shared (ctmrl: 2, focal: 3)."
-        in results.notes
-    )
+    said = "the levels of method have different numbers of runs (ctmrl: 2, focal: 3)."
+    assert f"Sparse-Point-Robot, shared: {said}" in results.notes
 
 
 def test_factors_in_another_order_and_factors_that_runs_are_set_to(make_report, whole_tables):
